@@ -1,0 +1,84 @@
+"""The structs that systems eat: packed rows of spans, and batches of images."""
+
+import enum
+from typing import Any
+
+import flax.struct
+
+# The leaves are arrays, but of either library (host or device), and trees of the same shape hold
+# shardings, shapes or specs: so the fields are typed in words.
+Leaf = Any
+
+
+class Kind(enum.IntEnum):
+    """What the input at a position is."""
+
+    PAD = 0  # nothing: sees nothing, is seen by nothing, only at the end of a row
+    TEXT = 1
+    UND = 2  # a token of an image to understand
+    GEN = 3  # a token of an image to generate
+
+
+class Target(enum.IntEnum):
+    """Which head a position feeds."""
+
+    NONE = 0
+    TEXT = 1  # the answer is a text id
+    CODE = 2  # the answer is an image code, addressed in the `gen` stream
+
+
+@flax.struct.dataclass
+class ImageSlots:
+    """The images of one stream of every row: at most I of them, each N tokens.
+
+    Exactly one of `pixels`, `features`, `codes` is set: raw images to encode in the step, or what a
+    frozen encoder made of them ahead of time.
+
+    Attributes:
+      weight: 1 for a used slot, 0 for an empty one.
+      seed: a function of (run seed, document, epoch, image), so that randomness belongs to the
+        document and never to its place in a batch.
+      pixels: sRGB, 0..255.
+      features: output of the understanding encoder.
+      codes: ids of the image tokenizer in raster order.
+    """
+
+    weight: Leaf  # float [B, I]
+    seed: Leaf  # uint32 [B, I]
+    pixels: Leaf = None  # uint8 [B, I, height, width, 3]
+    features: Leaf = None  # float [B, I, N, D]
+    codes: Leaf = None  # int32 [B, I, N]
+
+
+@flax.struct.dataclass
+class PackedBatch:
+    """Rows of packed documents. See docs/architecture.md for the meaning of every field."""
+
+    tokens: Leaf  # int32 [B, T]
+    kind: Leaf  # int32 [B, T]
+    segment: Leaf  # int32 [B, T]
+    position: Leaf  # int32 [B, T]
+    image: Leaf  # int32 [B, T]
+    target_kind: Leaf  # int32 [B, T]
+    target: Leaf  # int32 [B, T]
+    weight: Leaf  # float [B, T]
+    uid: Leaf  # uint32 [B, T]
+    und: ImageSlots | None = None
+    gen: ImageSlots | None = None
+
+
+@flax.struct.dataclass
+class ImageBatch:
+    """Images, with optional text: what tokenizers and contrastive encoders eat.
+
+    Attributes:
+      pixels: sRGB, 0..255.
+      weight: 1 for an image, 0 for the filling of a last, short batch.
+      text: token ids, right-padded with zeros.
+      text_length: number of valid ids.
+    """
+
+    pixels: Leaf  # uint8 [B, height, width, 3]
+    weight: Leaf  # float [B]
+    text: Leaf = None  # int32 [B, S]
+    text_length: Leaf = None  # int32 [B]

@@ -1,0 +1,12 @@
+"""The one exception for what a user can cause."""
+
+
+class UserError(ValueError):
+    """A mistake in the input. Says where, what was found, what was expected and what to do.
+
+    The command line prints it as one message, without a traceback, and exits with status 2.
+    """
+
+    def __init__(self, where: str, found: str, expected: str, fix: str):
+        self.where, self.found, self.expected, self.fix = where, found, expected, fix
+        super().__init__(f"{where}: found {found}; expected {expected}. {fix}")

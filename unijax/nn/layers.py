@@ -1,0 +1,144 @@
+"""Linen layers with logical axis names on every parameter.
+
+Parameters are created in `param_dtype` and used in `dtype`; norms are computed in float32.
+"""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import DTypeLike
+from jaxtyping import Float, Int
+
+from unijax.core import axes
+
+Initializer = Callable[..., Array]
+DEFAULT_INIT = nn.initializers.normal(0.02)
+
+
+class Dense(nn.Module):
+    """`x @ kernel (+ bias)` over the last dim."""
+
+    features: int
+    axes: tuple[str, str]  # logical names of the kernel's dims (in, out)
+    use_bias: bool = True
+    kernel_init: Initializer = DEFAULT_INIT
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch d_in"]) -> Float[Array, "*batch d_out"]:
+        init = nn.with_logical_partitioning(self.kernel_init, self.axes)
+        kernel = self.param("kernel", init, (x.shape[-1], self.features), self.param_dtype)
+        y = jnp.dot(x.astype(self.dtype), kernel.astype(self.dtype))
+        if self.use_bias:
+            zeros = nn.with_logical_partitioning(nn.initializers.zeros, (self.axes[1],))
+            y = y + self.param("bias", zeros, (self.features,), self.param_dtype).astype(self.dtype)
+        return y
+
+
+class Embed(nn.Module):
+    """A table of `num_embeddings` rows, looked up by id."""
+
+    num_embeddings: int
+    features: int
+    axes: tuple[str, str]
+    embedding_init: Initializer = DEFAULT_INIT
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+
+    def setup(self):
+        init = nn.with_logical_partitioning(self.embedding_init, self.axes)
+        shape = (self.num_embeddings, self.features)
+        self.embedding = self.param("embedding", init, shape, self.param_dtype)
+
+    def __call__(self, ids: Int[Array, "*batch"]) -> Float[Array, "*batch d"]:
+        return jnp.take(self.embedding, ids, axis=0).astype(self.dtype)
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm (arXiv 1910.07467), in float32, scaled in `dtype`."""
+
+    epsilon: float
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
+        init = nn.with_logical_partitioning(nn.initializers.ones, (axes.NORM,))
+        scale = self.param("scale", init, (x.shape[-1],), self.param_dtype)
+        x = x.astype(jnp.float32)
+        x = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.epsilon)
+        return x.astype(self.dtype) * scale.astype(self.dtype)
+
+
+class LayerNorm(nn.Module):
+    """Layer norm with scale and bias, in float32, returned in `dtype`."""
+
+    epsilon: float
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
+        ones = nn.with_logical_partitioning(nn.initializers.ones, (axes.NORM,))
+        zeros = nn.with_logical_partitioning(nn.initializers.zeros, (axes.NORM,))
+        scale = self.param("scale", ones, (x.shape[-1],), self.param_dtype)
+        bias = self.param("bias", zeros, (x.shape[-1],), self.param_dtype)
+        x = x.astype(jnp.float32)
+        x = x - jnp.mean(x, axis=-1, keepdims=True)
+        x = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.epsilon)
+        y = x * scale.astype(jnp.float32) + bias.astype(jnp.float32)
+        return y.astype(self.dtype)
+
+
+class GroupNorm(nn.Module):
+    """Group norm over space and the channels of a group, in float32, returned in `dtype`."""
+
+    num_groups: int
+    epsilon: float
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B height width C"]) -> Float[Array, "B height width C"]:
+        ones = nn.with_logical_partitioning(nn.initializers.ones, (axes.NORM,))
+        zeros = nn.with_logical_partitioning(nn.initializers.zeros, (axes.NORM,))
+        b, h, w, c = x.shape
+        scale = self.param("scale", ones, (c,), self.param_dtype).astype(jnp.float32)
+        bias = self.param("bias", zeros, (c,), self.param_dtype).astype(jnp.float32)
+        g = x.astype(jnp.float32).reshape(b, h, w, self.num_groups, c // self.num_groups)
+        g = g - jnp.mean(g, axis=(1, 2, 4), keepdims=True)
+        g = g * jax.lax.rsqrt(jnp.mean(g * g, axis=(1, 2, 4), keepdims=True) + self.epsilon)
+        return (g.reshape(b, h, w, c) * scale + bias).astype(self.dtype)
+
+
+class Conv(nn.Module):
+    """2-D convolution, NHWC, kernel HWIO."""
+
+    features: int
+    kernel_size: int
+    stride: int = 1
+    padding: tuple[tuple[int, int], tuple[int, int]] = ((0, 0), (0, 0))
+    kernel_init: Initializer = nn.initializers.lecun_normal()
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B height width d_in"]) -> Float[Array, "B h w d_out"]:
+        names = (axes.SPATIAL, axes.SPATIAL, axes.CONV_IN, axes.CONV_OUT)
+        init = nn.with_logical_partitioning(self.kernel_init, names)
+        zeros = nn.with_logical_partitioning(nn.initializers.zeros, (axes.CONV_OUT,))
+        shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
+        kernel = self.param("kernel", init, shape, self.param_dtype)
+        bias = self.param("bias", zeros, (self.features,), self.param_dtype)
+        y = jax.lax.conv_general_dilated(
+            x.astype(self.dtype),
+            kernel.astype(self.dtype),
+            window_strides=(self.stride, self.stride),
+            padding=self.padding,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        return y + bias.astype(self.dtype)

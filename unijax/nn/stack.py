@@ -1,0 +1,46 @@
+"""A stack of equal blocks: the one place that knows scan and remat."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from unijax.core import axes
+
+REMAT_POLICIES = {
+    "none": None,
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims,
+}
+
+
+def stack(block: type[nn.Module], length: int, remat: str, name: str, **fields: Any) -> nn.Module:
+    """`length` blocks run in sequence, their parameters on one leading axis.
+
+    A block maps `(x, per_layer, *shared) -> (x, per_layer_out)`: `x` is carried from layer to
+    layer, `per_layer` has a leading axis of `length` on every leaf (a KV cache, or None), `shared`
+    is the same for all.
+
+    Args:
+      block: linen module class.
+      length: number of layers.
+      remat: "none" keeps every activation, "dots" recomputes all but the products with weights,
+        "full" recomputes everything.
+      name: of the submodule, hence of the parameter path.
+      **fields: of the block.
+    """
+    if remat not in REMAT_POLICIES:
+        raise ValueError(f"{remat=} is not one of {sorted(REMAT_POLICIES)}")
+    if remat != "none":
+        # prevent_cse is for a remat outside of a loop; inside scan it only costs.
+        block = nn.remat(block, policy=REMAT_POLICIES[remat], prevent_cse=False)
+    scanned = nn.scan(
+        block,
+        variable_axes={"params": 0},
+        split_rngs={"params": True},
+        in_axes=(0, nn.broadcast),
+        out_axes=0,
+        length=length,
+        metadata_params={nn.PARTITION_NAME: axes.LAYERS},
+    )
+    return scanned(name=name, **fields)
