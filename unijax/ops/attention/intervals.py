@@ -1,0 +1,104 @@
+"""Which keys a query sees, as intervals `[kv_start, kv_end)` over the keys.
+
+Both ends never decrease along a row, so the queries that see a key are an interval too, and a block
+of queries needs one contiguous range of keys.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Int
+
+from unijax.core.batch import Kind
+from unijax.core.errors import UserError
+
+
+def packed_intervals(
+    segment: Int[Array, "B T"],
+    kind: Int[Array, "B T"],
+    image: Int[Array, "B T"],
+    whole_span_kinds: tuple[int, ...] = (),
+) -> tuple[Int[Array, "B T"], Int[Array, "B T"]]:
+    """Intervals of packed rows: causal within a document, nothing seen across documents.
+
+    Args:
+      segment: 1, 2, ... for the documents of a row, each contiguous; 0 on padding.
+      kind: `core.batch.Kind` of every position. Padding sees nothing.
+      image: 1, 2, ... for the image spans of a row; 0 outside.
+      whole_span_kinds: kinds whose positions see their whole image span, also what comes after them
+        in it: `kv_end = max(q + 1, end of the span)`.
+
+    Returns:
+      `kv_start, kv_end`, int32.
+    """
+    here = jnp.arange(segment.shape[1], dtype=jnp.int32)
+    pad = kind == Kind.PAD
+    start = jax.lax.cummax(jnp.where(_is_first(segment), here, 0), axis=1)
+    end = jnp.broadcast_to(here + 1, segment.shape)
+    if whole_span_kinds:
+        whole = jnp.isin(kind, jnp.asarray(whole_span_kinds)) & (image > 0)
+        end = jnp.where(whole, _run_ends(image), end)
+    # Padding takes the last end before it for both of its own: nothing is seen, neither vector
+    # decreases, and no block of queries is made to visit keys for padding's sake.
+    reached = jax.lax.cummax(jnp.where(pad, 0, end), axis=1)
+    return jnp.where(pad, reached, start), jnp.where(pad, reached, end)
+
+
+def full_intervals(
+    batch: int, q_len: int, k_len: int
+) -> tuple[Int[Array, "B Tq"], Int[Array, "B Tq"]]:
+    """Every query sees every key: encoders, cross-attention to a full memory."""
+    shape = (batch, q_len)
+    return jnp.zeros(shape, jnp.int32), jnp.full(shape, k_len, jnp.int32)
+
+
+def seen_by_intervals(
+    kv_start: Int[Array, "B Tq"], kv_end: Int[Array, "B Tq"], k_len: int
+) -> tuple[Int[Array, "B Tk"], Int[Array, "B Tk"]]:
+    """The transposed intervals: key `k` is seen by the queries in `[q_start[k], q_end[k])`.
+
+    A query is before all that see `k` when its interval has ended by `k`, and no later than the
+    last of them when its interval has begun by `k`; both sets are prefixes of the row.
+    """
+    keys = jnp.arange(k_len, dtype=jnp.int32)
+    count = jax.vmap(lambda ends: jnp.searchsorted(ends, keys, side="right"))
+    return count(kv_end).astype(jnp.int32), count(kv_start).astype(jnp.int32)
+
+
+def check_intervals(kv_start: np.ndarray, kv_end: np.ndarray, k_len: int) -> None:
+    """Raises UserError, naming row and position, where host arrays `[B, Tq]` are no intervals."""
+    start, end = np.asarray(kv_start), np.asarray(kv_end)
+    step = [(0, 0), (1, 0)]
+    faults = (
+        ("kv_start < 0", "indices of keys", start < 0),
+        ("kv_end < kv_start", "kv_start <= kv_end", end < start),
+        (f"kv_end > {k_len}", f"at most the number of keys, {k_len}", end > k_len),
+        ("decreasing kv_start", "kv_start[q] >= kv_start[q - 1]",
+         np.pad(np.diff(start, axis=1) < 0, step)),
+        ("decreasing kv_end", "kv_end[q] >= kv_end[q - 1]",
+         np.pad(np.diff(end, axis=1) < 0, step)),
+    )  # fmt: skip
+    for found, expected, fault in faults:
+        if fault.any():
+            row, position = np.argwhere(fault)[0]
+            interval = f"[{start[row, position]}, {end[row, position]})"
+            raise UserError(
+                f"attention interval of row {row}, position {position}",
+                f"{found}: {interval}",
+                expected,
+                "Documents must be contiguous in a row, with padding at its end.",
+            )
+
+
+def _is_first(label: Int[Array, "B T"]) -> Array:
+    """True where a run of equal labels begins."""
+    return jnp.diff(label, axis=1, prepend=label[:, :1] - 1) != 0
+
+
+def _run_ends(label: Int[Array, "B T"]) -> Int[Array, "B T"]:
+    """For every position, the index after the run of equal labels that it is in."""
+    t = label.shape[1]
+    is_last = jnp.diff(label, axis=1, append=label[:, -1:] + 1) != 0
+    ends = jnp.where(is_last, jnp.arange(1, t + 1, dtype=jnp.int32), t)
+    return jax.lax.cummin(ends, axis=1, reverse=True)
