@@ -1,0 +1,75 @@
+"""Writing files so that a reader never sees half of one."""
+
+import contextlib
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+
+from unijax.core.errors import UserError
+
+
+def _unwritable(path: pathlib.Path, error: OSError) -> UserError:
+    return UserError(
+        str(path),
+        f"a place that cannot be written ({error.strerror or error})",
+        "a writable directory with free space",
+        "Choose another path, or free space; what was there before is untouched.",
+    )
+
+
+@contextlib.contextmanager
+def atomic_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Yields a temporary path beside `path`; on success it is moved there, on failure removed.
+
+    Raises:
+      UserError: if the place cannot be written or the disk is full.
+    """
+    path = pathlib.Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as e:
+        raise _unwritable(path, e) from e
+    os.close(fd)
+    temporary = pathlib.Path(name)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as e:
+        raise _unwritable(path, e) from e
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_directory(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Yields a temporary directory beside `path`, which must not exist; moved there on success.
+
+    Raises:
+      UserError: if `path` exists and is not an empty directory, or the place cannot be written.
+    """
+    path = pathlib.Path(path)
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise UserError(
+            str(path),
+            "something that exists already",
+            "a new or empty directory",
+            "Choose another path or remove this one first.",
+        )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = pathlib.Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        temporary.chmod(0o755)
+    except OSError as e:
+        raise _unwritable(path, e) from e
+    try:
+        yield temporary
+        if path.exists():
+            path.rmdir()
+        os.replace(temporary, path)
+    except OSError as e:
+        raise _unwritable(path, e) from e
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,0 +1,42 @@
+"""What the loop knows of a system."""
+
+from typing import Any, Protocol
+
+from jax import Array
+
+Params = dict[str, Any]  # nested dicts of arrays
+Sums = dict[str, Array]  # scalar sums by the name of a loss term
+Metrics = dict[str, tuple[Array, Array]]  # (sum, weight) by name; the metric is their quotient
+
+
+class System(Protocol):
+    """A recipe: how networks are joined, and what is minimised.
+
+    The loop minimises the sum over terms of `loss(...)[0][term] / weights(...)[term]`.
+    """
+
+    def init(self, key: Array) -> Params:
+        """Fresh parameters, each boxed with its logical axis names."""
+        ...
+
+    def weights(self, batch: Any) -> Sums:
+        """The denominator of every term, from the batch alone."""
+        ...
+
+    def loss(
+        self, params: Params, batch: Any, key: Array, step: Array, frozen: frozenset[str]
+    ) -> tuple[Sums, Metrics]:
+        """Sums of the terms, and metrics.
+
+        Args:
+          params: the whole nested tree, trained and frozen leaves together.
+          batch: what the system eats.
+          key: of this step.
+          step: optimizer steps taken so far, int32 scalar.
+          frozen: paths that are not trained, so that work for their gradients can be left out.
+        """
+        ...
+
+    def forward_flops(self, batch: Any) -> dict[str, Array]:
+        """Forward FLOPs of a batch by top-level parameter group, padding excluded."""
+        ...

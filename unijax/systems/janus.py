@@ -1,0 +1,321 @@
+"""Janus and Janus-Pro: one causal decoder, two visual paths in, two heads out.
+
+Understanding and generation are decoupled (arXiv 2410.13848, section 3.1): an image to understand
+enters as SigLIP features through an adaptor; an image to generate enters as codes of a VQ tokenizer
+through a code table and an adaptor of its own, and leaves through an image head. Attention is
+causal everywhere. The loss is plain cross-entropy on text ids and on image codes (section 3.3), one
+mean over all target tokens of the step.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import DTypeLike
+from jaxtyping import Bool, Float, Int
+
+from unijax.core import axes
+from unijax.core.batch import ImageSlots, Kind, PackedBatch, Target
+from unijax.core.system import Metrics, Params, Sums
+from unijax.models.llama import Llama, LlamaConfig
+from unijax.models.siglip import Siglip, SiglipConfig
+from unijax.models.vqgan import VQGAN, VQConfig
+from unijax.nn.layers import Embed
+from unijax.nn.projector import CodeHead, Projector
+from unijax.ops.attention import packed_intervals
+from unijax.ops.cross_entropy import HeadLoss, head_loss
+from unijax.ops.image import to_signed
+
+
+@dataclasses.dataclass(frozen=True)
+class JanusConfig:
+    """Sizes of the parts. Image codes come from `vq`, adaptors end at the decoder's width."""
+
+    text: LlamaConfig
+    vision: SiglipConfig
+    vq: VQConfig
+    head_chunk: int = 512  # positions whose logits exist at one time
+
+
+@dataclasses.dataclass(frozen=True)
+class Janus:
+    """The recipe.
+
+    Attributes:
+      config: sizes.
+      dtype: of compute.
+      param_dtype: of stored, trained parameters.
+      remat: of the decoder's and tower's layers: "none", "dots" or "full".
+    """
+
+    config: JanusConfig
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+    remat: str = "none"
+
+    # Parts on the input side: when frozen they cost a forward pass and nothing more.
+    encoders = frozenset({"vision_model", "vqmodel"})
+
+    @property
+    def _kinds(self) -> dict:
+        return dict(dtype=self.dtype, param_dtype=self.param_dtype)
+
+    @property
+    def language_model(self) -> Llama:
+        return Llama(self.config.text, remat=self.remat, **self._kinds)
+
+    @property
+    def vision_model(self) -> Siglip:
+        return Siglip(self.config.vision, remat=self.remat, **self._kinds)
+
+    @property
+    def vqmodel(self) -> VQGAN:
+        return VQGAN(self.config.vq, **self._kinds)
+
+    @property
+    def aligner(self) -> Projector:
+        return Projector(self.config.text.hidden_size, **self._kinds)
+
+    @property
+    def generation_embeddings(self) -> Embed:
+        vq = self.config.vq
+        names = (axes.CODES, axes.CODE_DIM)
+        return Embed(vq.num_embeddings, vq.embed_dim, names, **self._kinds)
+
+    @property
+    def generation_aligner(self) -> Projector:
+        return Projector(self.config.text.hidden_size, **self._kinds)
+
+    @property
+    def generation_head(self) -> CodeHead:
+        width = self.config.text.hidden_size
+        return CodeHead(width, self.config.vq.num_embeddings, **self._kinds)
+
+    def init(self, key: Array) -> Params:
+        """Fresh parameters, boxed with logical names."""
+        c = self.config
+        width = c.text.hidden_size
+        ids = jnp.zeros((1, 1), jnp.int32)
+        hidden = jnp.zeros((1, 1, width), self.dtype)
+        image = jnp.zeros((1, c.vision.image_size, c.vision.image_size, 3), self.dtype)
+        picture = jnp.zeros((1, c.vq.image_size, c.vq.image_size, 3), self.dtype)
+        features = jnp.zeros((1, 1, c.vision.hidden_size), self.dtype)
+        code = jnp.zeros((1, 1, c.vq.embed_dim), self.dtype)
+        parts = {
+            "language_model": lambda k: self.language_model.init(k, ids, method="init_all"),
+            "vision_model": lambda k: self.vision_model.init(k, image),
+            "vqmodel": lambda k: self.vqmodel.init(k, picture),
+            "aligner": lambda k: self.aligner.init(k, features),
+            "generation_embeddings": lambda k: self.generation_embeddings.init(k, ids),
+            "generation_aligner": lambda k: self.generation_aligner.init(k, code),
+            "generation_head": lambda k: self.generation_head.init(k, hidden),
+        }
+        keys = jax.random.split(key, len(parts))
+        return {name: fn(k)["params"] for (name, fn), k in zip(parts.items(), keys)}
+
+    # Inputs
+
+    def encode_und(
+        self, params: Params, pixels: Float[Array, "B height width 3"]
+    ) -> Float[Array, "B N D"]:
+        """Features of images to understand, from pixels in [-1, 1]."""
+        return self.vision_model.apply({"params": params["vision_model"]}, pixels)
+
+    def encode_gen(
+        self, params: Params, pixels: Float[Array, "B height width 3"]
+    ) -> Int[Array, "B N"]:
+        """Codes of images to generate, in raster order, from pixels in [-1, 1]."""
+        return self.vqmodel.apply({"params": params["vqmodel"]}, pixels, method="encode")
+
+    def decode_gen(
+        self, params: Params, codes: Int[Array, "B N"]
+    ) -> Float[Array, "B height width 3"]:
+        """Pixels in [-1, 1] (not clipped) of image codes."""
+        return self.vqmodel.apply({"params": params["vqmodel"]}, codes, method="decode")
+
+    def embed_text(self, params: Params, ids: Int[Array, "*b"]) -> Float[Array, "*b D"]:
+        p = {"params": params["language_model"]}
+        return self.language_model.apply(p, ids, method="embed")
+
+    def embed_und(self, params: Params, features: Float[Array, "*b Dv"]) -> Float[Array, "*b D"]:
+        return self.aligner.apply({"params": params["aligner"]}, features)
+
+    def embed_codes(self, params: Params, codes: Int[Array, "*b"]) -> Float[Array, "*b D"]:
+        table = {"params": params["generation_embeddings"]}
+        x = self.generation_embeddings.apply(table, codes)
+        return self.generation_aligner.apply({"params": params["generation_aligner"]}, x)
+
+    def _und_features(self, params: Params, slots: ImageSlots) -> Float[Array, "B I N Dv"]:
+        if slots.features is not None:
+            return slots.features
+        b, i, h, w, _ = slots.pixels.shape
+        pixels = to_signed(slots.pixels.reshape(b * i, h, w, 3), self.dtype)
+        features = self.encode_und(params, pixels)
+        return features.reshape(b, i, *features.shape[1:])
+
+    def _gen_codes(self, params: Params, slots: ImageSlots) -> Int[Array, "B I N"]:
+        if slots.codes is not None:
+            return slots.codes
+        b, i, h, w, _ = slots.pixels.shape
+        pixels = to_signed(slots.pixels.reshape(b * i, h, w, 3), self.dtype)
+        return self.encode_gen(params, pixels).reshape(b, i, -1)
+
+    def _inputs(
+        self, params: Params, batch: PackedBatch, codes: Int[Array, "B I N"] | None
+    ) -> Float[Array, "B T D"]:
+        """Every position's embedding, by the kind of its input."""
+        x = self.embed_text(params, jnp.where(batch.kind == Kind.TEXT, batch.tokens, 0))
+        if batch.und is not None:
+            und = self.embed_und(params, self._und_features(params, batch.und))
+            x = _place(x, und, batch, Kind.UND)
+        if codes is not None:
+            x = _place(x, self.embed_codes(params, codes), batch, Kind.GEN)
+        return x
+
+    def hidden(
+        self, params: Params, batch: PackedBatch
+    ) -> tuple[Float[Array, "B T D"], Int[Array, "B I N"] | None]:
+        """Hidden states after the final norm, and the image codes of the batch."""
+        codes = None if batch.gen is None else self._gen_codes(params, batch.gen)
+        x = self._inputs(params, batch, codes)
+        kv_start, kv_end = packed_intervals(batch.segment, batch.kind, batch.image)
+        p = {"params": params["language_model"]}
+        hidden, _ = self.language_model.apply(p, x, batch.position, kv_start, kv_end)
+        return hidden, codes
+
+    # Outputs
+
+    def text_logits(self, params: Params, hidden: Float[Array, "*b D"]) -> Float[Array, "*b V"]:
+        p = {"params": params["language_model"]}
+        return self.language_model.apply(p, hidden, method="logits")
+
+    def code_logits(self, params: Params, hidden: Float[Array, "*b D"]) -> Float[Array, "*b K"]:
+        head = {"params": params["generation_head"]}
+        return self.generation_head.apply(head, hidden).astype(jnp.float32)
+
+    # What the loop knows
+
+    def weights(self, batch: PackedBatch) -> Sums:
+        """Both terms are means over all target tokens: no weight per task (section 3.3)."""
+        whole = jnp.sum(jnp.where(batch.target_kind != Target.NONE, batch.weight, 0.0))
+        return {"text": whole, "code": whole}
+
+    def loss(
+        self,
+        params: Params,
+        batch: PackedBatch,
+        key: Array,
+        step: Array,
+        frozen: frozenset[str],
+    ) -> tuple[Sums, Metrics]:
+        """Summed cross-entropy of the text head and of the image head."""
+        del key, step
+        hidden, codes = self.hidden(params, batch)
+        flat = hidden.reshape(-1, hidden.shape[-1])
+        text_weight = jnp.where(batch.target_kind == Target.TEXT, batch.weight, 0.0)
+        lm_head = params["language_model"]["lm_head"]
+        text = head_loss(
+            lambda p, x: self.language_model.apply({"params": {"lm_head": p}}, x, method="logits"),
+            lm_head,
+            flat,
+            jnp.where(batch.target_kind == Target.TEXT, batch.target, 0).reshape(-1),
+            text_weight.reshape(-1),
+            chunk=self.config.head_chunk,
+            frozen="language_model/lm_head/kernel" in frozen,
+        )
+        sums = {"text": text.sum}
+        understands = _same_document_has(batch, Kind.UND)
+        metrics = _mean_of("text", text, jnp.where(understands, 0.0, text_weight))
+        metrics |= _mean_of("understanding", text, jnp.where(understands, text_weight, 0.0))
+
+        if codes is None:
+            sums["code"] = jnp.zeros(())
+            return sums, metrics | _counts(batch)
+        code_weight = jnp.where(batch.target_kind == Target.CODE, batch.weight, 0.0)
+        address = jnp.where(batch.target_kind == Target.CODE, batch.target, 0)
+        answers = jnp.take_along_axis(codes.reshape(codes.shape[0], -1), address, axis=1)
+        code = head_loss(
+            lambda p, x: self.generation_head.apply({"params": p}, x),
+            params["generation_head"],
+            flat,
+            answers.reshape(-1),
+            code_weight.reshape(-1),
+            chunk=self.config.head_chunk,
+            frozen="generation_head/vision_head/kernel" in frozen,
+        )
+        sums["code"] = code.sum
+        metrics |= _mean_of("code", code, code_weight)
+        return sums, metrics | _counts(batch)
+
+    def forward_flops(self, batch: PackedBatch) -> dict[str, Array]:
+        """By part, padding and empty image slots excluded; attention by its true intervals."""
+        c = self.config
+        count = lambda x: jnp.sum(x.astype(jnp.float32))  # noqa: E731
+        kv_start, kv_end = packed_intervals(batch.segment, batch.kind, batch.image)
+        text_targets = count((batch.target_kind == Target.TEXT) & (batch.weight > 0))
+        code_targets = count((batch.target_kind == Target.CODE) & (batch.weight > 0))
+        und, gen = count(batch.kind == Kind.UND), count(batch.kind == Kind.GEN)
+        width, k, d = c.text.hidden_size, c.vq.num_embeddings, c.vq.embed_dim
+        flops = {
+            "language_model": count(batch.kind != Kind.PAD) * c.text.flops_per_token()
+            + count(kv_end - kv_start) * c.text.flops_per_pair()
+            + text_targets * 2 * width * c.text.vocab_size,
+            "aligner": und * 2 * (c.vision.hidden_size + width) * width,
+            "generation_aligner": gen * 2 * (d + width) * width,
+            "generation_head": code_targets * 2 * (width + k) * width,
+        }
+        if batch.und is not None and batch.und.features is None:
+            flops["vision_model"] = count(batch.und.weight) * c.vision.flops_per_image()
+        if batch.gen is not None and batch.gen.codes is None:
+            flops["vqmodel"] = count(batch.gen.weight) * c.vq.encode_flops_per_image()
+        return flops
+
+
+def _place(
+    x: Float[Array, "B T D"],
+    images: Float[Array, "B I N D"],
+    batch: PackedBatch,
+    kind: Kind,
+) -> Float[Array, "B T D"]:
+    """`x` with the addressed image token where the input is of `kind`."""
+    here = batch.kind == kind
+    flat = images.reshape(images.shape[0], -1, images.shape[-1])
+    address = jnp.where(here, batch.tokens, 0)
+    found = jnp.take_along_axis(flat, address[..., None], axis=1)
+    return jnp.where(here[..., None], found, x)
+
+
+def _same_document_has(batch: PackedBatch, kind: Kind) -> Bool[Array, "B T"]:
+    """Whether the document of a position holds an input of `kind`."""
+
+    def row(segment, has):
+        by_segment = jnp.zeros(segment.shape[0] + 1, bool).at[segment].max(has)
+        return by_segment[segment]
+
+    return jax.vmap(row)(batch.segment, batch.kind == kind)
+
+
+def _mean_of(name: str, loss: HeadLoss, weight: Float[Array, "B T"]) -> Metrics:
+    """Loss and accuracy of the positions with weight, and how many there are."""
+    w = weight.reshape(-1)
+    total = jnp.sum(w)
+    return {
+        f"{name}/loss": (jnp.sum(w * loss.nll), total),
+        f"{name}/accuracy": (jnp.sum(w * loss.correct), total),
+        f"{name}/targets": (jnp.sum(w > 0).astype(jnp.float32), jnp.ones(())),
+    }
+
+
+def _counts(batch: PackedBatch) -> Metrics:
+    """Tokens of the batch by kind, and the share of padding."""
+    one = jnp.ones(())
+    count = lambda x: jnp.sum(x.astype(jnp.float32))  # noqa: E731
+    return {
+        "tokens": (count(batch.kind != Kind.PAD), one),
+        "tokens/text": (count(batch.kind == Kind.TEXT), one),
+        "tokens/und": (count(batch.kind == Kind.UND), one),
+        "tokens/gen": (count(batch.kind == Kind.GEN), one),
+        "documents": (jnp.sum(jnp.max(batch.segment, axis=1)).astype(jnp.float32), one),
+        "padding": (count(batch.kind == Kind.PAD), count(batch.kind >= 0)),
+    }

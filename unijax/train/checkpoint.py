@@ -1,0 +1,206 @@
+"""Checkpoints: asynchronous, atomic, and readable in parts.
+
+A run directory holds `checkpoints/<step>/` with four items: `params` (the whole tree, trained and
+frozen together, so that any reader can use it alone), `ema` where one is kept, `optimizer`, and
+`run` (JSON: schema, stage, resolved config, state of the data iterator).
+"""
+
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+
+from unijax.core import tree
+from unijax.core.errors import UserError
+from unijax.core.system import Params
+from unijax.train.stage import Rule
+from unijax.train.state import TrainState, merge, split
+
+SCHEMA = 1
+_FOLDER = "checkpoints"
+
+
+def _abstract(x: Any) -> Any:
+    return jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=getattr(a, "sharding", None)), x
+    )
+
+
+class Checkpoints:
+    """The checkpoints of one run directory, for writing and resuming."""
+
+    def __init__(self, run_dir: str | pathlib.Path, keep: int):
+        """`keep` is the number of newest checkpoints that stay."""
+        directory = pathlib.Path(run_dir).absolute() / _FOLDER
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            probe = directory / ".probe"
+            probe.touch()
+            probe.unlink()
+        except OSError as e:
+            raise UserError(
+                str(directory),
+                f"a place that cannot be written ({e.strerror})",
+                "a writable directory",
+                "Choose another --run-dir.",
+            ) from e
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
+        self._manager = ocp.CheckpointManager(directory, options=options)
+
+    def latest(self) -> int | None:
+        return self._manager.latest_step()
+
+    def save(self, state: TrainState, run: dict, data_state: dict) -> None:
+        """Copies the state off the device, then writes in the background.
+
+        Args:
+          run: JSON description of the run: stage and resolved config.
+          data_state: JSON state of the data iterator, as of the last batch that was consumed.
+        """
+        items = {
+            "params": ocp.args.StandardSave(merge(state.params, state.frozen)),
+            "optimizer": ocp.args.StandardSave(state.opt_state),
+            "run": ocp.args.JsonSave({"schema": SCHEMA, "data": data_state, **run}),
+        }
+        if state.ema is not None:
+            items["ema"] = ocp.args.StandardSave(state.ema)
+        self._manager.save(int(state.step), args=ocp.args.Composite(**items))
+
+    def restore(self, state: TrainState, rules: dict[str, Rule]) -> tuple[TrainState, dict]:
+        """The newest checkpoint, in the shapes, dtypes and shardings of `state`; and `run`."""
+        step = self.latest()
+        items = {
+            "params": ocp.args.StandardRestore(_abstract(merge(state.params, state.frozen))),
+            "optimizer": ocp.args.StandardRestore(_abstract(state.opt_state)),
+            "run": ocp.args.JsonRestore(),
+        }
+        if state.ema is not None:
+            items["ema"] = ocp.args.StandardRestore(_abstract(state.ema))
+        got = self._manager.restore(step, args=ocp.args.Composite(**items))
+        params, frozen = split(got["params"], rules)
+        state = TrainState(
+            step=jax.device_put(jnp.asarray(step, jnp.int32), state.step.sharding),
+            params=params,
+            frozen=frozen,
+            opt_state=got["optimizer"],
+            ema=got["ema"] if state.ema is not None else None,
+        )
+        return state, got["run"]
+
+    def wait(self) -> None:
+        """Blocks until what was saved is on disk."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        self._manager.close()
+
+
+def _open(path: str | pathlib.Path) -> tuple[ocp.CheckpointManager, int]:
+    """A reader of a run directory, of its `checkpoints`, or of one step in it."""
+    path = pathlib.Path(path).absolute()
+    step = None
+    if path.name.isdigit() and path.parent.name == _FOLDER:
+        path, step = path.parent, int(path.name)
+    elif (path / _FOLDER).is_dir():
+        path = path / _FOLDER
+    steps = []
+    if path.is_dir() and path.name == _FOLDER:
+        manager = ocp.CheckpointManager(path, options=ocp.CheckpointManagerOptions(read_only=True))
+        steps = sorted(manager.all_steps())
+    if not steps or (step is not None and step not in steps):
+        raise UserError(
+            str(path if step is None else path / str(step)),
+            f"no such checkpoint (steps here: {steps})" if steps else "no checkpoint",
+            "a run directory that holds checkpoints/<step>/",
+            "Give the directory that `unijax train` or `unijax import` wrote.",
+        )
+    return manager, steps[-1] if step is None else step
+
+
+def read_run(path: str | pathlib.Path) -> dict:
+    """The JSON description of the newest (or the named) checkpoint.
+
+    Raises:
+      UserError: if there is none, or it was written by another schema.
+    """
+    manager, step = _open(path)
+    run = manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore()))["run"]
+    if run.get("schema") != SCHEMA:
+        raise UserError(
+            str(path),
+            f"checkpoint schema {run.get('schema')}",
+            f"schema {SCHEMA}",
+            "Use the release of unijax that wrote it, or export and import it again.",
+        )
+    return run | {"step": step}
+
+
+def read_params(path: str | pathlib.Path, like: Params | None = None) -> Params:
+    """The parameters of a checkpoint: the moving average where one was kept.
+
+    Args:
+      path: a run directory, or one step in it.
+      like: abstract nested tree; when given, paths and shapes must agree and the result takes its
+        dtypes and shardings. Without it the arrays come as stored, on the host's device.
+
+    Raises:
+      UserError: if there is no checkpoint or it is of another size or system.
+    """
+    manager, step = _open(path)
+    stored = {p: m for p, m in tree.flatten(manager.item_metadata(step)["params"].tree).items()}
+    if like is not None:
+        check_same(
+            str(path),
+            {p: tuple(m.shape) for p, m in stored.items()},
+            {p: tuple(a.shape) for p, a in tree.flatten(like).items()},
+        )
+        target = _abstract(like)
+    else:
+        target = tree.unflatten(
+            {p: jax.ShapeDtypeStruct(m.shape, m.dtype) for p, m in stored.items()}
+        )
+    flat_target = tree.flatten(target)
+    items = {"params": ocp.args.StandardRestore(target)}
+    metadata = manager.item_metadata(step)
+    if metadata.get("ema") is not None:
+        averaged = tree.flatten(metadata["ema"].tree)
+        items["ema"] = ocp.args.StandardRestore(
+            tree.unflatten({p: flat_target[p] for p in averaged})
+        )
+    got = manager.restore(step, args=ocp.args.Composite(**items))
+    flat = tree.flatten(got["params"])
+    if "ema" in items:
+        flat |= tree.flatten(got["ema"])
+    return tree.unflatten(flat)
+
+
+def check_same(where: str, found: dict[str, tuple], expected: dict[str, tuple]) -> None:
+    """Raises UserError naming the first few paths that are missing, unexpected or of other shape."""
+    missing = sorted(expected.keys() - found.keys())
+    extra = sorted(found.keys() - expected.keys())
+    other = [
+        f"{p} {found[p]} instead of {expected[p]}"
+        for p in sorted(found.keys() & expected.keys())
+        if tuple(found[p]) != tuple(expected[p])
+    ]
+    if not (missing or extra or other):
+        return
+    parts = []
+    for name, items in (("missing", missing), ("unexpected", extra), ("of another shape", other)):
+        if items:
+            more = f" and {len(items) - 3} more" if len(items) > 3 else ""
+            parts.append(f"{len(items)} parameters {name} ({', '.join(items[:3])}{more})")
+    raise UserError(
+        where,
+        "; ".join(parts),
+        f"the {len(expected)} parameters of this config's system and size",
+        "Use the config that wrote the checkpoint, or a checkpoint of this config.",
+    )
+
+
+def to_host(params: Params) -> dict[str, np.ndarray]:
+    """Flat dict of host arrays."""
+    return {p: np.asarray(x) for p, x in tree.flatten(params).items()}

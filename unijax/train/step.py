@@ -1,0 +1,97 @@
+"""One optimizer step, and one evaluation step."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from unijax.core.system import Metrics, System
+from unijax.train.optimizer import GroupedOptimizer
+from unijax.train.stage import Rule
+from unijax.train.state import TrainState, evaluation_params, merge
+
+
+def total_loss(sums: dict[str, Array], weights: dict[str, Array]) -> Array:
+    """Sum over terms of sum / denominator; a term without weight contributes zero."""
+    assert sums.keys() == weights.keys(), (sums.keys(), weights.keys())
+    return sum(
+        jnp.where(weights[k] > 0, sums[k] / jnp.where(weights[k] > 0, weights[k], 1.0), 0.0)
+        for k in sums
+    )
+
+
+def _once(x: Array) -> tuple[Array, Array]:
+    """A value of the step as (sum, weight), so that a report averages it over its steps."""
+    return x.astype(jnp.float32), jnp.ones((), jnp.float32)
+
+
+def training_flops(system: System, batch: Any, rules: dict[str, Rule]) -> Array:
+    """Model FLOPs of a step, recomputation excluded.
+
+    A part that trains costs three times its forward pass, a frozen part that gradients flow
+    through twice, a frozen part on the input side (`system.encoders`) once.
+    """
+    total = jnp.zeros((), jnp.float32)
+    for part, forward in system.forward_flops(batch).items():
+        if any(p.split("/")[0] == part and not r.frozen for p, r in rules.items()):
+            factor = 3
+        else:
+            factor = 1 if part in system.encoders else 2
+        total = total + factor * forward
+    return total
+
+
+def make_train_step(
+    system: System,
+    optimizer: GroupedOptimizer,
+    rules: dict[str, Rule],
+    ema_decay: float,
+    seed: int,
+) -> Callable[[TrainState, Any], tuple[TrainState, Metrics]]:
+    """`(state, batch) -> (state, metrics)`, to be jitted with the state donated."""
+    frozen_paths = frozenset(p for p, r in rules.items() if r.frozen)
+
+    def train_step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        weights = system.weights(batch)
+
+        def objective(params):
+            whole = merge(params, state.frozen)
+            sums, metrics = system.loss(whole, batch, key, state.step, frozen_paths)
+            return total_loss(sums, weights), metrics
+
+        (loss, metrics), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
+        params, opt_state, norms = optimizer.update(grads, state.opt_state, state.params)
+        ema = state.ema
+        if ema is not None:
+            # Early on the average follows closely, or it would remember the random start.
+            decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
+            ema = jax.tree.map(lambda e, p: e + (1 - decay) * (p - e), ema, params)
+        metrics = dict(metrics)
+        metrics["loss"] = _once(loss)
+        metrics["flops"] = _once(training_flops(system, batch, rules))
+        for name, value in norms.items():
+            metrics[f"grad_norm/{name}"] = _once(value)
+        for name, value in optimizer.learning_rates(state.step).items():
+            metrics[f"learning_rate/{name}"] = _once(value)
+        state = state.replace(step=state.step + 1, params=params, opt_state=opt_state, ema=ema)
+        return state, metrics
+
+    return train_step
+
+
+def make_eval_step(system: System) -> Callable[[TrainState, Any], Metrics]:
+    """`(state, batch) -> metrics` on the parameters that would be exported."""
+
+    def eval_step(state: TrainState, batch: Any) -> Metrics:
+        params = evaluation_params(state)
+        everything = frozenset()
+        sums, metrics = system.loss(params, batch, jax.random.key(0), state.step, everything)
+        weights = system.weights(batch)
+        # The objective over several batches is their sum over their weight, term by term.
+        terms = {f"term/{k}": (sums[k], weights[k]) for k in sums}
+        return dict(metrics) | terms
+
+    return eval_step

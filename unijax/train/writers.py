@@ -1,0 +1,145 @@
+"""Where metrics go: one small interface, with JSONL, TensorBoard and Weights & Biases behind it."""
+
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from unijax.core.errors import UserError
+
+
+class Writer(Protocol):
+    """Receives scalars, pictures (uint8 [H, W, 3]) and texts by name."""
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None: ...
+
+    def images(self, step: int, values: Mapping[str, np.ndarray]) -> None: ...
+
+    def texts(self, step: int, values: Mapping[str, str]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class JsonlWriter:
+    """One JSON object a line: `{"step": ..., name: value, ...}`. Pictures become PNG files."""
+
+    def __init__(self, run_dir: pathlib.Path, resume_step: int):
+        """Lines after `resume_step` belong to a history that is being rewritten: they are cut."""
+        self._dir = run_dir
+        path = run_dir / "metrics.jsonl"
+        kept = []
+        if path.exists():
+            for line in path.read_text().splitlines():
+                try:
+                    if json.loads(line)["step"] <= resume_step:
+                        kept.append(line)
+                except json.JSONDecodeError:
+                    pass  # the line that was being written when the run was killed
+        path.write_text("".join(line + "\n" for line in kept))
+        self._file = path.open("a", buffering=1)
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+
+    def images(self, step: int, values: Mapping[str, np.ndarray]) -> None:
+        from PIL import Image
+
+        folder = self._dir / "samples"
+        folder.mkdir(exist_ok=True)
+        for name, pixels in values.items():
+            Image.fromarray(pixels).save(folder / f"{step:07d}_{name.replace('/', '_')}.png")
+
+    def texts(self, step: int, values: Mapping[str, str]) -> None:
+        self._file.write(json.dumps({"step": step, "texts": dict(values)}) + "\n")
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class TensorBoardWriter:
+    """Event files by tensorboardX, which needs no TensorFlow."""
+
+    def __init__(self, run_dir: pathlib.Path, resume_step: int):
+        from tensorboardX import SummaryWriter
+
+        self._writer = SummaryWriter(str(run_dir / "tensorboard"), purge_step=resume_step + 1)
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def images(self, step: int, values: Mapping[str, np.ndarray]) -> None:
+        for name, pixels in values.items():
+            self._writer.add_image(name, pixels, step, dataformats="HWC")
+
+    def texts(self, step: int, values: Mapping[str, str]) -> None:
+        for name, text in values.items():
+            self._writer.add_text(name, text, step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class WandbWriter:
+    """Weights & Biases, where its package is installed and configured by its own environment."""
+
+    def __init__(self, run_dir: pathlib.Path, resume_step: int):
+        del resume_step  # the service refuses steps that went by; it keeps the first history
+        try:
+            import wandb
+        except ImportError as e:
+            raise UserError(
+                "loop.writers",
+                "'wandb', whose package is not installed",
+                "an installed writer",
+                "pip install 'unijax[wandb]', or leave it out of loop.writers.",
+            ) from e
+        self._wandb = wandb
+        self._run = wandb.init(dir=str(run_dir), name=run_dir.name, resume="allow")
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        self._run.log(dict(values), step=step)
+
+    def images(self, step: int, values: Mapping[str, np.ndarray]) -> None:
+        self._run.log({n: self._wandb.Image(p) for n, p in values.items()}, step=step)
+
+    def texts(self, step: int, values: Mapping[str, str]) -> None:
+        self._run.log(
+            {n: self._wandb.Html(f"<pre>{t}</pre>") for n, t in values.items()}, step=step
+        )
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+WRITERS = {"jsonl": JsonlWriter, "tensorboard": TensorBoardWriter, "wandb": WandbWriter}
+
+
+class Writers:
+    """Several writers as one."""
+
+    def __init__(self, names: Sequence[str], run_dir: pathlib.Path, resume_step: int):
+        for name in names:
+            if name not in WRITERS:
+                raise UserError(
+                    "loop.writers", repr(name), f"some of {sorted(WRITERS)}", "Correct the config."
+                )
+        self._writers = [WRITERS[name](run_dir, resume_step) for name in names]
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        for writer in self._writers:
+            writer.scalars(step, values)
+
+    def images(self, step: int, values: Mapping[str, np.ndarray]) -> None:
+        for writer in self._writers:
+            writer.images(step, values)
+
+    def texts(self, step: int, values: Mapping[str, str]) -> None:
+        for writer in self._writers:
+            writer.texts(step, values)
+
+    def close(self) -> None:
+        for writer in self._writers:
+            writer.close()
