@@ -178,7 +178,7 @@ def read_params(path: str | pathlib.Path, like: Params | None = None) -> Params:
 
 
 def check_same(where: str, found: dict[str, tuple], expected: dict[str, tuple]) -> None:
-    """Raises UserError naming the first few paths that are missing, unexpected or of other shape."""
+    """Raises UserError naming the first paths that are missing, unexpected or of other shape."""
     missing = sorted(expected.keys() - found.keys())
     extra = sorted(found.keys() - expected.keys())
     other = [

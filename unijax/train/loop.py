@@ -1,8 +1,8 @@
 """The one loop.
 
 Its order is fixed: save if due, evaluate if due, next batch, step, report. Saving comes before
-evaluating, so that an evaluation that fails loses nothing; the batch is drawn after the save, so that
-the data state that is saved names exactly the batches that were trained on.
+evaluating, so that an evaluation that fails loses nothing; the batch is drawn after the save, so
+that the data state that is saved names exactly the batches that were trained on.
 """
 
 import dataclasses

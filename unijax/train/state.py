@@ -5,7 +5,6 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jax import Array
 from jax.typing import DTypeLike
 
 from unijax.core import tree
@@ -70,10 +69,3 @@ def begin(
 def evaluation_params(state: TrainState) -> Params:
     """What is evaluated, sampled and exported: the moving average where one is kept."""
     return merge(state.params if state.ema is None else state.ema, state.frozen)
-
-
-def count(params: Params) -> int:
-    """Number of scalars."""
-    return sum(
-        x.size for x in jax.tree.leaves(params) if isinstance(x, Array | jax.ShapeDtypeStruct)
-    )
