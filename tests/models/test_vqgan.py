@@ -1,0 +1,220 @@
+"""The tokenizer against transformers' `JanusVQVAE` on random weights, and its own rules."""
+
+import dataclasses
+import math
+import re
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from transformers.models.janus.configuration_janus import JanusVQVAEConfig
+from transformers.models.janus.modeling_janus import JanusVQVAE
+
+from unijax.core import axes, tree
+from unijax.core.errors import UserError
+from unijax.models.vqgan import SIZES, VQConfig, VQModel
+
+# Every construct of VQ-16 (five levels, channel changes up and down, two blocks) at 1/16 the width.
+FIVE_LEVELS = VQConfig(image_size=32, base_channels=32, latent_channels=16, num_embeddings=96)
+
+
+def reference(cfg: VQConfig) -> JanusVQVAE:
+    torch.manual_seed(0)
+    model = JanusVQVAE(
+        JanusVQVAEConfig(
+            base_channels=cfg.base_channels,
+            channel_multiplier=list(cfg.channel_multiplier),
+            num_res_blocks=cfg.num_res_blocks,
+            latent_channels=cfg.latent_channels,
+            embed_dim=cfg.embed_dim,
+            num_embeddings=cfg.num_embeddings,
+            num_patches=cfg.grid,
+        )
+    ).eval()
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            fan_in = p[0].numel() if p.ndim > 1 and "embedding" not in name else 1
+            p.copy_(torch.randn_like(p) * (0.2 if p.ndim == 1 else fan_in**-0.5))
+            if "norm" in name and name.endswith("weight"):
+                p.add_(1.0)
+    return model
+
+
+def to_tree(model: JanusVQVAE) -> dict:
+    """The documented table of names, applied."""
+    flat = {}
+    for name, p in model.state_dict().items():
+        array = p.numpy()
+        path = re.sub(r"\b(down|up)\.(\d+)", r"\1_\2", name)
+        path = re.sub(r"(_\d+)\.(block|attn)\.(\d+)", r"\1.\2_\3", path)
+        path, leaf = path.replace(".", "/").rsplit("/", 1)
+        if path == "quantize/embedding":
+            flat[path] = array
+        elif array.ndim == 4:
+            flat[f"{path}/kernel"] = array.transpose(2, 3, 1, 0)
+        elif leaf == "weight":
+            flat[f"{path}/scale"] = array
+        else:
+            flat[f"{path}/bias"] = array
+    return {"params": tree.unflatten(flat)}
+
+
+def shapes(params: dict) -> dict:
+    return {k: v.shape for k, v in tree.flatten(params).items()}
+
+
+def init_shapes(cfg: VQConfig) -> dict:
+    pixels = jnp.zeros((1, cfg.image_size, cfg.image_size, 3))
+    return jax.eval_shape(VQModel(cfg).init, jax.random.key(0), pixels)
+
+
+def assert_close(ours, theirs, tolerance=1e-5):
+    theirs = np.asarray(theirs)
+    assert np.abs(np.asarray(ours) - theirs).max() <= tolerance * np.abs(theirs).max()
+
+
+@pytest.fixture(scope="module", params=["vq_test", "five_levels"])
+def pair(request):
+    cfg = SIZES["vq_test"] if request.param == "vq_test" else FIVE_LEVELS
+    model = reference(cfg)
+    params = to_tree(model)
+    assert shapes(params) == shapes(nn.unbox(init_shapes(cfg)))
+    pixels = np.random.default_rng(1).uniform(-1, 1, (2, cfg.image_size, cfg.image_size, 3))
+    return cfg, model, params, pixels.astype(np.float32)
+
+
+def nchw(pixels):
+    return torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy())
+
+
+def theirs_latents(model, pixels):
+    with torch.no_grad():
+        return model.quant_conv(model.encoder(nchw(pixels))).permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def test_latents_before_quantisation_equal_the_reference(pair):
+    cfg, model, params, pixels = pair
+    ours = jax.jit(lambda p, x: VQModel(cfg).apply(p, x, method="encode_latents"))(params, pixels)
+    assert_close(ours, theirs_latents(model, pixels))
+
+
+def test_codes_equal_the_normalised_reference(pair):
+    # transformers' encode leaves out the normalisation that the released model was trained with.
+    # Given unit vectors on both sides its own quantiser is the right one.
+    cfg, model, params, pixels = pair
+    unit = torch.nn.functional.normalize
+    with torch.no_grad():
+        z = unit(theirs_latents(model, pixels), dim=-1)
+        rows = unit(model.quantize.embedding.weight, dim=-1)
+        distance = torch.cdist(z.flatten(0, 1), rows).topk(2, largest=False)
+    ours = jax.jit(lambda p, x: VQModel(cfg).apply(p, x, method="encode"))(params, pixels)
+    assert len(np.unique(ours)) > 4
+    assert (distance.values[:, 1] - distance.values[:, 0]).min() > 1e-5, "a tie: change the seed"
+    np.testing.assert_array_equal(np.asarray(ours).ravel(), distance.indices[:, 0])
+    assert ours.shape == (2, cfg.num_tokens)
+    assert ours.dtype == jnp.int32
+
+
+def test_decoded_pixels_equal_the_reference(pair):
+    cfg, model, params, _ = pair
+    codes = np.random.default_rng(2).integers(0, cfg.num_embeddings, (2, cfg.num_tokens))
+    ours = jax.jit(lambda p, c: VQModel(cfg).apply(p, c, method="decode"))(params, codes)
+    with torch.no_grad():
+        theirs = model.decode(torch.from_numpy(codes)).permute(0, 2, 3, 1)
+    assert_close(ours, theirs)
+
+
+def test_training_pass_reconstructs_what_encode_and_decode_do(pair):
+    cfg, _, params, pixels = pair
+    model = VQModel(cfg)
+
+    def both(params, pixels):
+        out = model.apply(params, pixels)
+        codes = model.apply(params, pixels, method="encode")
+        return out, codes, model.apply(params, codes, method="decode")
+
+    out, codes, decoded = jax.jit(both)(params, pixels)
+    np.testing.assert_array_equal(out.codes, codes)
+    assert_close(out.pixels, decoded)
+    assert_close(out.codebook_loss, out.commitment_loss)
+
+
+def test_gradients_of_the_training_pass_go_where_they_should():
+    cfg = SIZES["vq_test"]
+    params = to_tree(reference(cfg))
+    pixels = jax.random.uniform(jax.random.key(0), (2, 16, 16, 3), minval=-1.0)
+
+    @jax.jit
+    def largest(params, weights):
+        def loss(params):
+            out = VQModel(cfg).apply(params, pixels)
+            picture = jnp.sum((out.pixels - pixels) ** 2)
+            return weights @ jnp.stack(
+                [picture, out.codebook_loss.sum(), out.commitment_loss.sum()]
+            )
+
+        return jax.tree.map(lambda g: jnp.abs(g).max(), jax.grad(loss)(params))
+
+    def grads(*weights):
+        return tree.flatten(jax.device_get(largest(params, jnp.array(weights)))["params"])
+
+    picture, codebook, commitment = grads(1.0, 0, 0), grads(0, 1.0, 0), grads(0, 0, 1.0)
+    # Straight-through: the picture trains both networks, never the table.
+    assert picture["encoder/conv_in/kernel"] > 0
+    assert picture["decoder/conv_out/kernel"] > 0
+    assert picture["quantize/embedding"] == 0
+    assert {k for k, g in codebook.items() if g > 0} == {"quantize/embedding"}
+    assert commitment["encoder/conv_in/kernel"] > 0
+    assert commitment["quantize/embedding"] == 0
+    assert commitment["decoder/conv_out/kernel"] == 0
+
+
+def test_bfloat16_runs_in_bfloat16():
+    cfg = SIZES["vq_test"]
+    params = to_tree(reference(cfg))
+    stored = jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), params)
+    pixels = jax.random.uniform(jax.random.key(0), (2, 16, 16, 3), minval=-1.0)
+    half = VQModel(cfg, dtype=jnp.bfloat16, param_dtype=jnp.bfloat16)
+
+    def run(model):
+        return jax.jit(lambda p: model.apply(p, pixels, method="encode_latents"))
+
+    z16, z32 = run(half)(stored), run(VQModel(cfg))(params)
+    assert z16.dtype == jnp.bfloat16
+    assert_close(z16.astype(jnp.float32), z32, tolerance=0.1)
+    convolutions = [
+        e
+        for e in jax.make_jaxpr(half.apply)(stored, pixels).jaxpr.eqns
+        if e.primitive.name == "conv_general_dilated"
+    ]
+    assert convolutions
+    assert all(v.aval.dtype == jnp.bfloat16 for e in convolutions for v in e.invars)
+    out, init = jax.eval_shape(half.init_with_output, jax.random.key(0), pixels)
+    assert out.pixels.dtype == jnp.float32
+    assert {x.dtype for x in jax.tree.leaves(init)} == {jnp.dtype(jnp.bfloat16)}
+
+
+def test_vq_16_is_the_published_size():
+    init = init_shapes(SIZES["vq_16"])
+    assert sum(math.prod(x.shape) for x in jax.tree.leaves(init)) == 71_883_403
+    cfg = SIZES["vq_16"]
+    assert (cfg.downsampling, cfg.num_tokens, cfg.num_embeddings) == (16, 576, 16384)
+
+
+def test_every_parameter_has_logical_axes():
+    for leaf in jax.tree.leaves(
+        init_shapes(SIZES["vq_test"]), is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned)
+    ):
+        assert isinstance(leaf, nn.LogicallyPartitioned)
+        assert set(leaf.names) <= axes.ALL
+        assert len(leaf.names) == len(leaf.value.shape)
+
+
+def test_sizes_that_cannot_work_are_refused():
+    with pytest.raises(UserError, match="a level of 48 channels; expected a multiple of 32"):
+        VQConfig(base_channels=48)
+    with pytest.raises(UserError, match="found 40; expected a multiple of 16"):
+        dataclasses.replace(SIZES["vq_16"], image_size=40)
