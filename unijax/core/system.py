@@ -1,6 +1,6 @@
 """What the loop knows of a system."""
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from jax import Array
 
@@ -9,11 +9,17 @@ Sums = dict[str, Array]  # scalar sums by the name of a loss term
 Metrics = dict[str, tuple[Array, Array]]  # (sum, weight) by name; the metric is their quotient
 
 
+@runtime_checkable
 class System(Protocol):
     """A recipe: how networks are joined, and what is minimised.
 
     The loop minimises the sum over terms of `loss(...)[0][term] / weights(...)[term]`.
+
+    Attributes:
+      encoders: top-level groups on the input side; frozen ones cost a forward pass alone.
     """
+
+    encoders: frozenset[str]
 
     def init(self, key: Array) -> Params:
         """Fresh parameters, each boxed with its logical axis names."""

@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import orbax.checkpoint as ocp
 
 from unijax.core import tree
@@ -98,44 +97,46 @@ class Checkpoints:
         self._manager.close()
 
 
-def _open(path: str | pathlib.Path) -> tuple[ocp.CheckpointManager, int]:
-    """A reader of a run directory, of its `checkpoints`, or of one step in it."""
+def _step_directory(path: str | pathlib.Path) -> pathlib.Path:
+    """Of a run directory, of its `checkpoints`, or of one step in it: the newest step's directory.
+
+    Raises:
+      UserError: if there is none.
+    """
     path = pathlib.Path(path).absolute()
     step = None
     if path.name.isdigit() and path.parent.name == _FOLDER:
         path, step = path.parent, int(path.name)
     elif (path / _FOLDER).is_dir():
         path = path / _FOLDER
-    steps = []
-    if path.is_dir() and path.name == _FOLDER:
-        manager = ocp.CheckpointManager(path, options=ocp.CheckpointManagerOptions(read_only=True))
-        steps = sorted(manager.all_steps())
-    if not steps or (step is not None and step not in steps):
+    whole = ocp.utils.checkpoint_steps(path) if path.is_dir() and path.name == _FOLDER else []
+    if not whole or (step is not None and step not in whole):
         raise UserError(
             str(path if step is None else path / str(step)),
-            f"no such checkpoint (steps here: {steps})" if steps else "no checkpoint",
+            f"no such checkpoint (steps here: {sorted(whole)})" if whole else "no checkpoint",
             "a run directory that holds checkpoints/<step>/",
             "Give the directory that `unijax train` or `unijax import` wrote.",
         )
-    return manager, steps[-1] if step is None else step
+    return path / str(max(whole) if step is None else step)
 
 
 def read_run(path: str | pathlib.Path) -> dict:
-    """The JSON description of the newest (or the named) checkpoint.
+    """The JSON description of the newest (or the named) checkpoint, with its `step`.
 
     Raises:
       UserError: if there is none, or it was written by another schema.
     """
-    manager, step = _open(path)
-    run = manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore()))["run"]
+    directory = _step_directory(path)
+    with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+        run = reader.restore(directory / "run")
     if run.get("schema") != SCHEMA:
         raise UserError(
-            str(path),
+            str(directory),
             f"checkpoint schema {run.get('schema')}",
             f"schema {SCHEMA}",
             "Use the release of unijax that wrote it, or export and import it again.",
         )
-    return run | {"step": step}
+    return run | {"step": int(directory.name)}
 
 
 def read_params(path: str | pathlib.Path, like: Params | None = None) -> Params:
@@ -144,37 +145,38 @@ def read_params(path: str | pathlib.Path, like: Params | None = None) -> Params:
     Args:
       path: a run directory, or one step in it.
       like: abstract nested tree; when given, paths and shapes must agree and the result takes its
-        dtypes and shardings. Without it the arrays come as stored, on the host's device.
+        dtypes and shardings. Without it the arrays come as stored, on the default device.
 
     Raises:
       UserError: if there is no checkpoint or it is of another size or system.
     """
-    manager, step = _open(path)
-    stored = {p: m for p, m in tree.flatten(manager.item_metadata(step)["params"].tree).items()}
-    if like is not None:
-        check_same(
-            str(path),
-            {p: tuple(m.shape) for p, m in stored.items()},
-            {p: tuple(a.shape) for p, a in tree.flatten(like).items()},
-        )
-        target = _abstract(like)
-    else:
-        target = tree.unflatten(
-            {p: jax.ShapeDtypeStruct(m.shape, m.dtype) for p, m in stored.items()}
-        )
-    flat_target = tree.flatten(target)
-    items = {"params": ocp.args.StandardRestore(target)}
-    metadata = manager.item_metadata(step)
-    if metadata.get("ema") is not None:
-        averaged = tree.flatten(metadata["ema"].tree)
-        items["ema"] = ocp.args.StandardRestore(
-            tree.unflatten({p: flat_target[p] for p in averaged})
-        )
-    got = manager.restore(step, args=ocp.args.Composite(**items))
-    flat = tree.flatten(got["params"])
-    if "ema" in items:
-        flat |= tree.flatten(got["ema"])
-    return tree.unflatten(flat)
+    directory = _step_directory(path)
+    with ocp.StandardCheckpointer() as reader:
+        stored = tree.flatten(_stored_shapes(reader, directory / "params"))
+        if like is None:
+            target = stored
+        else:
+            target = tree.flatten(_abstract(like))
+            check_same(
+                str(path),
+                {p: a.shape for p, a in stored.items()},
+                {p: a.shape for p, a in target.items()},
+            )
+        params = reader.restore(directory / "params", tree.unflatten(target))
+        if not (directory / "ema").exists():
+            return params
+        averaged = tree.flatten(_stored_shapes(reader, directory / "ema"))
+        ema = reader.restore(directory / "ema", tree.unflatten({p: target[p] for p in averaged}))
+    return merge(params, ema)
+
+
+def _stored_shapes(reader: ocp.StandardCheckpointer, item: pathlib.Path) -> Params:
+    """Shapes and dtypes on disk, to be restored on the default device."""
+    metadata = reader.metadata(item).item_metadata.tree
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.tree.map(
+        lambda m: jax.ShapeDtypeStruct(tuple(m.shape), m.dtype, sharding=here), metadata
+    )
 
 
 def check_same(where: str, found: dict[str, tuple], expected: dict[str, tuple]) -> None:
@@ -199,8 +201,3 @@ def check_same(where: str, found: dict[str, tuple], expected: dict[str, tuple]) 
         f"the {len(expected)} parameters of this config's system and size",
         "Use the config that wrote the checkpoint, or a checkpoint of this config.",
     )
-
-
-def to_host(params: Params) -> dict[str, np.ndarray]:
-    """Flat dict of host arrays."""
-    return {p: np.asarray(x) for p, x in tree.flatten(params).items()}

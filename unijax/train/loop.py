@@ -10,7 +10,7 @@ import math
 import pathlib
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from tqdm import tqdm
 
@@ -52,6 +52,7 @@ class LoopConfig:
                 )
 
 
+@runtime_checkable
 class Batches(Protocol):
     """An iterator of batches whose place can be saved."""
 

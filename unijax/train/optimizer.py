@@ -1,6 +1,7 @@
 """The optimizer of a stage, built from its rules."""
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from unijax.core import tree
@@ -96,4 +97,4 @@ class GroupedOptimizer:
         return tree.unflatten(flat), new_state, norms
 
     def learning_rates(self, step: jax.Array) -> dict[str, jax.Array]:
-        return {name: fn(step) for name, fn in self.schedules.items()}
+        return {name: jnp.asarray(fn(step)) for name, fn in self.schedules.items()}

@@ -28,10 +28,10 @@ class TrainState:
     """
 
     step: Leaf
-    params: Params
-    frozen: Params
+    params: Leaf
+    frozen: Leaf
     opt_state: Leaf
-    ema: Params | None = None
+    ema: Leaf = None
 
 
 def split(params: Params, rules: dict[str, Rule]) -> tuple[Params, Params]:

@@ -3,13 +3,14 @@
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from unijax.core.errors import UserError
 
 
+@runtime_checkable
 class Writer(Protocol):
     """Receives scalars, pictures (uint8 [H, W, 3]) and texts by name."""
 

@@ -1,0 +1,201 @@
+"""Stopping and resuming, what is frozen, what is written."""
+
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.train.toy import Toy, ToyBatches, toy_stage
+from unijax.core import tree
+from unijax.core.errors import UserError
+from unijax.parallel.sharding import MeshConfig, make_mesh
+from unijax.train import setup
+from unijax.train.checkpoint import read_params, read_run
+from unijax.train.loop import LoopConfig, fit, validation
+from unijax.train.stage import OptimizerConfig, Rule, match_rules
+
+RUN = {"stage": "toy", "config": {"some": "json"}}
+
+
+def run(run_dir: pathlib.Path, stage=None, stop_at=None, batches=None, evaluators=None, **loop):
+    stage = stage or toy_stage()
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    trainer = setup.build(Toy(), stage, mesh, "data", jnp.float32, seed=3)
+    state = trainer.begin(trainer.init(7))
+    config = LoopConfig(log_every=5, keep=3, **loop)
+    return fit(
+        state,
+        trainer.train_step,
+        batches or ToyBatches(),
+        trainer.put,
+        stage.steps,
+        config,
+        run_dir,
+        RUN,
+        trainer.rules,
+        evaluators or {},
+        stop_at,
+    )
+
+
+def same_bits(a, b) -> bool:
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return all(np.asarray(x).tobytes() == np.asarray(y).tobytes() for x, y in pairs)
+
+
+def test_resuming_gives_the_bits_of_never_stopping(tmp_path):
+    stage = toy_stage(ema_decay=0.9)
+    whole_batches = ToyBatches()
+    whole = run(tmp_path / "whole", stage, batches=whole_batches)
+    first, second = ToyBatches(), ToyBatches()
+    run(tmp_path / "cut", stage, stop_at=7, batches=first)
+    resumed = run(tmp_path / "cut", stage, batches=second)
+    assert same_bits(whole, resumed)
+    assert first.served + second.served == whole_batches.served == list(range(20))
+
+
+def test_log_after_a_resume_is_the_log_of_one_run(tmp_path):
+    def lines(name):
+        rows = [json.loads(x) for x in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        timing = ("seconds_per_step", "model_flops_per_second")
+        return [{k: v for k, v in row.items() if k not in timing} for row in rows]
+
+    run(tmp_path / "whole")
+    run(tmp_path / "cut", stop_at=10)
+    # A run killed while it wrote: a line of a future that is undone, and half a line.
+    with (tmp_path / "cut" / "metrics.jsonl").open("a") as f:
+        f.write('{"step": 15, "loss": 9}\n{"step": 2')
+    run(tmp_path / "cut")
+    assert lines("whole") == lines("cut")
+    assert [row["step"] for row in lines("cut")] == [5, 10, 15, 20]
+
+
+def test_frozen_parameters_have_no_optimizer_state_and_do_not_move(tmp_path):
+    stage = toy_stage(rules=(Rule("encoder/", frozen=True), Rule("head/")))
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    trainer = setup.build(Toy(), stage, mesh, "data", jnp.bfloat16, seed=3)
+    fresh = trainer.init(7)
+    encoder = np.asarray(fresh["encoder"]["kernel"].astype(jnp.bfloat16))
+    state = trainer.begin(fresh)
+    assert state.frozen["encoder"]["kernel"].dtype == jnp.bfloat16
+    moments = [x.shape for x in jax.tree.leaves(state.opt_state)]
+    assert (4, 8) not in moments
+    state, _ = trainer.train_step(state, trainer.put(next(ToyBatches())))
+    assert np.array_equal(np.asarray(state.frozen["encoder"]["kernel"]), encoder)
+
+
+def test_learning_rate_multiple_scales_the_first_step():
+    def first_step(multiple):
+        rules = (Rule("encoder/", lr_multiple=multiple), Rule("head/"))
+        mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+        trainer = setup.build(Toy(), toy_stage(rules=rules), mesh, "data", jnp.float32, seed=3)
+        before = jax.device_get(trainer.init(7))
+        after, _ = trainer.train_step(
+            trainer.begin(trainer.init(7)), trainer.put(next(ToyBatches()))
+        )
+        return jax.tree.map(lambda a, b: np.asarray(a) - b, jax.device_get(after.params), before)
+
+    whole, half = first_step(1.0), first_step(0.5)
+    np.testing.assert_allclose(half["encoder"]["kernel"], whole["encoder"]["kernel"] / 2, atol=1e-7)
+    np.testing.assert_allclose(half["head"]["kernel"], whole["head"]["kernel"], atol=1e-7)
+
+
+def test_groups_are_clipped_and_scheduled_apart(tmp_path):
+    stage = toy_stage(
+        rules=(Rule("encoder/", optimizer="slow"), Rule("head/")),
+        optimizers={
+            "main": OptimizerConfig(learning_rate=0.02),
+            "slow": OptimizerConfig(learning_rate=0.02, schedule="cosine", warmup_steps=4),
+        },
+    )
+    run(tmp_path, stage)
+    rows = [json.loads(x) for x in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert {"grad_norm/main", "grad_norm/slow"} <= rows[0].keys()
+    assert rows[-1]["learning_rate/main"] == pytest.approx(0.02)
+    assert rows[-1]["learning_rate/slow"] < 0.004 < rows[0]["learning_rate/slow"]
+
+
+def test_validation_divides_sums_over_all_batches(tmp_path):
+    stage = toy_stage()
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    trainer = setup.build(Toy(), stage, mesh, "data", jnp.float32, seed=3)
+    source = ToyBatches(9)
+    held_out = [next(source), next(source)]
+    held_out[1]["weight"][4:] = 0  # so that a mean of means would be another number
+    evaluator = validation("validation", trainer.eval_step, held_out, trainer.put)
+    final = run(tmp_path, evaluators={"validation": evaluator})
+    rows = [json.loads(x) for x in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    flat = tree.flatten(jax.device_get(final.params))
+    errors, weights = 0.0, 0.0
+    for b in held_out:
+        hidden = np.maximum(b["x"] @ flat["encoder/kernel"], 0)
+        y = (hidden @ flat["head/kernel"] + flat["head/bias"])[:, 0]
+        errors += np.sum(b["weight"] * (y - b["y"]) ** 2)
+        weights += np.sum(b["weight"])
+    assert rows[-1]["validation/error"] == pytest.approx(errors / weights, rel=1e-5)
+
+
+def test_checkpoint_parameters_are_read_alone_and_prefer_the_average(tmp_path):
+    final = run(
+        tmp_path, toy_stage(ema_decay=0.9, rules=(Rule("encoder/", frozen=True), Rule("head/")))
+    )
+    assert read_run(tmp_path)["stage"] == "toy"
+    assert read_run(tmp_path)["step"] == 20
+    params = read_params(tmp_path)
+    assert same_bits(params["head"], final.ema["head"])
+    assert not same_bits(params["head"], final.params["head"])
+    assert same_bits(params["encoder"], final.frozen["encoder"])
+
+
+def test_checkpoint_of_another_size_is_refused_with_names(tmp_path):
+    run(tmp_path)
+    other = {
+        "encoder": {"kernel": jax.ShapeDtypeStruct((4, 9), jnp.float32)},
+        "tail": {"kernel": jax.ShapeDtypeStruct((8, 1), jnp.float32)},
+    }
+    with pytest.raises(UserError) as e:
+        read_params(tmp_path, other)
+    text = str(e.value)
+    assert "1 parameters missing (tail/kernel)" in text
+    assert "2 parameters unexpected (head/bias, head/kernel)" in text
+    assert "encoder/kernel (4, 8) instead of (4, 9)" in text
+
+
+def test_checkpoint_of_another_stage_is_refused(tmp_path):
+    run(tmp_path, stop_at=5)
+    with pytest.raises(UserError, match="checkpoints of stage 'toy'"):
+        mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+        trainer = setup.build(Toy(), toy_stage(), mesh, "data", jnp.float32, seed=3)
+        fit(
+            trainer.begin(trainer.init(7)), trainer.train_step, ToyBatches(), trainer.put, 20,
+            LoopConfig(log_every=5), tmp_path, RUN | {"stage": "other"}, trainer.rules, {},
+        )  # fmt: skip
+
+
+def test_a_directory_without_checkpoint_says_so(tmp_path):
+    with pytest.raises(UserError, match="no checkpoint"):
+        read_run(tmp_path / "nothing")
+
+
+def test_loss_that_is_not_finite_stops_the_run(tmp_path):
+    stage = toy_stage(optimizers={"main": OptimizerConfig(learning_rate=float("inf"))})
+    with pytest.raises(UserError, match="a finite loss"):
+        run(tmp_path, stage)
+
+
+def test_every_parameter_needs_a_rule_and_every_rule_a_parameter():
+    paths = ["encoder/kernel", "head/kernel"]
+    with pytest.raises(UserError, match="no rule for parameter 'head/kernel'"):
+        match_rules(toy_stage(rules=(Rule("encoder/"),)), paths)
+    with pytest.raises(UserError, match="patterns that decide nothing: \\['tail/'\\]"):
+        match_rules(toy_stage(rules=(Rule("encoder/"), Rule("head/"), Rule("tail/"))), paths)
+    with pytest.raises(UserError, match="optimizer 'other'"):
+        match_rules(toy_stage(rules=(Rule("", optimizer="other"),)), paths)
+
+
+def test_periods_that_would_cut_an_average_are_refused():
+    with pytest.raises(UserError, match="a multiple of loop.log_every"):
+        LoopConfig(log_every=5, save_every=7)

@@ -1,0 +1,127 @@
+"""The `unijax` command. Each verb imports what it needs when it is called."""
+
+import argparse
+import difflib
+import sys
+from collections.abc import Sequence
+
+from unijax.core.errors import UserError
+
+
+class _Parser(argparse.ArgumentParser):
+    """One clear line for a wrong flag, with the nearest right one."""
+
+    def error(self, message: str):
+        flags = [f for a in self._actions for f in a.option_strings if f.startswith("--")]
+        words = [w for w in message.split() if w.startswith("--")]
+        near = [n for w in words for n in difflib.get_close_matches(w.split("=")[0], flags, 1)]
+        hint = f" Did you mean {near[0]}?" if near else f" See `{self.prog} --help`."
+        self.exit(2, f"error: {self.prog}: {message}.{hint}\n")
+
+
+def _config_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config",
+        required=True,
+        metavar="FILE[:ARG]",
+        help="a file of configs/, with its argument",
+    )
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="changes to the config, as stage.steps=100",
+    )
+
+
+def _sampling_flags(parser: argparse.ArgumentParser, temperature: float) -> None:
+    parser.add_argument("--temperature", type=float, default=temperature, help="0 is greedy")
+    parser.add_argument("--top-k", type=int, default=0, help="0 keeps all")
+    parser.add_argument("--top-p", type=float, default=1.0, help="1 keeps all")
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def _parser() -> argparse.ArgumentParser:
+    top = _Parser(prog="unijax", description="Unified multimodal models in JAX.")
+    verbs = top.add_subparsers(dest="verb", required=True, parser_class=_Parser)
+
+    p = verbs.add_parser("train", help="run one stage of a config, or resume it")
+    _config_flags(p)
+    p.add_argument("--run-dir", required=True, help="checkpoints, metrics and samples go here")
+    p.add_argument("--init-from", help="run directory whose parameters the stage starts from")
+    p.add_argument(
+        "--stop-at", type=int, help="save and stop at this step; the same command resumes"
+    )
+
+    p = verbs.add_parser("finetune", help="train an imported checkpoint on your own data")
+    _config_flags(p)
+    p.add_argument("--init-from", required=True, help="run directory that `unijax import` wrote")
+    p.add_argument("--data", required=True, action="append", help="a JSONL file or an image folder")
+    p.add_argument("--run-dir", required=True)
+    p.add_argument("--stop-at", type=int)
+
+    p = verbs.add_parser("show", help="print rendered and packed rows of a config as text")
+    _config_flags(p)
+    p.add_argument("--rows", type=int, default=2)
+
+    p = verbs.add_parser("sample", help="draw pictures from text")
+    p.add_argument("run_dir")
+    p.add_argument("--prompt", action="append", required=True)
+    p.add_argument("--out", required=True, help="folder for the PNG files and grid.png")
+    p.add_argument("-n", type=int, default=4, help="pictures of each prompt")
+    p.add_argument("--guidance", type=float, default=5.0)
+    _sampling_flags(p, temperature=1.0)
+
+    p = verbs.add_parser("ask", help="ask about pictures, or without; several turns")
+    p.add_argument("run_dir")
+    p.add_argument("question", nargs="*", help="one turn each; none reads turns from the terminal")
+    p.add_argument("--image", action="append", default=[], help="shown before the first question")
+    p.add_argument("--max-tokens", type=int, default=256)
+    _sampling_flags(p, temperature=0.0)
+
+    p = verbs.add_parser("import", help="PyTorch weights into a run directory")
+    p.add_argument(
+        "source", nargs="?", help="directory of a Hugging Face or deepseek-ai checkpoint"
+    )
+    p.add_argument("--run-dir", required=True)
+    p.add_argument("--config", help="for parts: the config whose sizes they must have")
+    for part in ("llama", "siglip", "vq"):
+        p.add_argument(f"--{part}", help="a part to start stage 1 from")
+    p.add_argument("--tokenizer", help="for parts: directory of the tokenizer")
+
+    p = verbs.add_parser("export", help="a run directory into PyTorch weights")
+    p.add_argument("run_dir")
+    p.add_argument("out")
+    p.add_argument("--format", choices=("hf", "deepseek"), default="hf")
+    p.add_argument("--shard-gib", type=float, default=5.0)
+    p.add_argument("--dtype", choices=("float32", "bfloat16", "float16"))
+
+    p = verbs.add_parser("verify", help="live logits of a run directory against its export")
+    p.add_argument("run_dir")
+    p.add_argument("export_dir")
+    p.add_argument("--tolerance", type=float, default=1e-4)
+
+    p = verbs.add_parser("demo", help="train a small Janus, and look at what it draws and says")
+    p.add_argument("--run-dir", default="demo")
+    p.add_argument("--config", default="configs/janus_demo.py")
+    p.add_argument("overrides", nargs="*", metavar="key=value")
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a verb. Returns the exit status: 0 done, 1 a check failed, 2 a mistake in the input."""
+    args = _parser().parse_args(argv)
+    from unijax.main import verbs
+
+    try:
+        return getattr(verbs, f"{args.verb}_")(args) or 0
+    except UserError as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the last checkpoint is intact", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

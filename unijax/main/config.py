@@ -1,0 +1,168 @@
+"""Configs: a Python file's ConfigDict, overrides from the command line, then dataclasses.
+
+This is the only place that knows `ConfigDict`. A config file defines `get_config(arg)`, which
+returns a locked `ConfigDict` whose nesting mirrors the dataclasses; what it leaves out takes the
+default of the dataclass. `build` checks names and types once.
+"""
+
+import dataclasses
+import difflib
+import importlib.util
+import pathlib
+import types
+import typing
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from unijax.core.errors import UserError
+
+
+def load(spec: str, overrides: list[str]) -> ConfigDict:
+    """`path/to/config.py` or `path/to/config.py:argument`, with `key.sub=value` overrides applied.
+
+    Raises:
+      UserError: if the file, its argument, a key or a value is wrong.
+    """
+    path, _, argument = spec.partition(":")
+    file = pathlib.Path(path)
+    if not file.is_file():
+        raise UserError(
+            f"--config {spec}", f"no file {path!r}", "a Python config file", "See configs/."
+        )
+    module_spec = importlib.util.spec_from_file_location("unijax_config", file)
+    module = importlib.util.module_from_spec(module_spec)
+    module_spec.loader.exec_module(module)
+    config = module.get_config(argument) if argument else module.get_config()
+    for override in overrides:
+        _override(config, override)
+    return config
+
+
+def _override(config: ConfigDict, text: str) -> None:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise UserError(
+            f"override {text!r}", "no '='", "key.subkey=value", "Write for example stage.steps=100."
+        )
+    node: Any = config
+    *parents, leaf = key.split(".")
+    for i, name in enumerate(parents):
+        node = _child(node, name, ".".join(parents[: i + 1]))
+    old = _child(node, leaf, key)
+    new = _parse(value, old, key)
+    if isinstance(node, list):
+        node[int(leaf)] = new
+    else:
+        with node.unlocked():
+            node[leaf] = new
+
+
+def _child(node: Any, name: str, path: str) -> Any:
+    if isinstance(node, list | tuple) and name.isdigit() and int(name) < len(node):
+        return node[int(name)]
+    if isinstance(node, ConfigDict | dict) and name in node:
+        return node[name]
+    known = list(node) if isinstance(node, ConfigDict | dict) else []
+    raise unknown_key(path, name, known)
+
+
+def unknown_key(where: str, name: str, known: list[str]) -> UserError:
+    """An error that names the nearest right key."""
+    near = difflib.get_close_matches(name, known, 1)
+    advice = f"Did you mean {near[0]!r}?" if near else "Correct the key."
+    return UserError(where, f"unknown key {name!r}", f"one of {sorted(known)}", advice)
+
+
+def _parse(value: str, old: Any, key: str) -> Any:
+    try:
+        if isinstance(old, bool):
+            return {"true": True, "false": False}[value.lower()]
+        if isinstance(old, int):
+            return int(value)
+        if isinstance(old, float):
+            return float(value)
+        if isinstance(old, tuple | list):
+            items = [v for v in value.split(",") if v]
+            return type(old)(_parse(v, old[0], key) if old else v for v in items)
+    except (KeyError, ValueError):
+        raise UserError(
+            key, repr(value), f"a value of type {type(old).__name__}, as {old!r} is", "Correct it."
+        ) from None
+    if isinstance(old, ConfigDict | dict):
+        raise UserError(
+            key, repr(value), "a single value, not a group", "Override one of its keys."
+        )
+    return value
+
+
+def build(cls: type, values: Any, where: str) -> Any:
+    """An instance of the dataclass `cls` from nested mappings, names and types checked.
+
+    Raises:
+      UserError: naming the key, with the nearest right name for a wrong one.
+    """
+    if not isinstance(values, ConfigDict | dict):
+        raise UserError(where, repr(values), f"a group of keys ({cls.__name__})", "Correct it.")
+    hints = typing.get_type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
+    out = {}
+    for name in values:
+        if name not in fields:
+            raise unknown_key(where, name, list(fields))
+        out[name] = _convert(hints[name], values[name], f"{where}.{name}" if where else name)
+    required = [
+        n
+        for n, f in fields.items()
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    ]
+    if missing := [n for n in required if n not in out]:
+        raise UserError(where, f"no {missing}", f"every key of {cls.__name__} without a default",
+                        "Add them to the config.")  # fmt: skip
+    return cls(**out)
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        (hint,) = [a for a in args if a is not type(None)]
+        return _convert(hint, value, where)
+    if dataclasses.is_dataclass(hint):
+        return build(hint, value, where)
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise _wrong_type(where, value, "a list")
+        return tuple(_convert(args[0], v, f"{where}[{i}]") for i, v in enumerate(value))
+    if origin is dict:
+        if not isinstance(value, ConfigDict | dict):
+            raise _wrong_type(where, value, "a group of named entries")
+        return {k: _convert(args[1], value[k], f"{where}.{k}") for k in value}
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint in (int, float, str, bool):
+        if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+            raise _wrong_type(where, value, hint.__name__)
+        return value
+    assert hint is Any, (where, hint)
+    return value
+
+
+def _wrong_type(where: str, value: Any, expected: str) -> UserError:
+    return UserError(
+        where, f"{value!r} of type {type(value).__name__}", expected, "Correct the config."
+    )
+
+
+def to_json(value: Any) -> Any:
+    """A dataclass, nested, as plain JSON values: what checkpoints record."""
+    if dataclasses.is_dataclass(value):
+        return {
+            f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init
+        }
+    if isinstance(value, dict):
+        return {k: to_json(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_json(v) for v in value]
+    return value

@@ -1,0 +1,99 @@
+"""From a system and a stage to a placed state and compiled steps."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+from jax.sharding import Mesh
+from jax.typing import DTypeLike
+
+from unijax.core import tree
+from unijax.core.system import Params, System
+from unijax.parallel import sharding
+from unijax.train import state as state_lib
+from unijax.train.optimizer import GroupedOptimizer
+from unijax.train.stage import Rule, StageConfig, match_rules
+from unijax.train.state import TrainState
+from unijax.train.step import make_eval_step, make_train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Trainer:
+    """What `fit` needs, built once.
+
+    Attributes:
+      rules: of every parameter path.
+      abstract: nested tree of the shapes, dtypes and shardings of all parameters.
+      init: seed -> fresh parameters, placed.
+      begin: parameters -> fresh `TrainState`. Consumes its argument.
+      train_step, eval_step: jitted.
+      put: host batch -> device batch.
+    """
+
+    rules: dict[str, Rule]
+    abstract: Params
+    init: Callable[[int], Params]
+    begin: Callable[[Params], TrainState]
+    train_step: Callable
+    eval_step: Callable
+    put: Callable[[Any], Any]
+
+
+def build(
+    system: System,
+    stage: StageConfig,
+    mesh: Mesh,
+    table: str,
+    compute_dtype: DTypeLike,
+    seed: int,
+) -> Trainer:
+    """Matches rules, places parameters and compiles nothing yet."""
+    boxed = jax.eval_shape(lambda: system.init(jax.random.key(0)))
+    shardings = sharding.param_shardings(boxed, mesh, table)
+    abstract = jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), nn.unbox(boxed), shardings
+    )
+    rules = match_rules(stage, list(tree.flatten(abstract)))
+    trained = {p: r for p, r in rules.items() if not r.frozen}
+    optimizer = GroupedOptimizer(stage, trained)
+
+    def begin(params: Params) -> TrainState:
+        return state_lib.begin(params, rules, optimizer, compute_dtype, stage.ema_decay > 0)
+
+    whole = sharding.replicated(mesh)
+    by_path = tree.flatten(shardings)
+
+    def place(path: tuple, leaf: Any) -> jax.sharding.Sharding:
+        """Moments and averages lie like the parameter whose path they end with."""
+        names = [str(getattr(k, "key", getattr(k, "name", k))) for k in path]
+        for i in range(len(names)):
+            found = by_path.get("/".join(names[i:]))
+            if (
+                found is not None
+                and leaf.shape == tree.flatten(abstract)["/".join(names[i:])].shape
+            ):
+                return found
+        return whole
+
+    state_shardings = jax.tree_util.tree_map_with_path(place, jax.eval_shape(begin, abstract))
+    rows = sharding.batch_sharding(mesh)
+
+    def init(run_seed: int) -> Params:
+        fresh = jax.jit(lambda key: nn.unbox(system.init(key)), out_shardings=shardings)
+        return fresh(jax.random.key(run_seed))
+
+    def put(batch: Any) -> Any:
+        return jax.tree.map(lambda x: jax.make_array_from_process_local_data(rows, x), batch)
+
+    step = make_train_step(system, optimizer, rules, stage.ema_decay, seed)
+    return Trainer(
+        rules=rules,
+        abstract=abstract,
+        init=init,
+        begin=jax.jit(begin, out_shardings=state_shardings, donate_argnums=0),
+        train_step=jax.jit(step, donate_argnums=0, out_shardings=(state_shardings, None)),
+        eval_step=jax.jit(make_eval_step(system)),
+        put=put,
+    )
