@@ -26,10 +26,10 @@ TABLES: dict[str, dict[str, str | None]] = {
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """Sizes of the mesh axes and the table of parameters.
+    """Sizes of the mesh axes and the table of parameters. One size may be -1: what is left.
 
     Attributes:
-      data: replicas; -1 takes the devices that are left.
+      data: replicas.
       fsdp: devices over which parameters are split. Rows are split over both.
       table: key of `TABLES`.
     """
@@ -52,15 +52,19 @@ def make_mesh(config: MeshConfig, devices: list | None = None) -> Mesh:
       UserError: if the sizes do not multiply to the number of devices.
     """
     devices = jax.devices() if devices is None else devices
-    data = len(devices) // config.fsdp if config.data == -1 else config.data
-    if data * config.fsdp != len(devices):
+    data, fsdp, n = config.data, config.fsdp, len(devices)
+    if data == -1 and fsdp > 0:
+        data = n // fsdp
+    elif fsdp == -1 and data > 0:
+        fsdp = n // data
+    if data * fsdp != n or data < 1:
         raise UserError(
             "mesh",
-            f"data={config.data} x fsdp={config.fsdp} on {len(devices)} devices",
+            f"data={config.data} x fsdp={config.fsdp} on {n} devices",
             "a product equal to the number of devices",
-            "Set mesh.data=-1 and a mesh.fsdp that divides it.",
+            "Set one to -1 and the other to a divisor of the number of devices.",
         )
-    return Mesh(np.asarray(devices).reshape(data, config.fsdp), (DATA, FSDP))
+    return Mesh(np.asarray(devices).reshape(data, fsdp), (DATA, FSDP))
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

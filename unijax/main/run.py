@@ -1,0 +1,98 @@
+"""A resolved run: what a config file says, as dataclasses, and the system that it names."""
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+
+from unijax.core.errors import UserError
+from unijax.core.system import System
+from unijax.data.config import DataConfig, GroupConfig
+from unijax.main.config import build, unknown_key
+from unijax.parallel.sharding import MeshConfig
+from unijax.systems.janus import Janus, JanusConfig
+from unijax.train.loop import LoopConfig
+from unijax.train.stage import StageConfig
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
+
+
+@dataclasses.dataclass(frozen=True)
+class ValidationConfig:
+    """Fixed held-out rows.
+
+    Attributes:
+      batches: how many batches of `data.rows` rows; 0 for none.
+      groups: held-out sources, as `data.groups`.
+    """
+
+    batches: int = 0
+    groups: tuple[GroupConfig, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """One stage of training, whole.
+
+    Attributes:
+      reproduces: what published run or table this is, or what it is for.
+      system: key of `SYSTEMS`.
+      model: sizes, of the class that the system names.
+      data: sources, mixture, rows.
+      stage: what is trained, and how.
+      tokenizer: directory of the tokenizer.
+      init: weight files of parts that do not start at random: {group: path}.
+      cache_frozen: compute features and codes of frozen encoders once, ahead of training.
+      dtype: of compute.
+      param_dtype: of trained parameters.
+      remat: "none", "dots" or "full".
+      seed: of initialisation and of the steps' keys; data has its own.
+    """
+
+    reproduces: str
+    system: str
+    model: Any
+    data: Any
+    stage: StageConfig
+    tokenizer: str
+    loop: LoopConfig
+    mesh: MeshConfig = MeshConfig()
+    validation: ValidationConfig = ValidationConfig()
+    init: dict[str, str] = dataclasses.field(default_factory=dict)
+    cache_frozen: bool = False
+    dtype: str = "float32"
+    param_dtype: str = "float32"
+    remat: str = "none"
+    seed: int = 0
+
+
+# system -> (class of the system, class of `model`, class of `data`)
+SYSTEMS = {"janus": (Janus, JanusConfig, DataConfig)}
+
+
+def resolve(values: Any) -> RunConfig:
+    """The one place where a config becomes dataclasses.
+
+    Raises:
+      UserError: for a wrong key, type or value.
+    """
+    run = build(RunConfig, values, "")
+    if run.system not in SYSTEMS:
+        raise unknown_key("system", run.system, list(SYSTEMS))
+    for name in ("dtype", "param_dtype"):
+        if getattr(run, name) not in DTYPES:
+            raise UserError(
+                name, repr(getattr(run, name)), f"one of {sorted(DTYPES)}", "Correct the config."
+            )
+    _, model, data = SYSTEMS[run.system]
+    return dataclasses.replace(
+        run, model=build(model, run.model, "model"), data=build(data, run.data, "data")
+    )
+
+
+def make_system(run: RunConfig) -> System:
+    """The recipe of a resolved run."""
+    cls = SYSTEMS[run.system][0]
+    return cls(
+        run.model, dtype=DTYPES[run.dtype], param_dtype=DTYPES[run.param_dtype], remat=run.remat
+    )

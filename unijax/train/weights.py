@@ -1,0 +1,48 @@
+"""Small weight files that ship with the project: safetensors named by our own paths."""
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from safetensors import SafetensorError
+from safetensors.flax import load_file, save_file
+
+from unijax.core import tree
+from unijax.core.errors import UserError
+from unijax.core.files import atomic_file
+from unijax.core.system import Params
+from unijax.train.checkpoint import check_same
+
+
+def save_weights(path: str | pathlib.Path, params: Params, dtype: DTypeLike) -> None:
+    """Writes a nested tree, cast to `dtype`, as one file."""
+    flat = {p: jnp.asarray(x, dtype) for p, x in tree.flatten(params).items()}
+    with atomic_file(path) as temporary:
+        save_file(flat, str(temporary))
+
+
+def load_weights(path: str | pathlib.Path, like: Params) -> Params:
+    """Reads a nested tree with the paths, shapes, dtypes and shardings of `like`.
+
+    Raises:
+      UserError: if the file is missing or broken, or holds other parameters.
+    """
+    try:
+        flat = load_file(str(path))
+    except (OSError, SafetensorError) as e:
+        raise UserError(
+            str(path),
+            f"a file that cannot be read ({e})",
+            "a safetensors file that `unijax train` or the repository wrote",
+            "Restore the file or correct its path in the config.",
+        ) from e
+    wanted = tree.flatten(like)
+    check_same(
+        str(path),
+        {p: x.shape for p, x in flat.items()},
+        {p: x.shape for p, x in wanted.items()},
+    )
+    return tree.unflatten(
+        {p: jax.device_put(x.astype(wanted[p].dtype), wanted[p].sharding) for p, x in flat.items()}
+    )
