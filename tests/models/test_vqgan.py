@@ -15,10 +15,13 @@ from transformers.models.janus.modeling_janus import JanusVQVAE
 
 from unijax.core import axes, tree
 from unijax.core.errors import UserError
-from unijax.models.vqgan import SIZES, VQConfig, VQModel
+from unijax.models.vqgan import SIZES, VQGAN, VQConfig
 
-# Every construct of VQ-16 (five levels, channel changes up and down, two blocks) at 1/16 the width.
-FIVE_LEVELS = VQConfig(image_size=32, base_channels=32, latent_channels=16, num_embeddings=96)
+# Every construct of VQ-16 (a level without change of channels, one with, two blocks a level).
+THREE_LEVELS = VQConfig(
+    image_size=16, base_channels=32, channel_multiplier=(1, 1, 2), latent_channels=16,
+    num_embeddings=96,
+)  # fmt: skip
 
 
 def reference(cfg: VQConfig) -> JanusVQVAE:
@@ -62,13 +65,9 @@ def to_tree(model: JanusVQVAE) -> dict:
     return {"params": tree.unflatten(flat)}
 
 
-def shapes(params: dict) -> dict:
-    return {k: v.shape for k, v in tree.flatten(params).items()}
-
-
 def init_shapes(cfg: VQConfig) -> dict:
     pixels = jnp.zeros((1, cfg.image_size, cfg.image_size, 3))
-    return jax.eval_shape(VQModel(cfg).init, jax.random.key(0), pixels)
+    return jax.eval_shape(VQGAN(cfg).init, jax.random.key(0), pixels)
 
 
 def assert_close(ours, theirs, tolerance=1e-5):
@@ -76,70 +75,75 @@ def assert_close(ours, theirs, tolerance=1e-5):
     assert np.abs(np.asarray(ours) - theirs).max() <= tolerance * np.abs(theirs).max()
 
 
-@pytest.fixture(scope="module", params=["vq_test", "five_levels"])
+@pytest.fixture(scope="module", params=[SIZES["vq_test"], THREE_LEVELS], ids=["two", "three"])
 def pair(request):
-    cfg = SIZES["vq_test"] if request.param == "vq_test" else FIVE_LEVELS
-    model = reference(cfg)
-    params = to_tree(model)
-    assert shapes(params) == shapes(nn.unbox(init_shapes(cfg)))
-    pixels = np.random.default_rng(1).uniform(-1, 1, (2, cfg.image_size, cfg.image_size, 3))
-    return cfg, model, params, pixels.astype(np.float32)
+    """Config, the reference, its input, and all that ours makes of it."""
+    cfg = request.param
+    theirs = reference(cfg)
+    params = to_tree(theirs)
+    init = nn.unbox(init_shapes(cfg))
+    assert {k: v.shape for k, v in tree.flatten(params).items()} == {
+        k: v.shape for k, v in tree.flatten(init).items()
+    }
+    rng = np.random.default_rng(1)
+    pixels = rng.uniform(-1, 1, (2, cfg.image_size, cfg.image_size, 3)).astype(np.float32)
+    codes = rng.integers(0, cfg.num_embeddings, (2, cfg.num_tokens))
 
+    @jax.jit
+    def run(params, pixels, codes):
+        method = lambda x, name: VQGAN(cfg).apply(params, x, method=name)  # noqa: E731
+        encoded = method(pixels, "encode")
+        return {
+            "latents": method(pixels, "encode_latents"),
+            "codes": encoded,
+            "decoded": method(codes, "decode"),
+            "again": method(encoded, "decode"),
+            "trained": VQGAN(cfg).apply(params, pixels),
+        }
 
-def nchw(pixels):
-    return torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy())
+    return cfg, theirs, pixels, codes, run(params, pixels, codes)
 
 
 def theirs_latents(model, pixels):
     with torch.no_grad():
-        return model.quant_conv(model.encoder(nchw(pixels))).permute(0, 2, 3, 1).flatten(1, 2)
+        x = torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy())
+        return model.quant_conv(model.encoder(x)).permute(0, 2, 3, 1).flatten(1, 2)
 
 
 def test_latents_before_quantisation_equal_the_reference(pair):
-    cfg, model, params, pixels = pair
-    ours = jax.jit(lambda p, x: VQModel(cfg).apply(p, x, method="encode_latents"))(params, pixels)
-    assert_close(ours, theirs_latents(model, pixels))
+    _, theirs, pixels, _, ours = pair
+    assert_close(ours["latents"], theirs_latents(theirs, pixels))
 
 
 def test_codes_equal_the_normalised_reference(pair):
     # transformers' encode leaves out the normalisation that the released model was trained with.
     # Given unit vectors on both sides its own quantiser is the right one.
-    cfg, model, params, pixels = pair
+    cfg, theirs, pixels, _, ours = pair
     unit = torch.nn.functional.normalize
     with torch.no_grad():
-        z = unit(theirs_latents(model, pixels), dim=-1)
-        rows = unit(model.quantize.embedding.weight, dim=-1)
-        distance = torch.cdist(z.flatten(0, 1), rows).topk(2, largest=False)
-    ours = jax.jit(lambda p, x: VQModel(cfg).apply(p, x, method="encode"))(params, pixels)
-    assert len(np.unique(ours)) > 4
-    assert (distance.values[:, 1] - distance.values[:, 0]).min() > 1e-5, "a tie: change the seed"
-    np.testing.assert_array_equal(np.asarray(ours).ravel(), distance.indices[:, 0])
-    assert ours.shape == (2, cfg.num_tokens)
-    assert ours.dtype == jnp.int32
+        z = unit(theirs_latents(theirs, pixels), dim=-1)
+        theirs.quantize.embedding.weight.copy_(unit(theirs.quantize.embedding.weight, dim=-1))
+        _, _, ids = theirs.quantize(z.unflatten(1, (cfg.grid, cfg.grid)).permute(0, 3, 1, 2))
+        two = torch.cdist(z, theirs.quantize.embedding.weight).topk(2, largest=False).values
+    assert (two[..., 1] - two[..., 0]).min() > 1e-5, "a tie: change the seed"
+    assert len(np.unique(ids)) > 4
+    np.testing.assert_array_equal(np.asarray(ours["codes"]).ravel(), ids)
+    assert ours["codes"].shape == (2, cfg.num_tokens)
+    assert ours["codes"].dtype == jnp.int32
 
 
 def test_decoded_pixels_equal_the_reference(pair):
-    cfg, model, params, _ = pair
-    codes = np.random.default_rng(2).integers(0, cfg.num_embeddings, (2, cfg.num_tokens))
-    ours = jax.jit(lambda p, c: VQModel(cfg).apply(p, c, method="decode"))(params, codes)
+    _, theirs, _, codes, ours = pair
     with torch.no_grad():
-        theirs = model.decode(torch.from_numpy(codes)).permute(0, 2, 3, 1)
-    assert_close(ours, theirs)
+        pixels = theirs.decode(torch.from_numpy(codes)).permute(0, 2, 3, 1)
+    assert_close(ours["decoded"], pixels)
 
 
 def test_training_pass_reconstructs_what_encode_and_decode_do(pair):
-    cfg, _, params, pixels = pair
-    model = VQModel(cfg)
-
-    def both(params, pixels):
-        out = model.apply(params, pixels)
-        codes = model.apply(params, pixels, method="encode")
-        return out, codes, model.apply(params, codes, method="decode")
-
-    out, codes, decoded = jax.jit(both)(params, pixels)
-    np.testing.assert_array_equal(out.codes, codes)
-    assert_close(out.pixels, decoded)
-    assert_close(out.codebook_loss, out.commitment_loss)
+    *_, ours = pair
+    np.testing.assert_array_equal(ours["trained"].codes, ours["codes"])
+    assert_close(ours["trained"].pixels, ours["again"])
+    assert_close(ours["trained"].codebook_loss, ours["trained"].commitment_loss)
 
 
 def test_gradients_of_the_training_pass_go_where_they_should():
@@ -150,7 +154,7 @@ def test_gradients_of_the_training_pass_go_where_they_should():
     @jax.jit
     def largest(params, weights):
         def loss(params):
-            out = VQModel(cfg).apply(params, pixels)
+            out = VQGAN(cfg).apply(params, pixels)
             picture = jnp.sum((out.pixels - pixels) ** 2)
             return weights @ jnp.stack(
                 [picture, out.codebook_loss.sum(), out.commitment_loss.sum()]
@@ -177,12 +181,12 @@ def test_bfloat16_runs_in_bfloat16():
     params = to_tree(reference(cfg))
     stored = jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), params)
     pixels = jax.random.uniform(jax.random.key(0), (2, 16, 16, 3), minval=-1.0)
-    half = VQModel(cfg, dtype=jnp.bfloat16, param_dtype=jnp.bfloat16)
+    half = VQGAN(cfg, dtype=jnp.bfloat16, param_dtype=jnp.bfloat16)
 
     def run(model):
         return jax.jit(lambda p: model.apply(p, pixels, method="encode_latents"))
 
-    z16, z32 = run(half)(stored), run(VQModel(cfg))(params)
+    z16, z32 = run(half)(stored), run(VQGAN(cfg))(params)
     assert z16.dtype == jnp.bfloat16
     assert_close(z16.astype(jnp.float32), z32, tolerance=0.1)
     convolutions = [
@@ -202,6 +206,27 @@ def test_vq_16_is_the_published_size():
     assert sum(math.prod(x.shape) for x in jax.tree.leaves(init)) == 71_883_403
     cfg = SIZES["vq_16"]
     assert (cfg.downsampling, cfg.num_tokens, cfg.num_embeddings) == (16, 576, 16384)
+
+
+@pytest.mark.parametrize("cfg", [*SIZES.values(), THREE_LEVELS], ids=[*SIZES, "three_levels"])
+def test_parameters_are_counted_exactly(cfg):
+    whole = sum(math.prod(x.shape) for x in jax.tree.leaves(init_shapes(cfg)))
+    assert cfg.count_parameters() == whole
+
+
+def test_flops_are_those_of_the_program():
+    # XLA counts elementwise work too: a few per cent at this width.
+    cfg = VQConfig(image_size=64, base_channels=64, channel_multiplier=(1, 2), num_embeddings=256)
+    params = init_shapes(cfg)
+    pixels = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+    codes = jax.ShapeDtypeStruct((1, cfg.num_tokens), jnp.int32)
+
+    def counted(method, x):
+        lowered = jax.jit(lambda p, x: VQGAN(cfg).apply(p, x, method=method)).lower(params, x)
+        return lowered.cost_analysis()["flops"]
+
+    assert counted("encode", pixels) == pytest.approx(cfg.encode_flops_per_image(), rel=0.05)
+    assert counted("decode", codes) == pytest.approx(cfg.decode_flops_per_image(), rel=0.05)
 
 
 def test_every_parameter_has_logical_axes():

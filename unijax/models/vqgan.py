@@ -14,7 +14,7 @@ Parameter paths against Hugging Face's `model.vqmodel.*`: read '/' as '.', and
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import flax.struct
@@ -91,6 +91,20 @@ class VQConfig:
     def num_tokens(self) -> int:
         """Codes of an image."""
         return self.grid**2
+
+    def count_parameters(self) -> int:
+        """All parameters, the codebook's too."""
+        table = self.num_embeddings * self.embed_dim
+        return _encoder_cost(self).parameters + _decoder_cost(self).parameters + table
+
+    def encode_flops_per_image(self) -> int:
+        """Of convolutions and products, codebook search included; 2 per multiply-add."""
+        search = 2 * self.num_tokens * self.num_embeddings * self.embed_dim
+        return _encoder_cost(self).flops + search
+
+    def decode_flops_per_image(self) -> int:
+        """Of convolutions and products; 2 per multiply-add."""
+        return _decoder_cost(self).flops
 
 
 SIZES = {
@@ -218,7 +232,7 @@ class Codebook(nn.Module):
         return quantize.look_up(codes, self.embedding)
 
 
-class VQModel(nn.Module):
+class VQGAN(nn.Module):
     """The tokenizer. `init` through `__call__`, which reaches every parameter.
 
     Pixels are floats in -1..1, `[B, image_size, image_size, 3]`.
@@ -265,3 +279,63 @@ class VQModel(nn.Module):
         grid = self.config.grid
         z = self.post_quant_conv(q.reshape(q.shape[0], grid, grid, -1).astype(self.dtype))
         return self.decoder(z).astype(jnp.float32)
+
+
+class _Cost(NamedTuple):
+    parameters: int = 0
+    flops: int = 0
+
+
+def _add(*costs: _Cost) -> _Cost:
+    return _Cost(*(sum(column) for column in zip(*costs)))
+
+
+def _conv(kernel: int, c_in: int, c_out: int, side: int) -> _Cost:
+    """`side` is of the output."""
+    products = kernel**2 * c_in * c_out
+    return _Cost(products + c_out, 2 * products * side**2)
+
+
+def _res(c_in: int, c_out: int, side: int) -> _Cost:
+    shortcut = _conv(1, c_in, c_out, side) if c_in != c_out else _Cost()
+    norms = _Cost(2 * c_in + 2 * c_out)
+    return _add(norms, _conv(3, c_in, c_out, side), _conv(3, c_out, c_out, side), shortcut)
+
+
+def _attention(c: int, side: int) -> _Cost:
+    return _add(_Cost(2 * c, 4 * side**4 * c), *[_conv(1, c, c, side)] * 4)
+
+
+def _encoder_cost(cfg: VQConfig) -> _Cost:
+    """Up to the latents, `quant_conv` included."""
+    side, c = cfg.image_size, cfg.base_channels
+    costs = [_conv(3, 3, c, side)]
+    for channels in cfg.level_channels:
+        coarsest = side == cfg.grid
+        for _ in range(cfg.num_res_blocks):
+            costs.append(_res(c, channels, side))
+            c = channels
+            costs += [_attention(c, side)] * coarsest
+        if not coarsest:
+            side //= 2
+            costs.append(_conv(3, c, c, side))
+    ends = [_Cost(2 * c), _conv(3, c, cfg.latent_channels, side)]
+    ends.append(_conv(1, cfg.latent_channels, cfg.embed_dim, side))
+    return _add(*costs, _res(c, c, side), _attention(c, side), _res(c, c, side), *ends)
+
+
+def _decoder_cost(cfg: VQConfig) -> _Cost:
+    """From the codes on, `post_quant_conv` included."""
+    side, c = cfg.grid, cfg.level_channels[-1]
+    costs = [_conv(1, cfg.embed_dim, cfg.latent_channels, side)]
+    costs += [_conv(3, cfg.latent_channels, c, side)]
+    costs += [_res(c, c, side), _attention(c, side), _res(c, c, side)]
+    for channels in reversed(cfg.level_channels):
+        for _ in range(cfg.num_res_blocks + 1):
+            costs.append(_res(c, channels, side))
+            c = channels
+            costs += [_attention(c, side)] * (side == cfg.grid)
+        if side != cfg.image_size:
+            side *= 2
+            costs.append(_conv(3, c, c, side))
+    return _add(*costs, _Cost(2 * c), _conv(3, c, 3, side))

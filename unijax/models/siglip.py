@@ -1,0 +1,252 @@
+"""SigLIP vision tower: pixels to one feature per patch (arXiv 2303.15343; a ViT, arXiv 2010.11929).
+
+Janus's tower is timm's `vit_large_patch16_siglip_384` without its pooling head, with exact (erf)
+GELU; Google's SigLIP has the tanh form. The tree fits `model.vision_model.*` of transformers'
+Janus, whose attention ends in `projection_layer` (`out_proj` in its `SiglipVisionModel`).
+
+`patch_embedding/kernel` is `[patch * patch * 3, D]`, rows in the order (row, column, channel) of a
+patch: a `[D, 3, p, p]` convolution weight, transposed to `[p, p, 3, D]` and flattened.
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import DTypeLike
+from jaxtyping import Float, Int
+
+from unijax.core import axes
+from unijax.core.errors import UserError
+from unijax.nn.layers import Dense, Embed, LayerNorm
+from unijax.nn.stack import stack
+from unijax.ops.attention import attention, full_intervals
+
+ACTIVATIONS = {"gelu": False, "gelu_tanh": True}  # name -> tanh approximation
+FEATURES = ("post_norm", "pre_norm")
+
+
+@dataclasses.dataclass(frozen=True)
+class SiglipConfig:
+    """Shape of a tower. Field names are those of transformers' `SiglipVisionConfig`.
+
+    Raises:
+      UserError: sizes that do not divide, or an unknown name.
+    """
+
+    image_size: int = 384  # pixels of a side
+    patch_size: int = 16
+    hidden_size: int = 1024
+    intermediate_size: int = 4096
+    num_hidden_layers: int = 24
+    num_attention_heads: int = 16
+    layer_norm_eps: float = 1e-6
+    hidden_act: str = "gelu"  # "gelu" is erf, as in Janus; "gelu_tanh" as in Google's SigLIP
+    features: str = "post_norm"  # "post_norm": after the last norm; "pre_norm": without it
+
+    def __post_init__(self):
+        if self.image_size % self.patch_size:
+            raise UserError(
+                "SiglipConfig.image_size",
+                f"{self.image_size}",
+                f"a multiple of patch_size={self.patch_size}",
+                "Change one of them.",
+            )
+        if self.hidden_size % self.num_attention_heads:
+            raise UserError(
+                "SiglipConfig.num_attention_heads",
+                f"{self.num_attention_heads}",
+                f"a divisor of hidden_size={self.hidden_size}",
+                "Change one of them.",
+            )
+        for name, allowed in (("hidden_act", [*ACTIVATIONS]), ("features", FEATURES)):
+            if getattr(self, name) not in allowed:
+                raise UserError(
+                    f"SiglipConfig.{name}",
+                    repr(getattr(self, name)),
+                    f"one of {allowed}",
+                    "Correct the config.",
+                )
+
+    @property
+    def num_tokens(self) -> int:
+        """Features of an image."""
+        return (self.image_size // self.patch_size) ** 2
+
+    def count_parameters(self) -> int:
+        """All parameters of the tower."""
+        d, m = self.hidden_size, self.intermediate_size
+        embeddings = (3 * self.patch_size**2 + 1 + self.num_tokens) * d
+        layer = 4 * (d + 1) * d + (d + 1) * m + (m + 1) * d + 4 * d
+        last_norm = 2 * d if self.features == "post_norm" else 0
+        return embeddings + self.num_hidden_layers * layer + last_norm
+
+    def flops_per_image(self) -> int:
+        """Of the matrix products of a forward pass, 2 per multiply-add."""
+        n, d = self.num_tokens, self.hidden_size
+        patches = 2 * n * 3 * self.patch_size**2 * d
+        layer = 2 * n * (4 * d * d + 2 * d * self.intermediate_size) + 4 * n * n * d
+        return patches + self.num_hidden_layers * layer
+
+
+SIZES = {
+    "siglip_large_patch16_384": SiglipConfig(),
+    "siglip_test": SiglipConfig(
+        image_size=32, patch_size=8, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=4,
+    ),
+}  # fmt: skip
+
+
+class Siglip(nn.Module):
+    """The tower.
+
+    Attributes:
+      config: sizes.
+      remat: of the layers: "none", "dots" or "full" (`nn.stack`).
+    """
+
+    config: SiglipConfig
+    remat: str = "none"
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, pixels: Float[Array, "B height width 3"]) -> Float[Array, "B N D"]:
+        """Features of every patch in raster order, from pixels in -1..1."""
+        cfg, kinds = self.config, {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        x = Embeddings(cfg, name="embeddings", **kinds)(pixels)
+        x = Encoder(cfg, self.remat, name="encoder", **kinds)(x)
+        if cfg.features == "post_norm":
+            x = LayerNorm(cfg.layer_norm_eps, name="post_layernorm", **kinds)(x)
+        return x
+
+
+class Embeddings(nn.Module):
+    """Patches projected, plus a learned vector per position."""
+
+    config: SiglipConfig
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, pixels: Float[Array, "B height width 3"]) -> Float[Array, "B N D"]:
+        cfg, kinds = self.config, {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        names = (axes.PATCH, axes.VISION_EMBED)
+        x = Dense(cfg.hidden_size, names, name="patch_embedding", **kinds)(
+            patches(pixels, cfg.patch_size)
+        )
+        table = Embed(
+            cfg.num_tokens,
+            cfg.hidden_size,
+            (axes.POSITIONS, axes.VISION_EMBED),
+            name="position_embedding",
+            **kinds,
+        )
+        return x + table(jnp.arange(cfg.num_tokens))
+
+
+class Encoder(nn.Module):
+    """The layers, each position seeing every other."""
+
+    config: SiglipConfig
+    remat: str = "none"
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
+        cfg, kinds = self.config, {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        batch, length, _ = x.shape
+        layers = stack(
+            Layer,
+            cfg.num_hidden_layers,
+            self.remat,
+            "layers",
+            width=cfg.hidden_size,
+            hidden=cfg.intermediate_size,
+            num_heads=cfg.num_attention_heads,
+            epsilon=cfg.layer_norm_eps,
+            hidden_act=cfg.hidden_act,
+            **kinds,
+        )
+        x, _ = layers(x, None, full_intervals(batch, length, length))
+        return x
+
+
+class Layer(nn.Module):
+    """Pre-norm transformer block with biases everywhere."""
+
+    width: int
+    hidden: int
+    num_heads: int
+    epsilon: float
+    hidden_act: str
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B N D"],
+        per_layer: None,
+        intervals: tuple[Int[Array, "B N"], Int[Array, "B N"]],
+    ) -> tuple[Float[Array, "B N D"], None]:
+        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        h = LayerNorm(self.epsilon, name="layer_norm1", **kinds)(x)
+        x = x + SelfAttention(self.width, self.num_heads, name="self_attn", **kinds)(h, *intervals)
+        h = LayerNorm(self.epsilon, name="layer_norm2", **kinds)(x)
+        x = x + MLP(self.width, self.hidden, self.hidden_act, name="mlp", **kinds)(h)
+        return x, per_layer
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention over intervals of keys."""
+
+    width: int
+    num_heads: int
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B N D"],
+        kv_start: Int[Array, "B N"],
+        kv_end: Int[Array, "B N"],
+    ) -> Float[Array, "B N D"]:
+        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        b, n, d = x.shape
+        into, out = (axes.VISION_EMBED, axes.VISION_HEADS), (axes.VISION_HEADS, axes.VISION_EMBED)
+        q, k, v = (
+            Dense(self.width, into, name=name, **kinds)(x).reshape(b, n, self.num_heads, -1)
+            for name in ("q_proj", "k_proj", "v_proj")
+        )
+        y = attention(q, k, v, kv_start, kv_end).reshape(b, n, d)
+        return Dense(self.width, out, name="projection_layer", **kinds)(y)
+
+
+class MLP(nn.Module):
+    """Linear, GELU, Linear."""
+
+    width: int
+    hidden: int
+    hidden_act: str
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
+        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        x = Dense(self.hidden, (axes.VISION_EMBED, axes.VISION_MLP), name="fc1", **kinds)(x)
+        x = jax.nn.gelu(x, approximate=ACTIVATIONS[self.hidden_act])
+        return Dense(self.width, (axes.VISION_MLP, axes.VISION_EMBED), name="fc2", **kinds)(x)
+
+
+def patches(pixels: Float[Array, "B height width C"], size: int) -> Float[Array, "B N patch"]:
+    """Squares of `size` pixels in raster order, each flattened as (row, column, channel)."""
+    b, height, width, c = pixels.shape
+    rows, columns = height // size, width // size
+    x = pixels.reshape(b, rows, size, columns, size, c).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(b, rows * columns, size * size * c)
