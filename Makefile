@@ -1,0 +1,39 @@
+# Every target makes the environment it needs: Python 3.11 or newer is all that must be there.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUN := demo
+
+.PHONY: demo test lint bench composition golden clean
+
+# Train a small Janus in front of you (about 15 minutes on 2 cores) and open demo/report.html.
+demo: $(VENV)/ready
+	$(BIN)/unijax demo --run-dir $(RUN)
+
+# What gates every change: linters, floors, then the tests.
+test: lint
+	$(BIN)/python -m pytest tests
+
+lint: $(VENV)/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+# Side by side with transformers/PyTorch on this machine; writes docs/benchmarks.md.
+bench: $(VENV)/ready
+	$(BIN)/python bench/janus.py
+
+# Rewrites the golden files; review the diff.
+golden: $(VENV)/ready
+	UPDATE_GOLDEN=1 $(BIN)/python -m pytest tests -k golden
+
+$(VENV)/ready: requirements.txt setup.py
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; set PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --upgrade pip
+	$(BIN)/python -m pip install -q -r requirements.txt
+	$(BIN)/python -m pip install -q --no-deps -e .
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(RUN)
