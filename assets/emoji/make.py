@@ -16,7 +16,8 @@ import numpy as np
 from PIL import Image
 
 from unijax.data.builders.packages import unpack_npm
-from unijax.data.builders.shards import split_of, stable_hash, write_shards
+from unijax.data.builders.shards import split_of, write_shards
+from unijax.data.document import stable_hash
 
 PICTURES = ("@lobehub/fluent-emoji-3d", "1.1.0")
 NAMES = ("emojibase-data", "17.0.0")
@@ -95,9 +96,9 @@ def is_brighter(path: Path, other: Path) -> bool:
 def as_drawn(found: dict[str, Path]) -> dict[str, Path]:
     """Puts right what the package names wrongly: code points of what is drawn -> file.
 
-    Looked at and measured: medium-light and medium are exchanged in nearly every emoji that has skin
-    tones (the brighter of the two is medium-light), the deaf man and woman are exchanged, one emoji
-    has its tones reversed, and a few files hold another emoji's picture.
+    Looked at and measured: medium-light and medium are exchanged in nearly every emoji that has
+    skin tones (the brighter of the two is medium-light), the deaf man and woman are exchanged, one
+    emoji has its tones reversed, and a few files hold another emoji's picture.
     """
     drawn = {}
     for code, path in found.items():
@@ -142,7 +143,6 @@ def concept_names(found: dict, entries: dict) -> dict[str, str]:
 def read_entries(data: Path) -> dict[str, dict]:
     """code points -> label, base label, tone, keywords, category, subcategory, order."""
     groups = json.loads((data / "meta/groups.json").read_text())
-    plain = lambda name: name.replace("-", " ")
     category = {i: name.replace("-", " and ") for i, name in groups["groups"].items()}
     entries = {}
     for base in json.loads((data / "en/data.json").read_text()):
@@ -156,7 +156,7 @@ def read_entries(data: Path) -> dict[str, dict]:
                 "skin_tone": TONES[tone - 1] if isinstance(tone, int) else None,
                 "keywords": base.get("tags", []),
                 "category": category[str(base["group"])],
-                "subcategory": plain(groups["subgroups"][str(base["subgroup"])]),
+                "subcategory": groups["subgroups"][str(base["subgroup"])].replace("-", " "),
                 "order": entry["order"],
             }
     return entries

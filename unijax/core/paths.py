@@ -9,8 +9,8 @@ from unijax.core.errors import UserError
 def assets_dir() -> Path:
     """The folder of the shipped data and weights.
 
-    `$UNIJAX_ASSETS` where it is set; otherwise `assets/` beside the package, where a checkout has it
-    (`pip install -e .`). Raises UserError when there is no such folder.
+    `$UNIJAX_ASSETS` where it is set; otherwise `assets/` beside the package, where a checkout has
+    it (`pip install -e .`). Raises UserError when there is no such folder.
     """
     named = os.environ.get("UNIJAX_ASSETS")
     path = Path(named) if named else Path(__file__).resolve().parents[2] / "assets"

@@ -7,6 +7,7 @@ of each, so that a missing or damaged shard is named before anything is made fro
 
 import hashlib
 import io
+import itertools
 import json
 import zipfile
 from collections import Counter
@@ -14,21 +15,19 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from unijax.core.errors import UserError
+from unijax.data.document import stable_hash
 
 MAX_SHARD_BYTES = 4 * 2**20 - 1
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # a fixed time stamp: the same records give the same bytes
 
 
-def stable_hash(*words: object) -> int:
-    """A 64-bit hash of the words that is the same on every machine and run."""
-    text = "\x1f".join(map(str, words))
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+def split_of(concept: str, held: float = 0.05) -> str:
+    """'train', 'validation' or 'test', a function of the concept's name alone.
 
-
-def split_of(concept: str) -> str:
-    """'train', 'validation' or 'test' in about 90/5/5, a function of the concept's name alone."""
-    share = stable_hash("split", concept) / 2**64
-    return "train" if share < 0.90 else "validation" if share < 0.95 else "test"
+    Validation and test have about the share `held` each.
+    """
+    share = stable_hash("split", concept) / 2**32
+    return "test" if share < held else "validation" if share < 2 * held else "train"
 
 
 def _pack(records: list[dict], files: dict[str, bytes]) -> bytes:
@@ -51,14 +50,14 @@ def write_shards(
 ) -> dict:
     """Writes the records in `shards` shards of equal length, and the manifest, which it returns.
 
-    `names(record)` gives the files that a record needs; `sources` says which packages they are from.
+    `names(record)` gives the files that a record needs; `sources` names the packages.
     """
     for old in folder.glob("*.zip"):
         old.unlink()
     manifest = {"sources": sources, "records": len(records), "shards": []}
     manifest["splits"] = dict(sorted(Counter(r["split"] for r in records).items()))
     cuts = [len(records) * i // shards for i in range(shards + 1)]
-    for i, (start, stop) in enumerate(zip(cuts, cuts[1:])):
+    for i, (start, stop) in enumerate(itertools.pairwise(cuts)):
         part = records[start:stop]
         needed = {name: files[name] for record in part for name in names(record)}
         data = _pack(part, needed)
@@ -77,7 +76,7 @@ def read_manifest(folder: Path) -> dict:
     """The manifest of an asset folder. Raises UserError where it is missing or not readable."""
     path = folder / "manifest.json"
     expected = "the manifest of a shipped dataset"
-    fix = f"Restore the folder from the repository, or remake it: python assets/{folder.name}/make.py"
+    fix = f"Restore it from the repository, or remake it: python assets/{folder.name}/make.py"
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:
@@ -89,7 +88,7 @@ def read_manifest(folder: Path) -> dict:
 def _checked(folder: Path, shard: dict) -> bytes:
     path = folder / shard["file"]
     expected = f"{shard['bytes']} bytes with SHA-256 {shard['sha256'][:12]}..."
-    fix = f"Restore the file from the repository, or remake it: python assets/{folder.name}/make.py"
+    fix = f"Restore it from the repository, or remake it: python assets/{folder.name}/make.py"
     try:
         data = path.read_bytes()
     except FileNotFoundError:
