@@ -106,13 +106,21 @@ class GroupNorm(nn.Module):
     def __call__(self, x: Float[Array, "B height width C"]) -> Float[Array, "B height width C"]:
         ones = nn.with_logical_partitioning(nn.initializers.ones, (axes.NORM,))
         zeros = nn.with_logical_partitioning(nn.initializers.zeros, (axes.NORM,))
-        b, h, w, c = x.shape
+        c = x.shape[-1]
         scale = self.param("scale", ones, (c,), self.param_dtype).astype(jnp.float32)
         bias = self.param("bias", zeros, (c,), self.param_dtype).astype(jnp.float32)
-        g = x.astype(jnp.float32).reshape(b, h, w, self.num_groups, c // self.num_groups)
-        g = g - jnp.mean(g, axis=(1, 2, 4), keepdims=True)
-        g = g * jax.lax.rsqrt(jnp.mean(g * g, axis=(1, 2, 4), keepdims=True) + self.epsilon)
-        return (g.reshape(b, h, w, c) * scale + bias).astype(self.dtype)
+        size = c // self.num_groups
+
+        def mean(x):
+            # Over space first, then over the group: [B, 1, 1, C]. Splitting the channels of the
+            # whole picture instead made this layer 3 times slower on CPU.
+            channels = jnp.mean(x, axis=(1, 2)).reshape(-1, self.num_groups, size)
+            return jnp.repeat(jnp.mean(channels, axis=-1), size, axis=-1)[:, None, None]
+
+        x = x.astype(jnp.float32)
+        x = x - mean(x)
+        x = x * jax.lax.rsqrt(mean(x * x) + self.epsilon)
+        return (x * scale + bias).astype(self.dtype)
 
 
 class Conv(nn.Module):
