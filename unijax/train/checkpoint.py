@@ -19,7 +19,7 @@ from unijax.train.stage import Rule
 from unijax.train.state import TrainState, merge, split
 
 SCHEMA = 1
-_FOLDER = "checkpoints"
+FOLDER = "checkpoints"
 
 
 def _abstract(x: Any) -> Any:
@@ -33,7 +33,7 @@ class Checkpoints:
 
     def __init__(self, run_dir: str | pathlib.Path, keep: int):
         """`keep` is the number of newest checkpoints that stay."""
-        directory = pathlib.Path(run_dir).absolute() / _FOLDER
+        directory = pathlib.Path(run_dir).absolute() / FOLDER
         try:
             directory.mkdir(parents=True, exist_ok=True)
             probe = directory / ".probe"
@@ -97,7 +97,7 @@ class Checkpoints:
         self._manager.close()
 
 
-def _step_directory(path: str | pathlib.Path) -> pathlib.Path:
+def step_directory(path: str | pathlib.Path) -> pathlib.Path:
     """Of a run directory, of its `checkpoints`, or of one step in it: the newest step's directory.
 
     Raises:
@@ -105,11 +105,11 @@ def _step_directory(path: str | pathlib.Path) -> pathlib.Path:
     """
     path = pathlib.Path(path).absolute()
     step = None
-    if path.name.isdigit() and path.parent.name == _FOLDER:
+    if path.name.isdigit() and path.parent.name == FOLDER:
         path, step = path.parent, int(path.name)
-    elif (path / _FOLDER).is_dir():
-        path = path / _FOLDER
-    whole = ocp.utils.checkpoint_steps(path) if path.is_dir() and path.name == _FOLDER else []
+    elif (path / FOLDER).is_dir():
+        path = path / FOLDER
+    whole = ocp.utils.checkpoint_steps(path) if path.is_dir() and path.name == FOLDER else []
     if not whole or (step is not None and step not in whole):
         raise UserError(
             str(path if step is None else path / str(step)),
@@ -126,7 +126,7 @@ def read_run(path: str | pathlib.Path) -> dict:
     Raises:
       UserError: if there is none, or it was written by another schema.
     """
-    directory = _step_directory(path)
+    directory = step_directory(path)
     with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
         run = reader.restore(directory / "run")
     if run.get("schema") != SCHEMA:
@@ -150,7 +150,7 @@ def read_params(path: str | pathlib.Path, like: Params | None = None) -> Params:
     Raises:
       UserError: if there is no checkpoint or it is of another size or system.
     """
-    directory = _step_directory(path)
+    directory = step_directory(path)
     with ocp.StandardCheckpointer() as reader:
         stored = tree.flatten(_stored_shapes(reader, directory / "params"))
         if like is None:

@@ -1,0 +1,172 @@
+"""The files beside the weights: configs, generation defaults, processors, chat template."""
+
+import json
+import pathlib
+
+from unijax.data import tokenizer as tokenizer_lib
+from unijax.data.special_tokens import HF_KEYS
+from unijax.data.templates import Template
+from unijax.interop.export_configs import deepseek_config, hf_config, special_ids
+from unijax.interop.hf_tokenizer import token_of, write_hf_tokenizer
+from unijax.systems.janus import JanusConfig
+
+GUIDANCE = 5.0  # default of image generation, arXiv 2410.13848 section 4.1
+
+
+def write_hf_files(
+    directory: pathlib.Path,
+    config: JanusConfig,
+    dtype: str,
+    tokenizer: pathlib.Path,
+    template: Template,
+) -> None:
+    """What `JanusForConditionalGeneration` and `JanusProcessor` load beside the weights."""
+    ours = tokenizer_lib.load(tokenizer)
+    special = ours.special
+    _write(directory / "config.json", hf_config(config, dtype, special))
+    generation = {
+        **special_ids(special),
+        "guidance_scale": GUIDANCE,
+        "generation_kwargs": {"boi_token_id": special.boi},
+    }
+    _write(directory / "generation_config.json", generation)
+    write_hf_tokenizer(tokenizer, directory, config.text.max_position_embeddings)
+    _write(
+        directory / "preprocessor_config.json",
+        {
+            "image_processor_type": "JanusImageProcessor",
+            "processor_class": "JanusProcessor",
+            "do_resize": True,
+            "resample": 3,  # bicubic
+            "size": {"height": config.vision.image_size, "width": config.vision.image_size},
+            "do_pad": True,
+            **_pixels(),
+        },
+    )
+    _write(
+        directory / "processor_config.json",
+        {
+            "processor_class": "JanusProcessor",
+            "num_image_tokens": config.vision.num_tokens,
+            "use_default_system_prompt": False,
+        },
+    )
+    text = _chat_template(template, token_of(ours, "image_placeholder"), token_of(ours, "eos"))
+    (directory / "chat_template.jinja").write_text(text, encoding="utf-8")
+
+
+def write_deepseek_files(
+    directory: pathlib.Path, config: JanusConfig, dtype: str, tokenizer: pathlib.Path
+) -> None:
+    """What the code of deepseek-ai/Janus loads beside the weights."""
+    ours = tokenizer_lib.load(tokenizer)
+    _write(directory / "config.json", deepseek_config(config, dtype))
+    write_hf_tokenizer(tokenizer, directory, config.text.max_position_embeddings)
+    path = directory / "tokenizer_config.json"
+    names = json.loads(path.read_text(encoding="utf-8"))
+    names |= {
+        "tokenizer_class": "LlamaTokenizerFast",
+        "add_bos_token": True,
+        "add_eos_token": False,
+    }
+    _write(path, names)
+    roles = {key: token_of(ours, role) for role, key in HF_KEYS.items()}
+    named = {key: roles[key] for key in ("bos_token", "eos_token", "pad_token")}
+    others = [t for t in ours.tokens if t not in named.values()]
+    _write(directory / "special_tokens_map.json", {**named, "additional_special_tokens": others})
+    _write(
+        directory / "preprocessor_config.json",
+        {
+            "image_processor_type": "VLMImageProcessor",
+            "processor_class": "VLChatProcessor",
+            "image_size": config.vision.image_size,
+            "background_color": [127, 127, 127],
+            **_pixels(),
+        },
+    )
+    _write(
+        directory / "processor_config.json",
+        {
+            "processor_class": "VLChatProcessor",
+            "num_image_tokens": config.vision.num_tokens,
+            "add_special_token": False,
+            "mask_prompt": True,
+            "ignore_id": -100,
+            "sft_format": "deepseek",
+            "image_tag": roles["image_token"],
+            "image_start_tag": roles["boi_token"],
+            "image_end_tag": roles["eoi_token"],
+            "pad_tag": roles["pad_token"],
+        },
+    )
+
+
+def _write(path: pathlib.Path, content: dict) -> None:
+    text = json.dumps(content, ensure_ascii=False, indent=2) + "\n"
+    path.write_text(text, encoding="utf-8")
+
+
+def _pixels() -> dict:
+    """0..255 to -1..1."""
+    return {
+        "min_size": 14,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.5, 0.5, 0.5],
+    }
+
+
+def _chat_template(template: Template, image: str, eos: str) -> str:
+    """`Template.render` in Jinja. A line break parts an image from its neighbours."""
+    words = {
+        "USER": template.user, "ASSISTANT": template.assistant, "SEPARATOR": template.separator,
+        "EOS": eos, "IMAGE": image,
+    }  # fmt: skip
+    text = _CHAT_TEMPLATE
+    for name, word in words.items():
+        text = text.replace(f"@{name}@", json.dumps(word, ensure_ascii=False))
+    return text
+
+
+_CHAT_TEMPLATE = """\
+{%- macro text_of(content) -%}
+  {%- if content is string -%}
+    {{- content -}}
+  {%- else -%}
+    {%- for part in content -%}
+      {%- if part['type'] == 'image' -%}
+        {{- '' if loop.first else '\\n' }}{{ @IMAGE@ }}{{ '' if loop.last else '\\n' -}}
+      {%- else -%}
+        {{- part['text'] -}}
+      {%- endif -%}
+    {%- endfor -%}
+  {%- endif -%}
+{%- endmacro -%}
+{%- set turns = messages -%}
+{%- if messages and messages[0]['role'] == 'system' -%}
+  {%- set turns = messages[1:] -%}
+  {%- set system = text_of(messages[0]['content']) | trim -%}
+  {%- if system -%}{{- system + @SEPARATOR@ -}}{%- endif -%}
+{%- endif -%}
+{%- for message in turns -%}
+  {%- if message['role'] == 'user' -%}
+    {{- @USER@ + ':' -}}
+  {%- elif message['role'] == 'assistant' -%}
+    {{- @ASSISTANT@ + ':' -}}
+  {%- else -%}
+    {{- raise_exception('roles are user and assistant, after a first system') -}}
+  {%- endif -%}
+  {%- set text = text_of(message['content']) | trim -%}
+  {%- if text -%}
+    {{- ' ' + text -}}
+    {%- if loop.index0 % 2 -%}
+      {{- @EOS@ -}}
+    {%- elif add_generation_prompt or not loop.last -%}
+      {{- @SEPARATOR@ -}}
+    {%- endif -%}
+  {%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- @ASSISTANT@ + ':' -}}{%- endif -%}
+"""

@@ -1,0 +1,127 @@
+"""Checkpoints larger than memory: parameters written and read a few at a time.
+
+The layout is that of `train.checkpoint`, so that training starts from what is written here and what
+training wrote is read here.
+"""
+
+import dataclasses
+import pathlib
+import shutil
+from collections.abc import Callable, Iterable
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from unijax.core import tree
+from unijax.core.errors import UserError
+from unijax.train import checkpoint
+
+_CHUNK_BYTES = (
+    2**27
+)  # unit of compression, hence what is held beside a parameter while it is written
+
+
+@dataclasses.dataclass(frozen=True)
+class LazyArray:
+    """A parameter that exists once it is asked for.
+
+    Attributes:
+      shape: of what `load` returns.
+      dtype: of the same.
+      load: makes the array; called once, and the result is forgotten when it is on disk.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    load: Callable[[], np.ndarray]
+
+
+class _OneAtATime(ocp.type_handlers.NumpyHandler):
+    """Writes lazy arrays in sequence, each wholly before the next is made."""
+
+    def __init__(self):
+        super().__init__(deepcopy_host_arrays=False)
+
+    async def serialize(self, values, infos, args=None):
+        for value, info, arg in zip(values, infos, args):
+            array = value.load()
+            assert array.shape == value.shape and array.dtype == value.dtype, info.name  # noqa: PT018
+            for written in await super().serialize([array], [info], [arg]):
+                written.result()
+            del array, written  # before the next one is made
+        return []
+
+
+def write_params(
+    run_dir: str | pathlib.Path, params: dict[str, LazyArray], run: dict, step: int = 0
+) -> None:
+    """Writes `checkpoints/<step>/` of a run directory that has none, parameters only.
+
+    Holds one parameter at a time, and up to twice its size while it is compressed.
+
+    Args:
+      run_dir: existing directory.
+      params: by path.
+      run: JSON description of the run: stage and resolved config.
+
+    Raises:
+      UserError: if the disk is too small.
+    """
+    directory = pathlib.Path(run_dir).absolute() / checkpoint.FOLDER
+    directory.mkdir()
+    needed = sum(int(np.prod(p.shape)) * p.dtype.itemsize for p in params.values())
+    free = shutil.disk_usage(directory).free
+    if free < needed:
+        raise UserError(
+            str(directory),
+            f"{free / 2**30:.1f} GiB free",
+            f"room for {needed / 2**30:.1f} GiB of parameters",
+            "Free space or choose another --run-dir.",
+        )
+    registry = ocp.type_handlers.create_type_handler_registry((LazyArray, _OneAtATime()))
+    items = {
+        "params": ocp.PyTreeCheckpointHandler(type_handler_registry=registry),
+        "run": ocp.JsonCheckpointHandler(),
+    }
+    nested = tree.unflatten(params)
+    chunks = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=_CHUNK_BYTES), nested)
+    args = ocp.args.Composite(
+        params=ocp.args.PyTreeSave(nested, save_args=chunks),
+        run=ocp.args.JsonSave({"schema": checkpoint.SCHEMA, "data": {}, **run}),
+    )
+    options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
+    with ocp.CheckpointManager(directory, options=options, item_handlers=items) as manager:
+        manager.save(step, args=args)
+
+
+class StoredParams:
+    """The parameters of a checkpoint, the moving average where one was kept, read on demand.
+
+    Attributes:
+      arrays: shape and dtype of every path.
+    """
+
+    def __init__(self, path: str | pathlib.Path):
+        """`path` is a run directory or one step in it. Raises UserError if there is none."""
+        directory = checkpoint.step_directory(path)
+        self._reader = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+        self._item: dict[str, pathlib.Path] = {}
+        self.arrays: dict[str, jax.ShapeDtypeStruct] = {}
+        for name in ("params", "ema"):
+            if (directory / name).exists():
+                metadata = self._reader.metadata(directory / name).item_metadata.tree
+                for p, m in tree.flatten(metadata).items():
+                    self._item[p] = directory / name
+                    self.arrays[p] = jax.ShapeDtypeStruct(tuple(m.shape), m.dtype)
+
+    def read(self, paths: Iterable[str]) -> dict[str, np.ndarray]:
+        """Host arrays, in the dtypes on disk."""
+        paths, out = list(paths), {}
+        for item in sorted({self._item[p] for p in paths}):
+            # A partial restore takes the structure alone from its first argument.
+            wanted = tree.unflatten({p: 0 for p in paths if self._item[p] == item})
+            host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+            args = ocp.args.PyTreeRestore(wanted, restore_args=host, partial_restore=True)
+            out |= tree.flatten(self._reader.restore(item, args=args))
+        return out
