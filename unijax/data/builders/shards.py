@@ -108,6 +108,8 @@ def read_shards(folder: Path) -> Iterator[tuple[dict, Callable[[str], bytes]]]:
     Raises UserError naming the shard that is missing, truncated or damaged.
     """
     for shard in read_manifest(folder)["shards"]:
-        with zipfile.ZipFile(io.BytesIO(_checked(folder, shard))) as archive:
-            for line in archive.read("records.jsonl").decode().splitlines():
-                yield json.loads(line), archive.read
+        archive = zipfile.ZipFile(
+            io.BytesIO(_checked(folder, shard))
+        )  # in memory: nothing to close
+        for line in archive.read("records.jsonl").decode().splitlines():
+            yield json.loads(line), archive.read
