@@ -34,6 +34,7 @@ COLOURS = {
     "brown": (126, 86, 58),
 }
 LAYOUTS = ("count", "pair", "relation", "position")
+DRAWS = 2000  # about one in 16 is what composition asks for
 SPLITS = ("train", "validation", "test", "composition")
 
 
@@ -165,19 +166,21 @@ def _scatter(draw: _Draw, sprites: list[Sprite], size: int) -> list[Thing]:
 
 
 def _relate(draw: _Draw, sprites: list[Sprite], size: int) -> tuple[list[Thing], str]:
-    """Two things in the two halves of a band of the picture, and how the first is to the second."""
+    """Two things in two halves of the picture, about level; and how the first is to the second."""
     relation = draw.one(("left", "right", "above", "below"))
     side = _side(draw, 0.34, 0.44, size)
-    across = draw.within(0, size // 2)  # start of the band, half the picture wide
-    halves = [(0, size // 2), (size // 2, size)]
-    if relation in ("right", "below"):
-        halves.reverse()
+    level = draw.within(side // 2 + size // 16, size - side // 2 - size // 16)
+    starts = (0, size // 2) if relation in ("left", "above") else (size // 2, 0)
     things = []
-    for sprite, (start, stop) in zip(sprites, halves):
-        box = (start, across, stop, across + size // 2)
-        if relation in ("above", "below"):
-            box = (across, start, across + size // 2, stop)
-        things.append(_place(draw, sprite, side, box))
+    for sprite, start in zip(sprites, starts):
+        height, width = sprite.scaled(side).clear.shape[:2]
+        along, across = (width, height) if relation in ("left", "right") else (height, width)
+        place = [
+            draw.within(start, start + size // 2 - along),
+            level - across // 2 + draw.within(-(size // 32), size // 32),
+        ]
+        left, top = place if relation in ("left", "right") else reversed(place)
+        things.append(Thing(sprite, side, left, top, left + width, top + height))
     return things, relation
 
 
@@ -275,7 +278,7 @@ def scene(
       right, bottom) and ninths, and the held-out pairs that the captions name.
     """
     draw = _Draw(seed)
-    for _ in range(10_000):
+    for _ in range(DRAWS):
         seen, things = _plan(draw, sprites, config)
         named, any_held = _held_out(seen, things, config)
         if bool(named) if composition else not any_held:
@@ -283,7 +286,7 @@ def scene(
     else:
         expected = "sprites and shares that allow what the split asks for"
         raise UserError(
-            "scenes", f"no scene in 10000 draws with {config}", expected, "Change them."
+            "scenes", f"no scene in {DRAWS} draws with {config}", expected, "Change them."
         )
     jitter = (draw.within(-config.jitter, config.jitter) for _ in range(3))
     rgb = [min(255, value + change) for value, change in zip(COLOURS[seen.colour], jitter)]

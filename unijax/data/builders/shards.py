@@ -111,5 +111,5 @@ def read_shards(folder: Path) -> Iterator[tuple[dict, Callable[[str], bytes]]]:
         archive = zipfile.ZipFile(
             io.BytesIO(_checked(folder, shard))
         )  # in memory: nothing to close
-        for line in archive.read("records.jsonl").decode().splitlines():
+        for line in archive.read("records.jsonl").splitlines():  # of bytes: at line feeds alone
             yield json.loads(line), archive.read
