@@ -14,9 +14,7 @@ from unijax.interop.importing import TOKENIZER, abstract_params
 from unijax.interop.safetensors_writer import SafetensorsWriter
 from unijax.interop.table import Entry, TensorInfo, foreign_shapes, foreign_tensors
 from unijax.train import checkpoint
-from unijax.train.streaming import StoredParams
-
-_AT_ONCE = 2**29  # bytes of parameters that are read together
+from unijax.train.streaming import StoredParams, in_groups, nbytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +78,8 @@ def export_checkpoint(
         else:
             export_files.write_deepseek_files(directory, config, widest.name, tokenizer)
         writer = SafetensorsWriter(directory, tensors, max_shard_bytes)
-        for group in _groups(table.entries, stored):
+        size = lambda e: sum(nbytes(stored.arrays[p]) for p in e.ours)  # noqa: E731
+        for group in in_groups(table.entries, size):
             _write_group(writer, group, stored)
         writer.close()
     return Exported(pathlib.Path(out), len(tensors), writer.total_bytes)
@@ -109,27 +108,8 @@ def _plan(
     return plan
 
 
-def _groups(entries: tuple[Entry, ...], stored: StoredParams) -> list[list[Entry]]:
-    """Entries whose parameters are read together: many small ones, or one that is large."""
-    groups: list[list[Entry]] = []
-    room = 0
-    for entry in entries:
-        size = sum(_nbytes(stored, p) for p in entry.ours)
-        if size > room:
-            groups.append([])
-            room = _AT_ONCE
-        groups[-1].append(entry)
-        room -= size
-    return groups
-
-
 def _write_group(writer: SafetensorsWriter, group: list[Entry], stored: StoredParams) -> None:
     params = stored.read(p for entry in group for p in entry.ours)
     for entry in group:
         for name, array in foreign_tensors(entry, [params[p] for p in entry.ours]):
             writer.write(name, array)
-
-
-def _nbytes(stored: StoredParams, path: str) -> int:
-    array = stored.arrays[path]
-    return int(np.prod(array.shape)) * np.dtype(array.dtype).itemsize

@@ -5,6 +5,7 @@ a time, so that a checkpoint may be larger than memory.
 """
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Mapping
 
@@ -40,6 +41,7 @@ class Imported:
     notes: tuple[str, ...] = ()
 
 
+@functools.cache
 def abstract_params(config: JanusConfig) -> dict[str, jax.ShapeDtypeStruct]:
     """Shape and dtype of every parameter by path. Nothing is allocated."""
     boxed = jax.eval_shape(Janus(config).init, jax.random.key(0))

@@ -7,7 +7,7 @@ One table per format, read in both directions, one tensor at a time. Before anyt
 import dataclasses
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -24,6 +24,7 @@ class TensorInfo:
     dtype: np.dtype
 
 
+@runtime_checkable
 class Source(Protocol):
     """Tensors by name, read when they are asked for."""
 

@@ -5,16 +5,21 @@ reference's largest magnitude: a wrong rotary permutation hides below anything l
 """
 
 import dataclasses
+import functools
 import pathlib
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from jaxtyping import Float, Int
 
+from unijax.core import tree
 from unijax.core.batch import ImageSlots, Kind, PackedBatch, Target
+from unijax.core.system import Params
 from unijax.core.vocab import SpecialIds
 from unijax.interop import configs, reference
+from unijax.interop.importing import abstract_params
 from unijax.interop.reference import Prompts
 from unijax.systems.janus import Janus, JanusConfig
 from unijax.train import checkpoint
@@ -118,27 +123,14 @@ def outputs(
     decoded: np.ndarray,
 ) -> dict[str, np.ndarray]:
     """Ours, as `reference.outputs` has them. `decoded` [B, h, w, 3] is what is encoded."""
-    system = Janus(config)
     like = jax.tree.map(
         lambda a: jax.ShapeDtypeStruct(a.shape, jnp.float32),
-        nn.unbox(jax.eval_shape(system.init, jax.random.key(0))),
+        tree.unflatten(abstract_params(config)),
     )
     params = checkpoint.read_params(run_dir, like)
-
-    @jax.jit
-    def run(params, text, und, gen, codes, decoded):
-        out = {}
-        out["text"] = system.text_logits(params, system.hidden(params, text)[0])
-        out["understanding"] = system.text_logits(params, system.hidden(params, und)[0])
-        hidden, _ = system.hidden(params, gen)
-        out["generation"] = system.code_logits(params, hidden[:, prompts.gen.shape[1] - 1 :])
-        out["decoded"] = system.decode_gen(params, codes)
-        vq = {"params": params["vqmodel"]}
-        out["latents"] = system.vqmodel.apply(vq, decoded, method="encode_latents")
-        return out
-
     with jax.default_matmul_precision("highest"):
-        out = run(
+        out = _forward(
+            config,
             params,
             _rows([(Kind.TEXT, prompts.text)]),
             _und_rows(prompts, config),
@@ -147,6 +139,29 @@ def outputs(
             decoded,
         )
     return {name: np.asarray(x) for name, x in out.items()}
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _forward(
+    config: JanusConfig,
+    params: Params,
+    text: PackedBatch,
+    und: PackedBatch,
+    gen: PackedBatch,
+    codes: Int[Array, "B N"],
+    pixels: Float[Array, "B height width 3"],
+) -> dict[str, Array]:
+    system = Janus(config)
+    images, _ = system.hidden(params, gen)
+    vq = {"params": params["vqmodel"]}
+    return {
+        "text": system.text_logits(params, system.hidden(params, text)[0]),
+        "understanding": system.text_logits(params, system.hidden(params, und)[0]),
+        # The N positions from begin-of-image on.
+        "generation": system.code_logits(params, images[:, -codes.shape[1] :]),
+        "decoded": system.decode_gen(params, codes),
+        "latents": system.vqmodel.apply(vq, pixels, method="encode_latents"),
+    }
 
 
 def _rows(parts: list[tuple[Kind, np.ndarray]], **streams: ImageSlots) -> PackedBatch:

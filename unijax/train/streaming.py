@@ -5,9 +5,11 @@ training wrote is read here.
 """
 
 import dataclasses
+import math
 import pathlib
 import shutil
 from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -17,9 +19,10 @@ from unijax.core import tree
 from unijax.core.errors import UserError
 from unijax.train import checkpoint
 
-_CHUNK_BYTES = (
-    2**27
-)  # unit of compression, hence what is held beside a parameter while it is written
+T = TypeVar("T")
+
+GROUP_BYTES = 2**28  # of parameters that are in memory together, unless one alone is larger
+_CHUNK_BYTES = 2**27  # unit of compression
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,20 +40,45 @@ class LazyArray:
     load: Callable[[], np.ndarray]
 
 
-class _OneAtATime(ocp.type_handlers.NumpyHandler):
-    """Writes lazy arrays in sequence, each wholly before the next is made."""
+class _InGroups(ocp.type_handlers.NumpyHandler):
+    """Writes lazy arrays in sequence: each group is wholly on disk before the next one is made."""
 
     def __init__(self):
         super().__init__(deepcopy_host_arrays=False)
 
     async def serialize(self, values, infos, args=None):
-        for value, info, arg in zip(values, infos, args):
-            array = value.load()
-            assert array.shape == value.shape and array.dtype == value.dtype, info.name  # noqa: PT018
-            for written in await super().serialize([array], [info], [arg]):
+        for group in in_groups(range(len(values)), lambda i: nbytes(values[i])):
+            arrays = [values[i].load() for i in group]
+            assert all(x.shape == values[i].shape for i, x in zip(group, arrays))
+            assert all(x.dtype == values[i].dtype for i, x in zip(group, arrays))
+            some_infos, some_args = [infos[i] for i in group], [args[i] for i in group]
+            for written in await super().serialize(arrays, some_infos, some_args):
                 written.result()
-            del array, written  # before the next one is made
+            del arrays, written  # before the next ones are made
         return []
+
+
+def nbytes(array: LazyArray | jax.ShapeDtypeStruct) -> int:
+    """Of an array that is described."""
+    return math.prod(array.shape) * np.dtype(array.dtype).itemsize
+
+
+def in_groups(items: Iterable[T], size: Callable[[T], int]) -> list[list[T]]:
+    """Items whose arrays are handled together: many small ones, or one that is large.
+
+    Args:
+      items: in order.
+      size: bytes of an item.
+    """
+    groups: list[list[T]] = []
+    room = 0
+    for item in items:
+        if size(item) > room:
+            groups.append([])
+            room = GROUP_BYTES
+        groups[-1].append(item)
+        room -= size(item)
+    return groups
 
 
 def write_params(
@@ -58,7 +86,8 @@ def write_params(
 ) -> None:
     """Writes `checkpoints/<step>/` of a run directory that has none, parameters only.
 
-    Holds one parameter at a time, and up to twice its size while it is compressed.
+    Holds a group of small parameters or one large one at a time, and as much again while it is
+    compressed.
 
     Args:
       run_dir: existing directory.
@@ -70,7 +99,7 @@ def write_params(
     """
     directory = pathlib.Path(run_dir).absolute() / checkpoint.FOLDER
     directory.mkdir()
-    needed = sum(int(np.prod(p.shape)) * p.dtype.itemsize for p in params.values())
+    needed = sum(map(nbytes, params.values()))
     free = shutil.disk_usage(directory).free
     if free < needed:
         raise UserError(
@@ -79,7 +108,7 @@ def write_params(
             f"room for {needed / 2**30:.1f} GiB of parameters",
             "Free space or choose another --run-dir.",
         )
-    registry = ocp.type_handlers.create_type_handler_registry((LazyArray, _OneAtATime()))
+    registry = ocp.type_handlers.create_type_handler_registry((LazyArray, _InGroups()))
     items = {
         "params": ocp.PyTreeCheckpointHandler(type_handler_registry=registry),
         "run": ocp.JsonCheckpointHandler(),
