@@ -3,9 +3,10 @@
 from jax import Array
 from jaxtyping import Float, Int
 
+from unijax.ops.attention.chunked import attention_chunked
 from unijax.ops.attention.reference import attention_reference
 
-IMPLEMENTATIONS = {"reference": attention_reference}
+IMPLEMENTATIONS = {"reference": attention_reference, "chunked": attention_chunked}
 
 
 def attention(
