@@ -72,6 +72,7 @@ def get_config(arg: str = "1b,stage1") -> ConfigDict:
     config.reproduces = f"Janus-Pro {size.upper()}, {stage}: technical report, table 2"
     config.system = "janus"
     config.model = dataclasses.asdict(SIZES[f"janus_pro_{size}"])
+    config.tokenizer = "data/tokenizer"
     config.dtype = "bfloat16"
     config.param_dtype = "float32"
     config.remat = "full"
@@ -97,25 +98,28 @@ def get_config(arg: str = "1b,stage1") -> ConfigDict:
         },
     }
     config.data = {
-        "tokenizer": "data/tokenizer",
         "row_length": 4096,
         "rows": table["rows"],
         "und": {"size": 384, "tokens": 576, "slots": 3},
         "gen": {"size": 384, "tokens": 576, "slots": 6},
         "template": "janus_pro",
-        "groups": [
-            {
-                "name": group,
-                "ratio": float(ratio),
-                "sources": [
-                    {"name": name, "task": task, "kind": "jsonl", "path": f"data/{name}.jsonl"}
-                    for name, task in SOURCES[stage][group]
-                ],
-            }
-            for group, ratio in zip(("und", "text", "gen"), table["ratio"])
-        ],
+        "groups": _groups(stage, table["ratio"], "data"),
     }
+    config.validation = {"batches": 2, "groups": _groups(stage, table["ratio"], "data/validation")}
     config.mesh = {"data": 1, "fsdp": -1, "table": "fsdp"}
     config.loop = {"log_every": 50, "eval_every": 5_000, "save_every": 1_000, "keep": 3}
-    config.validation = {"rows": 256, "split": "validation"}
     return config.lock()
+
+
+def _groups(stage: str, ratio: tuple, folder: str) -> list[dict]:
+    return [
+        {
+            "name": group,
+            "ratio": float(share),
+            "sources": [
+                {"name": name, "task": task, "kind": "jsonl", "path": f"{folder}/{name}.jsonl"}
+                for name, task in SOURCES[stage][group]
+            ],
+        }
+        for group, share in zip(("und", "text", "gen"), ratio)
+    ]

@@ -8,9 +8,11 @@ import jax.numpy as jnp
 from unijax.core.errors import UserError
 from unijax.core.system import System
 from unijax.data.config import DataConfig, GroupConfig
+from unijax.data.pictures import PictureConfig
 from unijax.main.config import build, unknown_key
 from unijax.parallel.sharding import MeshConfig
 from unijax.systems.janus import Janus, JanusConfig
+from unijax.systems.tokenizer import Tokenizer, TokenizerConfig
 from unijax.train.loop import LoopConfig
 from unijax.train.stage import StageConfig
 
@@ -40,7 +42,7 @@ class RunConfig:
       model: sizes, of the class that the system names.
       data: sources, mixture, rows.
       stage: what is trained, and how.
-      tokenizer: directory of the tokenizer.
+      tokenizer: directory of the text tokenizer; empty where there is no text.
       init: weight files of parts that do not start at random: {group: path}.
       cache_frozen: compute features and codes of frozen encoders once, ahead of training.
       dtype: of compute.
@@ -56,8 +58,8 @@ class RunConfig:
     stage: StageConfig
     tokenizer: str
     loop: LoopConfig
-    mesh: MeshConfig = MeshConfig()
-    validation: ValidationConfig = ValidationConfig()
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    validation: ValidationConfig = dataclasses.field(default_factory=ValidationConfig)
     init: dict[str, str] = dataclasses.field(default_factory=dict)
     cache_frozen: bool = False
     dtype: str = "float32"
@@ -67,7 +69,10 @@ class RunConfig:
 
 
 # system -> (class of the system, class of `model`, class of `data`)
-SYSTEMS = {"janus": (Janus, JanusConfig, DataConfig)}
+SYSTEMS = {
+    "janus": (Janus, JanusConfig, DataConfig),
+    "tokenizer": (Tokenizer, TokenizerConfig, PictureConfig),
+}
 
 
 def resolve(values: Any) -> RunConfig:

@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 from unijax.core import axes
 from unijax.core.batch import ImageSlots, Kind, PackedBatch, Target
 from unijax.core.system import Metrics, Params, Sums
+from unijax.models import llama, siglip, vqgan
 from unijax.models.llama import Llama, LlamaConfig
 from unijax.models.siglip import Siglip, SiglipConfig
 from unijax.models.vqgan import VQGAN, VQConfig
@@ -36,6 +37,15 @@ class JanusConfig:
     vision: SiglipConfig
     vq: VQConfig
     head_chunk: int = 512  # positions whose logits exist at one time
+
+
+_VISION, _VQ = siglip.SIZES["siglip_large_patch16_384"], vqgan.SIZES["vq_16"]
+SIZES = {
+    # Janus 1.3B and Janus-Pro 1B are the same network; data and schedule differ.
+    "janus_1b": JanusConfig(llama.SIZES["deepseek_1b"], _VISION, _VQ),
+    "janus_pro_1b": JanusConfig(llama.SIZES["deepseek_1b"], _VISION, _VQ),
+    "janus_pro_7b": JanusConfig(llama.SIZES["deepseek_7b"], _VISION, _VQ),
+}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,7 @@ import dataclasses
 import math
 import pathlib
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol, runtime_checkable
 
@@ -54,7 +55,13 @@ class LoopConfig:
 
 @runtime_checkable
 class Batches(Protocol):
-    """An iterator of batches whose place can be saved."""
+    """An iterator of batches whose place can be saved.
+
+    Attributes:
+      metrics: what the host knows of the last batch, such as the realised shares of a mixture.
+    """
+
+    metrics: dict[str, float]
 
     def __next__(self) -> Any: ...
 
@@ -126,7 +133,7 @@ def fit(
             if step == end:
                 break
             state, step_metrics = train_step(state, put(next(batches)))
-            report.add(step + 1, step_metrics, emit=due(config.log_every, step + 1))
+            report.add(step + 1, step_metrics, batches.metrics, emit=due(config.log_every, step + 1))
         report.flush()
         checkpoints.wait()
     finally:
@@ -143,30 +150,33 @@ class _Report:
         self._writers = writers
         self._bar = tqdm(total=steps, initial=start, desc=stage, unit="step", dynamic_ncols=True)
         self._total: Metrics | None = None
+        self._host: Counter[str] = Counter()
         self._count = 0
-        self._ready: tuple[int, int, Metrics] | None = None
+        self._ready: tuple[int, int, Metrics, Counter[str]] | None = None
         self.restart_clock()
 
     def restart_clock(self) -> None:
         """Time spent outside of training does not count as step time."""
         self._clock = time.perf_counter()
 
-    def add(self, step: int, metrics: Metrics, emit: bool) -> None:
+    def add(self, step: int, metrics: Metrics, host: dict[str, float], emit: bool) -> None:
+        self._host.update(host)
         self._total = metrics if self._total is None else metrics_lib.add(self._total, metrics)
         self._count += 1
         self._bar.update(1)
         self.flush()
         if emit:
-            self._ready = (step, self._count, self._total)
-            self._total, self._count = None, 0
+            self._ready = (step, self._count, self._total, self._host)
+            self._total, self._count, self._host = None, 0, Counter()
 
     def flush(self) -> None:
         """Writes the period that was closed before the newest step was dispatched."""
         if self._ready is None:
             return
-        step, count, total = self._ready
+        step, count, total, host = self._ready
         self._ready = None
         values = metrics_lib.quotients(total)
+        values |= {f"data/{name}": value / count for name, value in host.items()}
         now = time.perf_counter()
         seconds, self._clock = (now - self._clock) / count, now
         values["seconds_per_step"] = seconds

@@ -1,0 +1,102 @@
+"""Features and codes of frozen encoders, computed once ahead of training."""
+
+import hashlib
+import json
+import pathlib
+from collections.abc import Callable, Iterable
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from unijax.core import tree
+from unijax.core.errors import UserError
+from unijax.core.files import atomic_directory
+from unijax.core.system import Params
+from unijax.data.document import ImageRef
+from unijax.data.sources import DocumentSource
+
+_BATCH = 64
+
+
+class ImageTable:
+    """One array per picture, found by the picture's key; memory-mapped from disk."""
+
+    def __init__(self, folder: pathlib.Path):
+        self._rows = json.loads((folder / "keys.json").read_text())
+        self._values = np.load(folder / "values.npy", mmap_mode="r")
+
+    def __call__(self, key: str) -> np.ndarray:
+        return np.asarray(self._values[self._rows[key]])
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._rows
+
+
+def pictures(sources: Iterable[DocumentSource], span: type) -> dict[str, ImageRef]:
+    """Every picture that the sources show in spans of one class, by key.
+
+    Raises:
+      UserError: for a source that makes its pictures on the fly: they have no key.
+    """
+    found = {}
+    for source in sources:
+        for draw in range(source.epoch_length):
+            for s in source.document(draw).spans:
+                if not isinstance(s, span):
+                    continue
+                if s.image.key is None:
+                    raise UserError(
+                        f"source {source.name}",
+                        "pictures made on the fly",
+                        "stored pictures, as features can be cached of these alone",
+                        "Set cache_frozen=false.",
+                    )
+                found.setdefault(s.image.key, s.image)
+    return found
+
+
+def table(
+    folder: pathlib.Path,
+    name: str,
+    params: Params,
+    encode: Callable[[Params, jax.Array], jax.Array],
+    read: Callable[[ImageRef], np.ndarray],
+    refs: dict[str, ImageRef],
+) -> ImageTable:
+    """Encodes pictures that are not yet in the folder's table; atomic, with a progress bar.
+
+    The table's name holds a digest of the encoder's parameters, of the pictures' size and of the
+    set of pictures, so that a table is never used for another encoder.
+
+    Args:
+      params: of the encoder alone.
+      encode: (params, uint8 [n, S, S, 3]) -> [n, ...]; jitted here.
+      read: a reference to uint8 [S, S, 3].
+    """
+    digest = hashlib.sha1()
+    for path, value in tree.flatten(jax.device_get(params)).items():
+        digest.update(path.encode() + np.ascontiguousarray(value).tobytes())
+    keys = sorted(refs)
+    first = read(refs[keys[0]])
+    digest.update(repr((first.shape, keys)).encode())
+    place = folder / f"{name}-{digest.hexdigest()[:12]}"
+    if not place.exists():
+        compiled = jax.jit(encode)
+        with atomic_directory(place) as temporary:
+            values = None
+            for start in tqdm(range(0, len(keys), _BATCH), desc=f"encoding {name}", unit="batch"):
+                part = keys[start : start + _BATCH]
+                pixels = [read(refs[k]) for k in part]
+                pixels += [np.zeros_like(first)] * (_BATCH - len(part))
+                out = np.asarray(jax.device_get(compiled(params, np.stack(pixels))))
+                if out.dtype not in (np.int32, np.float32):
+                    out = out.astype(np.float32)  # .npy knows no bfloat16
+                if values is None:
+                    values = np.lib.format.open_memmap(
+                        temporary / "values.npy", "w+", out.dtype, (len(keys), *out.shape[1:])
+                    )
+                values[start : start + len(part)] = out[: len(part)]
+            values.flush()
+            (temporary / "keys.json").write_text(json.dumps({k: i for i, k in enumerate(keys)}))
+    return ImageTable(place)

@@ -1,0 +1,175 @@
+"""One self-contained HTML page from the results of a run."""
+
+import base64
+import dataclasses
+import html
+import io
+import json
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from unijax.core.files import atomic_file
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 1100px; padding: 0 1em;
+       color: #222; background: #fff }
+h1 { font-size: 1.7em; margin-bottom: .2em } h2 { margin-top: 2em; border-bottom: 1px solid #ddd }
+.headline { font-size: 1.15em; background: #f2f6fc; padding: .7em 1em; border-radius: 6px }
+.cards { display: flex; flex-wrap: wrap; gap: 10px }
+.card { width: 164px; border: 1px solid #ddd; border-radius: 6px; padding: 8px; font-size: 12px }
+.card.wide { width: 250px } .card.right { border-color: #7cb37c } .card.wrong { border-color: #d99 }
+.card img { width: 72px; height: 72px; image-rendering: auto; background: #fff }
+.card .pair { display: flex; justify-content: space-between }
+.card figure { margin: 0; text-align: center; color: #777 }
+table { border-collapse: collapse } td, th { padding: 3px 12px; border-bottom: 1px solid #eee;
+       text-align: left; vertical-align: top }
+.note { color: #666 } svg { max-width: 100%; height: auto }
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawn:
+    """A prompt and what was drawn for it. Pictures are uint8 [H, W, 3].
+
+    Attributes:
+      real: the picture that the prompt names.
+      nearest: the shipped picture nearest to the drawn one, and its label.
+    """
+
+    prompt: str
+    drawn: np.ndarray
+    real: np.ndarray
+    nearest: np.ndarray
+    nearest_label: str
+    right: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Answered:
+    """A question about a picture, the answer given and the true one; `right` None: not scored."""
+
+    picture: np.ndarray | None
+    question: str
+    answer: str
+    truth: str
+    right: bool | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """A heading, a paragraph that says what is shown, and the cards."""
+
+    title: str
+    note: str
+    cards: Sequence[Drawn | Answered]
+
+
+def read_curves(run_dir: pathlib.Path) -> list[dict]:
+    """The lines of metrics.jsonl that hold scalars."""
+    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
+    return [row for row in map(json.loads, lines) if "texts" not in row]
+
+
+def write(
+    path: pathlib.Path,
+    title: str,
+    headline: str,
+    curves: list[dict],
+    tables: dict[str, list[tuple[str, str]]],
+    sections: Sequence[Section],
+) -> None:
+    """Writes the page.
+
+    Args:
+      headline: one line of plain text, also printed on the terminal by the caller.
+      curves: rows of `read_curves`.
+      tables: heading -> (name, value) rows.
+    """
+    body = [f"<h1>{html.escape(title)}</h1>", f"<p class=headline>{html.escape(headline)}</p>"]
+    body.append("<h2>Losses</h2>" + _plot(curves))
+    for name, rows in tables.items():
+        cells = "".join(
+            f"<tr><td>{html.escape(k)}</td><td>{html.escape(v)}</td></tr>" for k, v in rows
+        )
+        body.append(f"<h2>{html.escape(name)}</h2><table>{cells}</table>")
+    for section in sections:
+        cards = "".join(_card(c) for c in section.cards)
+        body.append(
+            f"<h2>{html.escape(section.title)}</h2><p class=note>{html.escape(section.note)}</p>"
+            f"<div class=cards>{cards}</div>"
+        )
+    page = (
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title>"
+        f"<style>{_STYLE}</style><body>{''.join(body)}</body></html>\n"
+    )
+    with atomic_file(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+
+
+def _image(pixels: np.ndarray, caption: str) -> str:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG", optimize=True)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return f'<figure><img alt="" src="data:image/png;base64,{data}"><br>{caption}</figure>'
+
+
+def _card(card: Drawn | Answered) -> str:
+    if isinstance(card, Drawn):
+        mark = "right" if card.right else "wrong"
+        said = (
+            ""
+            if card.right
+            else f"<div class=note>nearest: {html.escape(card.nearest_label)}</div>"
+        )
+        pictures = _image(card.drawn, "drawn") + _image(card.real, "real")
+        return (
+            f"<div class='card {mark}'><div class=pair>{pictures}</div>"
+            f"{html.escape(card.prompt)}{said}</div>"
+        )
+    mark = {True: "right", False: "wrong", None: ""}[card.right]
+    picture = "" if card.picture is None else f"<div class=pair>{_image(card.picture, '')}</div>"
+    truth = (
+        f"<div class=note>true: {html.escape(card.truth)}</div>"
+        if card.truth and not card.right
+        else ""
+    )
+    return (
+        f"<div class='card wide {mark}'>{picture}<div class=note>{html.escape(card.question)}</div>"
+        f"<b>{html.escape(card.answer)}</b>{truth}</div>"
+    )
+
+
+def _plot(curves: list[dict]) -> str:
+    """Training and validation loss per modality, as SVG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    names = [n for n in ("code", "understanding", "text") if any(f"{n}/loss" in r for r in curves)]
+    figure, panels = plt.subplots(1, len(names), figsize=(3.6 * len(names), 2.8), squeeze=False)
+    titles = {"code": "image codes", "understanding": "answers about pictures", "text": "text"}
+    for panel, name in zip(panels[0], names):
+        for key, style, label in (
+            (f"{name}/loss", "-", "training"),
+            (f"validation/{name}/loss", "o--", "held out"),
+        ):
+            points = [(r["step"], r[key]) for r in curves if key in r]
+            if points:
+                panel.plot(*zip(*points), style, label=label, markersize=3, linewidth=1.3)
+        panel.set_title(titles[name], fontsize=10)
+        panel.set_xlabel("step", fontsize=9)
+        panel.set_ylim(bottom=0)
+        panel.grid(alpha=0.25)
+        panel.tick_params(labelsize=8)
+        panel.legend(fontsize=8, frameon=False)
+    panels[0][0].set_ylabel("cross-entropy, nats", fontsize=9)
+    figure.tight_layout()
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg")
+    plt.close(figure)
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]

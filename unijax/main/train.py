@@ -1,0 +1,174 @@
+"""`unijax train`: from a resolved config to a trained run directory."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from unijax.core.batch import ImageBatch, PackedBatch
+from unijax.core.errors import UserError
+from unijax.core.system import Params
+from unijax.data import images
+from unijax.data.batch import Cached
+from unijax.data.config import DataConfig
+from unijax.data.document import GenSpan, ImageRef, UndSpan
+from unijax.data.loader import Loader, fixed_batches
+from unijax.data.pictures import PictureConfig, PictureLoader
+from unijax.data.sources import open_sources
+from unijax.data.tokenizer import Tokenizer, check_vocab
+from unijax.data.tokenizer import load as load_tokenizer
+from unijax.main import cache
+from unijax.main.config import to_json
+from unijax.main.run import RunConfig, make_system
+from unijax.ops.image import to_signed
+from unijax.parallel.sharding import make_mesh
+from unijax.systems.janus import Janus
+from unijax.train import setup
+from unijax.train.checkpoint import read_params
+from unijax.train.loop import Evaluator, fit, take, validation
+from unijax.train.setup import Trainer
+from unijax.train.state import TrainState
+from unijax.train.weights import load_weights
+
+MakeEvaluators = Callable[[Trainer, Tokenizer], dict[str, Evaluator]]
+
+
+def train(
+    run: RunConfig,
+    run_dir: pathlib.Path,
+    init_from: str | None = None,
+    stop_at: int | None = None,
+    evaluators: MakeEvaluators = lambda trainer, tokenizer: {},
+) -> TrainState:
+    """Trains, or resumes, the stage of `run` in `run_dir`.
+
+    Args:
+      init_from: run directory whose parameters the stage starts from, all of them.
+      stop_at: save and return at this step.
+      evaluators: besides the validation losses; called with the trainer and the tokenizer.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    system = make_system(run)
+    mesh = make_mesh(run.mesh)
+    trainer = setup.build(system, run.stage, mesh, run.mesh.table, system.dtype, run.seed)
+    tokenizer = load_tokenizer(run.tokenizer) if run.tokenizer else None
+    params = initial_params(run, trainer, init_from)
+    if isinstance(run.data, PictureConfig):
+        batches, held_out = pictures(run, tokenizer)
+    else:
+        batches, held_out = rows(run, system, params, tokenizer, run_dir)
+    checks = {}
+    if held_out:
+        checks["validation"] = validation("validation", trainer.eval_step, held_out, trainer.put)
+    checks |= evaluators(trainer, tokenizer)
+    if tokenizer is not None and not (run_dir / "tokenizer").exists():
+        tokenizer.save(run_dir / "tokenizer")  # for whoever reads the checkpoints
+    state = trainer.begin(params)
+    try:
+        return fit(
+            state,
+            trainer.train_step,
+            batches,
+            trainer.put,
+            run.stage.steps,
+            run.loop,
+            run_dir,
+            {"stage": run.stage.name, "config": to_json(run)},
+            trainer.rules,
+            checks,
+            stop_at,
+        )
+    finally:
+        batches.close()
+
+
+def initial_params(run: RunConfig, trainer: Trainer, init_from: str | None) -> Params:
+    """Random, or those of another run, or random with shipped parts put in."""
+    if init_from is not None:
+        return read_params(init_from, trainer.abstract)
+    params = trainer.init(run.seed)
+    for group, path in run.init.items():
+        if group not in params:
+            raise UserError(
+                "init", f"no parameter group {group!r}", f"one of {sorted(params)}", "Correct it."
+            )
+        like = {group: trainer.abstract[group]}
+        params = params | load_weights(path, like)
+    return params
+
+
+def _this_process() -> dict[str, int]:
+    return {"process_index": jax.process_index(), "process_count": jax.process_count()}
+
+
+def pictures(run: RunConfig, tokenizer: Tokenizer | None) -> tuple[PictureLoader, list[ImageBatch]]:
+    """The stream of pictures to train on, and the held-out batches."""
+    loader = PictureLoader(run.data, tokenizer, **_this_process())
+    if not run.validation.batches:
+        return loader, []
+    sources = tuple(s for group in run.validation.groups for s in group.sources)
+    data = dataclasses.replace(run.data, sources=sources)
+    fixed = PictureLoader(data, tokenizer, **_this_process(), shuffle=False)
+    return loader, take(fixed, run.validation.batches)
+
+
+def rows(
+    run: RunConfig, system: Janus, params: Params, tokenizer: Tokenizer, run_dir: pathlib.Path
+) -> tuple[Loader, list[PackedBatch]]:
+    """The stream of packed rows to train on, and the held-out batches, which never change."""
+    check_vocab(tokenizer, run.model.text.vocab_size)
+    tables = cached_tables(run, system, params, tokenizer, run_dir) if run.cache_frozen else None
+    loader = Loader(run.data, tokenizer, cached=tables, **_this_process())
+    if not run.validation.batches:
+        return loader, []
+    data = dataclasses.replace(run.data, groups=run.validation.groups)
+    fixed = fixed_batches(data, tokenizer, run.validation.batches, cached=tables, **_this_process())
+    return loader, fixed
+
+
+def cached_tables(
+    run: RunConfig, system: Janus, params: Params, tokenizer: Tokenizer, run_dir: pathlib.Path
+) -> dict[str, Cached]:
+    """Features and codes of every picture of the training and held-out sources."""
+    data: DataConfig = run.data
+    sources = list(open_sources(data, tokenizer).values())
+    if run.validation.batches:
+        held = dataclasses.replace(data, groups=run.validation.groups)
+        sources += open_sources(held, tokenizer).values()
+    tables = {}
+    if data.und is not None:
+        table = _table(run_dir, "und", "vision_model", UndSpan, sources, system, params, data)
+        shape = (run.model.vision.num_tokens, run.model.vision.hidden_size)
+        tables["und"] = Cached("features", table, shape, np.float32)
+    if data.gen is not None:
+        table = _table(run_dir, "gen", "vqmodel", GenSpan, sources, system, params, data)
+        tables["gen"] = Cached("codes", table, (run.model.vq.num_tokens,), np.int32)
+    return tables
+
+
+def _table(
+    run_dir: pathlib.Path,
+    stream: str,
+    group: str,
+    span: type,
+    sources: list,
+    system: Janus,
+    params: Params,
+    data: DataConfig,
+) -> cache.ImageTable:
+    encode = {"und": system.encode_und, "gen": system.encode_gen}[stream]
+
+    def read(image: ImageRef) -> np.ndarray:
+        pixels = images.decode(image.read(), image.where, data.max_pixels)
+        if stream == "und":
+            return images.for_understanding(pixels, data.und.size, data.und_rounding)
+        return images.for_generation(pixels, data.gen.size)
+
+    def forward(part: Params, pixels: Any) -> jax.Array:
+        return encode({group: part}, to_signed(pixels, system.dtype))
+
+    refs = cache.pictures(sources, span)
+    return cache.table(run_dir / "cache", stream, params[group], forward, read, refs)
