@@ -1,0 +1,255 @@
+"""Training of the VQ image tokenizer: LlamaGen's recipe (arXiv 2406.06525, section 3.1).
+
+Its `vq_train.py` and `vq_loss.py` minimise, with Adam (0.9, 0.95) at 1e-4, clipping at 1,
+batch 128,
+
+    L2 + 1.0 LPIPS + (codebook 1.0 + commitment 0.25) + 0.5 (-D(reconstruction)) from step 20,000 on
+
+for the tokenizer, and 0.5 hinge for the patch discriminator D from the same step on.
+
+Our choices: the perceptual distance is LPIPS's (arXiv 1801.03924, equation 1) with all its channel
+weights equal, on EfficientNet-Lite0 instead of VGG-16, averaged over layers; D has group norm.
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import DTypeLike
+from jaxtyping import Float
+
+from unijax.core.batch import ImageBatch
+from unijax.core.errors import UserError
+from unijax.core.system import Metrics, Params, Sums
+from unijax.models import efficientnet_lite
+from unijax.models.efficientnet_lite import EfficientNetLite0
+from unijax.models.patchgan import PatchGAN, PatchGANConfig
+from unijax.models.vqgan import VQGAN, VQConfig
+from unijax.ops.image import to_signed
+
+PERCEPTUAL_STAGES = 5  # of EfficientNet-Lite0: features at strides 2, 4, 8, 16, 16
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizerConfig:
+    """The networks and the weights of the terms.
+
+    Attributes:
+      vq: the tokenizer.
+      discriminator: None trains without one.
+      reconstruction: "l2" or "l1", the mean over pixels and channels in -1..1.
+      perceptual_weight: 0 leaves the perceptual network out.
+      perceptual_path: its `.pth` file; empty finds the installed package.
+      adversarial_start: the step from which on the discriminator trains and counts.
+    """
+
+    vq: VQConfig
+    discriminator: PatchGANConfig | None = None
+    reconstruction: str = "l2"
+    reconstruction_weight: float = 1.0
+    perceptual_weight: float = 1.0
+    perceptual_path: str = ""
+    codebook_weight: float = 1.0
+    commitment_weight: float = 0.25
+    adversarial_weight: float = 0.5
+    adversarial_start: int = 20_000
+
+    def __post_init__(self):
+        if self.reconstruction not in ("l1", "l2"):
+            raise UserError(
+                "model.reconstruction", repr(self.reconstruction), "'l1' or 'l2'", "Correct it."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokenizer:
+    """The recipe. Eats `ImageBatch`.
+
+    Parameter groups: `generator` (the tokenizer: what is kept), `discriminator`, and `perceptual`,
+    which comes from a file and which every stage must freeze. The first two want an optimizer each;
+    stop-gradients keep their terms apart.
+
+    Attributes:
+      config: networks and weights of the terms.
+      dtype: of compute.
+      param_dtype: of stored, trained parameters.
+      remat: must be "none".
+    """
+
+    config: TokenizerConfig
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+    remat: str = "none"
+
+    encoders = frozenset()  # no group is frozen on the input side
+
+    def __post_init__(self):
+        if self.remat != "none":
+            raise UserError(
+                "remat", repr(self.remat), "'none'", "The tokenizer keeps its activations."
+            )
+
+    @property
+    def generator(self) -> VQGAN:
+        return VQGAN(self.config.vq, dtype=self.dtype, param_dtype=self.param_dtype)
+
+    @property
+    def discriminator(self) -> PatchGAN:
+        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        return PatchGAN(self.config.discriminator, **kinds)
+
+    @property
+    def perceptual(self) -> EfficientNetLite0:
+        return EfficientNetLite0(PERCEPTUAL_STAGES, dtype=self.dtype)
+
+    def init(self, key: Array) -> Params:
+        """Fresh parameters, boxed with logical names; the perceptual ones read from their file.
+
+        Raises:
+          UserError: if that file is needed and absent.
+        """
+        cfg = self.config
+        keys = jax.random.split(key)
+        pixels = jnp.zeros((1, cfg.vq.image_size, cfg.vq.image_size, 3), self.dtype)
+        params = {"generator": self.generator.init(keys[0], pixels)["params"]}
+        if cfg.discriminator is not None:
+            params["discriminator"] = self.discriminator.init(keys[1], pixels)["params"]
+        if cfg.perceptual_weight:
+            values = efficientnet_lite.load_weights(cfg.perceptual_path, PERCEPTUAL_STAGES)
+            boxes = jax.eval_shape(self.perceptual.init, keys[1], pixels)["params"]
+            params["perceptual"] = jax.tree.map(
+                lambda box, value: box.replace_boxed(jnp.asarray(value)),
+                boxes,
+                values,
+                is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned),
+            )
+        return params
+
+    def weights(self, batch: ImageBatch) -> Sums:
+        """Every term is a mean over the images."""
+        return {name: jnp.sum(batch.weight) for name in self._terms}
+
+    @property
+    def _terms(self) -> tuple[str, ...]:
+        terms = ("reconstruction", "codebook")
+        if self.config.perceptual_weight:
+            terms += ("perceptual",)
+        if self.config.discriminator is not None:
+            terms += ("adversarial", "discriminator")
+        return terms
+
+    def loss(
+        self, params: Params, batch: ImageBatch, key: Array, step: Array, frozen: frozenset[str]
+    ) -> tuple[Sums, Metrics]:
+        """Sums over the images of every term, weights of the config included, and metrics.
+
+        One pass of the generator serves its own terms and the discriminator's.
+        """
+        del key, frozen
+        cfg = self.config
+        real = to_signed(batch.pixels, self.dtype)
+        out = self.generator.apply({"params": params["generator"]}, real)
+        error = out.pixels - real
+        distance = jnp.abs(error) if cfg.reconstruction == "l1" else error**2
+        commitment = cfg.commitment_weight * out.commitment_loss
+        per_image = {
+            "reconstruction": cfg.reconstruction_weight * jnp.mean(distance, axis=(1, 2, 3)),
+            "codebook": cfg.codebook_weight * out.codebook_loss + commitment,
+        }
+        plain = {"psnr": psnr(out.pixels, real), "commitment": out.commitment_loss}
+        if cfg.perceptual_weight:
+            plain["perceptual"] = self._perceptual_distance(params["perceptual"], out.pixels, real)
+            per_image["perceptual"] = cfg.perceptual_weight * plain["perceptual"]
+        if cfg.discriminator is not None:
+            adversarial = self._adversarial(params["discriminator"], out.pixels, real, step)
+            plain |= adversarial
+            for term in ("adversarial", "discriminator"):
+                per_image[term] = cfg.adversarial_weight * adversarial[term]
+        sums = {name: jnp.sum(batch.weight * value) for name, value in per_image.items()}
+        images = jnp.sum(batch.weight)
+        metrics = {name: (jnp.sum(batch.weight * x), images) for name, x in plain.items()}
+        metrics["images"] = (images, jnp.ones(()))
+        metrics["codes_used"] = self._codes_used(out.codes, batch.weight)
+        return sums, metrics
+
+    def _perceptual_distance(
+        self,
+        params: Params,
+        fake: Float[Array, "B height width 3"],
+        real: Float[Array, "B height width 3"],
+    ) -> Float[Array, "B"]:
+        """Mean over layers and places of the squared distance of unit feature vectors."""
+        features = [self.perceptual.apply({"params": params}, x) for x in (fake, real)]
+        distances = []
+        for a, b in zip(*features):
+            squared = jnp.sum((_unit(a) - _unit(jax.lax.stop_gradient(b))) ** 2, axis=-1)
+            distances.append(jnp.mean(squared, axis=(1, 2)))
+        return sum(distances) / len(distances)
+
+    def _adversarial(
+        self,
+        params: Params,
+        fake: Float[Array, "B height width 3"],
+        real: Float[Array, "B height width 3"],
+        step: Array,
+    ) -> dict[str, Float[Array, "B"]]:
+        """Each side's loss per image (hinge, arXiv 1705.02894): zero, and not computed, too early.
+
+        The discriminator is a constant to the generator's term, the picture to the discriminator's.
+        """
+
+        def logits(params, pixels):
+            return self.discriminator.apply({"params": params}, pixels)
+
+        def both(params, fake, real):
+            fooled = jnp.mean(logits(jax.lax.stop_gradient(params), fake), axis=(1, 2))
+            on_fake = logits(params, jax.lax.stop_gradient(fake))
+            on_real = logits(params, real)
+            hinge = 0.5 * (jax.nn.relu(1.0 + on_fake) + jax.nn.relu(1.0 - on_real))
+            return {
+                "adversarial": -fooled,
+                "discriminator": jnp.mean(hinge, axis=(1, 2)),
+                "logit_real": jnp.mean(on_real, axis=(1, 2)),
+            }
+
+        def neither(params, fake, real):
+            zeros = jnp.zeros(fake.shape[0], jnp.float32)
+            return dict.fromkeys(("adversarial", "discriminator", "logit_real"), zeros)
+
+        started = step >= self.config.adversarial_start
+        return jax.lax.cond(started, both, neither, params, fake.astype(real.dtype), real)
+
+    def _codes_used(self, codes: Array, weight: Array) -> tuple[Array, Array]:
+        """Share of the codebook that the batch uses."""
+        size = self.config.vq.num_embeddings
+        counted = jnp.broadcast_to(weight[:, None], codes.shape)
+        used = jnp.zeros(size).at[codes].add(counted) > 0
+        return jnp.sum(used).astype(jnp.float32), jnp.full((), size, jnp.float32)
+
+    def forward_flops(self, batch: ImageBatch) -> dict[str, Array]:
+        """The discriminator counts as if it had started; the small perceptual network does not."""
+        images = jnp.sum(batch.weight)
+        vq = self.config.vq
+        per_image = vq.encode_flops_per_image() + vq.decode_flops_per_image()
+        flops = {"generator": images * float(per_image)}
+        if self.config.discriminator is not None:
+            one = self.config.discriminator.flops_per_image(vq.image_size)
+            flops["discriminator"] = images * float(3 * one)
+        return flops
+
+
+def psnr(
+    fake: Float[Array, "B height width 3"], real: Float[Array, "B height width 3"]
+) -> Float[Array, "B"]:
+    """Peak signal-to-noise ratio in decibels of pictures in -1..1, the first clipped to it."""
+    error = jnp.clip(fake.astype(jnp.float32), -1.0, 1.0) - real.astype(jnp.float32)
+    mse = jnp.mean(error**2, axis=(1, 2, 3))
+    return 10.0 * jnp.log10(4.0 / jnp.maximum(mse, 1e-10))
+
+
+def _unit(x: Float[Array, "B h w c"]) -> Float[Array, "B h w c"]:
+    """Length 1 over channels, in float32; LPIPS's epsilon."""
+    x = x.astype(jnp.float32)
+    return x * jax.lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True) + 1e-10)
