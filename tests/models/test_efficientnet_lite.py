@@ -142,7 +142,7 @@ def test_no_code_in_the_file_is_run(tmp_path, place):
             return (open, (str(tmp_path / "harmed"), "w"))
 
     with (tmp_path / "bad.pth").open("wb") as f:
-        for value in [0x1950A86A20F9469CFC6C, 1001, {}][:place] + [Harm()]:
+        for value in (*[0x1950A86A20F9469CFC6C, 1001, {}][:place], Harm()):
             pickle.dump(value, f, protocol=2)
     with pytest.raises(UserError, match="in a state dict"):
         load_weights(str(tmp_path / "bad.pth"))
