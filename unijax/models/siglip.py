@@ -11,19 +11,17 @@ patch: a `[D, 3, p, p]` convolution weight, transposed to `[p, p, 3, D]` and fla
 import dataclasses
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from unijax.core import axes
 from unijax.core.errors import UserError
+from unijax.nn.encoder import ACTIVATIONS, Encoder
 from unijax.nn.layers import Dense, Embed, LayerNorm
-from unijax.nn.stack import stack
-from unijax.ops.attention import attention, full_intervals
+from unijax.ops.attention import full_intervals
 
-ACTIVATIONS = {"gelu": False, "gelu_tanh": True}  # name -> tanh approximation
 FEATURES = ("post_norm", "pre_norm")
 
 
@@ -117,7 +115,17 @@ class Siglip(nn.Module):
         """Features of every patch in raster order, from pixels in -1..1."""
         cfg, kinds = self.config, {"dtype": self.dtype, "param_dtype": self.param_dtype}
         x = Embeddings(cfg, name="embeddings", **kinds)(pixels)
-        x = Encoder(cfg, self.remat, name="encoder", **kinds)(x)
+        encoder = Encoder(
+            num_layers=cfg.num_hidden_layers,
+            hidden=cfg.intermediate_size,
+            num_heads=cfg.num_attention_heads,
+            epsilon=cfg.layer_norm_eps,
+            hidden_act=cfg.hidden_act,
+            remat=self.remat,
+            name="encoder",
+            **kinds,
+        )
+        x = encoder(x, full_intervals(x.shape[0], cfg.num_tokens, cfg.num_tokens))
         if cfg.features == "post_norm":
             x = LayerNorm(cfg.layer_norm_eps, name="post_layernorm", **kinds)(x)
         return x
@@ -145,103 +153,6 @@ class Embeddings(nn.Module):
             **kinds,
         )
         return x + table(jnp.arange(cfg.num_tokens))
-
-
-class Encoder(nn.Module):
-    """The layers, each position seeing every other."""
-
-    config: SiglipConfig
-    remat: str = "none"
-    dtype: DTypeLike = jnp.float32
-    param_dtype: DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
-        cfg, kinds = self.config, {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        batch, length, _ = x.shape
-        layers = stack(
-            Layer,
-            cfg.num_hidden_layers,
-            self.remat,
-            "layers",
-            width=cfg.hidden_size,
-            hidden=cfg.intermediate_size,
-            num_heads=cfg.num_attention_heads,
-            epsilon=cfg.layer_norm_eps,
-            hidden_act=cfg.hidden_act,
-            **kinds,
-        )
-        x, _ = layers(x, None, full_intervals(batch, length, length))
-        return x
-
-
-class Layer(nn.Module):
-    """Pre-norm transformer block with biases everywhere."""
-
-    width: int
-    hidden: int
-    num_heads: int
-    epsilon: float
-    hidden_act: str
-    dtype: DTypeLike = jnp.float32
-    param_dtype: DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(
-        self,
-        x: Float[Array, "B N D"],
-        per_layer: None,
-        intervals: tuple[Int[Array, "B N"], Int[Array, "B N"]],
-    ) -> tuple[Float[Array, "B N D"], None]:
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        h = LayerNorm(self.epsilon, name="layer_norm1", **kinds)(x)
-        x = x + SelfAttention(self.width, self.num_heads, name="self_attn", **kinds)(h, *intervals)
-        h = LayerNorm(self.epsilon, name="layer_norm2", **kinds)(x)
-        x = x + MLP(self.width, self.hidden, self.hidden_act, name="mlp", **kinds)(h)
-        return x, per_layer
-
-
-class SelfAttention(nn.Module):
-    """Multi-head attention over intervals of keys."""
-
-    width: int
-    num_heads: int
-    dtype: DTypeLike = jnp.float32
-    param_dtype: DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(
-        self,
-        x: Float[Array, "B N D"],
-        kv_start: Int[Array, "B N"],
-        kv_end: Int[Array, "B N"],
-    ) -> Float[Array, "B N D"]:
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        b, n, d = x.shape
-        into, out = (axes.VISION_EMBED, axes.VISION_HEADS), (axes.VISION_HEADS, axes.VISION_EMBED)
-        q, k, v = (
-            Dense(self.width, into, name=name, **kinds)(x).reshape(b, n, self.num_heads, -1)
-            for name in ("q_proj", "k_proj", "v_proj")
-        )
-        y = attention(q, k, v, kv_start, kv_end).reshape(b, n, d)
-        return Dense(self.width, out, name="projection_layer", **kinds)(y)
-
-
-class MLP(nn.Module):
-    """Linear, GELU, Linear."""
-
-    width: int
-    hidden: int
-    hidden_act: str
-    dtype: DTypeLike = jnp.float32
-    param_dtype: DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        x = Dense(self.hidden, (axes.VISION_EMBED, axes.VISION_MLP), name="fc1", **kinds)(x)
-        x = jax.nn.gelu(x, approximate=ACTIVATIONS[self.hidden_act])
-        return Dense(self.width, (axes.VISION_MLP, axes.VISION_EMBED), name="fc2", **kinds)(x)
 
 
 def patches(pixels: Float[Array, "B height width C"], size: int) -> Float[Array, "B N patch"]:

@@ -1,0 +1,160 @@
+"""The contrastive recipe: the loss against loops, equal captions, filling, padding of texts."""
+
+import math
+
+import flax.linen as nn
+import hypothesis
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from unijax.core import axes, tree
+from unijax.core.batch import ImageBatch
+from unijax.core.errors import UserError
+from unijax.models.siglip import SiglipConfig
+from unijax.models.text_encoder import TextEncoderConfig
+from unijax.systems.contrastive import Contrastive, ContrastiveConfig, equal_texts, pair_loss
+
+CONFIG = ContrastiveConfig(
+    vision=SiglipConfig(
+        image_size=16, patch_size=8, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=4,
+    ),
+    text=TextEncoderConfig(
+        vocab_size=11, max_length=6, hidden_size=24, intermediate_size=48, num_attention_heads=3
+    ),
+    embed_dim=16,
+)  # fmt: skip
+SYSTEM = Contrastive(CONFIG)
+
+
+@pytest.fixture(scope="module")
+def boxed():
+    return jax.eval_shape(SYSTEM.init, jax.random.key(0))
+
+
+@pytest.fixture(scope="module")
+def params(boxed):
+    rng = np.random.default_rng(0)
+    values = jax.tree.map(
+        lambda x: rng.normal(size=x.shape, scale=math.prod(x.shape[-2:-1]) ** -0.5).astype("f4"),
+        nn.unbox(boxed),
+    )
+    values["similarity"] = {"scale": np.float32(math.log(10)), "bias": np.float32(-3.0)}
+    return jax.tree.map(jnp.asarray, values)
+
+
+def batch(texts, weight=None, pad=0, seed=0):
+    """A picture for each text; `pad` stands behind the texts."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (len(texts), 16, 16, 3), dtype=np.uint8)
+    ids = np.full((len(texts), CONFIG.text.max_length), pad, np.int32)
+    for row, text in zip(ids, texts):
+        row[: len(text)] = text
+    return ImageBatch(
+        pixels=jnp.asarray(pixels),
+        weight=jnp.asarray(weight or [1.0] * len(texts), jnp.float32),
+        text=jnp.asarray(ids),
+        text_length=jnp.asarray([len(t) for t in texts], jnp.int32),
+    )
+
+
+@jax.jit
+def run(params, batch):
+    step = jnp.zeros((), jnp.int32)
+    return SYSTEM.loss(params, batch, jax.random.key(0), step, frozenset())
+
+
+@jax.jit
+def embed(params, batch):
+    pixels = batch.pixels / 127.5 - 1
+    texts = SYSTEM.embed_texts(params, batch.text, batch.text_length)
+    return SYSTEM.embed_images(params, pixels), texts
+
+
+TEXTS = st.lists(st.lists(st.integers(0, 2), min_size=0, max_size=3), min_size=4, max_size=4)
+
+
+@hypothesis.settings(max_examples=25, deadline=None)
+@hypothesis.given(TEXTS, st.lists(st.sampled_from([0.0, 1.0]), min_size=4, max_size=4))
+def test_the_loss_is_the_sum_over_pairs(params, texts, weight):
+    images = batch(texts, weight)
+    sums, metrics = run(params, images)
+    x, y = jax.device_get(embed(params, images))
+    expected, found = 0.0, 0.0
+    for i, first in enumerate(texts):
+        for j, second in enumerate(texts):
+            z = 1 if first == second else -1
+            logit = 10.0 * float(x[i] @ y[j]) - 3.0
+            expected += weight[i] * weight[j] * math.log1p(math.exp(-z * logit))
+        real = [j for j in range(4) if weight[j]]
+        if weight[i]:
+            best = max(real, key=lambda j: (x[i] @ y[j], -j))
+            found += texts[best] == first
+    np.testing.assert_allclose(sums["contrastive"], expected, rtol=1e-4, atol=1e-5)
+    assert float(SYSTEM.weights(images)["contrastive"]) == sum(weight)
+    assert float(metrics["image_to_text"][0]) == found
+
+
+def test_pairs_of_extreme_logits_stay_finite():
+    logits = jnp.array([[1e4, -1e4], [-1e4, 1e4]])
+    assert float(jnp.max(pair_loss(logits, jnp.eye(2, dtype=bool)))) == 0
+    np.testing.assert_allclose(pair_loss(logits, ~jnp.eye(2, dtype=bool)), 1e4, rtol=1e-6)
+
+
+@hypothesis.settings(max_examples=50, deadline=None)
+@hypothesis.given(TEXTS, st.integers(0, 2))
+def test_equal_texts_are_those_that_read_the_same(texts, pad):
+    b = batch(texts, pad=pad)
+    same = np.asarray(equal_texts(b.text, b.text_length))
+    assert same.tolist() == [[a == b for b in texts] for a in texts]
+
+
+def test_what_stands_behind_a_text_has_no_influence(params):
+    texts = [[1, 2], [3], [4, 5, 6, 7, 8], []]
+    (a, _), (b, _) = run(params, batch(texts)), run(params, batch(texts, pad=9))
+    np.testing.assert_allclose(a["contrastive"], b["contrastive"], rtol=1e-6)
+    _, y = embed(params, batch(texts))
+    _, other = embed(params, batch([[1, 2, 9], [3], [4, 5, 6, 7, 8], []]))
+    assert float(jnp.abs(y[0] - other[0]).max()) > 1e-3
+    np.testing.assert_allclose(y[1:], other[1:], atol=1e-6)
+
+
+def test_both_towers_and_the_similarity_train(params):
+    images = batch([[1, 2], [3, 4], [5], [1, 2]])
+    grads = jax.jit(jax.grad(lambda p: run(p, images)[0]["contrastive"]))(params)
+    still = {
+        path
+        for path, g in tree.flatten(jax.device_get(grads)).items()
+        # Adding to every key adds the same to every score: a key bias has no gradient.
+        if not np.abs(g).max() > 1e-7 and not path.endswith("k_proj/bias")
+    }
+    assert still == set()
+
+
+def test_fresh_parameters_start_as_published(boxed):
+    init = jax.jit(lambda key: nn.unbox(SYSTEM.init(key)["similarity"]))(jax.random.key(0))
+    assert float(init["scale"]) == pytest.approx(math.log(10))
+    assert float(init["bias"]) == -10
+    for path, leaf in tree.flatten(boxed).items():
+        assert isinstance(leaf, nn.LogicallyPartitioned), path
+        assert set(filter(None, leaf.names)) <= axes.ALL
+        assert len(leaf.names) == leaf.value.ndim
+
+
+def test_flops_of_the_towers():
+    flops = SYSTEM.forward_flops(batch([[1], [2], [3]], [1.0, 1.0, 0.0]))
+    assert float(flops["vision_model"]) == 2 * CONFIG.vision.flops_per_image()
+    assert float(flops["text_model"]) == 2 * CONFIG.text.flops_per_text()
+
+
+def test_batches_without_fitting_texts_are_refused(params):
+    b = batch([[1], [2]])
+    with pytest.raises(UserError, match=r"found 0; expected 1 to model.text.max_length=6"):
+        run(params, b.replace(text=None, text_length=None))
+    long = jnp.zeros((2, 7), jnp.int32)
+    with pytest.raises(UserError, match=r"found 7; expected 1 to model.text.max_length=6"):
+        run(params, b.replace(text=long))
+    with pytest.raises(UserError, match="found 5; expected a divisor of hidden_size=128"):
+        TextEncoderConfig(vocab_size=8, max_length=4, num_attention_heads=5)

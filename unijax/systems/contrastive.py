@@ -1,0 +1,174 @@
+"""Training of a small understanding encoder: image and text agree (SigLIP, arXiv 2303.15343).
+
+Every pair of an image and a text of the batch is a yes-or-no question with the logit
+`exp(t') x.y + b` of unit vectors x and y; t' starts at log 10 and b at -10 (section 3.1, algorithm
+1). The loss is the sum over pairs over the number of images.
+
+Our choices: pairs with equal texts are positives too, for several pictures may bear one caption;
+images and texts are the mean of their tokens, projected. Only `vision_model` is meant to be kept.
+"""
+
+import dataclasses
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import DTypeLike
+from jaxtyping import Bool, Float, Int
+
+from unijax.core import axes
+from unijax.core.batch import ImageBatch
+from unijax.core.errors import UserError
+from unijax.core.system import Metrics, Params, Sums
+from unijax.models.siglip import Siglip, SiglipConfig
+from unijax.models.text_encoder import TextEncoder, TextEncoderConfig
+from unijax.nn.layers import Dense
+from unijax.ops.image import to_signed
+from unijax.ops.quantize import unit_norm
+
+INITIAL_SCALE = math.log(10.0)
+INITIAL_BIAS = -10.0
+
+
+@dataclasses.dataclass(frozen=True)
+class ContrastiveConfig:
+    """The two towers, and the width in which they are compared."""
+
+    vision: SiglipConfig
+    text: TextEncoderConfig
+    embed_dim: int = 128
+
+
+@dataclasses.dataclass(frozen=True)
+class Contrastive:
+    """The recipe. Eats `ImageBatch` with texts.
+
+    Attributes:
+      config: sizes.
+      dtype: of compute.
+      param_dtype: of stored, trained parameters.
+      remat: of the layers of both towers: "none", "dots" or "full".
+    """
+
+    config: ContrastiveConfig
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+    remat: str = "none"
+
+    encoders = frozenset()  # nothing is frozen on the input side
+
+    @property
+    def _kinds(self) -> dict:
+        return {"dtype": self.dtype, "param_dtype": self.param_dtype}
+
+    @property
+    def vision_model(self) -> Siglip:
+        return Siglip(self.config.vision, remat=self.remat, **self._kinds)
+
+    @property
+    def text_model(self) -> TextEncoder:
+        return TextEncoder(self.config.text, remat=self.remat, **self._kinds)
+
+    @property
+    def projection(self) -> Dense:
+        """From a tower's mean to the common width; each tower has parameters of its own."""
+        names = (axes.VISION_EMBED, axes.NORM)
+        return Dense(self.config.embed_dim, names, use_bias=False, **self._kinds)
+
+    def init(self, key: Array) -> Params:
+        """Fresh parameters, boxed with logical names."""
+        c = self.config
+        keys = jax.random.split(key, 4)
+        pixels = jnp.zeros((1, c.vision.image_size, c.vision.image_size, 3), self.dtype)
+        ids, length = jnp.zeros((1, c.text.max_length), jnp.int32), jnp.ones(1, jnp.int32)
+        image = jnp.zeros((1, c.vision.hidden_size), self.dtype)
+        text = jnp.zeros((1, c.text.hidden_size), self.dtype)
+
+        def scalar(value):
+            return nn.LogicallyPartitioned(jnp.full((), value, self.param_dtype), ())
+
+        return {
+            "vision_model": self.vision_model.init(keys[0], pixels)["params"],
+            "text_model": self.text_model.init(keys[1], ids, length)["params"],
+            "vision_projection": self.projection.init(keys[2], image)["params"],
+            "text_projection": self.projection.init(keys[3], text)["params"],
+            "similarity": {"scale": scalar(INITIAL_SCALE), "bias": scalar(INITIAL_BIAS)},
+        }
+
+    def embed_images(
+        self, params: Params, pixels: Float[Array, "B height width 3"]
+    ) -> Float[Array, "B D"]:
+        """Unit vectors of pictures in -1..1."""
+        features = self.vision_model.apply({"params": params["vision_model"]}, pixels)
+        mean = jnp.mean(features, axis=1)
+        return unit_norm(self.projection.apply({"params": params["vision_projection"]}, mean))
+
+    def embed_texts(
+        self, params: Params, text: Int[Array, "B S"], length: Int[Array, "B"]
+    ) -> Float[Array, "B D"]:
+        """Unit vectors of right-padded texts."""
+        mean = self.text_model.apply({"params": params["text_model"]}, text, length)
+        return unit_norm(self.projection.apply({"params": params["text_projection"]}, mean))
+
+    def weights(self, batch: ImageBatch) -> Sums:
+        """The sum over pairs is divided by the number of images."""
+        return {"contrastive": jnp.sum(batch.weight)}
+
+    def loss(
+        self, params: Params, batch: ImageBatch, key: Array, step: Array, frozen: frozenset[str]
+    ) -> tuple[Sums, Metrics]:
+        """Summed loss over pairs of images and texts that count, and metrics.
+
+        Raises:
+          UserError: if the batch has no texts, or longer ones than the tower reads.
+        """
+        del key, step, frozen
+        longest = self.config.text.max_length
+        if batch.text is None or batch.text.shape[1] > longest:
+            raise UserError(
+                "data.text_length",
+                "0" if batch.text is None else f"{batch.text.shape[1]}",
+                f"1 to model.text.max_length={longest}",
+                "Change one of them.",
+            )
+        images = self.embed_images(params, to_signed(batch.pixels, self.dtype))
+        texts = self.embed_texts(params, batch.text, batch.text_length)
+        scale, bias = (params["similarity"][k].astype(jnp.float32) for k in ("scale", "bias"))
+        cosine = images @ texts.T
+        same = equal_texts(batch.text, batch.text_length)
+        pairs = pair_loss(jnp.exp(scale) * cosine + bias, same)
+        both = batch.weight[:, None] * batch.weight
+        sums = {"contrastive": jnp.sum(both * pairs)}
+        count = jnp.sum(batch.weight)
+        # A text that is only filling is never the answer.
+        best = jnp.argmax(jnp.where(batch.weight > 0, cosine, -jnp.inf), axis=1)
+        found = jnp.take_along_axis(same, best[:, None], axis=1)[:, 0]
+        ones = jnp.ones(())
+        return sums, {
+            "image_to_text": (jnp.sum(batch.weight * found), count),
+            "scale": (jnp.exp(scale), ones),
+            "bias": (bias, ones),
+            "images": (count, ones),
+        }
+
+    def forward_flops(self, batch: ImageBatch) -> dict[str, Array]:
+        """By tower."""
+        c, images = self.config, jnp.sum(batch.weight)
+        return {
+            "vision_model": images * float(c.vision.flops_per_image()),
+            "text_model": images * float(c.text.flops_per_text()),
+        }
+
+
+def equal_texts(text: Int[Array, "B S"], length: Int[Array, "B"]) -> Bool[Array, "B B"]:
+    """Whether two texts are the same ids; what stands behind their length is not compared."""
+    behind = jnp.arange(text.shape[1]) >= length[:, None]
+    ids = jnp.where(behind, -1, text)
+    return jnp.all(ids[:, None] == ids[None], axis=-1)
+
+
+def pair_loss(logits: Float[Array, "B B"], positive: Bool[Array, "B B"]) -> Float[Array, "B B"]:
+    """`-log sigmoid(z logit)`, z = 1 for a positive pair and -1 otherwise."""
+    return -jax.nn.log_sigmoid(jnp.where(positive, logits, -logits))
