@@ -1,0 +1,99 @@
+"""Small records, tokenizers and configs for the tests of the data path."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from unijax.data import tokenizer as tokenizer_lib
+from unijax.data.config import DataConfig, GroupConfig, SourceConfig, StreamConfig
+from unijax.data.sentencepiece_tokenizer import train
+
+NAMES = {
+    "bos": "<｜begin▁of▁sentence｜>",
+    "eos": "<｜end▁of▁sentence｜>",
+    "pad": "<｜▁pad▁｜>",
+    "boi": "<begin_of_image>",
+    "eoi": "<end_of_image>",
+    "image_placeholder": "<image_placeholder>",
+}
+ROLES = ("<|User|>", "<|Assistant|>")
+WORDS = ["red", "blue", "green", "cat", "dog", "tree", "car", "a", "on", "of", "two", "mat", "is"]
+
+
+def sentence(rng, low=2, high=12) -> str:
+    return " ".join(rng.choice(WORDS, rng.integers(low, high)))
+
+
+def png(rng, width=20, height=14, mode="RGB") -> bytes:
+    pixels = rng.integers(0, 256, (height, width, len(mode)), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.squeeze(), mode if len(mode) > 1 else "L").save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="session")
+def tokenizer_dir(tmp_path_factory):
+    """A sentencepiece model trained on a few hundred sentences, with roles as special tokens."""
+    directory = tmp_path_factory.mktemp("tokenizer")
+    rng = np.random.default_rng(0)
+    texts = [sentence(rng) + ".\n" for _ in range(300)]
+    train(directory, texts, vocab_size=330, names=NAMES, extra=ROLES, model_type="bpe")
+    return directory
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tokenizer_dir):
+    return tokenizer_lib.load(tokenizer_dir)
+
+
+def make_records(seed=0, count=12) -> dict[str, list[dict]]:
+    """Records of every kind, by the name of the source that `small_config` gives them."""
+    rng = np.random.default_rng(seed)
+    pictures = [
+        {
+            "id": f"p{i}",
+            "image": png(rng),
+            "captions": [f"{sentence(rng)}. {sentence(rng)}.", sentence(rng)],
+            "label": WORDS[i % len(WORDS)],
+            "category": WORDS[i % 3],
+            "keywords": ["small", "red"],
+            "questions": [{"question": "what is shown?", "answer": sentence(rng, 1, 3)}],
+        }
+        for i in range(count)
+    ]
+    texts = [
+        {"id": f"t{i}", "text": "\n\n".join(sentence(rng) for _ in range(1 + i % 3))}
+        for i in range(count + 3)
+    ]
+    pages = [
+        {
+            "id": f"g{i}",
+            "parts": [{"text": sentence(rng)}, {"image": png(rng)}, {"text": sentence(rng)}],
+        }
+        for i in range(5)
+    ]
+    return {"ask": pictures, "text": texts, "pages": pages, "draw": pictures}
+
+
+def small_config(**changes) -> DataConfig:
+    """und : text : gen = 2 : 3 : 5 over in-memory records."""
+    settings = {
+        "groups": (
+            GroupConfig("und", 2, (SourceConfig("ask", "question"),)),
+            GroupConfig(
+                "text",
+                3,
+                (SourceConfig("text", "text", weight=2), SourceConfig("pages", "page", weight=1)),
+            ),
+            GroupConfig("gen", 5, (SourceConfig("draw", "generate"),)),
+        ),
+        "row_length": 96,
+        "rows": 4,
+        "und": StreamConfig(16, 4, 3),
+        "gen": StreamConfig(16, 9, 4),
+        "open_rows": 4,
+        "prefetch": 0,
+    }
+    return DataConfig(**(settings | changes))

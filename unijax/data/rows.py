@@ -1,0 +1,224 @@
+"""The stream of rows: which documents stand in which row. A function of (seed, data, config) alone.
+
+No process count enters here: every process plans every row, on lengths, and decodes only its own.
+"""
+
+import dataclasses
+import hashlib
+from typing import NamedTuple
+
+from unijax.core.errors import UserError
+from unijax.data.config import DataConfig, is_active, phases
+from unijax.data.document import Document, Size, document_size
+from unijax.data.mixture import Queue, as_fraction, choose
+from unijax.data.pack import OpenRow, Packer
+from unijax.data.sources import DocumentSource
+from unijax.data.split import fit
+
+
+class Placed(NamedTuple):
+    """A document in a row: itself, and how to make it again."""
+
+    document: Document
+    source: str
+    draw: int
+    part: int
+
+
+Row = list[Placed]
+
+
+@dataclasses.dataclass
+class Head:
+    """The next documents of a source: found, but not yet in the stream."""
+
+    parts: list[Document]
+    draw: int
+    tokens: int
+    dropped: int  # documents passed over before it
+
+
+@dataclasses.dataclass
+class Reader:
+    """Where a source stands. `drawn` counts records, `documents` those that gave rows something."""
+
+    source: DocumentSource
+    group: str
+    queue: Queue
+    drawn: int = 0
+    documents: int = 0
+    dropped: int = 0
+    head: Head | None = None
+
+
+class RowStream:
+    """An endless iterator of rows, with a state that is small and plain JSON."""
+
+    def __init__(self, config: DataConfig, sources: dict[str, DocumentSource]):
+        self.config = config
+        self._limit = config.limit
+        self._images = config.image_tokens
+        self._packer: Packer[Placed] = Packer(self._limit, config.open_rows)
+        self._closed: list[Row] = []  # closed, not yet given
+        self._groups: dict[str, list[Reader]] = {}
+        self._group_queues: dict[str, Queue] = {}
+        for group in config.groups:
+            if group.ratio == 0:
+                continue
+            self._group_queues[group.name] = Queue(as_fraction(group.ratio))
+            self._groups[group.name] = [
+                Reader(sources[source.name], group.name, Queue(as_fraction(source.weight)))
+                for source in group.sources
+                if source.weight > 0
+            ]
+        self._given = 0  # rows handed out
+        self._phases = phases(config)
+        self._phase = 0
+        self._readers = {
+            reader.source.name: reader for readers in self._groups.values() for reader in readers
+        }
+        self._fingerprint = _fingerprint(config, self._readers)
+
+    def __iter__(self):
+        return self
+
+    def __next__(self) -> Row:
+        while not self._closed:
+            self._place(self.next_document())
+        self._given += 1
+        return self._closed.pop(0)
+
+    def next_document(self) -> list[Placed]:
+        """The next document of the mixture, in one part or several."""
+        self._enter_phase()
+        readers = [self._next_reader(group) for group in self._groups]
+        heads = [self._head(reader) for reader in readers]
+        chosen = choose(list(self._group_queues.values()), [self._cost(head) for head in heads])
+        reader, head = readers[chosen], heads[chosen]
+        cost = self._cost(head)
+        reader.queue.served += cost
+        self._group_queues[reader.group].served += cost
+        reader.drawn = head.draw + 1
+        reader.documents += 1
+        reader.dropped += head.dropped
+        reader.head = None
+        name = reader.source.name
+        return [Placed(document, name, head.draw, part) for part, document in enumerate(head.parts)]
+
+    def group_of(self, source: str) -> str:
+        return self._readers[source].group
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """Documents that were left out so far, by source: too long, or with nothing to learn."""
+        return {name: reader.dropped for name, reader in self._readers.items()}
+
+    def get_state(self) -> dict:
+        """Counts, and rows in progress as references; a resume renders them again."""
+        return {
+            "fingerprint": self._fingerprint,
+            "given": self._given,
+            "phase": self._phase,
+            "groups": {name: queue.served for name, queue in self._group_queues.items()},
+            "sources": {
+                name: [reader.drawn, reader.documents, reader.queue.served, reader.dropped]
+                for name, reader in self._readers.items()
+            },
+            "open": [_references(row.items) for row in self._packer.open],
+            "closed": [_references(row) for row in self._closed],
+        }
+
+    def set_state(self, state: dict) -> None:
+        """Goes to a state.
+
+        Raises:
+          UserError: a state of other data or another config, whose stream would differ.
+        """
+        if state["fingerprint"] != self._fingerprint:
+            raise UserError(
+                "data state",
+                f"a state of other data ({state['fingerprint']})",
+                f"one of this config and these sources ({self._fingerprint})",
+                "Resume with the data config and the data that the run began with.",
+            )
+        self._given, self._phase = state["given"], state["phase"]
+        for name, served in state["groups"].items():
+            self._group_queues[name].served = served
+        for name, (drawn, documents, served, dropped) in state["sources"].items():
+            reader = self._readers[name]
+            reader.drawn, reader.documents, reader.dropped = drawn, documents, dropped
+            reader.queue.served = served
+            reader.head = None
+        self._packer.open = [self._open_row(references) for references in state["open"]]
+        self._closed = [self._row(references) for references in state["closed"]]
+
+    def _enter_phase(self) -> None:
+        """Where sources come or go, shares within the groups are counted anew from here."""
+        step = self._given // self.config.rows
+        phase = sum(begin <= step for begin in self._phases)
+        if phase != self._phase:
+            self._phase = phase
+            for reader in self._readers.values():
+                reader.queue.served = 0
+
+    def _active(self, reader: Reader) -> bool:
+        begin = 0 if self._phase == 0 else self._phases[self._phase - 1]
+        return is_active(reader.source.config, begin)
+
+    def _next_reader(self, group: str) -> Reader:
+        readers = [reader for reader in self._groups[group] if self._active(reader)]
+        heads = [self._head(reader) for reader in readers]
+        return readers[choose([r.queue for r in readers], [self._cost(head) for head in heads])]
+
+    def _cost(self, head: Head) -> int:
+        return 1 if self.config.unit == "samples" else head.tokens
+
+    def _head(self, reader: Reader) -> Head:
+        """The next document of a source that gives a row something."""
+        if reader.head is None:
+            draw, dropped = reader.drawn, 0
+            while not (parts := self._parts(reader.source, draw)):
+                draw, dropped = draw + 1, dropped + 1
+                if dropped == reader.source.epoch_length:
+                    raise UserError(
+                        f"source {reader.source.name}",
+                        f"no document that fits, in {dropped}",
+                        f"documents of at most {self._limit.tokens} tokens, "
+                        f"{self._limit.und} images to understand, {self._limit.gen} to generate",
+                        "Lengthen the rows, add image slots, or set overlong='split'.",
+                    )
+            tokens = sum(document_size(part, self._images).tokens for part in parts)
+            reader.head = Head(parts, draw, tokens, dropped)
+        return reader.head
+
+    def _parts(self, source: DocumentSource, draw: int) -> list[Document]:
+        return fit(source.document(draw), self._limit, self._images, self.config.overlong)
+
+    def _place(self, parts: list[Placed]) -> None:
+        for placed in parts:
+            row = self._packer.add(placed, document_size(placed.document, self._images))
+            if row is not None:
+                self._closed.append(row)
+
+    def _row(self, references: list) -> Row:
+        row = []
+        for name, draw, part in references:
+            document = self._parts(self._readers[name].source, draw)[part]
+            row.append(Placed(document, name, draw, part))
+        return row
+
+    def _open_row(self, references: list) -> OpenRow[Placed]:
+        items = self._row(references)
+        sizes = [document_size(placed.document, self._images) for placed in items]
+        return OpenRow(items, sum(sizes, start=Size(0)))
+
+
+def _references(row: Row) -> list:
+    return [[placed.source, placed.draw, placed.part] for placed in row]
+
+
+def _fingerprint(config: DataConfig, readers: dict[str, Reader]) -> str:
+    """Of all that the stream depends on; how it is read ahead is not among it."""
+    words = dataclasses.replace(config, prefetch=0, decode_threads=1, max_pixels=1)
+    lengths = [(name, reader.source.epoch_length) for name, reader in readers.items()]
+    return hashlib.sha1(repr((words, lengths)).encode()).hexdigest()[:12]

@@ -1,0 +1,182 @@
+"""One small interface to text tokenizers, whichever library reads the file.
+
+Text from users never becomes a special id: `encode` returns ordinary ids whatever the text says,
+and special tokens enter a sequence as ids that rendering puts there.
+"""
+
+import re
+import shutil
+from pathlib import Path
+from typing import Protocol
+
+from unijax.core.errors import UserError
+from unijax.core.vocab import SpecialIds
+from unijax.data import special_tokens
+from unijax.data.special_tokens import SpecialTokens
+
+
+class Backend(Protocol):
+    """What a library must offer. `encode` and `decode` know nothing of special tokens."""
+
+    files: dict[str, Path]  # name in a saved directory -> file it is copied from
+    size: int  # ids are below this
+    control: dict[str, int]  # tokens that the file itself marks as special
+
+    def encode(self, text: str) -> list[int]: ...
+
+    def decode(self, ids: list[int]) -> str: ...
+
+    def piece(self, token_id: int) -> str | None: ...
+
+    def lookup(self, token: str) -> int | None: ...
+
+
+class Tokenizer:
+    """Text to ids and back.
+
+    Attributes:
+      special: ids of the tokens that rendering and sampling need.
+      tokens: every special token -> its id, role names and the like included.
+      vocab_size: the least number of embedding rows that holds every id.
+    """
+
+    def __init__(self, where: str, backend: Backend, special: SpecialTokens):
+        self.where = where
+        self._backend = backend
+        self.tokens = {**backend.control, **_resolve(where, backend, special)}
+        self.special = SpecialIds(**{role: self.tokens[t] for role, t in special.names.items()})
+        self._names = dict(special.names)
+        self._forbidden = frozenset(self.tokens.values())
+        self._pieces = {token_id: token for token, token_id in self.tokens.items()}
+        longest_first = sorted(self.tokens, key=len, reverse=True)
+        self._literal = re.compile("(?=" + "|".join(map(re.escape, longest_first)) + ")")
+        self.vocab_size = max(backend.size, max(self._forbidden) + 1)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of the text as it stands: nothing is put before or after it, nothing is special."""
+        ids = self._backend.encode(text)
+        if self._forbidden.isdisjoint(ids):
+            return ids
+        # The text spells a special token. Cut behind its first character, so that no part does; a
+        # library that rewrites characters first (NFKC) may need every character apart.
+        for parts in (self._cut(text), list(text)):
+            ids = [token_id for part in parts for token_id in self._backend.encode(part)]
+            if self._forbidden.isdisjoint(ids):
+                return ids
+        found = next(token_id for token_id in ids if token_id in self._forbidden)
+        raise UserError(
+            self.where,
+            f"text that becomes {self._pieces[found]!r}, cut to characters as it is",
+            "a tokenizer whose special tokens are not ordinary pieces",
+            "Give the special token an id of its own.",
+        )
+
+    def decode(self, ids: list[int]) -> str:
+        """Text of the ids. Special tokens say nothing, and ids beyond the file's own neither."""
+        ordinary = [i for i in map(int, ids) if i not in self._forbidden and i < self._backend.size]
+        return self._backend.decode(ordinary)
+
+    def piece(self, token_id: int) -> str:
+        """One token as it is written in the vocabulary, special or not."""
+        piece = self._pieces.get(token_id)
+        if piece is None and token_id < self._backend.size:
+            piece = self._backend.piece(token_id)
+        return f"<{token_id}>" if piece is None else piece
+
+    def save(self, directory: str | Path) -> None:
+        """Writes what `load` reads."""
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, path in self._backend.files.items():
+            if path.resolve() != (directory / name).resolve():
+                shutil.copyfile(path, directory / name)
+        special = SpecialTokens(self._names, self.tokens)
+        special_tokens.write(directory / special_tokens.FILE_NAME, special)
+
+    def _cut(self, text: str) -> list[str]:
+        cuts = [match.start() + 1 for match in self._literal.finditer(text)]
+        return [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)]) if a < b]
+
+
+def load(path: str | Path, special: str | Path | None = None) -> Tokenizer:
+    """Loads a tokenizer from a directory, a sentencepiece `.model` or a `tokenizer.json`.
+
+    Args:
+      path: the file, or a directory with `tokenizer.model` or `tokenizer.json` in it.
+      special: a special_tokens.json; by default the one beside the file, else Hugging Face's
+        tokenizer_config.json beside it.
+
+    Raises:
+      UserError: a missing or unreadable file, or a special token without an id.
+    """
+    path = Path(path)
+    file = _find(path) if path.is_dir() else path
+    if not file.is_file():
+        raise UserError(
+            str(path),
+            "no such file",
+            "a directory with tokenizer.model or tokenizer.json, or one of these files",
+            "Correct the path of the tokenizer.",
+        )
+    if special is not None:
+        tokens = special_tokens.read(Path(special))
+    elif (file.parent / special_tokens.FILE_NAME).exists():
+        tokens = special_tokens.read(file.parent / special_tokens.FILE_NAME)
+    else:
+        tokens = special_tokens.read_hf(file.parent)
+    # The libraries are imported where they are used: nobody needs both.
+    if file.suffix == ".json":
+        from unijax.data.json_tokenizer import JsonBackend
+
+        return Tokenizer(str(file), JsonBackend(file, tokens), tokens)
+    from unijax.data.sentencepiece_tokenizer import SentencePieceBackend
+
+    return Tokenizer(str(file), SentencePieceBackend(file), tokens)
+
+
+def check_vocab(tokenizer: Tokenizer, vocab_size: int) -> None:
+    """Raises a UserError where the tokenizer has ids that a table of `vocab_size` rows lacks."""
+    if tokenizer.vocab_size > vocab_size:
+        raise UserError(
+            tokenizer.where,
+            f"ids up to {tokenizer.vocab_size - 1}",
+            f"ids below the model's vocab_size, {vocab_size}",
+            "Use the model's own tokenizer, or a model with a larger vocab_size.",
+        )
+
+
+def _find(directory: Path) -> Path:
+    for name in ("tokenizer.model", "tokenizer.json"):
+        if (directory / name).is_file():
+            return directory / name
+    return directory / "tokenizer.model"
+
+
+def _resolve(where: str, backend: Backend, special: SpecialTokens) -> dict[str, int]:
+    """Ids of the special tokens, those of the file checked against those of the list."""
+    tokens = {}
+    for token, token_id in special.tokens.items():
+        own = backend.lookup(token)
+        if token_id is None and own is None:
+            raise UserError(
+                where,
+                f"no token {token!r}",
+                f"the special tokens of {special_tokens.FILE_NAME}, or their ids there",
+                f"Give {token!r} an id in {special_tokens.FILE_NAME}.",
+            )
+        if token_id is not None and own is not None and own != token_id:
+            raise UserError(
+                where,
+                f"id {own} for {token!r}",
+                f"id {token_id}, which {special_tokens.FILE_NAME} says",
+                "The list belongs to another tokenizer: use the right one.",
+            )
+        if own is None and token_id < backend.size and backend.piece(token_id) is not None:
+            raise UserError(
+                where,
+                f"id {token_id} taken by {backend.piece(token_id)!r}",
+                f"a free id for {token!r}",
+                f"Correct the id in {special_tokens.FILE_NAME}.",
+            )
+        tokens[token] = token_id if own is None else own
+    return tokens
