@@ -51,7 +51,7 @@ def write_hf_files(
             "use_default_system_prompt": False,
         },
     )
-    text = _chat_template(template, token_of(ours, "image_placeholder"), token_of(ours, "eos"))
+    text = chat_template(template, token_of(ours, "image_placeholder"), token_of(ours, "eos"))
     (directory / "chat_template.jinja").write_text(text, encoding="utf-8")
 
 
@@ -118,7 +118,7 @@ def _pixels() -> dict:
     }
 
 
-def _chat_template(template: Template, image: str, eos: str) -> str:
+def chat_template(template: Template, image: str, eos: str) -> str:
     """`Template.render` in Jinja. A line break parts an image from its neighbours."""
     words = {
         "USER": template.user, "ASSISTANT": template.assistant, "SEPARATOR": template.separator,
@@ -136,11 +136,11 @@ _CHAT_TEMPLATE = """\
     {{- content -}}
   {%- else -%}
     {%- for part in content -%}
-      {%- if part['type'] == 'image' -%}
-        {{- '' if loop.first else '\\n' }}{{ @IMAGE@ }}{{ '' if loop.last else '\\n' -}}
-      {%- else -%}
-        {{- part['text'] -}}
+      {%- set image = part['type'] == 'image' -%}
+      {%- if not loop.first and (image or loop.previtem['type'] == 'image') -%}
+        {{- '\\n' -}}
       {%- endif -%}
+      {{- @IMAGE@ if image else part['text'] -}}
     {%- endfor -%}
   {%- endif -%}
 {%- endmacro -%}

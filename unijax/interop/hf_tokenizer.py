@@ -78,7 +78,12 @@ def token_of(tokenizer: tokenizer_lib.Tokenizer, role: str) -> str:
 
 
 def _from_sentencepiece(path: pathlib.Path) -> tokenizers.Tokenizer:
-    """The model as ours reads it: no space is put before a text and none is taken away."""
+    """The model as ours reads it: no space is put before a text and none is taken away.
+
+    A model with rules that rewrite characters (NFKC) has them applied to graphemes here and to
+    characters there: ids can differ at CR LF and at combining marks. Models that
+    `unijax.data` trains have none.
+    """
     proto = model_pb2.ModelProto()
     proto.ParseFromString(path.read_bytes())
     kinds = {proto.trainer_spec.UNIGRAM: _unigram, proto.trainer_spec.BPE: _bpe}
