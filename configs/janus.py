@@ -1,10 +1,10 @@
 """Janus 1.3B, stages 1 to 3.
 
-Reproduces: arXiv 2410.13848, table 1, figure 3 and sections 3.2-3.4, 4.1-4.2: what is trained, learning
-rates, schedules, warm-up, steps, batch, ratios of understanding : text : generation, weight decay,
-AdamW (0.9, 0.95), clipping at 1, ImageNet alone in the first 120,000 steps of stage 2's generation
-and the other text-to-image sets alone in the last 60,000, a caption's first sentence alone with
-probability 0.25, the condition replaced by pad with probability 0.1.
+Reproduces: arXiv 2410.13848, table 1, figure 3 and sections 3.2-3.4, 4.1-4.2: what is trained,
+learning rates, schedules, warm-up, steps, batch, ratios of understanding : text : generation,
+weight decay, AdamW (0.9, 0.95), clipping at 1, ImageNet alone in the first 120,000 steps of stage
+2's generation and the other text-to-image sets alone in the last 60,000, a caption's first sentence
+alone with probability 0.25, the condition replaced by pad with probability 0.1.
 
     unijax train --config configs/janus.py:stage1 --init-from runs/parts --run-dir runs/janus1
     unijax train --config configs/janus.py:stage2 --init-from runs/janus1 --run-dir runs/janus2

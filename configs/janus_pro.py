@@ -1,14 +1,14 @@
 """Janus-Pro 1B and 7B, stages 1 to 3.
 
-Reproduces: the Janus-Pro technical report, table 2 and sections 2.1-2.4, 3.1: what is trained, learning
-rates, schedules, warm-up, steps, batch, ratios of understanding : text : generation, context 4096 with
-packing, AdamW (0.9, 0.95), no weight decay, clipping at 1.
+Reproduces: the Janus-Pro technical report, table 2 and sections 2.1-2.4, 3.1: what is trained,
+learning rates, schedules, warm-up, steps, batch, ratios of understanding : text : generation,
+context 4096 with packing, AdamW (0.9, 0.95), no weight decay, clipping at 1.
 
     unijax import --llama DEEPSEEK_LLM --siglip SIGLIP --vq VQ16 --tokenizer TOKENIZER \\
         --config configs/janus_pro.py:1b,stage1 --run-dir runs/parts
-    unijax train --config configs/janus_pro.py:1b,stage1 --init-from runs/parts --run-dir runs/stage1
-    unijax train --config configs/janus_pro.py:1b,stage2 --init-from runs/stage1 --run-dir runs/stage2
-    unijax train --config configs/janus_pro.py:1b,stage3 --init-from runs/stage2 --run-dir runs/stage3
+    unijax train --config configs/janus_pro.py:1b,stage1 --init-from runs/parts --run-dir runs/s1
+    unijax train --config configs/janus_pro.py:1b,stage2 --init-from runs/s1 --run-dir runs/s2
+    unijax train --config configs/janus_pro.py:1b,stage3 --init-from runs/s2 --run-dir runs/s3
 
 Hardware in the report: 16 nodes of 8 A100-40GB for 9 days (1B), 32 nodes for 14 days (7B).
 
@@ -39,8 +39,8 @@ STAGES = {
     },
     "stage3": {
         "frozen": ("vqmodel/",),
-        "learning_rate": 4e-5, "warmup_steps": 0, "steps": {"1b": 80_000, "7b": 40_000}, "rows": 128,
-        "ratio": (5, 1, 4),
+        "learning_rate": 4e-5, "warmup_steps": 0, "steps": {"1b": 80_000, "7b": 40_000},
+        "rows": 128, "ratio": (5, 1, 4),
     },
 }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Configs: a Python file's ConfigDict, overrides from the command line, then dataclasses.
+"""Configs: a Python file's ConfigDict, then dataclasses, with overrides from the command line.
 
 This is the only place that knows `ConfigDict`. A config file defines `get_config(arg)`, which
 returns a locked `ConfigDict` whose nesting mirrors the dataclasses; what it leaves out takes the
@@ -18,11 +18,11 @@ from ml_collections import ConfigDict
 from unijax.core.errors import UserError
 
 
-def load(spec: str, overrides: list[str]) -> ConfigDict:
-    """`path/to/config.py` or `path/to/config.py:argument`, with `key.sub=value` overrides applied.
+def load(spec: str) -> ConfigDict:
+    """The config of `path/to/config.py` or `path/to/config.py:argument`.
 
     Raises:
-      UserError: if the file, its argument, a key or a value is wrong.
+      UserError: if there is no such file, or it does not know the argument.
     """
     path, _, argument = spec.partition(":")
     file = pathlib.Path(path)
@@ -33,37 +33,44 @@ def load(spec: str, overrides: list[str]) -> ConfigDict:
     module_spec = importlib.util.spec_from_file_location("unijax_config", file)
     module = importlib.util.module_from_spec(module_spec)
     module_spec.loader.exec_module(module)
-    config = module.get_config(argument) if argument else module.get_config()
-    for override in overrides:
-        _override(config, override)
-    return config
+    try:
+        return module.get_config(argument) if argument else module.get_config()
+    except (KeyError, ValueError) as e:
+        if isinstance(e, UserError):
+            raise
+        raise UserError(
+            f"--config {spec}",
+            f"argument {argument!r} ({e})",
+            "one that get_config takes",
+            f"The first lines of {path} name them.",
+        ) from e
 
 
-def _override(config: ConfigDict, text: str) -> None:
+def override(values: dict, text: str) -> None:
+    """Applies `key.subkey=value` to nested plain values (`to_json` of a whole config), in place.
+
+    Raises:
+      UserError: for a key that is not there or a value of another type.
+    """
     key, equals, value = text.partition("=")
     if not equals:
         raise UserError(
             f"override {text!r}", "no '='", "key.subkey=value", "Write for example stage.steps=100."
         )
-    node: Any = config
+    node: Any = values
     *parents, leaf = key.split(".")
     for i, name in enumerate(parents):
         node = _child(node, name, ".".join(parents[: i + 1]))
-    old = _child(node, leaf, key)
-    new = _parse(value, old, key)
-    if isinstance(node, list):
-        node[int(leaf)] = new
-    else:
-        with node.unlocked():
-            node[leaf] = new
+    new = _parse(value, _child(node, leaf, key), key)
+    node[int(leaf) if isinstance(node, list) else leaf] = new
 
 
 def _child(node: Any, name: str, path: str) -> Any:
-    if isinstance(node, list | tuple) and name.isdigit() and int(name) < len(node):
+    if isinstance(node, list) and name.isdigit() and int(name) < len(node):
         return node[int(name)]
-    if isinstance(node, ConfigDict | dict) and name in node:
+    if isinstance(node, dict) and name in node:
         return node[name]
-    known = list(node) if isinstance(node, ConfigDict | dict) else []
+    known = list(node) if isinstance(node, dict) else [str(i) for i in range(len(node or ()))]
     raise unknown_key(path, name, known)
 
 
@@ -82,9 +89,8 @@ def _parse(value: str, old: Any, key: str) -> Any:
             return int(value)
         if isinstance(old, float):
             return float(value)
-        if isinstance(old, tuple | list):
-            items = [v for v in value.split(",") if v]
-            return type(old)(_parse(v, old[0], key) if old else v for v in items)
+        if isinstance(old, list) and not (old and isinstance(old[0], dict)):
+            return [_parse(v, old[0], key) if old else v for v in value.split(",") if v]
     except (KeyError, ValueError):
         raise UserError(
             key, repr(value), f"a value of type {type(old).__name__}, as {old!r} is", "Correct it."

@@ -1,6 +1,7 @@
 """A resolved run: what a config file says, as dataclasses, and the system that it names."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ from unijax.core.errors import UserError
 from unijax.core.system import System
 from unijax.data.config import DataConfig, GroupConfig
 from unijax.data.pictures import PictureConfig
-from unijax.main.config import build, unknown_key
+from unijax.main.config import build, override, to_json, unknown_key
 from unijax.parallel.sharding import MeshConfig
 from unijax.systems.janus import Janus, JanusConfig
 from unijax.systems.tokenizer import Tokenizer, TokenizerConfig
@@ -75,8 +76,12 @@ SYSTEMS = {
 }
 
 
-def resolve(values: Any) -> RunConfig:
+def resolve(values: Any, overrides: Sequence[str] = ()) -> RunConfig:
     """The one place where a config becomes dataclasses.
+
+    Args:
+      values: a `ConfigDict`, or what a checkpoint recorded.
+      overrides: `key.subkey=value`, of any key, also one that the config left at its default.
 
     Raises:
       UserError: for a wrong key, type or value.
@@ -90,9 +95,15 @@ def resolve(values: Any) -> RunConfig:
                 name, repr(getattr(run, name)), f"one of {sorted(DTYPES)}", "Correct the config."
             )
     _, model, data = SYSTEMS[run.system]
-    return dataclasses.replace(
+    run = dataclasses.replace(
         run, model=build(model, run.model, "model"), data=build(data, run.data, "data")
     )
+    if not overrides:
+        return run
+    whole = to_json(run)
+    for text in overrides:
+        override(whole, text)
+    return resolve(whole)
 
 
 def make_system(run: RunConfig) -> System:

@@ -1,19 +1,127 @@
-"""What each verb of the command line does with its arguments."""
+"""What each verb of the command line does. Libraries are imported when they are needed."""
 
 import argparse
+import dataclasses
 import logging
 import pathlib
 
+from unijax.core.errors import UserError
 from unijax.main import config as config_lib
-from unijax.main.run import resolve
+from unijax.main.run import RunConfig, resolve
 
 # Orbax and absl narrate every save; what a user must know is said by this project.
 logging.getLogger("absl").setLevel(logging.ERROR)
+
+
+def _resolved(args: argparse.Namespace) -> RunConfig:
+    return resolve(config_lib.load(args.config), args.overrides)
 
 
 def train_(args: argparse.Namespace) -> None:
     """`unijax train`."""
     from unijax.main.train import train
 
-    run = resolve(config_lib.load(args.config, args.overrides))
+    train(_resolved(args), pathlib.Path(args.run_dir), args.init_from, args.stop_at)
+
+
+def finetune_(args: argparse.Namespace) -> None:
+    """`unijax finetune`: the config's mixture over the user's own records."""
+    from unijax.main.finetune import with_user_data
+    from unijax.main.train import train
+
+    run = with_user_data(_resolved(args), args.init_from, [pathlib.Path(p) for p in args.data])
     train(run, pathlib.Path(args.run_dir), args.init_from, args.stop_at)
+
+
+def show_(args: argparse.Namespace) -> None:
+    """`unijax show`."""
+    from unijax.data import show
+    from unijax.data.tokenizer import load
+
+    run = _resolved(args)
+    print(show.show(run.data, load(run.tokenizer), args.rows))
+
+
+def import_(args: argparse.Namespace) -> None:
+    """`unijax import`: a whole checkpoint, or parts to start stage 1 from."""
+    from unijax.interop.importing import import_checkpoint, import_parts
+
+    parts = {name: getattr(args, name) for name in ("llama", "siglip", "vq") if getattr(args, name)}
+    if (args.source is None) == (not parts):
+        raise UserError(
+            "unijax import",
+            "both a source and parts" if parts else "neither a source nor a part",
+            "a checkpoint directory, or --llama, --siglip and --vq with --config",
+            "See unijax import --help.",
+        )
+    if args.source is not None:
+        done = import_checkpoint(args.source, args.run_dir, tokenizer=args.tokenizer)
+    else:
+        if args.config is None:
+            raise UserError(
+                "unijax import",
+                "parts without --config",
+                "the config whose sizes they must have",
+                "Add for example --config configs/janus_pro.py:1b,stage1.",
+            )
+        run = resolve(config_lib.load(args.config))
+        done = import_parts(
+            args.run_dir, run.model, **parts, tokenizer=args.tokenizer, seed=run.seed
+        )
+    print(done)
+
+
+def export_(args: argparse.Namespace) -> None:
+    """`unijax export`."""
+    from unijax.interop.exporting import export_checkpoint
+
+    shard = int(args.shard_gib * 2**30)
+    print(export_checkpoint(args.run_dir, args.out, args.format, args.dtype, shard))
+
+
+def verify_(args: argparse.Namespace) -> int:
+    """`unijax verify`: exit status 1 beyond the tolerance."""
+    from unijax.interop.verify import verify
+
+    result = verify(args.run_dir, args.export_dir, args.tolerance)
+    print(result)
+    return 0 if result.ok else 1
+
+
+def sample_(args: argparse.Namespace) -> None:
+    """`unijax sample`."""
+    from unijax.main.use import open_sampler
+    from unijax.sample.pictures import save_drawn
+
+    sampler = open_sampler(args.run_dir)
+    drawn = sampler.draw(
+        args.prompt, args.n, guidance=args.guidance, temperature=args.temperature,
+        top_k=args.top_k, top_p=args.top_p, seed=args.seed,
+    )  # fmt: skip
+    print(save_drawn(pathlib.Path(args.out), args.prompt, drawn))
+
+
+def ask_(args: argparse.Namespace) -> None:
+    """`unijax ask`: turns from the arguments, or from the terminal until its end."""
+    from unijax.main.use import converse, open_sampler
+
+    options = dataclasses.asdict(_TextOptions(
+        args.max_tokens, args.temperature, args.top_k, args.top_p, args.seed
+    ))  # fmt: skip
+    converse(open_sampler(args.run_dir), args.image, args.question, options)
+
+
+@dataclasses.dataclass(frozen=True)
+class _TextOptions:
+    max_tokens: int
+    temperature: float
+    top_k: int
+    top_p: float
+    seed: int
+
+
+def demo_(args: argparse.Namespace) -> int:
+    """`unijax demo`."""
+    from unijax.main.demo import demo
+
+    return demo(_resolved(args), pathlib.Path(args.run_dir))

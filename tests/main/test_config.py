@@ -1,0 +1,108 @@
+"""Configs: every shipped one resolves to what its golden says; mistakes are answered by name."""
+
+import json
+
+import pytest
+
+from tests.goldens import check_golden
+from unijax.core.errors import UserError
+from unijax.main import config as config_lib
+from unijax.main.run import resolve
+
+SHIPPED = [
+    "configs/janus.py:stage1",
+    "configs/janus.py:stage2",
+    "configs/janus.py:stage3",
+    *(f"configs/janus_pro.py:{size},stage{n}" for size in ("1b", "7b") for n in (1, 2, 3)),
+    "configs/janus_demo.py",
+    "configs/vq_demo.py",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("spec", SHIPPED)
+def test_golden_config(spec):
+    run = resolve(config_lib.load(spec))
+    name = spec.removeprefix("configs/").replace(".py", "").replace(":", "_").replace(",", "_")
+    check_golden(f"configs/{name}.json", json.dumps(config_lib.to_json(run), indent=1))
+
+
+@pytest.mark.parametrize("spec", SHIPPED)
+def test_what_a_checkpoint_records_resolves_to_the_same_run(spec):
+    run = resolve(config_lib.load(spec))
+    assert resolve(json.loads(json.dumps(config_lib.to_json(run)))) == run
+
+
+@pytest.mark.parametrize("stage", ["stage1", "stage2", "stage3"])
+def test_published_tables_of_janus_pro(stage):
+    # The technical report's table 2, written a second time from the report.
+    published = {
+        "stage1": (1e-3, 600, 20_000, 256, (1, 0, 3)),
+        "stage2": (1e-4, 5_000, 360_000, 512, (2, 3, 5)),
+        "stage3": (4e-5, 0, 80_000, 128, (5, 1, 4)),
+    }[stage]
+    run = resolve(config_lib.load(f"configs/janus_pro.py:1b,{stage}"))
+    optimizer = run.stage.optimizers["main"]
+    ratio = tuple(group.ratio for group in run.data.groups)
+    found = (optimizer.learning_rate, optimizer.warmup_steps, run.stage.steps, run.data.rows, ratio)
+    assert found == published
+    assert (optimizer.b1, optimizer.b2, optimizer.weight_decay, optimizer.clip_norm) == (
+        0.9, 0.95, 0.0, 1.0,
+    )  # fmt: skip
+    assert optimizer.schedule == "constant"
+
+
+def test_stage_3_of_the_7b_is_half_as_long():
+    run = resolve(config_lib.load("configs/janus_pro.py:7b,stage3"))
+    assert run.stage.steps == 40_000
+
+
+def load(*overrides):
+    return resolve(config_lib.load("configs/janus_demo.py"), overrides)
+
+
+def test_overrides_reach_numbers_names_and_entries_of_lists():
+    run = load("stage.steps=7", "stage.optimizers.main.learning_rate=0.5", "cache_frozen=false",
+               "data.groups.0.ratio=9", "data.template=janus")  # fmt: skip
+    assert run.stage.steps == 7
+    assert run.stage.optimizers["main"].learning_rate == 0.5
+    assert run.cache_frozen is False
+    assert run.data.groups[0].ratio == 9.0
+    assert run.data.template == "janus"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("stage.stpes=7", r"stage.stpes: found unknown key 'stpes'.*Did you mean 'steps'\?"),
+        ("stage.steps=many", r"stage.steps: found 'many'; expected a value of type int"),
+        ("cache_frozen=yes", r"cache_frozen: found 'yes'; expected a value of type bool"),
+        ("stage=7", r"stage: found '7'; expected a single value"),
+        ("stage.steps", r"override 'stage.steps': found no '='"),
+        ("dtype=float8", r"dtype: found 'float8'; expected one of"),
+        ("system=janis", r"system: found unknown key 'janis'.*Did you mean 'janus'\?"),
+        ("mesh.table=2d", r"mesh.table: found '2d'; expected one of"),
+        (
+            "model.text.num_attention_heads=7",
+            r"found 6; expected a divisor of num_attention_heads=7",
+        ),
+    ],
+)
+def test_a_wrong_override_is_answered_with_the_right_one(override, message):
+    with pytest.raises(UserError, match=message):
+        load(override)
+
+
+def test_a_wrong_key_in_a_config_file_names_the_nearest(tmp_path):
+    text = (
+        "from ml_collections import ConfigDict\n"
+        "def get_config():\n"
+        "    return ConfigDict({'reproduces': '', 'system': 'janus', 'modle': {}})\n"
+    )
+    (tmp_path / "c.py").write_text(text)
+    with pytest.raises(UserError, match="Did you mean 'model'"):
+        resolve(config_lib.load(str(tmp_path / "c.py")))
+
+
+def test_a_missing_config_file_is_said():
+    with pytest.raises(UserError, match=r"no file 'configs/nothing\.py'"):
+        config_lib.load("configs/nothing.py")
