@@ -201,16 +201,20 @@ def _check_group(group: GroupConfig, config: DataConfig) -> None:
         name = f"{where}.{source.name}"
         _one_of(f"{name}.task", source.task, tuple(TASKS))
         _one_of(f"{name}.kind", source.kind, KINDS)
+        if source.kind == "scenes" and source.categories:
+            raise UserError(
+                name, "categories of scenes", "none: scenes have no category", "Remove them."
+            )
         if source.weight < 0:
             raise UserError(name, f"weight {source.weight}", "0 or more", "Correct it.")
-        for stream in STREAMS[source.task]:
-            if getattr(config, stream) is None:
-                raise UserError(
-                    name,
-                    f"the task {source.task!r} without a stream of {stream} images",
-                    f"data.{stream} with size, tokens and slots",
-                    "Add the stream, or choose another task.",
-                )
+        stream = STREAMS.get(source.task)
+        if stream is not None and getattr(config, stream) is None:
+            raise UserError(
+                name,
+                f"the task {source.task!r} without a stream of {stream} images",
+                f"data.{stream} with size, tokens and slots",
+                "Add the stream, or choose another task.",
+            )
 
 
 def _one_of(where: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -1,9 +1,9 @@
 """Which source the next document comes from: a fair queue over groups, and over their sources.
 
 The rule is worst-case fair weighted fair queueing (Bennett and Zhang 1996, WF2Q): of the queues
-whose next document an ideal, fluid mixture would have begun to serve, take the one whose document it
-would finish first. Then no prefix of the stream is further than one document (the longest one, where
-tokens are counted) from the ratio, for any queue. Exact: whole numbers only.
+whose next document an ideal, fluid mixture would have begun to serve, take the one whose document
+it would finish first. Then no prefix of the stream is further than one document (the longest one,
+where tokens are counted) from the ratio, for any queue. Exact: whole numbers only.
 """
 
 import dataclasses

@@ -68,7 +68,7 @@ def render(
       UserError: naming the record, where it lacks what the task needs.
     """
     rng = np.random.default_rng([config.seed, stable_hash(key.source), key.epoch, key.index])
-    where = f"{key.source}[{key.index}] (id {record.get('id')!r})"
+    where = record.get("where") or f"{key.source}[{key.index}] (id {record.get('id')!r})"
     count = 0
 
     def image(raw: object) -> ImageRef:

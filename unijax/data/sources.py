@@ -82,10 +82,13 @@ class Subset(Sequence):
         return self._records[self._indices[index]]
 
 
-def open_records(source: SourceConfig, seed: int) -> Records:
-    """Opens what a source's config names, narrowed to its categories and limit."""
-    records = _open(source, seed)
-    if not source.categories and not source.limit:
+def open_records(source: SourceConfig, seed: int, task: str | None = None) -> Records:
+    """Opens what a source's config names, narrowed to its categories and limit.
+
+    With a task, every record of a user's own data is checked for what the task reads.
+    """
+    records = _open(source, seed, task)
+    if source.kind == "scenes" or not (source.categories or source.limit):
         return records
     chosen = [
         (stable_hash(record["id"]), index)
@@ -96,7 +99,7 @@ def open_records(source: SourceConfig, seed: int) -> Records:
     return Subset(records, [index for _, index in sorted(chosen, key=lambda c: c[1])])
 
 
-def _open(source: SourceConfig, seed: int) -> Records:
+def _open(source: SourceConfig, seed: int, task: str | None) -> Records:
     # Imported where they are used: a run on a user's own file needs no shipped dataset.
     match source.kind:
         case "shipped":
@@ -106,15 +109,16 @@ def _open(source: SourceConfig, seed: int) -> Records:
         case "scenes":
             from unijax.data.scenes import Scenes
 
-            return Scenes(split=source.split, seed=seed)
+            length = {"length": source.limit} if source.limit else {}
+            return Scenes(split=source.split, seed=seed, **length)
         case "jsonl":
             from unijax.data.user import open_jsonl
 
-            return open_jsonl(source.path)
+            return open_jsonl(source.path, task)
         case "folder":
             from unijax.data.user import open_folder
 
-            return open_folder(source.path)
+            return open_folder(source.path, task)
     raise AssertionError(source.kind)  # data.config.check names the kinds
 
 
@@ -126,6 +130,6 @@ def open_sources(
     sources = {}
     for source in config.sources:
         given = None if records is None else records.get(source.name)
-        opened = open_records(source, config.seed) if given is None else given
+        opened = open_records(source, config.seed, source.task) if given is None else given
         sources[source.name] = DocumentSource(source, opened, tokenizer, rendering)
     return sources

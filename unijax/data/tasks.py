@@ -159,13 +159,27 @@ TASKS: dict[str, Callable[[dict, Context], list[Piece]]] = {
     )
 }  # fmt: skip
 
-# Which streams of images a task can fill, so that a config without the stream is refused early.
+# What a task reads of a record.
+FIELDS: dict[str, tuple[str, ...]] = {
+    "text": ("text",),
+    "page": ("parts",),
+    "chat": ("messages",),
+    "question": ("image", "questions"),
+    "describe": ("image", "captions"),
+    "name": ("image", "label"),
+    "category": ("image", "category"),
+    "keywords": ("image", "keywords"),
+    "image_to_caption": ("image", "captions"),
+    "caption_to_image": ("image", "captions"),
+    "category_to_image": ("image", "category"),
+    "generate": ("image", "captions"),
+}
+
+# The stream of images that a task fills in any case: a config without it is refused early.
 STREAMS = {
-    **dict.fromkeys(("page", "question", "describe", "name", "category", "keywords"), ("und",)),
-    "image_to_caption": ("und",),
-    **dict.fromkeys(("caption_to_image", "category_to_image", "generate"), ("gen",)),
-    "text": (),
-    "chat": (),
+    **dict.fromkeys(("page", "question", "describe", "name", "category", "keywords"), "und"),
+    "image_to_caption": "und",
+    **dict.fromkeys(("caption_to_image", "category_to_image", "generate"), "gen"),
 }
 
 

@@ -7,7 +7,7 @@ and special tokens enter a sequence as ids that rendering puts there.
 import re
 import shutil
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from unijax.core.errors import UserError
 from unijax.core.vocab import SpecialIds
@@ -15,6 +15,7 @@ from unijax.data import special_tokens
 from unijax.data.special_tokens import SpecialTokens
 
 
+@runtime_checkable
 class Backend(Protocol):
     """What a library must offer. `encode` and `decode` know nothing of special tokens."""
 
