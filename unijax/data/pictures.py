@@ -1,7 +1,8 @@
-"""Batches of single pictures, with or without a caption: for tokenizers and contrastive encoders."""
+"""Batches of single pictures, with or without a caption: for image tokenizers and encoders."""
 
 import dataclasses
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import grain
@@ -10,10 +11,12 @@ import numpy as np
 from unijax.core.batch import ImageBatch
 from unijax.core.errors import UserError
 from unijax.data import images
-from unijax.data.config import SourceConfig
-from unijax.data.document import stable_hash
-from unijax.data.sources import Records, open_records
+from unijax.data.config import KINDS, SourceConfig
+from unijax.data.document import ImageRef, stable_hash
+from unijax.data.sources import Order, open_records
 from unijax.data.tokenizer import Tokenizer
+
+_FOREVER = 2**40  # draws: more than any run makes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,8 +48,27 @@ class PictureConfig:
             raise UserError(
                 "data.crop", repr(self.crop), "'pad' or 'centre'", "Correct the config."
             )
-        if not self.sources:
-            raise UserError("data.sources", "none", "at least one source", "Add one.")
+        if not any(source.weight > 0 for source in self.sources):
+            raise UserError(
+                "data.sources", "no source with a weight above 0", "at least one", "Add one."
+            )
+        for source in self.sources:
+            if source.kind not in KINDS:
+                raise UserError(
+                    f"data.sources.{source.name}.kind",
+                    repr(source.kind),
+                    f"one of {', '.join(KINDS)}",
+                    "Correct it.",
+                )
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawn:
+    """A picture in a batch, read when the batch is made, by the process that needs it."""
+
+    source: str
+    draw: int
+    read: Callable[[], dict]
 
 
 class PictureLoader:
@@ -101,23 +123,26 @@ class PictureLoader:
 
     def _source(self, source: SourceConfig, shuffle: bool) -> grain.MapDataset:
         records = open_records(source, self._config.seed)
-        order = grain.MapDataset.range(len(records))
-        if shuffle:
-            order = order.shuffle(seed=stable_hash(self._config.seed, source.name))
-        numbered = order.repeat().map_with_index(lambda draw, index: (draw, index))
-        return numbered.map(lambda at: (source.name, at[0], _lazy(records, at[1])))
+        order = Order(source.name, len(records), self._config.seed)
 
-    def _batch(self, drawn: list) -> ImageBatch:
+        def drawn(draw: int) -> Drawn:
+            draw = int(draw)
+            index = order[draw][1] if shuffle else draw % len(records)
+            return Drawn(source.name, draw, functools.partial(records.__getitem__, index))
+
+        return grain.MapDataset.range(_FOREVER).map(drawn)
+
+    def _batch(self, pictures: list[Drawn]) -> ImageBatch:
         config = self._config
         resize = {"pad": images.for_understanding, "centre": images.for_generation}[config.crop]
         pixels, texts = [], []
-        for name, draw, record in drawn:
-            record = record()
-            where = f"{name}/{record['id']}"
-            picture = images.decode(record["image"], where, config.max_pixels)
+        for drawn in pictures:
+            record = drawn.read()
+            image = ImageRef(f"{drawn.source}: {record['id']}", record["image"])
+            picture = images.decode(image.read(), image.where, config.max_pixels)
             pixels.append(resize(picture, config.size))
             if config.text_length:
-                texts.append(self._caption(record, stable_hash(config.seed, name, draw)))
+                texts.append(self._caption(record, drawn))
         batch = ImageBatch(pixels=np.stack(pixels), weight=np.ones(len(pixels), np.float32))
         if not config.text_length:
             return batch
@@ -127,12 +152,15 @@ class PictureLoader:
         length = np.array([len(ids) for ids in texts], np.int32)
         return batch.replace(text=text, text_length=length)
 
-    def _caption(self, record: dict, seed: int) -> list[int]:
-        captions = record["captions"]
-        choice = np.random.default_rng(seed).integers(len(captions))
-        return self._tokenizer.encode(captions[choice])[: self._config.text_length]
-
-
-def _lazy(records: Records, index: int):
-    """Read when the batch is made, by the process that needs it."""
-    return lambda: records[int(index)]
+    def _caption(self, record: dict, drawn: Drawn) -> list[int]:
+        captions = record.get("captions")
+        if not captions:
+            raise UserError(
+                f"{drawn.source}: {record['id']}",
+                "no captions",
+                "a caption, as data.text_length is not 0",
+                "Caption the picture, or set data.text_length=0.",
+            )
+        rng = np.random.default_rng(stable_hash(self._config.seed, drawn.source, drawn.draw))
+        caption = captions[int(rng.integers(len(captions)))]
+        return self._tokenizer.encode(caption)[: self._config.text_length]
