@@ -254,7 +254,7 @@ def test_a_full_disk_is_seen_before_anything_is_written(hf_dir, run_dir, tmp_pat
 
 def test_a_few_parameters_at_a_time(hf_dir, tmp_path, monkeypatch):
     """What is in memory together stays under the budget or is one parameter, both ways."""
-    budget = 20_000
+    budget = 60_000
     monkeypatch.setattr(streaming, "GROUP_BYTES", budget)
     alive, most, real_read = [0], [0], importing.read_leaf
 
@@ -273,7 +273,7 @@ def test_a_few_parameters_at_a_time(hf_dir, tmp_path, monkeypatch):
     config = configs.from_hf(hf_dir)
     sizes = {p: streaming.nbytes(a) for p, a in abstract_params(config).items()}
     limit = max(budget, *sizes.values())
-    assert limit < sum(sizes.values()) / 10
+    assert limit < sum(sizes.values()) / 5
     assert max(sizes.values()) <= most[0] <= limit
 
     asked, real = [], exporting.StoredParams.read

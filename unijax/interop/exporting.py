@@ -31,6 +31,9 @@ class Exported:
     tensors: int
     total_bytes: int
 
+    def __str__(self) -> str:
+        return f"{self.tensors} tensors, {self.total_bytes / 1e6:,.1f} MB, exported to {self.path}"
+
 
 def run_root(path: str | pathlib.Path) -> pathlib.Path:
     """The run directory of a run directory, or of a step in it."""

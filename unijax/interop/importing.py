@@ -31,14 +31,20 @@ class Imported:
     """What an import did.
 
     Attributes:
+      run_dir: where it is.
       config: sizes of the model.
       parameters: how many numbers were written.
       notes: what the user should know.
     """
 
+    run_dir: pathlib.Path
     config: JanusConfig
     parameters: int
     notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        lines = [f"{self.parameters:,} parameters imported into {self.run_dir}"]
+        return "\n".join(lines + [f"note: {note}" for note in self.notes])
 
 
 @functools.cache
@@ -273,4 +279,4 @@ def _write(
         }
         write_params(temporary, dict(sorted(params.items())), run)
     count = sum(int(np.prod(p.shape)) for p in params.values())
-    return Imported(config, count, tuple(notes))
+    return Imported(pathlib.Path(run_dir), config, count, tuple(notes))

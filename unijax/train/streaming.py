@@ -4,11 +4,15 @@ The layout is that of `train.checkpoint`, so that training starts from what is w
 training wrote is read here.
 """
 
+import contextlib
 import dataclasses
+import errno
+import logging
 import math
+import os
 import pathlib
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 import jax
@@ -51,11 +55,27 @@ class _InGroups(ocp.type_handlers.NumpyHandler):
             arrays = [values[i].load() for i in group]
             assert all(x.shape == values[i].shape for i, x in zip(group, arrays))
             assert all(x.dtype == values[i].dtype for i, x in zip(group, arrays))
-            some_infos, some_args = [infos[i] for i in group], [args[i] for i in group]
-            for written in await super().serialize(arrays, some_infos, some_args):
-                written.result()
-            del arrays, written  # before the next ones are made
+            writes = []
+            for i, array in zip(group, arrays):
+                writes += await super().serialize([array], [infos[i]], [args[i]])
+            # All are awaited before the first failure is told: none may write when its directory
+            # is being removed.
+            failures = [e for e in (_failure(w.result) for w in writes) if e is not None]
+            if failures:
+                raise failures[0]
+            del array, arrays, writes  # before the next ones are made
         return []
+
+
+def _failure(wait: Callable[[], object]) -> Exception | None:
+    """Of a write. A full disk, which tensorstore reports in words, is an OSError as elsewhere."""
+    try:
+        wait()
+    except ValueError as e:
+        if os.strerror(errno.ENOSPC) in str(e):
+            return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return e
+    return None
 
 
 def nbytes(array: LazyArray | jax.ShapeDtypeStruct) -> int:
@@ -96,6 +116,7 @@ def write_params(
 
     Raises:
       UserError: if the disk is too small.
+      OSError: if it fills up all the same.
     """
     directory = pathlib.Path(run_dir).absolute() / checkpoint.FOLDER
     directory.mkdir()
@@ -108,6 +129,11 @@ def write_params(
             f"room for {needed / 2**30:.1f} GiB of parameters",
             "Free space or choose another --run-dir.",
         )
+    with _quiet(logging.getLogger("absl")):
+        _save(directory, params, run, step)
+
+
+def _save(directory: pathlib.Path, params: dict[str, LazyArray], run: dict, step: int) -> None:
     registry = ocp.type_handlers.create_type_handler_registry((LazyArray, _InGroups()))
     items = {
         "params": ocp.PyTreeCheckpointHandler(type_handler_registry=registry),
@@ -122,6 +148,17 @@ def write_params(
     options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
     with ocp.CheckpointManager(directory, options=options, item_handlers=items) as manager:
         manager.save(step, args=args)
+
+
+@contextlib.contextmanager
+def _quiet(logger: logging.Logger) -> Iterator[None]:
+    """Orbax narrates, and prints the traceback of what it raises."""
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 class StoredParams:
