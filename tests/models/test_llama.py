@@ -1,0 +1,300 @@
+"""The decoder against transformers', its cache, its packing, its counts."""
+
+import dataclasses
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+import transformers
+from flax.core import meta
+
+from unijax.core import axes
+from unijax.core.errors import UserError
+from unijax.core.tree import flatten, unflatten
+from unijax.models.llama import SIZES, Llama, LlamaConfig, init_cache
+from unijax.ops.attention import packed_intervals
+
+SMALL = LlamaConfig(96, 32, 48, 3, 4, 2, 8)
+GROUPINGS = [(4, 4, 8), (4, 2, 8), (4, 1, 16)]  # heads, key/value heads, head dim
+
+
+def init(config, key=0, scale=8.0, **fields):
+    """A model and weights large enough that every part of a layer shows in the output."""
+    model = Llama(config, **fields)
+    ids = jnp.zeros((1, 2), jnp.int32)
+    draw = jax.jit(model.init, static_argnames="method")
+    params = meta.unbox(draw(jax.random.key(key), ids, method="init_all"))["params"]
+    params = {n: p if n.endswith("scale") else p * scale for n, p in flatten(params).items()}
+    return model, {"params": unflatten(params)}
+
+
+def documents(lengths, seed=0):
+    rng = np.random.default_rng(seed)
+    return [rng.integers(0, SMALL.vocab_size, n).astype(np.int32) for n in lengths]
+
+
+def pack(rows, length):
+    """Tokens, positions and documents `[B, length]` of rows, each a list of documents."""
+    tokens, position, segment = (np.zeros((len(rows), length), np.int32) for _ in range(3))
+    for row, docs in enumerate(rows):
+        at = 0
+        for i, d in enumerate(docs):
+            here = slice(at, at + len(d))
+            tokens[row, here], position[row, here] = d, np.arange(len(d))
+            segment[row, here] = i + 1
+            at += len(d)
+    return tokens, position, segment
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def forward(model, params, tokens, position, segment):
+    """Hidden states `[B, T, D]`."""
+    intervals = packed_intervals(segment, (segment > 0).astype(jnp.int32), segment * 0)
+    x = model.apply(params, tokens, method="embed")
+    return model.apply(params, x, position, *intervals)[0]
+
+
+def assert_close(ours, theirs, tolerance=1e-5):
+    ours, theirs = np.asarray(ours, np.float32), np.asarray(theirs, np.float32)
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance * np.abs(theirs).max())
+
+
+@pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), GROUPINGS)
+def test_equals_transformers(heads, kv_heads, head_dim):
+    shape = dict(
+        vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_layers=3,
+        num_attention_heads=heads, num_key_value_heads=kv_heads, head_dim=head_dim,
+        rms_norm_eps=1e-6,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    rope = {"rope_type": "default", "rope_theta": 500.0}
+    theirs = transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(
+            **shape, rope_parameters=rope, initializer_range=0.3, tie_word_embeddings=False
+        )
+    ).eval()
+    for name, p in theirs.named_parameters():
+        if "norm" in name:
+            torch.nn.init.uniform_(p, 0.5, 1.5)
+    model = Llama(LlamaConfig(**shape, rope_theta=500.0))
+    params = {"params": from_transformers(theirs)}
+
+    ids = documents([11, 11])
+    batch = torch.tensor(np.stack(ids))
+    with torch.no_grad():
+        want = theirs(batch, output_hidden_states=True)
+    hidden = forward(model, params, *pack([[d] for d in ids], 11))
+    assert_close(hidden, want.hidden_states[-1])
+    assert_close(model.apply(params, hidden, method="logits"), want.logits, 1e-4)
+
+
+def from_transformers(model):
+    """Their state as our tree: kernels transposed, layers stacked, no name left over."""
+    flat, layers = {}, {}
+    for name, p in model.state_dict().items():
+        path = name.removeprefix("model.").removesuffix(".weight").replace(".", "/")
+        leaf = "scale" if "norm" in path else "embedding" if "embed" in path else "kernel"
+        value = p.numpy().T if leaf == "kernel" else p.numpy()
+        if found := re.fullmatch(r"layers/(\d+)/(.*)", path):
+            layers.setdefault(f"layers/{found[2]}/{leaf}", {})[int(found[1])] = value
+        else:
+            flat[f"{path}/{leaf}"] = jnp.asarray(value)
+    for path, parts in layers.items():
+        flat[path] = jnp.stack([parts[i] for i in range(len(parts))])
+    return unflatten(flat)
+
+
+@pytest.mark.parametrize("prompts", [(5, 5), (3, 5)])
+def test_decoding_with_a_cache_equals_the_whole_row(prompts):
+    """Prompts are written at once, then one token at a time, each row at its own place."""
+    model, params = init(SMALL)
+    total, space = 9, 12
+    ids = documents([total, total])
+    want = forward(model, params, *pack([[d] for d in ids], total))
+    ids = jnp.stack(ids)
+    width = max(prompts)
+    at = jnp.broadcast_to(jnp.arange(width), (2, width))
+    # Entries beyond a row's prompt are written, seen by no query that counts, then overwritten.
+    cache = init_cache(SMALL, 2, space, "float32")
+    hidden, cache = decode(model, params, ids[:, :width], at, cache)
+    assert cache.k.shape == (3, 2, space, 2, 8)
+    cache = cache.replace(length=jnp.asarray(prompts, jnp.int32))
+    for row, n in enumerate(prompts):
+        assert_close(hidden[row, :n], want[row, :n])
+    for _ in range(total - width):
+        at = cache.length[:, None]
+        hidden, cache = decode(model, params, jnp.take_along_axis(ids, at, axis=1), at, cache)
+        assert_close(hidden[:, 0], jnp.take_along_axis(want, at[..., None], axis=1)[:, 0])
+    assert cache.length.tolist() == [n + total - width for n in prompts]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def decode(model, params, tokens, at, cache):
+    """A call in which every token sees all of its row up to itself."""
+    x = model.apply(params, tokens, method="embed")
+    return model.apply(params, x, at, jnp.zeros_like(at), at + 1, cache)
+
+
+def test_a_cache_of_bfloat16_is_close():
+    model, params = init(SMALL)
+    (ids,) = documents([6])
+    want = forward(model, params, *pack([[ids]], 6))
+    cache = init_cache(SMALL, 1, 6, jnp.bfloat16)
+    got, cache = decode(model, params, ids[None], jnp.arange(6)[None], cache)
+    assert (cache.k.dtype, got.dtype) == (jnp.bfloat16, jnp.float32)
+    assert_close(got, want, 2**-5)
+
+
+def test_a_document_does_not_depend_on_its_row():
+    """Neither its hidden states nor the gradient of a function of them, in any packing."""
+    model, params = init(SMALL)
+    a, b, c = documents([7, 4, 9])
+    packings = {
+        "alone": ([[a], [b], [c]], 9, {"a": (0, 0), "b": (1, 0), "c": (2, 0)}),
+        "one row": ([[a, b, c]], 24, {"a": (0, 0), "b": (0, 7), "c": (0, 11)}),
+        "mixed": ([[c, a], [b]], 17, {"c": (0, 0), "a": (0, 9), "b": (1, 0)}),
+    }
+    lengths = {"a": 7, "b": 4, "c": 9}
+    direction = jax.random.normal(jax.random.key(1), (9, 32))
+
+    def cut(hidden, places):
+        return {d: hidden[r, t : t + lengths[d]] for d, (r, t) in places.items()}
+
+    def results_of(rows, length, places):
+        packed = pack(rows, length)
+
+        @jax.jit
+        def grad(params):
+            def loss(params):
+                parts = cut(forward(model, params, *packed), places)
+                return sum(
+                    jnp.vdot(jnp.tanh(x), direction[: len(x)]) for x in parts.values()
+                ), parts
+
+            return jax.grad(loss, has_aux=True)(params)
+
+        return grad(params)
+
+    results = {n: results_of(*p) for n, p in packings.items()}
+    grads, hidden = results.pop("alone")
+    for other_grads, other in results.values():
+        for name in "abc":
+            assert_close(other[name], hidden[name])
+        jax.tree.map(assert_close, other_grads, grads)
+
+
+@pytest.mark.parametrize("remat", ["dots", "full"])
+def test_remat_changes_no_gradient_and_no_name(remat):
+    (ids,) = documents([10])
+
+    def grads(remat):
+        model, params = init(SMALL, remat=remat)
+        packed = pack([[ids]], 12)
+        loss = lambda p: jnp.sum(jnp.sin(forward(model, p, *packed)[:, :10]))  # noqa: E731
+        return jax.jit(jax.grad(loss))(params)
+
+    want, got = grads("none"), grads(remat)
+    assert flatten(got).keys() == flatten(want).keys()
+    jax.tree.map(lambda g, w: assert_close(g, w, 1e-6), got, want)
+
+
+@pytest.mark.parametrize(
+    ("size", "body", "head"),
+    [
+        ("deepseek_1b", 1_442_940_928, 209_715_200),
+        ("deepseek_7b", 6_490_935_296, 419_430_400),
+        ("llama_test", None, None),
+    ],
+)
+def test_counts(size, body, head):
+    """By arithmetic, by the shapes, and as the specification has them."""
+    config = SIZES[size]
+    ids = jax.ShapeDtypeStruct((1, 2), jnp.int32)
+    model = Llama(config)
+    init_all = lambda key, ids: model.init(key, ids, method="init_all")  # noqa: E731
+    shapes = meta.unbox(jax.eval_shape(init_all, jax.random.key(0), ids))["params"]
+    counts = config.count_parameters()
+    count = lambda *names: sum(  # noqa: E731
+        p.size for path, p in flatten(shapes).items() if path.split("/")[0] in names
+    )
+    assert count("embed_tokens") == counts["embed_tokens"]
+    assert count("layers", "norm") == counts["layers"]
+    assert count("lm_head") == counts["lm_head"]
+    if body:
+        assert counts["embed_tokens"] + counts["layers"] == body
+        assert counts["lm_head"] == head
+
+
+def test_parameters_have_names_dtypes_and_deviation():
+    config = dataclasses.replace(SMALL, hidden_size=128, intermediate_size=96)
+    model = Llama(config, dtype=jnp.bfloat16, param_dtype=jnp.bfloat16)
+    ids = jnp.zeros((1, 2), jnp.int32)
+    params = model.init(jax.random.key(0), ids, method="init_all")["params"]
+    boxed = jax.tree.leaves_with_path(params, is_leaf=lambda x: isinstance(x, meta.AxisMetadata))
+    assert boxed
+    for path, box in boxed:
+        assert len(box.names) == box.value.ndim, path
+        assert axes.ALL.issuperset(box.names), path
+        assert box.value.dtype == jnp.bfloat16, path
+    flat = flatten(meta.unbox(params))
+    assert set(flat) == {
+        "embed_tokens/embedding", "norm/scale", "lm_head/kernel",
+        "layers/input_layernorm/scale", "layers/post_attention_layernorm/scale",
+        *(f"layers/self_attn/{n}_proj/kernel" for n in "qkvo"),
+        *(f"layers/mlp/{n}_proj/kernel" for n in ("gate", "up", "down")),
+    }  # fmt: skip
+    for name, p in flat.items():
+        if name.endswith("scale"):
+            assert (p == 1).all()
+        else:
+            np.testing.assert_allclose(np.std(np.asarray(p, np.float32)), 0.02, rtol=0.05)
+    layers = np.asarray(flat["layers/self_attn/q_proj/kernel"], np.float32)
+    assert not np.array_equal(layers[0], layers[1])  # each layer draws its own
+
+
+def test_dtypes_of_outputs():
+    model = Llama(SMALL, dtype=jnp.bfloat16)
+    ids = jnp.ones((1, 4), jnp.int32)
+    params = model.init(jax.random.key(0), ids, method="init_all")
+    x = model.apply(params, ids, method="embed")
+    hidden, cache = model.apply(params, x, ids, ids * 0, ids)
+    assert (x.dtype, hidden.dtype, cache) == (jnp.bfloat16, jnp.bfloat16, None)
+    assert model.apply(params, hidden, method="logits").dtype == jnp.float32
+
+
+def test_flops_are_those_of_the_products_in_the_program():
+    model, params = init(SMALL)
+    b, t = 2, 5
+    x, ids = jnp.zeros((b, t, 32)), jnp.zeros((b, t), jnp.int32)
+    program = jax.make_jaxpr(model.apply)(params, x, ids, ids, ids + t)
+    want = b * t * SMALL.flops_per_token() + b * t * t * SMALL.flops_per_pair()
+    assert product_flops(program.jaxpr) == want
+
+
+def product_flops(jaxpr):
+    total = 0
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "dot_general":
+            (contracted, _), _ = eqn.params["dimension_numbers"]
+            k = np.prod([eqn.invars[0].aval.shape[i] for i in contracted])
+            total += 2 * k * eqn.outvars[0].aval.size
+        inner = sum(product_flops(x.jaxpr) for x in eqn.params.values() if hasattr(x, "jaxpr"))
+        total += eqn.params.get("length", 1) * inner
+    return total
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_key_value_heads": 3}, "num_key_value_heads: found 3; expected a divisor of"),
+        ({"num_attention_heads": 5, "num_key_value_heads": 5}, "num_attention_heads: found 5;"),
+        ({"head_dim": 7}, "head_dim: found 7; expected an even number"),
+    ],
+)
+def test_sizes_that_do_not_divide(change, message):
+    with pytest.raises(UserError, match=message):
+        dataclasses.replace(SMALL, **change)
