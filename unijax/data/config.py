@@ -77,7 +77,8 @@ class DataConfig:
       und, gen: image streams; None where the run has none.
       unit: what the ratio counts, "samples" or "tokens".
       overlong: what becomes of documents longer than a row: "split" or "drop".
-      open_rows: rows filled at once. 32 wastes 0.6% of a Janus-like mix, 1 wastes 12%.
+      open_rows: rows filled at once. Of a mix 2:3:5 with images of 576 tokens in rows of 4096, 32
+        waste 0.3% and 1 wastes 9.5%; of 5:1:4, with little text to fill gaps, 2.9% and 9.3%.
       template: of conversations, a name in `data.templates.TEMPLATES`.
       p_first_sentence: see `RenderConfig`.
       p_drop_condition: see `RenderConfig`.

@@ -12,7 +12,7 @@ from unijax.core.errors import UserError
 PAD_COLOUR = (127, 127, 127)  # int(255 * 0.5): the mean of the released preprocessing
 MIN_SIDE = 14  # the short side is never resized below this
 
-RGB = UInt8[np.ndarray, "height width 3"]
+RGB = UInt8[np.ndarray, "_ _ 3"]  # of any size: one function may see several
 
 
 def decode(content: bytes | np.ndarray, where: str, max_pixels: int) -> RGB:
@@ -40,7 +40,8 @@ def decode(content: bytes | np.ndarray, where: str, max_pixels: int) -> RGB:
                 _check_size(picture.width, picture.height, where, max_pixels)
                 return np.asarray(_on_white(picture))
     except Image.DecompressionBombError as error:
-        raise _too_large(where, str(error), max_pixels) from error
+        expected = f"a picture of at most {max_pixels} pixels"
+        raise UserError(where, f"{error}", expected, "Shrink the picture.") from error
     except UnidentifiedImageError:
         raise _undecodable(where, f"{len(content)} bytes that are no known picture") from None
     except (OSError, SyntaxError, ValueError, EOFError) as error:

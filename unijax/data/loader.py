@@ -90,8 +90,8 @@ class Loader:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Of the last batch."""
-        return self.info.metrics
+        """Of the last batch; none before the first."""
+        return {} if self.info is None else self.info.metrics
 
     def get_state(self) -> dict[str, Any]:
         """Plain JSON."""

@@ -34,29 +34,35 @@ class Packer(Generic[T]):
         self.max_open = open_rows
         self.open: list[OpenRow[T]] = []  # oldest first
 
-    def add(self, item: T, size: Size) -> list[T] | None:
-        """Places an item; returns the row that this closes, if it closes one.
-
-        The item must fit in an empty row.
-        """
+    def add(self, item: T, size: Size) -> list[list[T]]:
+        """Places an item, which must fit in an empty row; returns the rows that this closes."""
         assert size.within(self.limit), (size, self.limit)
-        best = None
-        for row in self.open:
-            fits = (row.used + size).within(self.limit)
-            if fits and (best is None or row.used.tokens > best.used.tokens):
-                best = row
-        closed = None
-        if best is None:
+        closed = []
+        most = self.limit.tokens - size.tokens
+        most_und, most_gen = self.limit.und - size.und, self.limit.gen - size.gen
+        fitting = [
+            row
+            for row in self.open
+            if row.used.tokens <= most and row.used.und <= most_und and row.used.gen <= most_gen
+        ]
+        if fitting:
+            row = max(fitting, key=_fill)
+        else:
             if len(self.open) == self.max_open:
-                closed = self._close(max(self.open, key=lambda row: row.used.tokens))
-            best = OpenRow([], Size(0))
-            self.open.append(best)
-        best.items.append(item)
-        best.used += size
-        if closed is None and best.used.tokens == self.limit.tokens:
-            closed = self._close(best)
+                closed.append(self._close(max(self.open, key=_fill)))
+            row = OpenRow([], Size(0))
+            self.open.append(row)
+        row.items.append(item)
+        row.used += size
+        if row.used.tokens == self.limit.tokens:
+            closed.append(self._close(row))
         return closed
 
     def _close(self, row: OpenRow[T]) -> list[T]:
         self.open = [other for other in self.open if other is not row]
         return row.items
+
+
+def _fill(row: OpenRow) -> int:
+    """Tokens of a row. Of equally full rows `max` takes the oldest."""
+    return row.used.tokens

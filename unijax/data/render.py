@@ -69,14 +69,8 @@ def render(
     """
     rng = np.random.default_rng([config.seed, stable_hash(key.source), key.epoch, key.index])
     where = record.get("where") or f"{key.source}[{key.index}] (id {record.get('id')!r})"
-    count = 0
-
-    def image(raw: object) -> ImageRef:
-        nonlocal count
-        count += 1
-        return ImageRef(where, raw, stable_hash(config.seed, key, count))
-
-    context = Context(where, config.template, rng, image, config.p_first_sentence)
+    images = _Images(where, f"{config.seed}/{key}")
+    context = Context(where, config.template, rng, images.take, config.p_first_sentence)
     pieces = TASKS[task](record, context)
     spans = to_spans(pieces, tokenizer)
     if any(isinstance(span, GenSpan) for span in spans) and rng.random() < config.p_drop_condition:
@@ -90,51 +84,75 @@ def to_spans(pieces: Sequence[Piece], tokenizer: Tokenizer) -> list[Span]:
     The border of the loss is where a prompt ends at sampling time, so ids on both sides of it are
     the ids that sampling sees.
     """
-    spans: list[Span] = []
-    ids: list[int] = []
-    weights: list[float] = []
-    text, trained = "", False
-
-    def add(new: list[int], weight: bool) -> None:
-        ids.extend(new)
-        weights.extend([float(weight)] * len(new))
-
-    def end_text() -> None:
-        nonlocal text
-        if text:
-            add(tokenizer.encode(text), trained)
-        text = ""
-
-    def end_span() -> None:
-        end_text()
-        if ids:
-            spans.append(TextSpan(tuple(ids), tuple(weights)))
-        ids.clear()
-        weights.clear()
-
+    spans = _Spans(tokenizer)
     for piece in pieces:
         match piece:
             case Role(name) if name in tokenizer.tokens:
-                end_text()
-                add([tokenizer.tokens[name]], False)
-            case Role(words) | Text(words):
-                wanted = isinstance(piece, Text) and piece.trained
-                if wanted != trained:
-                    end_text()
-                text, trained = text + words, wanted
-            case Eos():
-                end_text()
-                add([tokenizer.special.eos], piece.trained)
+                spans.add_special(tokenizer.tokens[name], trained=False)
+            case Role(name):
+                spans.add_text(name, trained=False)
+            case Text(text, trained):
+                spans.add_text(text, trained)
+            case Eos(trained):
+                spans.add_special(tokenizer.special.eos, trained)
             case Und(image):
-                end_span()
-                spans.append(UndSpan(image))
+                spans.add_image(UndSpan(image))
             case Gen(image):
-                end_span()
-                spans.append(GenSpan(image))
+                spans.add_image(GenSpan(image))
             case Break():
-                end_span()
-    end_span()
-    return spans
+                spans.end_span()
+    spans.end_span()
+    return spans.done
+
+
+class _Images:
+    """Counts the images of a record: each has a seed of its own."""
+
+    def __init__(self, where: str, name: str):
+        self._where, self._name, self._count = where, name, 0
+
+    def take(self, raw: object) -> ImageRef:
+        self._count += 1
+        return ImageRef(self._where, raw, stable_hash(self._name, self._count))
+
+
+class _Spans:
+    """Spans so far, and the text span in progress."""
+
+    def __init__(self, tokenizer: Tokenizer):
+        self.done: list[Span] = []
+        self._tokenizer = tokenizer
+        self._ids: list[int] = []
+        self._weights: list[float] = []
+        self._text, self._trained = "", False  # not yet encoded
+
+    def add_text(self, text: str, trained: bool) -> None:
+        if trained != self._trained:
+            self._end_text()
+        self._text, self._trained = self._text + text, trained
+
+    def add_special(self, token_id: int, trained: bool) -> None:
+        self._end_text()
+        self._add([token_id], trained)
+
+    def add_image(self, span: UndSpan | GenSpan) -> None:
+        self.end_span()
+        self.done.append(span)
+
+    def end_span(self) -> None:
+        self._end_text()
+        if self._ids:
+            self.done.append(TextSpan(tuple(self._ids), tuple(self._weights)))
+        self._ids, self._weights = [], []
+
+    def _end_text(self) -> None:
+        if self._text:
+            self._add(self._tokenizer.encode(self._text), self._trained)
+        self._text = ""
+
+    def _add(self, ids: list[int], trained: bool) -> None:
+        self._ids += ids
+        self._weights += [float(trained)] * len(ids)
 
 
 def drop_condition(spans: Sequence[Span], pad: int, images: ImageTokens) -> list[Span]:

@@ -196,9 +196,8 @@ class RowStream:
 
     def _place(self, parts: list[Placed]) -> None:
         for placed in parts:
-            row = self._packer.add(placed, document_size(placed.document, self._images))
-            if row is not None:
-                self._closed.append(row)
+            size = document_size(placed.document, self._images)
+            self._closed += self._packer.add(placed, size)
 
     def _row(self, references: list) -> Row:
         row = []

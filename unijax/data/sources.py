@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Mapping, Sequence
+from typing import Protocol, runtime_checkable
 
 import grain
 import numpy as np
@@ -12,7 +13,14 @@ from unijax.data.document import Document, stable_hash
 from unijax.data.render import DocumentKey, RenderConfig, render
 from unijax.data.tokenizer import Tokenizer
 
-Records = Sequence[dict]  # random access: len and []
+
+@runtime_checkable
+class Records(Protocol):
+    """Records by index."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> dict: ...
 
 
 # Grain's shuffle needs no memory, but walks a domain of 65536 to find an index: with a few records
@@ -69,7 +77,7 @@ class DocumentSource:
         return render(record, self.config.task, key, self._tokenizer, self._rendering)
 
 
-class Subset(Sequence):
+class Subset:
     """Some of the records of a source, by index."""
 
     def __init__(self, records: Records, indices: Sequence[int]):

@@ -1,0 +1,186 @@
+"""Packing and splitting against slow, obvious versions; what packing wastes."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from unijax.core.errors import UserError
+from unijax.data.document import (
+    Document,
+    GenSpan,
+    ImageRef,
+    ImageTokens,
+    Size,
+    TextSpan,
+    UndSpan,
+    document_size,
+    has_target,
+    span_size,
+)
+from unijax.data.pack import Packer
+from unijax.data.split import fit
+
+IMAGES = ImageTokens(und=4, gen=6)
+
+
+def text(length, trained=True):
+    return TextSpan((7,) * length, (float(trained),) * length)
+
+
+spans = st.lists(
+    st.one_of(
+        st.builds(text, st.integers(1, 12), st.booleans()),
+        st.sampled_from([UndSpan(ImageRef("r", b"u")), GenSpan(ImageRef("r", b"g"))]),
+    ),
+    max_size=10,
+)
+sizes = st.builds(Size, st.integers(1, 20), st.integers(0, 2), st.integers(0, 2))
+
+
+def pack_slowly(items, limit, open_rows):
+    """The rule, said again, without a running count."""
+    is_open, closed = [], []
+
+    def used(row, name):
+        return sum(getattr(size, name) for _, size in row)
+
+    def close(row):
+        is_open.remove(row)
+        closed.append(row)
+
+    for item in items:
+        good = [
+            row
+            for row in is_open
+            if all(
+                used([*row, item], name) <= getattr(limit, name)
+                for name in ("tokens", "und", "gen")
+            )
+        ]
+        if good:
+            row = sorted(good, key=lambda row: -used(row, "tokens"))[0]
+        else:
+            if len(is_open) == open_rows:
+                close(sorted(is_open, key=lambda row: -used(row, "tokens"))[0])
+            row = []
+            is_open.append(row)
+        row.append(item)
+        if used(row, "tokens") == limit.tokens:
+            close(row)
+    return closed, is_open
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(sizes, max_size=60), st.integers(1, 5))
+def test_packing_is_the_rule(item_sizes, open_rows):
+    limit = Size(20, 2, 3)
+    items = list(enumerate(item_sizes))
+    packer = Packer(limit, open_rows)
+    closed = [row for item, size in items for row in packer.add((item, size), size)]
+    expected_closed, expected_open = pack_slowly(items, limit, open_rows)
+    assert closed == expected_closed
+    assert [row.items for row in packer.open] == expected_open
+    assert len(packer.open) <= open_rows
+    rows = [*closed, *(row.items for row in packer.open)]
+    assert sorted(item for row in rows for item, _ in row) == list(range(len(items)))
+    for row in rows:
+        assert sum((size for _, size in row), start=Size(0)).within(limit)
+
+
+def janus_like(count: int, ratio: tuple[int, ...], seed: int = 0) -> list[Size]:
+    """Sizes of questions about images, texts and prompts with images of 576 tokens."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for kind in rng.choice(3, count, p=np.array(ratio) / sum(ratio)):
+        if kind == 0:
+            images = 1 + int(rng.random() < 0.1)
+            made.append(Size(1 + 578 * images + int(rng.integers(20, 300)), und=images))
+        elif kind == 1:
+            made.append(Size(int(np.clip(rng.lognormal(5.5, 1.0), 16, 4096))))
+        else:
+            made.append(Size(1 + 578 + int(rng.integers(8, 120)), gen=1))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("ratio", "open_rows", "waste"),
+    [((2, 3, 5), 1, 0.0955), ((2, 3, 5), 32, 0.003), ((5, 1, 4), 32, 0.029)],
+)
+def test_what_packing_wastes_on_a_janus_like_mix(ratio, open_rows, waste):
+    packer = Packer(Size(4096, 7, 7), open_rows)
+    closed = [row for size in janus_like(6000, ratio) for row in packer.add(size, size)]
+    used = sum(size.tokens for row in closed for size in row)
+    assert len(closed) > 800
+    assert 1 - used / (4096 * len(closed)) == pytest.approx(waste, abs=5e-4)
+
+
+def split_slowly(document, limit):
+    """Every way to cut a document at span borders that takes as much as it can at every step."""
+    parts, rest = [], list(document.spans)
+    while rest:
+        take = 0
+        while take < len(rest):
+            candidate = Document("", tuple(rest[: take + 1]))
+            if not document_size(candidate, IMAGES).within(limit):
+                break
+            take += 1
+        parts.append(tuple(rest[:take]))
+        rest = rest[take:]
+    return [part for part in parts if has_target(part)]
+
+
+@settings(max_examples=200, deadline=None)
+@given(spans)
+def test_splitting_cuts_at_span_borders_and_loses_only_what_is_not_learned(document_spans):
+    limit = Size(20, 2, 2)
+    document = Document("d", tuple(document_spans))
+    parts = fit(document, limit, IMAGES, "split")
+    assert [part.spans for part in parts] == split_slowly(document, limit)
+    learned = [span for span in document.spans if has_target((span,))]
+    kept = [span for part in parts for span in part.spans if has_target((span,))]
+    assert kept == learned
+    for part in parts:
+        assert document_size(part, IMAGES).within(limit)
+    if len(parts) > 1:
+        assert len({part.uid for part in parts}) == len(parts)
+
+
+@settings(max_examples=100, deadline=None)
+@given(spans)
+def test_dropping_keeps_a_document_whole_or_not_at_all(document_spans):
+    limit = Size(20, 2, 2)
+    document = Document("d", tuple(document_spans))
+    parts = fit(document, limit, IMAGES, "drop")
+    good = document_size(document, IMAGES).within(limit) and has_target(document.spans)
+    assert parts == ([document] if good else [])
+
+
+def test_size_counts_the_first_token_and_the_marks_of_images():
+    image = ImageRef("r", b"")
+    document = Document("d", (text(3), UndSpan(image), text(2), GenSpan(image)))
+    assert document_size(document, IMAGES) == Size(1 + 3 + (4 + 2) + 2 + (6 + 2), 1, 1)
+    assert span_size(UndSpan(image), IMAGES) == Size(6, und=1)
+    assert dataclasses.asdict(document_size(Document("d", ()), IMAGES))["tokens"] == 1
+
+
+def test_a_span_longer_than_a_row_is_an_error_that_names_the_document():
+    limit = Size(20, 2, 2)
+    document = Document("pages/0/7", (text(3), text(20), text(2)))
+    with pytest.raises(UserError) as error:
+        fit(document, limit, IMAGES, "split")
+    assert str(error.value) == (
+        "pages/0/7: found one span of 20 tokens; "
+        "expected at most 19, a row without its first token. "
+        "Lengthen the rows, shorten the text (a blank line ends a span), "
+        "or let overlong='drop' leave such documents out."
+    )
+    assert fit(document, limit, IMAGES, "drop") == []
+
+
+def test_an_image_without_a_slot_is_an_error_that_names_the_document():
+    document = Document("pages/0/7", (text(19), UndSpan(ImageRef("r", b""))))
+    with pytest.raises(UserError, match="pages/0/7: found an image to understand; expected rows"):
+        fit(document, Size(20, 0, 2), IMAGES, "split")

@@ -1,0 +1,233 @@
+"""Documents: what is learned, the dropped condition, chance that belongs to the document."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.data.conftest import make_records
+from unijax.data.document import (
+    GenSpan,
+    ImageRef,
+    ImageTokens,
+    TextSpan,
+    UndSpan,
+    document_size,
+)
+from unijax.data.render import DocumentKey, RenderConfig, drop_condition, render, to_spans
+from unijax.data.tasks import TASKS
+from unijax.data.templates import TEMPLATES, Break, Eos, Role, Text, Und
+
+IMAGES = ImageTokens(und=4, gen=9)
+CONFIG = RenderConfig(IMAGES, TEMPLATES["janus_pro"], p_first_sentence=0.0, p_drop_condition=0.0)
+KEY = DocumentKey("source", 0, 3)
+RECORDS = make_records()
+PICTURE, PAGE, TEXT = RECORDS["ask"][0], RECORDS["pages"][0], RECORDS["text"][2]
+CHAT = {
+    "id": "c",
+    "messages": [
+        {"role": "system", "content": "Be kind."},
+        {"role": "user", "content": "<image_placeholder>\nwhat?"},
+        {"role": "assistant", "content": "a cat"},
+        {"role": "user", "content": "where?"},
+        {"role": "assistant", "content": "on a mat"},
+    ],
+    "images": [b"picture"],
+}
+RECORD_OF = {"text": TEXT, "page": PAGE, "chat": CHAT}
+
+
+def ids_of(tokenizer, document):
+    """What the model reads, images as one letter each: and the trained part of the text."""
+    read, learned = [tokenizer.special.bos], []
+    for span in document.spans:
+        if isinstance(span, TextSpan):
+            read += span.ids
+            learned += [i for i, weight in zip(span.ids, span.weights) if weight]
+        else:
+            read += [tokenizer.special.boi, "U" if isinstance(span, UndSpan) else "G"]
+            read += [tokenizer.special.eoi]
+    return read, learned
+
+
+def test_understanding_is_the_table_of_the_specification(tokenizer):
+    special, tokens = tokenizer.special, tokenizer.tokens
+    record = PICTURE | {"questions": [{"question": "what is shown?", "answer": "a cat"}]}
+    read, learned = ids_of(tokenizer, render(record, "question", KEY, tokenizer, CONFIG))
+    answer = [*tokenizer.encode(" a cat"), special.eos]
+    assert read == [
+        special.bos, tokens["<|User|>"], *tokenizer.encode(": "), special.boi, "U", special.eoi,
+        *tokenizer.encode("\nwhat is shown?\n\n"), tokens["<|Assistant|>"],
+        *tokenizer.encode(":"), *answer,
+    ]  # fmt: skip
+    assert learned == answer
+
+
+def test_generation_is_the_table_of_the_specification(tokenizer):
+    special, tokens = tokenizer.special, tokenizer.tokens
+    record = PICTURE | {"captions": ["a red cat"]}
+    read, learned = ids_of(tokenizer, render(record, "generate", KEY, tokenizer, CONFIG))
+    assert read == [
+        special.bos, tokens["<|User|>"], *tokenizer.encode(": a red cat\n\n"),
+        tokens["<|Assistant|>"], *tokenizer.encode(":"), special.boi, "G", special.eoi,
+    ]  # fmt: skip
+    assert learned == []
+
+
+def test_conversations_learn_the_assistants_turns_and_their_ends(tokenizer):
+    _, learned = ids_of(tokenizer, render(CHAT, "chat", KEY, tokenizer, CONFIG))
+    eos = tokenizer.special.eos
+    assert learned == [
+        *tokenizer.encode(" a cat"), eos, *tokenizer.encode(" on a mat"), eos
+    ]  # fmt: skip
+
+
+def test_pretraining_learns_all_text_and_its_end(tokenizer):
+    for record, task in ((TEXT, "text"), (PAGE, "page")):
+        document = render(record, task, KEY, tokenizer, CONFIG)
+        text = [span for span in document.spans if isinstance(span, TextSpan)]
+        assert all(all(span.weights) for span in text)
+        assert text[-1].ids[-1] == tokenizer.special.eos
+
+
+@pytest.mark.parametrize("task", sorted(TASKS))
+def test_special_ids_stand_only_where_templates_put_them(task, tokenizer):
+    """Every text of the record spells every special token."""
+    spell = " ".join(tokenizer.tokens)
+
+    def spoil(value):
+        if isinstance(value, str):
+            return value + spell.replace("<image_placeholder>", "")
+        if isinstance(value, list):
+            return [spoil(item) for item in value]
+        if isinstance(value, dict):
+            return {k: v if k == "role" else spoil(v) for k, v in value.items()}
+        return value
+
+    record = RECORD_OF.get(task, PICTURE)
+    plain, _ = ids_of(tokenizer, render(record, task, KEY, tokenizer, CONFIG))
+    spoiled, _ = ids_of(tokenizer, render(spoil(record), task, KEY, tokenizer, CONFIG))
+    special = {*tokenizer.tokens.values(), "U", "G"}
+    assert [i for i in spoiled if i in special] == [i for i in plain if i in special]
+    assert len(spoiled) > len(plain)
+
+
+def test_roles_without_a_token_are_text(tokenizer):
+    config = dataclasses.replace(CONFIG, template=TEMPLATES["janus"])
+    record = PICTURE | {"captions": ["a red cat"]}
+    read, _ = ids_of(tokenizer, render(record, "generate", KEY, tokenizer, config))
+    prompt = tokenizer.encode("User: a red cat\n\nAssistant:")
+    assert read == [
+        tokenizer.special.bos,
+        *prompt,
+        tokenizer.special.boi,
+        "G",
+        tokenizer.special.eoi,
+    ]
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(st.one_of(
+    st.builds(Text, st.sampled_from(["a", " cat", "\n\n", ": "]), st.booleans()),
+    st.builds(Eos, st.booleans()),
+    st.sampled_from([Role("<|User|>"), Role("User"), Break(), Und(ImageRef("r", b""))]),
+), max_size=12))  # fmt: skip
+def test_spans_keep_every_piece_and_its_training(tokenizer, pieces):
+    spans = to_spans(pieces, tokenizer)
+    special, tokens = tokenizer.special, tokenizer.tokens
+    flat = []
+    for span in spans:
+        if isinstance(span, TextSpan):
+            assert span.ids
+            flat += zip(span.ids, map(bool, span.weights))
+        else:
+            flat.append(("image", False))
+    # Slowly: one character at a time, decoded on both sides.
+    said, wanted = [], []
+    for token, trained in flat:
+        known = token == "image" or token in tokens.values()
+        said += [(token, trained)] if known else [(c, trained) for c in tokenizer.decode([token])]
+    for piece in pieces:
+        match piece:
+            case Text(text, trained):
+                wanted += [(c, trained) for c in text]
+            case Role(name):
+                wanted += [(tokens[name], False)] if name in tokens else [(c, False) for c in name]
+            case Eos(trained):
+                wanted.append((special.eos, trained))
+            case Und():
+                wanted.append(("image", False))
+    assert said == wanted
+
+
+def test_a_dropped_condition_is_pad_up_to_the_last_begin_of_image(tokenizer):
+    dropped = dataclasses.replace(CONFIG, p_drop_condition=1.0)
+    pad = tokenizer.special.pad
+    for task in ("generate", "caption_to_image", "category_to_image"):
+        kept = render(PICTURE, task, KEY, tokenizer, CONFIG)
+        lost = render(PICTURE, task, KEY, tokenizer, dropped)
+        assert document_size(kept, IMAGES) == document_size(lost, IMAGES)
+        read, learned = ids_of(tokenizer, lost)
+        before = document_size(kept, IMAGES).tokens - 1 - (IMAGES.gen + 2)
+        special = tokenizer.special
+        assert read == [special.bos, *[pad] * before, special.boi, "G", special.eoi]
+        assert learned == []
+    for task in ("question", "name", "image_to_caption"):
+        document = render(PICTURE, task, KEY, tokenizer, dropped)
+        assert all(pad not in s.ids for s in document.spans if isinstance(s, TextSpan))
+
+
+def test_an_image_in_the_condition_is_dropped_too():
+    image = ImageRef("r", b"")
+    text = TextSpan((5, 6), (1.0, 0.0))
+    spans = drop_condition([text, UndSpan(image), text, GenSpan(image)], 9, IMAGES)
+    assert [len(s.ids) for s in spans[:-1]] == [2, IMAGES.und + 2, 2]
+    assert all(set(s.ids) == {9} and not any(s.weights) for s in spans[:-1])
+    assert isinstance(spans[-1], GenSpan)
+
+
+def test_conditions_are_dropped_as_often_as_told(tokenizer):
+    config = dataclasses.replace(CONFIG, p_drop_condition=0.1)
+    pad = tokenizer.special.pad
+    lost = sum(
+        pad in render(PICTURE, "category_to_image", DocumentKey("s", 0, i), tokenizer, config)
+        .spans[0].ids
+        for i in range(3000)
+    )  # fmt: skip
+    assert abs(lost / 3000 - 0.1) < 0.022  # four standard deviations
+
+
+def test_chance_belongs_to_seed_source_epoch_and_index(tokenizer):
+    config = dataclasses.replace(CONFIG, p_first_sentence=0.5, p_drop_condition=0.5)
+
+    def drawn(key, seed=0):
+        config_ = dataclasses.replace(config, seed=seed)
+        document = render(PICTURE, "generate", key, tokenizer, config_)
+        return ids_of(tokenizer, document)[0], [
+            s.image.seed for s in document.spans if hasattr(s, "image")
+        ]
+
+    keys = [DocumentKey(s, e, i) for s in ("a", "b") for e in (0, 1) for i in range(4)]
+    first = [drawn(key) for key in keys]
+    assert first == [drawn(key) for key in keys]
+    assert len({seeds[0] for _, seeds in first}) == len(keys)
+    assert all(0 <= seeds[0] < 2**32 for _, seeds in first)
+    assert first != [drawn(key, seed=1) for key in keys]
+    assert len({tuple(map(str, ids)) for ids, _ in first}) > 1
+
+
+def test_lengths_are_known_without_reading_a_picture(tokenizer):
+    def fail():
+        raise AssertionError("read")
+
+    record = PICTURE | {"image": fail}
+    for task in ("question", "generate", "describe", "image_to_caption"):
+        assert document_size(render(record, task, KEY, tokenizer, CONFIG), IMAGES).tokens > 5
+
+
+def test_keys_of_pictures_are_their_content():
+    assert ImageRef("a", b"x").key == ImageRef("b", lambda: b"x", seed=3).key
+    assert ImageRef("a", b"x").key != ImageRef("a", b"y").key
+    assert ImageRef("a", np.zeros((2, 2, 3), np.uint8)).key is None
