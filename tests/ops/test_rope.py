@@ -1,0 +1,53 @@
+"""Rotary positions against a rotation of complex numbers, and what they are for."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from unijax.ops.rope import apply_rope, rope_tables
+
+THETA, D = 100.0, 8
+
+
+def slow_rope(x, position):
+    """Dimension i and i + D/2 as one complex number, turned by position * theta ** (-2i / D)."""
+    x = np.asarray(x, np.float64)
+    out = np.empty_like(x)
+    for b, t, i in np.ndindex(*position.shape, D // 2):
+        pair = x[b, t, :, i] + 1j * x[b, t, :, i + D // 2]
+        pair = pair * np.exp(1j * position[b, t] * THETA ** (-2 * i / D))
+        out[b, t, :, i], out[b, t, :, i + D // 2] = pair.real, pair.imag
+    return out
+
+
+def test_rotates_halves_as_complex_numbers():
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.standard_normal((2, 5, 3, D)), jnp.float32)
+    position = rng.integers(0, 500, (2, 5))
+    cos, sin = rope_tables(jnp.asarray(position), D, THETA)
+    np.testing.assert_allclose(apply_rope(x, cos, sin), slow_rope(x, position), atol=5e-5)
+
+
+def test_scores_depend_on_the_distance_alone():
+    q, k = jax.random.normal(jax.random.key(0), (2, 1, 1, 1, D))
+
+    def score(at_q, at_k):
+        turned = [
+            apply_rope(x, *rope_tables(jnp.array([[at]]), D, THETA))
+            for x, at in ((q, at_q), (k, at_k))
+        ]
+        return float(jnp.vdot(*turned))
+
+    assert score(3, 1) == pytest.approx(score(42, 40), abs=1e-5)
+    assert score(0, 0) == pytest.approx(float(jnp.vdot(q, k)), abs=1e-6)
+    assert abs(score(3, 1) - score(3, 2)) > 1e-2
+
+
+def test_tables_are_float32_and_the_result_is_the_inputs_dtype():
+    tables = rope_tables(jnp.array([[4095]]), D, 1e4)
+    assert {t.dtype for t in tables} == {jnp.dtype("float32")}
+    x = jnp.ones((1, 1, 1, D), jnp.bfloat16)
+    assert apply_rope(x, *tables).dtype == jnp.bfloat16
+    # The first pair turns by its position itself: 4095 radians would be 4096 in bfloat16.
+    np.testing.assert_allclose(tables[0][0, 0, 0], np.cos(4095.0), atol=1e-5)
