@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.ops.rows import packed_rows
 from unijax.core.batch import Kind
 from unijax.core.errors import UserError
 from unijax.ops.attention.intervals import (
@@ -16,26 +17,6 @@ from unijax.ops.attention.intervals import (
 )
 
 T = 24
-
-
-@st.composite
-def packed_rows(draw, rows=2, length=T):
-    """`segment, kind, image` `[rows, length]`: documents of spans, then padding."""
-    segment, kind, image = (np.zeros((rows, length), np.int32) for _ in range(3))
-    for row in range(rows):
-        at = document = pictures = 0
-        while at < length and draw(st.integers(0, 5)):
-            document += 1
-            for _ in range(draw(st.integers(1, 4))):
-                size = min(draw(st.integers(1, 7)), length - at)
-                here = slice(at, at + size)
-                what = draw(st.sampled_from([Kind.TEXT, Kind.UND, Kind.GEN]))
-                segment[row, here], kind[row, here] = document, what
-                if what != Kind.TEXT and size:
-                    pictures += 1
-                    image[row, here] = pictures
-                at += size
-    return segment, kind, image
 
 
 def slow_mask(segment, kind, image, whole_span_kinds):
@@ -51,7 +32,7 @@ def slow_mask(segment, kind, image, whole_span_kinds):
 
 
 @settings(max_examples=60, deadline=None)
-@given(packed_rows(), st.sampled_from([(), (Kind.GEN,), (Kind.UND, Kind.GEN)]))
+@given(packed_rows(2, T), st.sampled_from([(), (Kind.GEN,), (Kind.UND, Kind.GEN)]))
 def test_packed_intervals_are_the_mask(fields, whole):
     segment, kind, image = fields
     start, end = packed_intervals(*map(jnp.asarray, fields), whole_span_kinds=whole)
