@@ -190,6 +190,14 @@ def edit(section, **values):
         (edit("text_config", num_hidden_layers=4), "layers.3.input_layernorm.weight"),
         (edit("text_config", num_hidden_layers=2), "9 tensors that have no place"),
         (edit("text_config", intermediate_size=64), "[48, 32] instead of [64, 32]"),
+        (
+            edit("text_config", hidden_size="wide"),
+            "hidden_size: found 'wide'; expected such as 4096",
+        ),
+        (
+            edit("text_config", num_attention_heads=5),
+            "expected a divisor of num_attention_heads=5",
+        ),
         (edit("text_config", attention_bias=True), "attention_bias: found True"),
         (edit("text_config", rope_parameters={"rope_type": "llama3"}), "rope_type: found 'llama3'"),
         (edit("vision_config", hidden_act="gelu_pytorch_tanh"), "hidden_act: found 'gelu_pytorch_"),

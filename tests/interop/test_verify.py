@@ -7,6 +7,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from unijax.core.errors import UserError
+from unijax.interop.exporting import export_checkpoint
 from unijax.interop.verify import Difference, Verified, verify
 
 LAYER = "model.language_model.layers.0"
@@ -36,6 +37,14 @@ def test_an_untouched_export_is_equal(run_dir, export_dir):
     for kind in ("text", "understanding", "generation", "decoded", "latents", "KL"):
         assert kind in text
     assert "beyond" not in text
+
+
+def test_an_export_in_half_precision_is_compared_with_the_rounded_run(run_dir, tmp_path):
+    export_checkpoint(run_dir, tmp_path / "half", dtype="bfloat16")
+    found = verify(run_dir, tmp_path / "half", tolerance=1e-5)
+    assert found.ok, f"\n{found}"
+    assert found.rounded_to == "bfloat16"
+    assert str(found).endswith("the run was rounded to bfloat16, as the export is")
 
 
 def interleave(x):

@@ -78,12 +78,19 @@ class _Section:
 
     def __init__(self, where: str, values: Mapping | None, defaults: Mapping):
         self.where = where
+        self._defaults = defaults
         self._values = {**defaults, **(values or {})}
 
     def __getitem__(self, key: str) -> Any:
         if key not in self._values:
             raise UserError(self.where, f"no {key}", "a value for it", "Complete the file.")
-        return self._values[key]
+        value, default = self._values[key], self._defaults.get(key)
+        kind = (int, float) if type(default) is float else type(default)
+        if default is not None and not isinstance(value, kind):
+            raise UserError(
+                f"{self.where}.{key}", repr(value), f"such as {default!r}", "Correct the file."
+            )
+        return value
 
     def require(self, key: str, *allowed: Any) -> None:
         if self[key] not in allowed:

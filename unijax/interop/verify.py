@@ -1,7 +1,8 @@
 """Live logits of a run against its export: the last word on whether weights arrived.
 
 Both models run in float32 at the highest matmul precision, and differences are relative to the
-reference's largest magnitude: a wrong rotary permutation hides below anything looser.
+reference's largest magnitude: a wrong rotary permutation hides below anything looser. An export in
+a narrower dtype is compared with the run rounded to it, so that rounding hides nothing either.
 """
 
 import dataclasses
@@ -18,11 +19,13 @@ from unijax.core import tree
 from unijax.core.batch import ImageSlots, Kind, PackedBatch, Target
 from unijax.core.system import Params
 from unijax.core.vocab import SpecialIds
-from unijax.interop import configs, reference
+from unijax.interop import configs, formats, reference
 from unijax.interop.importing import abstract_params
 from unijax.interop.reference import Prompts
+from unijax.interop.sources import open_directory
 from unijax.systems.janus import Janus, JanusConfig
 from unijax.train import checkpoint
+from unijax.train.streaming import StoredParams
 
 _ROWS = 2
 _WORDS = 12  # random text ids around an image
@@ -45,10 +48,17 @@ class Difference:
 
 @dataclasses.dataclass(frozen=True)
 class Verified:
-    """What a comparison found."""
+    """What a comparison found.
+
+    Attributes:
+      differences: of each kind of output.
+      tolerance: on each.
+      rounded_to: dtype that the run was rounded to, as the export is; None if it was not.
+    """
 
     differences: tuple[Difference, ...]
     tolerance: float
+    rounded_to: str | None = None
 
     @property
     def ok(self) -> bool:
@@ -59,7 +69,9 @@ class Verified:
         for d in self.differences:
             kl = "" if d.kl is None else f"{d.kl:12.2e}"
             mark = "" if d.largest <= self.tolerance else f"  beyond {self.tolerance:g}"
-            lines.append(f"{d.kind:14} {d.largest:15.2e} {kl:>12}{mark}")
+            lines.append(f"{d.kind:14} {d.largest:15.2e} {kl:>12}{mark}".rstrip())
+        if self.rounded_to is not None:
+            lines.append(f"the run was rounded to {self.rounded_to}, as the export is")
         return "\n".join(lines)
 
 
@@ -87,10 +99,25 @@ def verify(
     prompts = make_prompts(config, special, np.random.default_rng(seed))
     # One model at a time: in float32 they are large.
     theirs = reference.outputs(export_dir, prompts)
-    ours = outputs(run_dir, config, prompts, theirs["decoded"])
+    dtypes = _stored_dtypes(export_dir, config)
+    ours = outputs(run_dir, config, dtypes, prompts, theirs["decoded"])
+    narrower = {
+        dtypes[p].name
+        for p, a in StoredParams(run_dir).arrays.items()
+        if dtypes[p].itemsize < np.dtype(a.dtype).itemsize
+    }
     return Verified(
-        tuple(_difference(kind, ours[kind], theirs[kind]) for kind in theirs), tolerance
+        tuple(_difference(kind, ours[kind], theirs[kind]) for kind in theirs),
+        tolerance,
+        ", ".join(sorted(narrower)) or None,
     )
+
+
+def _stored_dtypes(export_dir: pathlib.Path, config: JanusConfig) -> dict[str, np.dtype]:
+    """In the export, by our path."""
+    table = formats.FORMATS[configs.detect_format(export_dir)](config)
+    tensors = open_directory(export_dir).tensors
+    return {p: tensors[e.names(1)[0]].dtype for e in table.entries for p in e.ours}
 
 
 def make_prompts(config: JanusConfig, special: SpecialIds, rng: np.random.Generator) -> Prompts:
@@ -119,15 +146,20 @@ def make_prompts(config: JanusConfig, special: SpecialIds, rng: np.random.Genera
 def outputs(
     run_dir: str | pathlib.Path,
     config: JanusConfig,
+    dtypes: dict[str, np.dtype],
     prompts: Prompts,
     decoded: np.ndarray,
 ) -> dict[str, np.ndarray]:
-    """Ours, as `reference.outputs` has them. `decoded` [B, h, w, 3] is what is encoded."""
-    like = jax.tree.map(
-        lambda a: jax.ShapeDtypeStruct(a.shape, jnp.float32),
-        tree.unflatten(abstract_params(config)),
-    )
-    params = checkpoint.read_params(run_dir, like)
+    """Ours, as `reference.outputs` has them.
+
+    Args:
+      dtypes: that parameters are rounded to, by path, before they become float32.
+      decoded: [B, h, w, 3], what the image tokenizer encodes.
+    """
+    abstract = abstract_params(config)
+    like = {p: jax.ShapeDtypeStruct(a.shape, dtypes[p]) for p, a in abstract.items()}
+    params = checkpoint.read_params(run_dir, tree.unflatten(like))
+    params = jax.tree.map(lambda x: x.astype(jnp.float32), params)
     with jax.default_matmul_precision("highest"):
         out = _forward(
             config,
