@@ -52,7 +52,7 @@ def test_parameters_are_read_as_asked_the_average_first(written):
     (only,) = stored.read(["a/bias"]).items()
     assert only[0] == "a/bias"
     np.testing.assert_array_equal(only[1], arrays["a/bias"])
-    average = {"a": {"kernel": np.ones((3, 4), np.float32)}}
+    average = {"a": {"kernel": jnp.ones((3, 4))}}  # as training writes it
     with ocp.StandardCheckpointer() as writer:
         writer.save(directory / "checkpoints" / "0" / "ema", average)
     both = StoredParams(directory).read(["a/kernel", "b"])
