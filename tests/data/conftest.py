@@ -81,13 +81,16 @@ def small_config(**changes) -> DataConfig:
     """und : text : gen = 2 : 3 : 5 over in-memory records."""
     settings = {
         "groups": (
-            GroupConfig("und", 2, (SourceConfig("ask", "question"),)),
+            GroupConfig("und", 2.0, (SourceConfig("ask", "question"),)),
             GroupConfig(
                 "text",
-                3,
-                (SourceConfig("text", "text", weight=2), SourceConfig("pages", "page", weight=1)),
+                3.0,
+                (
+                    SourceConfig("text", "text", weight=2.0),
+                    SourceConfig("pages", "page", weight=1.0),
+                ),
             ),
-            GroupConfig("gen", 5, (SourceConfig("draw", "generate"),)),
+            GroupConfig("gen", 5.0, (SourceConfig("draw", "generate"),)),
         ),
         "row_length": 96,
         "rows": 4,

@@ -1,0 +1,427 @@
+"""The stream of rows and the loader: mixture, processes, resuming, cached values, errors."""
+
+import dataclasses
+import json
+from collections import Counter
+from fractions import Fraction
+
+import jax
+import numpy as np
+import pytest
+
+from tests.data.conftest import make_records, small_config
+from unijax.core.batch import Kind, Target
+from unijax.core.errors import UserError
+from unijax.data import images
+from unijax.data.batch import Cached
+from unijax.data.config import GroupConfig, SourceConfig, StreamConfig
+from unijax.data.document import document_size
+from unijax.data.loader import Loader, fixed_batches
+from unijax.data.rows import RowStream
+from unijax.data.sources import Order, open_sources
+
+RECORDS = make_records()
+
+
+def stream(tokenizer, records=RECORDS, **changes) -> RowStream:
+    config = small_config(**changes)
+    return RowStream(config, open_sources(config, tokenizer, records))
+
+
+def names(row) -> list[str]:
+    return [placed.document.name for placed in row]
+
+
+def assert_same(left, right):
+    assert jax.tree.structure(left) == jax.tree.structure(right)
+    jax.tree.map(np.testing.assert_array_equal, left, right)
+
+
+@pytest.mark.parametrize("unit", ["samples", "tokens"])
+def test_any_prefix_of_the_documents_is_within_one_document_of_the_ratio(tokenizer, unit):
+    rows = stream(tokenizer, unit=unit)
+    ratio = {"und": Fraction(2, 10), "text": Fraction(3, 10), "gen": Fraction(5, 10)}
+    within = {"text": Fraction(2, 10), "pages": Fraction(1, 10)}  # of the group's 3/10
+    counts, by_source, longest = Counter(), Counter(), 0
+    images_ = rows.config.image_tokens
+    for _ in range(300):
+        parts = rows.next_document()
+        tokens = sum(document_size(placed.document, images_).tokens for placed in parts)
+        cost = 1 if unit == "samples" else tokens
+        longest = max(longest, cost)
+        counts[rows.group_of(parts[0].source)] += cost
+        by_source[parts[0].source] += cost
+        for group, share in ratio.items():
+            assert abs(counts[group] - share * counts.total()) <= longest
+        for source, share in within.items():
+            assert abs(by_source[source] - share / ratio["text"] * counts["text"]) <= longest
+
+
+def test_every_epoch_shows_every_record_once_in_an_order_of_its_own(tokenizer):
+    rows = stream(tokenizer)
+    seen = Counter()
+    order = []
+    for _ in range(200):
+        for placed in rows.next_document():
+            seen[placed.document.name] += 1
+            if placed.source == "draw":
+                order.append(tuple(map(int, placed.document.name.split("/")[1:])))
+    assert set(seen.values()) == {1}
+    length = len(RECORDS["draw"])
+    epochs = [[i for e, i in order if e == epoch] for epoch in range(3)]
+    for epoch in epochs:
+        assert sorted(epoch) == list(range(length))
+    assert epochs[0] != epochs[1] != epochs[2]
+
+
+@pytest.mark.parametrize("length", [1, 7, 4096, 5000])
+def test_order_is_a_permutation_in_every_epoch(length):
+    order = Order("name", length, seed=3)
+    first = [order[i] for i in range(length)]
+    assert sorted(first) == [(0, i) for i in range(length)]
+    if length > 1:
+        second = [order[length + i][1] for i in range(length)]
+        assert sorted(second) == list(range(length))
+        assert second != [index for _, index in first]
+        other = Order("name", length, seed=4)
+        assert [other[i] for i in range(length)] != first
+
+
+def test_rows_are_a_function_of_seed_data_and_config(tokenizer):
+    first, second = stream(tokenizer), stream(tokenizer)
+    rows = [names(next(first)) for _ in range(20)]
+    assert rows == [names(next(second)) for _ in range(20)]
+    other = stream(tokenizer, seed=1)
+    assert rows != [names(next(other)) for _ in range(20)]
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_every_number_of_processes_sees_the_same_global_rows(tokenizer, processes):
+    whole = Loader(small_config(), tokenizer, RECORDS)
+    parts = [
+        Loader(small_config(), tokenizer, RECORDS, None, p, processes) for p in range(processes)
+    ]
+    for _ in range(3):
+        batch = next(whole)
+        pieces = [next(part) for part in parts]
+        together = jax.tree.map(lambda *leaves: np.concatenate(leaves), *pieces)
+        assert_same(batch, together)
+        for part in parts:
+            assert part.info == whole.info
+
+
+def test_a_process_decodes_its_own_rows_alone(tokenizer):
+    read = []
+
+    def lazily(record):
+        def content():
+            read.append(record["id"])
+            return record["image"]
+
+        return record | {"image": content}
+
+    records = RECORDS | {name: [lazily(r) for r in RECORDS[name]] for name in ("ask", "draw")}
+    config = small_config()
+    loaders = [Loader(config, tokenizer, records, None, process, 2) for process in range(2)]
+    counts = []
+    for loader in loaders:
+        read.clear()
+        batch = next(loader)
+        counts.append(len(read))
+        shown = int(batch.und.weight.sum() + batch.gen.weight.sum())
+        pages = sum("pages" in name for name in loader.info.names.values())
+        assert shown - pages <= counts[-1] <= shown
+
+
+@pytest.mark.parametrize("changes", [
+    {}, {"unit": "tokens"}, {"overlong": "split", "row_length": 48}, {"open_rows": 1},
+    {"prefetch": 3},
+])  # fmt: skip
+def test_resuming_gives_the_same_remaining_batches(tokenizer, changes):
+    config = small_config(**changes)
+    straight = Loader(config, tokenizer, RECORDS)
+    batches = [next(straight) for _ in range(6)]
+    straight.close()
+    for consumed in (0, 1, 4):
+        stopped = Loader(config, tokenizer, RECORDS)
+        for _ in range(consumed):
+            next(stopped)
+        state = json.loads(json.dumps(stopped.get_state()))
+        stopped.close()
+        resumed = Loader(config, tokenizer, RECORDS)
+        resumed.set_state(state)
+        assert resumed.get_state() == state
+        for expected in batches[consumed:]:
+            assert_same(next(resumed), expected)
+        resumed.close()
+
+
+def test_a_state_of_other_data_is_refused(tokenizer):
+    loader = Loader(small_config(), tokenizer, RECORDS)
+    state = loader.get_state()
+    for other in (
+        Loader(small_config(seed=1), tokenizer, RECORDS),
+        Loader(small_config(), tokenizer, RECORDS | {"text": RECORDS["text"][:-1]}),
+    ):
+        with pytest.raises(UserError, match="data state: found a state of other data"):
+            other.set_state(state)
+    Loader(small_config(prefetch=2, decode_threads=5), tokenizer, RECORDS).set_state(state)
+
+
+def test_batches_have_the_shapes_and_contents_of_the_contract(tokenizer):
+    config = small_config()
+    loader = Loader(config, tokenizer, RECORDS)
+    batch = next(loader)
+    b, t = config.rows, config.row_length
+    for name in ("tokens", "kind", "segment", "position", "image", "target_kind", "target"):
+        assert getattr(batch, name).shape == (b, t)
+        assert getattr(batch, name).dtype == np.int32
+    assert batch.weight.dtype == np.float32
+    assert batch.uid.dtype == np.uint32
+    for slots, stream_, kind in (
+        (batch.und, config.und, Kind.UND),
+        (batch.gen, config.gen, Kind.GEN),
+    ):
+        assert slots.pixels.shape == (b, stream_.slots, stream_.size, stream_.size, 3)
+        assert slots.pixels.dtype == np.uint8
+        assert slots.seed.dtype == np.uint32
+        used = (batch.kind == kind).sum(axis=1) // stream_.tokens
+        np.testing.assert_array_equal(slots.weight.sum(axis=1), used)
+        assert not slots.pixels[slots.weight == 0].any()
+        assert not slots.seed[slots.weight == 0].any()
+        addresses = batch.tokens[batch.kind == kind]
+        assert addresses.max() < stream_.slots * stream_.tokens
+    assert set(batch.uid[batch.kind != Kind.PAD]) == set(loader.info.names)
+
+
+def test_slots_hold_the_pictures_that_tokens_address(tokenizer):
+    config = small_config()
+    loader = Loader(config, tokenizer, RECORDS)
+    for _ in range(3):
+        batch = next(loader)
+        for row, uid in zip(*np.unique(np.stack(np.nonzero(batch.kind == Kind.GEN)), axis=1)):
+            uid = batch.uid[row, uid]
+            source, _, index = loader.info.names[uid].split("/")
+            pixels = images.decode(RECORDS[source][int(index)]["image"], "", 10**6)
+            expected = images.for_generation(pixels, config.gen.size)
+            here = (batch.uid[row] == uid) & (batch.kind[row] == Kind.GEN)
+            slot = batch.tokens[row][here][0] // config.gen.tokens
+            np.testing.assert_array_equal(batch.gen.pixels[row, slot], expected)
+
+
+def test_metrics_are_the_realised_shares(tokenizer):
+    config = small_config()
+    loader = Loader(config, tokenizer, RECORDS)
+    totals = Counter()
+    for _ in range(8):
+        batch = next(loader)
+        metrics = loader.info.metrics
+        assert metrics["padding_share"] == pytest.approx((batch.kind == Kind.PAD).mean())
+        tokens = sum(metrics[f"{group}_tokens"] for group in ("und", "text", "gen"))
+        assert tokens == (batch.kind != Kind.PAD).sum()
+        documents = sum(metrics[f"{group}_documents"] for group in ("und", "text", "gen"))
+        assert documents == sum(row.max() for row in batch.segment)
+        for group in ("und", "text", "gen"):
+            totals[group] += metrics[f"{group}_documents"]
+            share = metrics[f"{group}_documents"] / documents
+            assert metrics[f"{group}_document_share"] == pytest.approx(share)
+            share = metrics[f"{group}_tokens"] / tokens
+            assert metrics[f"{group}_token_share"] == pytest.approx(share)
+    for group, ratio in (("und", 0.2), ("text", 0.3), ("gen", 0.5)):
+        assert abs(totals[group] / totals.total() - ratio) < 0.1
+
+
+def test_cached_values_stand_for_pixels(tokenizer):
+    config = small_config()
+    n = config.gen.tokens
+
+    def codes(key):
+        return np.full(n, int(key[:4], 16), np.int32)
+
+    def features(key):
+        return np.full((config.und.tokens, 5), int(key[:2], 16), np.float32)
+
+    cached = {
+        "gen": Cached("codes", codes, (n,), np.int32),
+        "und": Cached("features", features, (config.und.tokens, 5), np.float32),
+    }
+    plain, fast = Loader(config, tokenizer, RECORDS), Loader(config, tokenizer, RECORDS, cached)
+    for _ in range(3):
+        left, right = next(plain), next(fast)
+        assert_same(left.replace(und=None, gen=None), right.replace(und=None, gen=None))
+        np.testing.assert_array_equal(left.gen.weight, right.gen.weight)
+        assert right.gen.pixels is None
+        assert right.und.pixels is None
+        assert right.gen.codes.shape == (*left.gen.weight.shape, n)
+        assert right.und.features.shape == (*left.und.weight.shape, config.und.tokens, 5)
+        same = left.gen.pixels.reshape(-1, left.gen.pixels[0, 0].size)
+        keys = right.gen.codes[..., 0].reshape(-1)
+        for i in range(len(keys)):
+            for j in range(i):
+                assert (keys[i] == keys[j]) == (same[i] == same[j]).all()
+
+
+def test_pictures_without_a_cached_value_are_named(tokenizer):
+    config = small_config()
+
+    def missing(key):
+        raise KeyError(key)
+
+    cached = {"gen": Cached("codes", missing, (9,), np.int32)}
+    with pytest.raises(UserError, match=r"draw\[\d+\] \(id 'p\d+'\): found no cached codes"):
+        next(Loader(config, tokenizer, RECORDS, cached))
+    scenes = [r | {"image": np.zeros((8, 8, 3), np.uint8)} for r in RECORDS["draw"]]
+    with pytest.raises(UserError, match="found a picture made on the fly, and cached codes"):
+        next(Loader(config, tokenizer, RECORDS | {"draw": scenes}, cached))
+
+
+def test_scenes_are_arrays(tokenizer):
+    scene = np.full((8, 8, 3), 77, np.uint8)
+    records = RECORDS | {"draw": [r | {"image": scene} for r in RECORDS["draw"]]}
+    batch = next(Loader(small_config(), tokenizer, records))
+    assert (batch.gen.pixels[batch.gen.weight == 1] == 77).all()
+
+
+def test_held_out_batches_never_change_and_have_no_chance_in_them(tokenizer):
+    config = small_config(p_drop_condition=1.0, p_first_sentence=1.0)
+    first = fixed_batches(config, tokenizer, 3, RECORDS)
+    second = fixed_batches(config, tokenizer, 3, RECORDS)
+    for left, right in zip(first, second, strict=True):
+        assert_same(left, right)
+        assert tokenizer.special.pad not in left.tokens[left.kind == Kind.TEXT]
+    dropped = next(Loader(config, tokenizer, RECORDS))
+    assert tokenizer.special.pad in dropped.tokens[dropped.kind == Kind.TEXT]
+
+
+LONG = {"id": "long", "text": "\n\n".join(["a cat on a mat is red and a dog is blue"] * 12)}
+
+
+def test_overlong_documents_are_dropped_and_counted(tokenizer):
+    records = RECORDS | {"text": [LONG, *RECORDS["text"][:3]]}
+    loader = Loader(small_config(overlong="drop"), tokenizer, records)
+    for _ in range(6):
+        next(loader)
+    dropped = loader.info.metrics["documents_left_out"]
+    drawn = loader.get_state()["sources"]["text"]
+    assert dropped == drawn[3] > 0
+    assert drawn[0] - dropped == drawn[1]
+    assert abs(dropped - drawn[0] / 4) <= 1
+    assert not any("text" in name and name.endswith("/0") for name in loader.info.names.values())
+
+
+def test_overlong_documents_are_split_and_whole_again(tokenizer):
+    records = RECORDS | {"text": [LONG]}
+    rows = stream(tokenizer, records, overlong="split")
+    while True:
+        parts = rows.next_document()
+        if parts[0].source == "text":
+            break
+    assert len(parts) > 1
+    texts = [
+        tokenizer.decode([i for span in placed.document.spans for i in span.ids])
+        for placed in parts
+    ]
+    assert "".join(texts) == LONG["text"]
+    assert [placed.document.name for placed in parts] == [
+        f"text/0/0#{part}" for part in range(len(parts))
+    ]
+
+
+def test_a_source_with_nothing_that_fits_says_so(tokenizer):
+    with pytest.raises(UserError) as error:
+        next(stream(tokenizer, RECORDS | {"text": [LONG]}, overlong="drop"))
+    assert str(error.value).startswith("source text: found no document that fits, in 1; expected")
+    with pytest.raises(UserError, match="source text: found no records"):
+        stream(tokenizer, RECORDS | {"text": []})
+
+
+def test_a_bad_picture_is_named_by_its_record(tokenizer):
+    bad = [record | {"image": b"no picture"} for record in RECORDS["draw"]]
+    for prefetch in (0, 2):
+        loader = Loader(small_config(prefetch=prefetch), tokenizer, RECORDS | {"draw": bad})
+        with pytest.raises(
+            UserError, match=r"draw\[\d+\] \(id 'p\d+'\): found 10 bytes that are no"
+        ):
+            next(loader)
+
+
+def test_rows_that_processes_cannot_share_are_refused(tokenizer):
+    with pytest.raises(UserError, match=r"data\.rows: found 4 rows and 3 processes"):
+        Loader(small_config(), tokenizer, RECORDS, None, 0, 3)
+
+
+def test_sources_come_and_go_with_the_steps(tokenizer):
+    groups = (
+        GroupConfig("gen", 1.0, (
+            SourceConfig("early", "category_to_image", until_step=5),
+            SourceConfig("late", "generate", from_step=5),
+            SourceConfig("always", "caption_to_image"),
+        )),
+    )  # fmt: skip
+    config = small_config(groups=groups, open_rows=1)
+    records = dict.fromkeys(("early", "late", "always"), RECORDS["draw"])
+    loader = Loader(config, tokenizer, records)
+    drawn = []
+    for step in range(10):
+        if step == 7:
+            state = loader.get_state()
+        batch = next(loader)
+        drawn.append(Counter(name.split("/")[0] for name in loader.info.names.values()))
+    assert all("late" not in counts for counts in drawn[:5])
+    assert all("early" not in counts for counts in drawn[6:])
+    # A source that comes late does not make up for what it missed.
+    for counts in (sum(drawn[:5], Counter()), sum(drawn[6:], Counter())):
+        other = counts.total() - counts["always"]
+        assert abs(counts["always"] - other) <= 3
+    resumed = Loader(config, tokenizer, records)
+    resumed.set_state(state)
+    for _ in range(3):
+        last = next(resumed)
+    assert_same(last, batch)
+
+
+def test_a_stream_without_images_has_no_slots(tokenizer):
+    groups = (GroupConfig("text", 1.0, (SourceConfig("text", "text"),)),)
+    config = dataclasses.replace(small_config(), groups=groups, und=None, gen=None)
+    batch = next(Loader(config, tokenizer, RECORDS))
+    assert batch.und is None
+    assert batch.gen is None
+    assert set(np.unique(batch.target_kind)) == {Target.NONE, Target.TEXT}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"unit": "rows"}, "data.unit: found 'rows'; expected one of samples, tokens"),
+        ({"overlong": "cut"}, "data.overlong: found 'cut'"),
+        ({"template": "janu"}, "data.template: found 'janu'"),
+        ({"rows": 0}, "data.rows: found 0; expected at least 1"),
+        ({"p_drop_condition": 1.5}, "data.p_drop_condition: found 1.5; expected a probability"),
+        ({"row_length": 11}, "data.gen: found 9 tokens an image and rows of 11"),
+        ({"gen": StreamConfig(16, 9, 0)}, "data.gen.slots: found 0"),
+        ({"gen": None}, "data.groups.gen.draw: found the task 'generate' without a stream of gen"),
+        ({"groups": ()}, "data.groups: found no group with a ratio above 0"),
+        ({"groups": (GroupConfig("x", 1.0, ()),)}, "data.groups: found 'x'"),
+        ({"groups": (GroupConfig("und", 1.0, ()),)}, "found no source with a weight above 0"),
+        (
+            {"groups": (GroupConfig("text", 1.0, (SourceConfig("a", "speak"),)),)},
+            "data.groups.text.a.task: found 'speak'",
+        ),
+        (
+            {"groups": (GroupConfig("text", 1.0, (SourceConfig("a", "text", kind="csv"),)),)},
+            "data.groups.text.a.kind: found 'csv'",
+        ),
+        (
+            {"groups": (GroupConfig("text", 1.0, (SourceConfig("a", "text"),) * 2),)},
+            "data.groups: found the source name 'a' twice",
+        ),
+        (
+            {"groups": (GroupConfig("text", 1.0, (SourceConfig("a", "text", from_step=3),)),)},
+            "data.groups.text: found no source with a weight above 0 in step 0",
+        ),
+    ],
+)  # fmt: skip
+def test_settings_that_cannot_work_are_refused(tokenizer, changes, message):
+    with pytest.raises(UserError) as error:
+        Loader(small_config(**changes), tokenizer, RECORDS)
+    assert message in str(error.value)
