@@ -16,6 +16,7 @@ from unijax.core import axes
 from unijax.core.errors import UserError
 from unijax.core.tree import flatten, unflatten
 from unijax.models.llama import SIZES, Llama, LlamaConfig, init_cache
+from unijax.nn.stack import unstack
 from unijax.ops.attention import packed_intervals
 
 SMALL = LlamaConfig(96, 32, 48, 3, 4, 2, 8)
@@ -110,43 +111,56 @@ def from_transformers(model):
 
 @pytest.mark.parametrize("prompts", [(5, 5), (3, 5)])
 def test_decoding_with_a_cache_equals_the_whole_row(prompts):
-    """Prompts are written at once, then one token at a time, each row at its own place."""
+    """Prompts are written at once and end together, then one token at a time."""
     model, params = init(SMALL)
-    total, space = 9, 12
-    ids = documents([total, total])
-    want = forward(model, params, *pack([[d] for d in ids], total))
-    ids = jnp.stack(ids)
-    width = max(prompts)
-    at = jnp.broadcast_to(jnp.arange(width), (2, width))
-    # Entries beyond a row's prompt are written, seen by no query that counts, then overwritten.
+    total, space, width = 9, 12, max(prompts)
+    docs = documents([total, total])
+    want = forward(model, params, *pack([[d] for d in docs], total))
+    start = np.array([width - n for n in prompts], np.int32)
+    ids = np.stack([np.pad(d, (gap, 0))[:total] for d, gap in zip(docs, start)])
+    model, params = Llama(SMALL, unrolled=True), {"params": unstack(params["params"], "layers")}
     cache = init_cache(SMALL, 2, space, "float32")
-    hidden, cache = decode(model, params, ids[:, :width], at, cache)
-    assert cache.k.shape == (3, 2, space, 2, 8)
-    cache = cache.replace(length=jnp.asarray(prompts, jnp.int32))
-    for row, n in enumerate(prompts):
-        assert_close(hidden[row, :n], want[row, :n])
-    for _ in range(total - width):
-        at = cache.length[:, None]
-        hidden, cache = decode(model, params, jnp.take_along_axis(ids, at, axis=1), at, cache)
-        assert_close(hidden[:, 0], jnp.take_along_axis(want, at[..., None], axis=1)[:, 0])
-    assert cache.length.tolist() == [n + total - width for n in prompts]
+    got, cache = decode(model, params, ids[:, :width], start, cache)
+    assert [c.shape for c in cache.k] == [(2, 2, space, 8)] * 3
+    steps = [got]
+    for t in range(width, total):
+        got, cache = decode(model, params, ids[:, t : t + 1], start, cache)
+        steps.append(got)
+    assert cache.length == total
+    got = np.concatenate(steps, axis=1)
+    for row, gap in enumerate(start):
+        assert_close(got[row, gap:], want[row, : total - gap])
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def decode(model, params, tokens, at, cache):
-    """A call in which every token sees all of its row up to itself."""
+def decode(model, params, tokens, start, cache):
+    """A call in which every token sees its row from `start` up to itself."""
     x = model.apply(params, tokens, method="embed")
-    return model.apply(params, x, at, jnp.zeros_like(at), at + 1, cache)
+    at = jnp.broadcast_to(cache.length + jnp.arange(tokens.shape[1]), tokens.shape)
+    first = jnp.broadcast_to(start[:, None], tokens.shape)
+    return model.apply(
+        params, x, jnp.maximum(at - first, 0), first, jnp.maximum(at + 1, first), cache
+    )
 
 
 def test_a_cache_of_bfloat16_is_close():
     model, params = init(SMALL)
     (ids,) = documents([6])
     want = forward(model, params, *pack([[ids]], 6))
+    model, params = Llama(SMALL, unrolled=True), {"params": unstack(params["params"], "layers")}
     cache = init_cache(SMALL, 1, 6, jnp.bfloat16)
-    got, cache = decode(model, params, ids[None], jnp.arange(6)[None], cache)
-    assert (cache.k.dtype, got.dtype) == (jnp.bfloat16, jnp.float32)
+    got, cache = decode(model, params, ids[None], np.zeros(1, np.int32), cache)
+    assert (cache.k[0].dtype, got.dtype) == (jnp.bfloat16, jnp.float32)
     assert_close(got, want, 2**-5)
+
+
+def test_unrolled_equals_scanned():
+    model, params = init(SMALL)
+    (ids,) = documents([6])
+    want = forward(model, params, *pack([[ids]], 8))
+    apart = {"params": unstack(params["params"], "layers")}
+    got = forward(Llama(SMALL, unrolled=True), apart, *pack([[ids]], 8))
+    assert_close(got[:, :6], want[:, :6], 1e-6)
 
 
 def test_a_document_does_not_depend_on_its_row():

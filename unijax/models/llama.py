@@ -94,11 +94,13 @@ SIZES = {
 
 @flax.struct.dataclass
 class KVCache:
-    """Keys and values of all layers, written in place.
+    """Keys and values of all layers, written in place: an array of its own for each layer, heads
+    before entries, as the products of a decoding step read them.
 
     Attributes:
-      k, v: [L, B, S, Hkv, head_dim].
-      length: int32 [B], how many entries of each row are filled: where its next one goes.
+      k, v: tuples of L arrays [B, Hkv, S, head_dim].
+      length: int32 scalar, how many entries are filled: where the next go. It is one for all rows:
+        rows of different length end together, padding stands before them and is below `kv_start`.
     """
 
     k: Any
@@ -108,8 +110,9 @@ class KVCache:
 
 def init_cache(config: LlamaConfig, batch: int, length: int, dtype: DTypeLike) -> KVCache:
     """An empty cache of static `length` S."""
-    shape = (config.num_hidden_layers, batch, length, config.num_key_value_heads, config.head_dim)
-    return KVCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), jnp.zeros(batch, jnp.int32))
+    shape = (batch, config.num_key_value_heads, length, config.head_dim)
+    empty = tuple(jnp.zeros(shape, dtype) for _ in range(config.num_hidden_layers))
+    return KVCache(empty, empty, jnp.zeros((), jnp.int32))
 
 
 class Attention(nn.Module):
@@ -120,7 +123,7 @@ class Attention(nn.Module):
     param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x, rope, kv_start, kv_end, cache, layer):
+    def __call__(self, x, cache, rope, kv_start, kv_end):
         cfg = self.config
         kinds = dict(use_bias=False, dtype=self.dtype, param_dtype=self.param_dtype)
         b, t, _ = x.shape
@@ -132,14 +135,13 @@ class Attention(nn.Module):
         k = apply_rope(k.reshape(b, t, kv_heads, d), *rope)
         v = v.reshape(b, t, kv_heads, d)
         if cache is not None:
-            # Only the new entries are written: the cache is a carry, updated where it lies.
-            row = jnp.arange(b)[:, None]
-            at = cache.length[:, None] + jnp.arange(t)
-            cache = cache.replace(
-                k=cache.k.at[layer, row, at].set(k.astype(cache.k.dtype), mode="drop"),
-                v=cache.v.at[layer, row, at].set(v.astype(cache.v.dtype), mode="drop"),
+            *cache, length = cache
+            at = (0, 0, length, 0)
+            cache = tuple(
+                jax.lax.dynamic_update_slice(old, new.swapaxes(1, 2).astype(old.dtype), at)
+                for old, new in zip(cache, (k, v))
             )
-            k, v = cache.k[layer].astype(self.dtype), cache.v[layer].astype(self.dtype)
+            k, v = (c.swapaxes(1, 2).astype(self.dtype) for c in cache)
         out = attention(q, k, v, kv_start, kv_end).reshape(b, t, heads * d)
         out = Dense(cfg.hidden_size, (axes.HEADS, axes.EMBED), name="o_proj", **kinds)(out)
         return out, cache
@@ -170,15 +172,14 @@ class Layer(nn.Module):
     param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, carry, layer, shared):
-        x, cache = carry
+    def __call__(self, x, cache, shared):
         eps = self.config.rms_norm_eps
         kinds = dict(dtype=self.dtype, param_dtype=self.param_dtype)
         h = RMSNorm(eps, name="input_layernorm", **kinds)(x)
-        h, cache = Attention(self.config, name="self_attn", **kinds)(h, *shared, cache, layer)
+        h, cache = Attention(self.config, name="self_attn", **kinds)(h, cache, *shared)
         x = x + h
         h = RMSNorm(eps, name="post_attention_layernorm", **kinds)(x)
-        return (x + MLP(self.config, name="mlp", **kinds)(h), cache), None
+        return x + MLP(self.config, name="mlp", **kinds)(h), cache
 
 
 class Llama(nn.Module):
@@ -186,6 +187,7 @@ class Llama(nn.Module):
 
     config: LlamaConfig
     remat: str = "none"  # see nn.stack
+    unrolled: bool = False  # layers_0, layers_1, ... (nn.stack.unstack) in place of a scan
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
 
@@ -194,7 +196,14 @@ class Llama(nn.Module):
         self.embed_tokens = Embed(
             cfg.vocab_size, cfg.hidden_size, (axes.VOCAB, axes.EMBED), **kinds
         )
-        self.layers = stack(Layer, cfg.num_hidden_layers, self.remat, "layers", config=cfg, **kinds)
+        if self.unrolled:
+            # A scan copies the parameters of a layer out of the stack before it uses them. With few
+            # tokens, as in decoding, that costs more than the layer.
+            self.layers = [Layer(cfg, **kinds) for _ in range(cfg.num_hidden_layers)]
+        else:
+            self.layers = stack(
+                Layer, cfg.num_hidden_layers, self.remat, "layers", config=cfg, **kinds
+            )
         self.norm = RMSNorm(cfg.rms_norm_eps, **kinds)
         self.lm_head = Dense(cfg.vocab_size, (axes.EMBED, axes.VOCAB), use_bias=False, **kinds)
 
@@ -217,14 +226,23 @@ class Llama(nn.Module):
           position: rotary positions.
           kv_start, kv_end: the keys that each position sees: indices of the row itself, or, with a
             cache, of the cache after this call.
-          cache: the T new entries of row b go to `length[b]` onwards; `length` grows by T. A caller
-            whose rows are padded sets `length` itself.
+          cache: the T new entries of every row go to `length` onwards, and must fit; `length`
+            grows by T. Only the unrolled decoder has one.
         """
         rope = rope_tables(position, self.config.head_dim, self.config.rope_theta)
-        index = jnp.arange(self.config.num_hidden_layers)
-        (x, cache), _ = self.layers((x, cache), index, (rope, kv_start, kv_end))
+        shared = (rope, kv_start, kv_end)
+        if not self.unrolled:
+            assert cache is None, "decoding with a cache needs Llama(unrolled=True)"
+            x, _ = self.layers(x, None, shared)
+            return self.norm(x), None
+        kept = []
+        for i, layer in enumerate(self.layers):
+            entries = None if cache is None else (cache.k[i], cache.v[i], cache.length)
+            x, entries = layer(x, entries, shared)
+            kept.append(entries)
         if cache is not None:
-            cache = cache.replace(length=cache.length + position.shape[1])
+            k, v = zip(*kept)
+            cache = KVCache(k, v, cache.length + position.shape[1])
         return self.norm(x), cache
 
     def logits(self, hidden: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
