@@ -1,0 +1,113 @@
+"""The whole path: a config, shipped data, the loop, a run directory."""
+
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from tests.goldens import check_golden
+from tests.main import tiny
+from unijax.core import tree
+from unijax.core.errors import UserError
+from unijax.main.run import resolve
+from unijax.main.train import train
+from unijax.train.checkpoint import read_params, read_run
+
+TIMING = ("seconds_per_step", "tokens_per_second", "model_flops_per_second")
+
+
+def lines(run_dir: pathlib.Path) -> list[dict]:
+    rows = [json.loads(x) for x in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k not in TIMING} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that never stopped, and its last state."""
+    run_dir = tmp_path_factory.mktemp("whole")
+    state = train(resolve(tiny.get_config()), run_dir)
+    return run_dir, state
+
+
+def test_golden_loss_curve(whole):
+    rows = [r for r in lines(whole[0]) if "loss" in r]
+    names = ("loss", "text/loss", "understanding/loss", "code/loss", "padding", "tokens")
+    # Four digits: the last ones differ between machines.
+    text = "\n".join(
+        f"{row['step']:2d} " + " ".join(f"{n}={row.get(n, float('nan')):.4g}" for n in names)
+        for row in rows
+    )
+    check_golden("tiny_loss_curve.txt", text)
+
+
+def test_every_loss_falls(whole):
+    rows = [r for r in lines(whole[0]) if "loss" in r]
+    for name in ("text/loss", "understanding/loss", "code/loss"):
+        values = [r[name] for r in rows if name in r]
+        assert np.mean(values[-5:]) < 0.9 * np.mean(values[:5]), name
+
+
+def test_stopping_and_resuming_gives_the_same_bits_data_included(whole, tmp_path):
+    run = resolve(tiny.get_config())
+    train(run, tmp_path, stop_at=13)
+    resumed = train(run, tmp_path)
+    for (path, a), b in zip(
+        tree.flatten(jax.device_get(whole[1].params)).items(),
+        tree.flatten(jax.device_get(resumed.params)).values(),
+        strict=True,
+    ):
+        assert a.tobytes() == b.tobytes(), path
+    assert lines(tmp_path) == lines(whole[0])
+
+
+def test_validation_is_reported_by_modality_at_its_period(whole):
+    rows = [r for r in lines(whole[0]) if "validation/code/loss" in r]
+    assert [r["step"] for r in rows] == [10, 20, 30]
+    assert {"validation/text/loss", "validation/understanding/loss"} <= rows[0].keys()
+
+
+def test_realised_shares_are_metrics_of_every_step(whole):
+    rows = [r for r in lines(whole[0]) if "loss" in r]
+    total = {g: sum(r[f"data/{g}_documents"] for r in rows) for g in ("und", "text", "gen")}
+    everything = sum(total.values())
+    # Rows hold a few documents back, so the trained prefix is near the ratio, not on it.
+    assert abs(total["und"] / everything - 0.4) < 0.05
+    assert abs(total["gen"] / everything - 0.4) < 0.05
+
+
+def test_cached_features_and_codes_train_the_same_curve(whole, tmp_path):
+    run = resolve(tiny.get_config(), ["cache_frozen=true", "stage.steps=3"])
+    train(run, tmp_path)
+    for ours, theirs in zip(lines(tmp_path)[:3], lines(whole[0])[:3]):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
+
+
+def test_checkpoint_describes_itself(whole):
+    run = read_run(whole[0])
+    assert run["stage"] == "tiny"
+    assert resolve(run["config"]) == resolve(tiny.get_config())
+    assert (whole[0] / "tokenizer" / "tokenizer.model").exists()
+
+
+def test_next_stage_starts_from_the_parameters_with_all_else_fresh(whole, tmp_path):
+    run = resolve(tiny.get_config(), ["stage.name=second", "stage.steps=1",
+                                      "stage.optimizers.main.learning_rate=0.0"])  # fmt: skip
+    state = train(run, tmp_path, init_from=str(whole[0]))
+    assert int(state.step) == 1
+    before, after = tree.flatten(read_params(whole[0])), tree.flatten(read_params(tmp_path))
+    for path, x in before.items():
+        np.testing.assert_array_equal(np.asarray(x), np.asarray(after[path]), err_msg=path)
+
+
+def test_tokenizer_with_more_ids_than_rows_is_refused(tmp_path):
+    run = resolve(tiny.get_config(), ["model.text.vocab_size=1000"])
+    with pytest.raises(UserError, match="ids below the model's vocab_size, 1000"):
+        train(run, tmp_path)
+
+
+def test_initial_weights_of_another_size_are_refused(whole, tmp_path):
+    run = resolve(tiny.get_config(), ["model.text.hidden_size=64"])
+    with pytest.raises(UserError, match="parameters of another shape"):
+        train(run, tmp_path, init_from=str(whole[0]))
