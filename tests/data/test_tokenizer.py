@@ -85,7 +85,9 @@ def spelled(tokenizer) -> st.SearchStrategy[str]:
     wide = ["".join(chr(ord(c) + 0xFEE0) if "!" <= c <= "~" else c for c in t) for t in literals]
     pieces = st.one_of(
         st.sampled_from([*literals, *wide]),
-        st.sampled_from([text for t in literals for text in (t[:-1], t[1:], t[0], t[: len(t) // 2])]),
+        st.sampled_from(
+            [text for t in literals for text in (t[:-1], t[1:], t[0], t[: len(t) // 2])]
+        ),
         st.text(max_size=5),
         st.sampled_from(["a cat", "ö", "ordinary", "\n", " ", "<", "|", "｜"]),
     )

@@ -6,6 +6,7 @@ and special tokens enter a sequence as ids that rendering puts there.
 
 import re
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -72,7 +73,7 @@ class Tokenizer:
             "Give the special token an id of its own.",
         )
 
-    def decode(self, ids: list[int]) -> str:
+    def decode(self, ids: Iterable[int]) -> str:
         """Text of the ids. Special tokens say nothing, and ids beyond the file's own neither."""
         ordinary = [i for i in map(int, ids) if i not in self._forbidden and i < self._backend.size]
         return self._backend.decode(ordinary)

@@ -1,0 +1,134 @@
+"""Batches of single pictures: order, shares, processes, resuming, captions, errors."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tests.data.conftest import png
+from unijax.core.errors import UserError
+from unijax.data import images
+from unijax.data.config import SourceConfig
+from unijax.data.pictures import PictureConfig, PictureLoader
+
+
+WHOLE = {"cat", *(f"{word} {i}" for i in range(10) for word in ("picture", "number"))}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Ten pictures in a JSONL file, six in a folder."""
+    root = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    lines = []
+    for i in range(10):
+        (root / f"{i}.png").write_bytes(png(rng))
+        lines.append({"image": f"{i}.png", "captions": [f"picture {i}", f"number {i}"]})
+    (root / "data.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (root / "folder" / "cat").mkdir(parents=True)
+    for i in range(6):
+        (root / "folder" / "cat" / f"{i}.png").write_bytes(png(rng))
+    return root
+
+
+def config(data, **changes) -> PictureConfig:
+    settings = {
+        "sources": (
+            SourceConfig("lines", "describe", "jsonl", str(data / "data.jsonl"), weight=3.0),
+            SourceConfig("cats", "describe", "folder", str(data / "folder"), weight=1.0),
+        ),
+        "size": 16,
+        "batch": 8,
+    }
+    return PictureConfig(**(settings | changes))
+
+
+def known(data) -> dict[bytes, str]:
+    paths = [*data.glob("*.png"), *data.glob("folder/cat/*.png")]
+    return {
+        images.for_generation(images.decode(p.read_bytes(), "", 10**6), 16).tobytes(): str(
+            p.relative_to(data)
+        )
+        for p in paths
+    }
+
+
+def test_pictures_come_by_weight_and_each_once_an_epoch(data):
+    loader, names = PictureLoader(config(data), None), known(data)
+    seen = []
+    for _ in range(10):
+        batch = next(loader)
+        assert batch.pixels.shape == (8, 16, 16, 3)
+        assert batch.pixels.dtype == np.uint8
+        assert batch.text is None
+        np.testing.assert_array_equal(batch.weight, np.ones(8, np.float32))
+        seen += [names[pixels.tobytes()] for pixels in batch.pixels]
+    lines = [name for name in seen if "folder" not in name]
+    assert len(lines) == 60
+    for epoch in range(6):
+        assert len(set(lines[10 * epoch : 10 * epoch + 10])) == 10
+    assert lines[:10] != lines[10:20]
+
+
+def test_resuming_gives_the_same_remaining_batches(data, tokenizer):
+    settings = config(data, text_length=6)
+    straight = PictureLoader(settings, tokenizer)
+    batches = [next(straight) for _ in range(5)]
+    stopped = PictureLoader(settings, tokenizer)
+    for _ in range(2):
+        next(stopped)
+    state = json.loads(json.dumps(stopped.get_state()))
+    resumed = PictureLoader(settings, tokenizer)
+    resumed.set_state(state)
+    for expected in batches[2:]:
+        batch = next(resumed)
+        np.testing.assert_array_equal(batch.pixels, expected.pixels)
+        np.testing.assert_array_equal(batch.text, expected.text)
+
+
+def test_processes_share_the_same_global_batches(data, tokenizer):
+    settings = config(data, text_length=6)
+    whole = PictureLoader(settings, tokenizer)
+    parts = [PictureLoader(settings, tokenizer, p, 4) for p in range(4)]
+    for _ in range(2):
+        batch, pieces = next(whole), [next(part) for part in parts]
+        for name in ("pixels", "text", "text_length", "weight"):
+            together = np.concatenate([getattr(piece, name) for piece in pieces])
+            np.testing.assert_array_equal(together, getattr(batch, name))
+
+
+@pytest.mark.parametrize("length", [4, 24])
+def test_captions_are_cut_and_padded(data, tokenizer, length):
+    loader = PictureLoader(config(data, text_length=length, crop="pad"), tokenizer)
+    texts = set()
+    for _ in range(10):
+        batch = next(loader)
+        assert batch.text.shape == (8, length)
+        for ids, used in zip(batch.text, batch.text_length):
+            assert not ids[used:].any()
+            texts.add(tuple(ids[:used].tolist()))
+    cut = {tuple(tokenizer.encode(text)[:length]) for text in WHOLE}
+    assert texts <= cut
+    assert len(texts) > 0.7 * len(cut)  # captions are chosen by chance, each picture's anew
+
+
+def test_held_out_pictures_keep_their_order(data):
+    source = (SourceConfig("lines", "describe", "jsonl", str(data / "data.jsonl")),)
+    batch = next(PictureLoader(config(data, sources=source), None, shuffle=False))
+    names = known(data)
+    assert [names[p.tobytes()] for p in batch.pixels] == [f"{i}.png" for i in range(8)]
+
+
+def test_mistakes_are_told(data, tokenizer):
+    with pytest.raises(UserError, match=r"data\.crop: found 'left'"):
+        config(data, crop="left")
+    with pytest.raises(UserError, match="no source with a weight above 0"):
+        config(data, sources=())
+    with pytest.raises(UserError, match="found 8 pictures and 3 processes"):
+        PictureLoader(config(data), None, 0, 3)
+    (data / "bare.jsonl").write_text(json.dumps({"image": "0.png", "label": "x"}))
+    bare = (SourceConfig("bare", "name", "jsonl", str(data / "bare.jsonl")),)
+    with pytest.raises(UserError, match=r"bare\.jsonl:1: found no captions"):
+        next(PictureLoader(config(data, sources=bare, text_length=6), tokenizer))
+    with pytest.raises(UserError, match="expected a picture of at most 9 pixels"):
+        next(PictureLoader(config(data, max_pixels=9), None))
