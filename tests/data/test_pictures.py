@@ -11,7 +11,6 @@ from unijax.data import images
 from unijax.data.config import SourceConfig
 from unijax.data.pictures import PictureConfig, PictureLoader
 
-
 WHOLE = {"cat", *(f"{word} {i}" for i in range(10) for word in ("picture", "number"))}
 
 
