@@ -171,8 +171,8 @@ class Janus:
         pixels = to_signed(slots.pixels.reshape(b * i, h, w, 3), self.dtype)
         return self.encode_gen(params, pixels).reshape(b, i, -1)
 
-    def _inputs(
-        self, params: Params, batch: PackedBatch, codes: Int[Array, "B I N"] | None
+    def embed(
+        self, params: Params, batch: PackedBatch, codes: Int[Array, "B I N"] | None = None
     ) -> Float[Array, "B T D"]:
         """Every position's embedding, by the kind of its input."""
         x = self.embed_text(params, jnp.where(batch.kind == Kind.TEXT, batch.tokens, 0))
@@ -188,7 +188,7 @@ class Janus:
     ) -> tuple[Float[Array, "B T D"], Int[Array, "B I N"] | None]:
         """Hidden states after the final norm, and the image codes of the batch."""
         codes = None if batch.gen is None else self._gen_codes(params, batch.gen)
-        x = self._inputs(params, batch, codes)
+        x = self.embed(params, batch, codes)
         kv_start, kv_end = packed_intervals(batch.segment, batch.kind, batch.image)
         p = {"params": params["language_model"]}
         hidden, _ = self.language_model.apply(p, x, batch.position, kv_start, kv_end)
