@@ -1,11 +1,9 @@
 """The mixture: no prefix is further than one document from the ratio."""
 
-from fractions import Fraction
-
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unijax.data.mixture import Queue, as_fraction, choose
+from unijax.data.mixture import Queue, choose, whole
 
 weights = st.lists(
     st.sampled_from([0.0, 0.01, 0.3, 1.0, 2.0, 3.0, 5.0, 7.5, 10.0]), min_size=1, max_size=6
@@ -17,7 +15,7 @@ weights = st.lists(
 def test_any_prefix_is_within_one_document_of_the_ratio(shares, data):
     count_tokens = data.draw(st.booleans())
     lengths = st.integers(1, 400) if count_tokens else st.just(1)
-    queues = [Queue(as_fraction(share)) for share in shares]
+    queues = [Queue(weight) for weight in whole(shares)]
     total = sum(queue.weight for queue in queues)
     heads = [data.draw(lengths) for _ in queues]
     longest = max(heads)
@@ -30,11 +28,11 @@ def test_any_prefix_is_within_one_document_of_the_ratio(shares, data):
         longest = max(longest, following)
         served = sum(queue.served for queue in queues)
         for queue in queues:
-            assert abs(queue.served - served * queue.weight / total) <= longest
+            assert abs(queue.served * total - served * queue.weight) <= longest * total
 
 
 def test_whole_periods_are_exact():
-    queues = [Queue(as_fraction(w)) for w in (2.0, 3.0, 5.0)]
+    queues = [Queue(weight) for weight in whole([2.0, 3.0, 5.0])]
     for n in range(1, 101):
         queues[choose(queues, [1, 1, 1])].served += 1
         if n % 10 == 0:
@@ -42,5 +40,5 @@ def test_whole_periods_are_exact():
 
 
 def test_shares_are_the_decimal_numbers_that_were_written():
-    assert as_fraction(0.3) == Fraction(3, 10)
-    assert as_fraction(5.0) == 5
+    assert whole([0.3, 5.0, 0.01]) == [30, 500, 1]
+    assert whole([2.0, 0.0, 5.0]) == [2, 0, 5]

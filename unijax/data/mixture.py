@@ -7,6 +7,7 @@ where tokens are counted) from the ratio, for any queue. Exact: whole numbers on
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from fractions import Fraction
 
@@ -20,13 +21,15 @@ class Queue:
       served: documents or tokens so far.
     """
 
-    weight: Fraction
+    weight: int
     served: int = 0
 
 
-def as_fraction(weight: float) -> Fraction:
-    """0.3 as 3/10, not as the binary number next to it."""
-    return Fraction(str(weight))
+def whole(weights: Sequence[float]) -> list[int]:
+    """Whole numbers in the same proportion, where 0.3 is 3/10, not the binary number next to it."""
+    fractions = [Fraction(str(weight)) for weight in weights]
+    scale = math.lcm(*(fraction.denominator for fraction in fractions))
+    return [int(fraction * scale) for fraction in fractions]
 
 
 def choose(queues: Sequence[Queue], cost: Sequence[int]) -> int:
@@ -38,15 +41,17 @@ def choose(queues: Sequence[Queue], cost: Sequence[int]) -> int:
     """
     total = sum(queue.weight for queue in queues)
     served = sum(queue.served for queue in queues)
-    best, best_finish = None, None
+    best, best_end = None, 0
     for index, queue in enumerate(queues):
         if queue.weight == 0:
             continue
-        share = queue.weight / total
-        begun = queue.served <= share * served
-        finish = (queue.served + cost[index]) / share
-        if begun and (best is None or finish < best_finish):
-            best, best_finish = index, finish
-    # Shares sum to 1, so some queue has had no more than its share.
+        begun = queue.served * total <= queue.weight * served
+        if not begun:
+            continue
+        # When the fluid mixture would finish, as a fraction: end / weight (times total).
+        end = queue.served + cost[index]
+        if best is None or end * queues[best].weight < best_end * queue.weight:
+            best, best_end = index, end
+    # Weights are shares of one whole, so some queue has had no more than its share.
     assert best is not None
     return best

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from unijax.core.errors import UserError
 from unijax.data.config import DataConfig, is_active, phases
 from unijax.data.document import Document, Size, document_size
-from unijax.data.mixture import Queue, as_fraction, choose
+from unijax.data.mixture import Queue, choose, whole
 from unijax.data.pack import OpenRow, Packer
 from unijax.data.sources import DocumentSource
 from unijax.data.split import fit
@@ -62,14 +62,13 @@ class RowStream:
         self._closed: list[Row] = []  # closed, not yet given
         self._groups: dict[str, list[Reader]] = {}
         self._group_queues: dict[str, Queue] = {}
-        for group in config.groups:
-            if group.ratio == 0:
-                continue
-            self._group_queues[group.name] = Queue(as_fraction(group.ratio))
+        groups = [group for group in config.groups if group.ratio > 0]
+        for group, share in zip(groups, whole([group.ratio for group in groups])):
+            self._group_queues[group.name] = Queue(share)
+            members = [source for source in group.sources if source.weight > 0]
             self._groups[group.name] = [
-                Reader(sources[source.name], group.name, Queue(as_fraction(source.weight)))
-                for source in group.sources
-                if source.weight > 0
+                Reader(sources[source.name], group.name, Queue(weight))
+                for source, weight in zip(members, whole([s.weight for s in members]))
             ]
         self._given = 0  # rows handed out
         self._phases = phases(config)
