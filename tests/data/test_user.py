@@ -11,7 +11,6 @@ from unijax.core.errors import UserError
 from unijax.data.config import GroupConfig, SourceConfig
 from unijax.data.loader import Loader
 from unijax.data.user import open_folder, open_jsonl
-from unijax.data.user_record import check_task, suggest_tasks
 
 CHAT = [
     {"role": "user", "content": "<image_placeholder>\nwhat?"},
@@ -64,21 +63,12 @@ def test_every_form_of_line_becomes_the_record_that_tasks_read(folder):
     assert chat["messages"] == CHAT
     assert [read() for read in chat["images"]] == [a]
     assert prompt["captions"] == ["draw a cat"]
+    assert prompt["prompt"] == "draw a cat"  # to be drawn, not a description
     assert text["text"] == "only words"
     assert page["parts"][0] == {"text": "see"}
     assert page["parts"][1]["image"]() == a
     # A blank line is no record, but it counts.
     assert [r["where"] for r in records] == [f"{path}:{n}" for n in (1, 2, 3, 4, 6, 7, 8, 9)]
-
-
-def test_tasks_are_suggested_by_what_a_record_has(folder):
-    records = open_jsonl(write(folder, *GOOD))
-    assert [suggest_tasks(record)[0] for record in records] == [
-        "generate", "generate", "question", "question", "chat", "generate", "text", "page"
-    ]  # fmt: skip
-    for record in records:
-        for task in suggest_tasks(record):
-            check_task(record, task)
 
 
 @pytest.mark.parametrize(

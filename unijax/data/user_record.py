@@ -47,7 +47,7 @@ def to_record(line: dict, where: str, folder: Path) -> dict:
             raise UserError(where, f"the key {key!r}", f"one of {', '.join(KEYS)}", advice)
         _check_type(where, key, value, KEYS[key])
     record: dict[str, Any] = {"id": line.get("id", where), "where": where}
-    for key in ("label", "category", "keywords", "text"):
+    for key in ("label", "category", "keywords", "text", "prompt"):
         if key in line:
             record[key] = line[key]
     if "image" in line:
@@ -86,13 +86,6 @@ def check_task(record: dict, task: str) -> None:
             f"{' and '.join(FIELDS[task])}, which the task {task!r} reads",
             "Add it, or choose a task that fits the data.",
         )
-
-
-def suggest_tasks(record: dict) -> list[str]:
-    """The tasks that a record is made for, the one that uses most of it first."""
-    has = {key for key, value in record.items() if value}
-    order = ("chat", "page", "question", "generate", "describe", "category_to_image", "text")
-    return [task for task in order if set(FIELDS[task]) <= has]
 
 
 def picture(path: str, where: str, folder: Path) -> Callable[[], bytes]:

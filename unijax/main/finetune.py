@@ -77,4 +77,6 @@ def _kind(path: pathlib.Path) -> str:
 
 def _what_it_teaches(path: pathlib.Path) -> list[tuple[str, str]]:
     record = open_records(SourceConfig(path.stem, "text", _kind(path), str(path)), 0)[0]
-    return [(task, group) for field, task, group in _TASKS if record.get(field)]
+    tasks = [(task, group) for field, task, group in _TASKS if record.get(field)]
+    # A prompt asks for its picture; it does not describe it.
+    return [(task, group) for task, group in tasks if task != "describe" or "prompt" not in record]
