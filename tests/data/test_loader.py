@@ -18,7 +18,7 @@ from unijax.data.config import GroupConfig, SourceConfig, StreamConfig
 from unijax.data.document import document_size
 from unijax.data.loader import Loader, fixed_batches
 from unijax.data.rows import RowStream
-from unijax.data.sources import Order, open_sources
+from unijax.data.sources import Order, open_records, open_sources
 
 RECORDS = make_records()
 
@@ -378,6 +378,28 @@ def test_sources_come_and_go_with_the_steps(tokenizer):
     for _ in range(3):
         last = next(resumed)
     assert_same(last, batch)
+
+
+def test_a_source_is_narrowed_to_categories_and_a_limit(tmp_path):
+    lines = [{"id": str(i), "text": "x", "category": "ab"[i % 2]} for i in range(40)]
+    path = tmp_path / "data.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    def ids(**changes):
+        records = open_records(SourceConfig("s", "text", "jsonl", str(path), **changes), 0)
+        return [records[i]["id"] for i in range(len(records))]
+
+    assert ids() == [str(i) for i in range(40)]
+    assert ids(categories=("b",)) == [str(i) for i in range(1, 40, 2)]
+    few = ids(limit=7)
+    assert len(few) == 7
+    assert few == sorted(few, key=int)
+    assert few != [str(i) for i in range(7)]
+    assert set(few) < set(ids(limit=12))  # a larger limit adds to the choice
+    # A choice by id: other records do not change which of these are taken.
+    both = ids(categories=("a",), limit=5)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines[::2]))
+    assert ids(limit=5) == both
 
 
 def test_a_stream_without_images_has_no_slots(tokenizer):

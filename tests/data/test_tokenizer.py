@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from tests.data.conftest import NAMES, ROLES
 from unijax.core.errors import UserError
 from unijax.data import tokenizer as tokenizer_lib
+from unijax.data.render import to_spans
 from unijax.data.special_tokens import SpecialTokens, write
+from unijax.data.templates import TEMPLATES, to_text
 
 ADDED = ("ö", "ordinary")  # added tokens that are text, as DeepSeek's letters are
 SLOW = settings(
@@ -33,7 +35,7 @@ def json_dir(tmp_path_factory):
         show_progress=False,
     )
     base.train_from_iterator(["a cat sits on the mat <s> </s>"] * 10, trainer)
-    base.add_special_tokens([NAMES["bos"], NAMES["eos"], "<|grounding|>"])
+    base.add_special_tokens([NAMES["bos"], NAMES["eos"], "<|grounding|>", *ROLES])
     base.add_tokens([*ADDED, NAMES["pad"]])  # pad: added, not marked special
     base.post_processor = tokenizers.processors.TemplateProcessing(
         single=f"{NAMES['bos']} $A",
@@ -152,6 +154,25 @@ def test_decode_passes_over_special_and_unknown_ids(any_tokenizer):
     assert any_tokenizer.piece(10**6) == "<1000000>"
 
 
+@SLOW
+@given(
+    content=st.lists(st.sampled_from(["a cat", " ", "on", "\n", "the mat: ", "ö", "é"])).map(
+        "".join
+    )
+)
+def test_a_prompt_is_encoded_as_the_library_encodes_the_template(json_dir, content):
+    """Text between special tokens is one piece to the library, and so it is to us."""
+    tokenizer = tokenizer_lib.load(json_dir)
+    messages = [
+        {"role": "user", "content": content},
+        {"role": "assistant", "content": ""},
+    ]
+    pieces = TEMPLATES["janus_pro"].render(messages)
+    (span,) = to_spans(pieces, tokenizer)
+    library = tokenizers.Tokenizer.from_file(str(json_dir / "tokenizer.json"))
+    assert list(span.ids) == library.encode(to_text(pieces, ""), add_special_tokens=False).ids
+
+
 def test_a_prompt_and_its_answer_are_encoded_apart_as_together(tokenizer):
     """No space is put before a text nor taken from it."""
     assert tokenizer.decode(tokenizer.encode(" a cat")) == " a cat"
@@ -251,7 +272,11 @@ def test_errors_name_what_is_wrong(json_dir, tokenizer_dir, tokenizer, tmp_path)
     broken.mkdir()
     (broken / "tokenizer.json").write_text("{")
     assert "tokenizer_config.json" in _message(lambda: tokenizer_lib.load(broken))
+    (broken / "tokenizer_config.json").write_text("{")
+    assert "tokenizer_config.json: found Expecting" in _message(lambda: tokenizer_lib.load(broken))
     write(broken / "special_tokens.json", SpecialTokens(NAMES, {}))
+    none = broken / "none.json"
+    assert "found no file" in _message(lambda: tokenizer_lib.load(broken / "tokenizer.json", none))
     assert "a Hugging Face tokenizer.json" in _message(lambda: tokenizer_lib.load(broken))
 
     (broken / "tokenizer.json").unlink()

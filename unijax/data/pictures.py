@@ -119,7 +119,8 @@ class PictureLoader:
         self._batches.set_state(state)
 
     def close(self) -> None:
-        """Nothing is left open."""
+        """Stops reading ahead."""
+        self._batches.close()
 
     def _source(self, source: SourceConfig, shuffle: bool) -> grain.MapDataset:
         records = open_records(source, self._config.seed)

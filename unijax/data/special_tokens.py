@@ -37,24 +37,7 @@ class SpecialTokens:
 
 def read(path: Path) -> SpecialTokens:
     """Reads `{"names": {"bos": "<s>", ...}, "tokens": {"<s>": 1, "<|User|>": null, ...}}`."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(
-            str(path),
-            "no file",
-            "a list of special tokens",
-            "Write one: names and tokens, as in assets/tokenizer/special_tokens.json.",
-        ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(str(path), str(error), "JSON", "Repair the file.") from None
-    if not isinstance(content, dict):
-        raise UserError(
-            str(path),
-            f"a {type(content).__name__}",
-            "an object with names and tokens",
-            "Rewrite the file.",
-        )
+    content = _read_object(path)
     names, tokens = content.get("names", {}), dict(content.get("tokens", {}))
     _check_names(path, names)
     for token in names.values():
@@ -90,7 +73,7 @@ def read_hf(directory: Path) -> SpecialTokens:
             "one of them beside the tokenizer",
             f"Write {FILE_NAME}: which tokens are bos, eos, pad, boi, eoi, image_placeholder.",
         )
-    config = json.loads(path.read_text(encoding="utf-8"))
+    config = _read_object(path)
     extra = config.get("extra_special_tokens", {})
     known = {**(extra if isinstance(extra, dict) else {}), **config}
     names = {}
@@ -105,6 +88,25 @@ def read_hf(directory: Path) -> SpecialTokens:
 def write(path: Path, special: SpecialTokens) -> None:
     content = {"names": special.names, "tokens": special.tokens}
     path.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+
+
+def _read_object(path: Path) -> dict:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(
+            str(path),
+            "no file",
+            "a list of special tokens",
+            "Write one: names and tokens, as in assets/tokenizer/special_tokens.json.",
+        ) from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(str(path), str(error), "JSON", "Repair the file.") from None
+    if not isinstance(content, dict):
+        raise UserError(
+            str(path), f"a {type(content).__name__}", "an object, {...}", "Rewrite the file."
+        )
+    return content
 
 
 def _check_names(path: Path, names: dict[str, str]) -> None:
