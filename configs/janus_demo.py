@@ -43,8 +43,8 @@ def get_config(arg: str = "") -> ConfigDict:
         "vq": {
             "image_size": 64,
             "base_channels": 32,
-            "channel_multiplier": (1, 1, 2, 2),
-            "num_res_blocks": 1,
+            "channel_multiplier": (1, 1, 1, 4),
+            "num_res_blocks": 0,
             "latent_channels": 64,
             "embed_dim": 8,
             "num_embeddings": 2048,

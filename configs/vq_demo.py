@@ -1,4 +1,4 @@
-"""The image tokenizer of the demo: 64 x 64 pixels to 8 x 8 codes, 1.2M parameters.
+"""The image tokenizer of the demo: 64 x 64 pixels to 8 x 8 codes, 1.5M parameters.
 
     unijax train --config configs/vq_demo.py --run-dir runs/vq
 
@@ -19,8 +19,8 @@ def get_config(arg: str = "") -> ConfigDict:
         "vq": {
             "image_size": 64,
             "base_channels": 32,
-            "channel_multiplier": (1, 1, 2, 2),
-            "num_res_blocks": 1,
+            "channel_multiplier": (1, 1, 1, 4),
+            "num_res_blocks": 0,
             "latent_channels": 64,
             "embed_dim": 8,
             "num_embeddings": 2048,
@@ -37,7 +37,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "rules": [{"pattern": "generator/", "optimizer": "generator"}],
         "optimizers": {
             "generator": {
-                "learning_rate": 1e-3,
+                "learning_rate": 2e-3,
                 "schedule": "constant_decay",
                 "warmup_steps": 100,
                 "b1": 0.9,

@@ -1,13 +1,13 @@
 """What each verb of the command line does. Libraries are imported when they are needed."""
 
 import argparse
-import dataclasses
 import logging
 import pathlib
 
 from unijax.core.errors import UserError
 from unijax.main import config as config_lib
 from unijax.main.run import RunConfig, resolve
+from unijax.sample.logits import Sampling
 
 # Orbax and absl narrate every save; what a user must know is said by this project.
 logging.getLogger("absl").setLevel(logging.ERROR)
@@ -88,16 +88,17 @@ def verify_(args: argparse.Namespace) -> int:
     return 0 if result.ok else 1
 
 
+def _sampling(args: argparse.Namespace) -> Sampling:
+    return Sampling(temperature=args.temperature, top_k=args.top_k, top_p=args.top_p)
+
+
 def sample_(args: argparse.Namespace) -> None:
     """`unijax sample`."""
     from unijax.main.use import open_sampler
     from unijax.sample.pictures import save_drawn
 
     sampler = open_sampler(args.run_dir)
-    drawn = sampler.draw(
-        args.prompt, args.n, guidance=args.guidance, temperature=args.temperature,
-        top_k=args.top_k, top_p=args.top_p, seed=args.seed,
-    )  # fmt: skip
+    drawn = sampler.draw(args.prompt, args.n, args.guidance, _sampling(args), args.seed)
     print(save_drawn(pathlib.Path(args.out), args.prompt, drawn))
 
 
@@ -105,19 +106,8 @@ def ask_(args: argparse.Namespace) -> None:
     """`unijax ask`: turns from the arguments, or from the terminal until its end."""
     from unijax.main.use import converse, open_sampler
 
-    options = dataclasses.asdict(_TextOptions(
-        args.max_tokens, args.temperature, args.top_k, args.top_p, args.seed
-    ))  # fmt: skip
-    converse(open_sampler(args.run_dir), args.image, args.question, options)
-
-
-@dataclasses.dataclass(frozen=True)
-class _TextOptions:
-    max_tokens: int
-    temperature: float
-    top_k: int
-    top_p: float
-    seed: int
+    sampler = open_sampler(args.run_dir)
+    converse(sampler, args.image, args.question, args.max_tokens, _sampling(args), args.seed)
 
 
 def demo_(args: argparse.Namespace) -> int:

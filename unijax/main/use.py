@@ -1,0 +1,78 @@
+"""Using a run directory: open it for sampling, hold a conversation."""
+
+import pathlib
+from collections.abc import Sequence
+
+from unijax.core.errors import UserError
+from unijax.data import tokenizer as tokenizers
+from unijax.data.templates import TEMPLATES
+from unijax.main.config import build
+from unijax.main.run import DTYPES
+from unijax.sample.logits import Sampling
+from unijax.sample.prompts import question
+from unijax.sample.sampler import Sampler
+from unijax.systems.janus import Janus, JanusConfig
+from unijax.train.checkpoint import read_params, read_run, step_directory
+
+
+def open_sampler(run_dir: str | pathlib.Path) -> Sampler:
+    """What `unijax train` or `unijax import` wrote, ready to draw and answer.
+
+    Raises:
+      UserError: if it is no run of a Janus, or has no tokenizer.
+    """
+    config = read_run(run_dir)["config"]
+    if config.get("system") != "janus":
+        raise UserError(
+            str(run_dir), f"a run of the system {config.get('system')!r}", "one of 'janus'",
+            "Give the run directory of a Janus.",
+        )  # fmt: skip
+    dtype = DTYPES[config.get("dtype", "float32")]
+    system = Janus(build(JanusConfig, config["model"], "model"), dtype=dtype, param_dtype=dtype)
+    data = config.get("data", {})
+    return Sampler(
+        system,
+        read_params(run_dir),
+        tokenizers.load(step_directory(run_dir).parent.parent / "tokenizer"),
+        TEMPLATES[data.get("template", "janus_pro")],
+        data.get("und_rounding", "floor"),
+    )
+
+
+def converse(
+    sampler: Sampler,
+    images: Sequence[str],
+    questions: Sequence[str],
+    max_tokens: int,
+    sampling: Sampling,
+    seed: int,
+) -> None:
+    """Prints an answer to each question; without questions, reads them from the terminal.
+
+    Args:
+      images: files, shown before the first question.
+    """
+    pictures = [_read(pathlib.Path(path)) for path in images]
+    turns = []
+    for text in questions or _typed():
+        turns.append(question(text, [] if turns else pictures))
+        (answer,) = sampler.answer([turns], max_tokens, sampling, seed)
+        turns.append({"role": "assistant", "content": answer})
+        print(answer if not questions or len(questions) == 1 else f"> {text}\n{answer}")
+
+
+def _typed():
+    while True:
+        try:
+            yield input("> ")
+        except EOFError:
+            return
+
+
+def _read(path: pathlib.Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as e:
+        raise UserError(
+            str(path), f"no readable file ({e.strerror})", "a picture", "Correct --image."
+        ) from e
