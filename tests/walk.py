@@ -4,7 +4,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import numpy as np
 from jax.extend import core as jex
+
+
+def _inside(equation: Any) -> list[Any]:
+    """The jaxprs among the parameters of an equation."""
+    is_jaxpr = lambda x: isinstance(x, (jex.Jaxpr, jex.ClosedJaxpr))  # noqa: E731
+    return [x for x in jax.tree.leaves(equation.params, is_leaf=is_jaxpr) if is_jaxpr(x)]
 
 
 def all_equations(jaxpr: Any) -> Iterator[Any]:
@@ -12,11 +19,8 @@ def all_equations(jaxpr: Any) -> Iterator[Any]:
     jaxpr = jaxpr.jaxpr if isinstance(jaxpr, jex.ClosedJaxpr) else jaxpr
     for equation in jaxpr.eqns:
         yield equation
-        for value in jax.tree.leaves(
-            equation.params, is_leaf=lambda x: isinstance(x, (jex.Jaxpr, jex.ClosedJaxpr))
-        ):
-            if isinstance(value, (jex.Jaxpr, jex.ClosedJaxpr)):
-                yield from all_equations(value)
+        for inner in _inside(equation):
+            yield from all_equations(inner)
 
 
 def all_avals(jaxpr: Any) -> Iterator[Any]:
@@ -25,3 +29,20 @@ def all_avals(jaxpr: Any) -> Iterator[Any]:
         for variable in equation.outvars:
             if hasattr(variable.aval, "shape"):
                 yield variable.aval
+
+
+def product_flops(jaxpr: Any) -> int:
+    """Of matrix products, 2 per multiply-add, a scan's body as often as it runs.
+
+    The body of a loop of unknown length counts once.
+    """
+    jaxpr = jaxpr.jaxpr if isinstance(jaxpr, jex.ClosedJaxpr) else jaxpr
+    total = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            depth = np.prod([equation.invars[0].aval.shape[i] for i in contracted], dtype=int)
+            total += 2 * int(depth) * equation.outvars[0].aval.size
+        inner = sum(map(product_flops, _inside(equation)))
+        total += inner * (equation.params["length"] if equation.primitive.name == "scan" else 1)
+    return total

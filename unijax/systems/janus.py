@@ -15,7 +15,7 @@ from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, Int
 
-from unijax.core import axes
+from unijax.core import axes, tree
 from unijax.core.batch import ImageSlots, Kind, PackedBatch, Target
 from unijax.core.system import Metrics, Params, Sums
 from unijax.models import llama, siglip, vqgan
@@ -232,7 +232,7 @@ class Janus:
             jnp.where(batch.target_kind == Target.TEXT, batch.target, 0).reshape(-1),
             text_weight.reshape(-1),
             chunk=self.config.head_chunk,
-            frozen="language_model/lm_head/kernel" in frozen,
+            frozen=_all_frozen("language_model/lm_head", lm_head, frozen),
         )
         sums = {"text": text.sum}
         understands = _same_document_has(batch, Kind.UND)
@@ -252,7 +252,7 @@ class Janus:
             answers.reshape(-1),
             code_weight.reshape(-1),
             chunk=self.config.head_chunk,
-            frozen="generation_head/vision_head/kernel" in frozen,
+            frozen=_all_frozen("generation_head", params["generation_head"], frozen),
         )
         sums["code"] = code.sum
         metrics |= _mean_of("code", code, code_weight)
@@ -280,6 +280,10 @@ class Janus:
         if batch.gen is not None and batch.gen.codes is None:
             flops["vqmodel"] = count(batch.gen.weight) * c.vq.encode_flops_per_image()
         return flops
+
+
+def _all_frozen(group: str, params: Params, frozen: frozenset[str]) -> bool:
+    return all(f"{group}/{path}" in frozen for path in tree.flatten(params))
 
 
 def _place(
