@@ -19,6 +19,22 @@ def _unwritable(path: pathlib.Path, error: OSError) -> UserError:
     )
 
 
+def writable_directory(path: str | os.PathLike) -> pathlib.Path:
+    """Makes the directory where it is missing, and makes sure that files can be made in it.
+
+    Raises:
+      UserError: if not.
+    """
+    path = pathlib.Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as e:
+        raise _unwritable(path, e) from e
+    return path
+
+
 @contextlib.contextmanager
 def atomic_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Yields a temporary path beside `path`; on success it is moved there, on failure removed.

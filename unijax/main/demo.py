@@ -69,8 +69,8 @@ def demo(run: RunConfig, run_dir: pathlib.Path) -> int:
     sections = [
         Section(
             "Drawn from its prompts",
-            "Trained prompts, greedy with guidance. Beside each: the picture that the prompt names. "
-            "Right means: of all shipped pictures that one is nearest in pixels.",
+            "Trained prompts, greedy with guidance, each beside the picture that its prompt names. "
+            "Right: of all shipped pictures, that one is the nearest in pixels.",
             drawn[:96],
         ),
         Section("Said of its pictures", "Trained pictures.", named[:48]),

@@ -10,6 +10,7 @@ import numpy as np
 
 from unijax.core.batch import ImageBatch, PackedBatch
 from unijax.core.errors import UserError
+from unijax.core.files import writable_directory
 from unijax.core.system import Params
 from unijax.data import images
 from unijax.data.batch import Cached
@@ -50,7 +51,7 @@ def train(
       stop_at: save and return at this step.
       evaluators: besides the validation losses; called with the trainer and the tokenizer.
     """
-    run_dir.mkdir(parents=True, exist_ok=True)
+    writable_directory(run_dir)
     system = make_system(run)
     mesh = make_mesh(run.mesh)
     trainer = setup.build(system, run.stage, mesh, run.mesh.table, system.dtype, run.seed)

@@ -14,6 +14,7 @@ import orbax.checkpoint as ocp
 
 from unijax.core import tree
 from unijax.core.errors import UserError
+from unijax.core.files import writable_directory
 from unijax.core.system import Params
 from unijax.train.stage import Rule
 from unijax.train.state import TrainState, merge, split
@@ -33,19 +34,7 @@ class Checkpoints:
 
     def __init__(self, run_dir: str | pathlib.Path, keep: int):
         """`keep` is the number of newest checkpoints that stay."""
-        directory = pathlib.Path(run_dir).absolute() / FOLDER
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-            probe = directory / ".probe"
-            probe.touch()
-            probe.unlink()
-        except OSError as e:
-            raise UserError(
-                str(directory),
-                f"a place that cannot be written ({e.strerror})",
-                "a writable directory",
-                "Choose another --run-dir.",
-            ) from e
+        directory = writable_directory(pathlib.Path(run_dir).absolute() / FOLDER)
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
         self._manager = ocp.CheckpointManager(directory, options=options)
 

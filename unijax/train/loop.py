@@ -133,7 +133,8 @@ def fit(
             if step == end:
                 break
             state, step_metrics = train_step(state, put(next(batches)))
-            report.add(step + 1, step_metrics, batches.metrics, emit=due(config.log_every, step + 1))
+            emit = due(config.log_every, step + 1)
+            report.add(step + 1, step_metrics, batches.metrics, emit)
         report.flush()
         checkpoints.wait()
     finally:
