@@ -6,6 +6,11 @@ Writes a synthetic bfloat16 checkpoint (15 GB at 7B), imports it, exports it aga
 every tensor of the two, each step in a process of its own whose peak resident memory is printed.
 Needs about three times the checkpoint's size on disk; what it wrote is removed at the end. The
 bound that the project sets itself at 7B is 12 GiB.
+
+Measured on 2 shared cores with 23 GiB of memory, 14.8 GB of bfloat16 in the format hf:
+
+    import   9.49 GiB peak,   631 s
+    export   4.28 GiB peak,   160 s
 """
 
 import argparse

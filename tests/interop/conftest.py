@@ -15,6 +15,8 @@ from transformers import JanusConfig, JanusForConditionalGeneration, LlamaConfig
 from unijax.interop.exporting import export_checkpoint
 from unijax.interop.importing import import_checkpoint
 
+torch.set_num_threads(1)  # models this small only wait for each other
+
 SPECIAL = {
     "bos_token": "<｜begin▁of▁sentence｜>",
     "eos_token": "<｜end▁of▁sentence｜>",

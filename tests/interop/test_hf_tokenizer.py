@@ -79,7 +79,7 @@ def grapheme_of_several(text):
     return "\r\n" in text or any(unicodedata.category(c)[0] in "MC" for c in text)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(text=TEXTS)
 def test_ordinary_text_has_the_same_ids(pair, text):
     ours, theirs = pair

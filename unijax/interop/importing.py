@@ -77,13 +77,8 @@ def import_checkpoint(
     source = _directory(source)
     format = configs.detect_format(source) if format is None else format
     config = {"hf": configs.from_hf, "deepseek": configs.from_deepseek}[format](source)
-    table, weights, notes = formats.FORMATS[format](config), open_directory(source), []
-    embedding, head = (
-        table.entry(f"language_model/{leaf}")[0].theirs
-        for leaf in ("embed_tokens/embedding", "lm_head/kernel")
-    )
-    weights, note = _untie(weights, source, embedding, head)
-    notes += note
+    table = formats.FORMATS[format](config)
+    weights, notes = untie(open_directory(source), source, table)
     shapes = {p: a.shape for p, a in abstract_params(config).items()}
     check_coverage(table, shapes, weights, _FIX)
     params = _lazy(table, weights, shapes)
@@ -132,11 +127,10 @@ def import_parts(
         values = configs.read_json(path / "config.json")
         found = configs.llama_config(values, str(path / "config.json"))
         _same(str(path), found, config.text, ignore=("max_position_embeddings",))
-        weights, note = _untie(
-            open_directory(path), path, "model.embed_tokens.weight", "lm_head.weight"
-        )
+        table = formats.llama_part()
+        weights, note = untie(open_directory(path), path, table)
         notes += note
-        add(formats.llama_part(), weights)
+        add(table, weights)
     if siglip is not None:
         path = _directory(siglip)
         found = configs.siglip_config(path)
@@ -183,15 +177,17 @@ class _Alias:
         return self._source.read(self._name if name == self._alias else name)
 
 
-def _untie(
-    weights: Source, directory: pathlib.Path, embedding: str, head: str
-) -> tuple[Source, list[str]]:
-    """A source that has a head of its own, as our model does.
+def untie(weights: Source, directory: pathlib.Path, table: Table) -> tuple[Source, list[str]]:
+    """A source that has a head of its own, as our model does, and what is to be said of it.
 
     Released Janus is untied, and its head is in the file. Configs do not tell: transformers'
     JanusConfig is tied unless its top level says otherwise. So what the file holds decides, and the
     embedding stands in for a missing head only where the config says that they are one.
     """
+    embedding, head = (
+        table.entry(f"language_model/{leaf}")[0].theirs
+        for leaf in ("embed_tokens/embedding", "lm_head/kernel")
+    )
     if head in weights.tensors or embedding not in weights.tensors:
         return weights, []
     config = configs.read_json(directory / "config.json")
@@ -240,11 +236,13 @@ def _fresh(
 ) -> dict[str, LazyArray]:
     """Parameters at random, as training would start them. Those not asked for are never made."""
 
+    @jax.jit
+    def init(key: jax.Array) -> dict[str, jax.Array]:
+        params = tree.flatten(nn.unbox(Janus(config).init(key)))
+        return {p: params[p] for p in paths}
+
     def load(path: str) -> np.ndarray:
         if not made:
-            init = jax.jit(
-                lambda key: {p: tree.flatten(nn.unbox(Janus(config).init(key)))[p] for p in paths}
-            )
             made.update(init(jax.random.key(seed)))
         return np.asarray(made[path])
 

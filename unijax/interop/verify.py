@@ -20,7 +20,7 @@ from unijax.core.batch import ImageSlots, Kind, PackedBatch, Target
 from unijax.core.system import Params
 from unijax.core.vocab import SpecialIds
 from unijax.interop import configs, formats, reference
-from unijax.interop.importing import abstract_params
+from unijax.interop.importing import abstract_params, untie
 from unijax.interop.reference import Prompts
 from unijax.interop.sources import open_directory
 from unijax.systems.janus import Janus, JanusConfig
@@ -116,7 +116,7 @@ def verify(
 def _stored_dtypes(export_dir: pathlib.Path, config: JanusConfig) -> dict[str, np.dtype]:
     """In the export, by our path."""
     table = formats.FORMATS[configs.detect_format(export_dir)](config)
-    tensors = open_directory(export_dir).tensors
+    tensors = untie(open_directory(export_dir), export_dir, table)[0].tensors
     return {p: tensors[e.names(1)[0]].dtype for e in table.entries for p in e.ours}
 
 
