@@ -230,6 +230,17 @@ def test_existing_places_are_left_alone(run_dir, hf_dir, export_dir):
         export_checkpoint(run_dir, export_dir)
 
 
+def test_a_place_that_cannot_be_written_is_named(hf_dir, run_dir, tmp_path):
+    (tmp_path / "file").write_text("not a directory")
+    for act in (
+        lambda: import_checkpoint(hf_dir, tmp_path / "file" / "run"),
+        lambda: export_checkpoint(run_dir, tmp_path / "file" / "out"),
+    ):
+        with pytest.raises(UserError, match="a place that cannot be written"):
+            act()
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
 def test_runs_that_are_not_this_janus_are_not_exported(run_dir, tmp_path):
     with pytest.raises(UserError, match="no checkpoint"):
         export_checkpoint(tmp_path, tmp_path / "out")
