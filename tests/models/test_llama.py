@@ -23,12 +23,20 @@ SMALL = LlamaConfig(96, 32, 48, 3, 4, 2, 8)
 GROUPINGS = [(4, 4, 8), (4, 2, 8), (4, 1, 16)]  # heads, key/value heads, head dim
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def draw(model, key):
+    return model.init(jax.random.key(key), jnp.zeros((1, 2), jnp.int32), method="init_all")
+
+
+def shapes(model):
+    """The parameters of a model without making them."""
+    return meta.unbox(jax.eval_shape(draw, model, 0))
+
+
 def init(config, key=0, scale=8.0, **fields):
     """A model and weights large enough that every part of a layer shows in the output."""
     model = Llama(config, **fields)
-    ids = jnp.zeros((1, 2), jnp.int32)
-    draw = jax.jit(model.init, static_argnames="method")
-    params = meta.unbox(draw(jax.random.key(key), ids, method="init_all"))["params"]
+    params = meta.unbox(draw(model, key))["params"]
     params = {n: p if n.endswith("scale") else p * scale for n, p in flatten(params).items()}
     return model, {"params": unflatten(params)}
 
@@ -166,54 +174,48 @@ def test_unrolled_equals_scanned():
 def test_a_document_does_not_depend_on_its_row():
     """Neither its hidden states nor the gradient of a function of them, in any packing."""
     model, params = init(SMALL)
-    a, b, c = documents([7, 4, 9])
-    packings = {
-        "alone": ([[a], [b], [c]], 9, {"a": (0, 0), "b": (1, 0), "c": (2, 0)}),
-        "one row": ([[a, b, c]], 24, {"a": (0, 0), "b": (0, 7), "c": (0, 11)}),
-        "mixed": ([[c, a], [b]], 17, {"c": (0, 0), "a": (0, 9), "b": (1, 0)}),
-    }
-    lengths = {"a": 7, "b": 4, "c": 9}
-    direction = jax.random.normal(jax.random.key(1), (9, 32))
+    docs = dict(zip("abc", documents([7, 4, 9])))
+    direction = jax.random.normal(jax.random.key(1), (7 + 4 + 9, 32))
 
-    def cut(hidden, places):
-        return {d: hidden[r, t : t + lengths[d]] for d, (r, t) in places.items()}
+    @jax.jit
+    def grad(params, packed, at):
+        def loss(params):
+            hidden = forward(model, params, *packed)[at]
+            return jnp.vdot(jnp.tanh(hidden), direction), hidden
 
-    def results_of(rows, length, places):
-        packed = pack(rows, length)
+        return jax.grad(loss, has_aux=True)(params)
 
-        @jax.jit
-        def grad(params):
-            def loss(params):
-                parts = cut(forward(model, params, *packed), places)
-                return sum(
-                    jnp.vdot(jnp.tanh(x), direction[: len(x)]) for x in parts.values()
-                ), parts
+    def results(*rows):
+        """Of the rows named; the hidden states of a, then of b, then of c."""
+        places = {
+            name: [(r, sum(len(docs[d]) for d in row[:i]) + t) for t in range(len(docs[name]))]
+            for r, row in enumerate(rows)
+            for i, name in enumerate(row)
+        }
+        at = tuple(np.array([place for name in "abc" for place in places[name]]).T)
+        return grad(params, pack([[docs[name] for name in row] for row in rows], 24), at)
 
-            return jax.grad(loss, has_aux=True)(params)
-
-        return grad(params)
-
-    results = {n: results_of(*p) for n, p in packings.items()}
-    grads, hidden = results.pop("alone")
-    for other_grads, other in results.values():
-        for name in "abc":
-            assert_close(other[name], hidden[name])
+    grads, hidden = results("a", "b", "c")
+    for rows in (("abc", "", ""), ("ca", "", "b"), ("cb", "a", "")):
+        other_grads, other = results(*rows)
+        assert_close(other, hidden)
         jax.tree.map(assert_close, other_grads, grads)
 
 
-@pytest.mark.parametrize("remat", ["dots", "full"])
-def test_remat_changes_no_gradient_and_no_name(remat):
-    (ids,) = documents([10])
+def test_remat_changes_no_gradient_and_no_name():
+    packed = pack([documents([10])], 12)
+
+    _, params = init(SMALL)
 
     def grads(remat):
-        model, params = init(SMALL, remat=remat)
-        packed = pack([[ids]], 12)
+        model = Llama(SMALL, remat=remat)
+        assert jax.tree.structure(shapes(model)) == jax.tree.structure(params)
         loss = lambda p: jnp.sum(jnp.sin(forward(model, p, *packed)[:, :10]))  # noqa: E731
         return jax.jit(jax.grad(loss))(params)
 
-    want, got = grads("none"), grads(remat)
-    assert flatten(got).keys() == flatten(want).keys()
-    jax.tree.map(lambda g, w: assert_close(g, w, 1e-6), got, want)
+    want = grads("none")
+    for remat in ("dots", "full"):
+        jax.tree.map(lambda g, w: assert_close(g, w, 1e-6), grads(remat), want)
 
 
 @pytest.mark.parametrize(
@@ -227,13 +229,11 @@ def test_remat_changes_no_gradient_and_no_name(remat):
 def test_counts(size, body, head):
     """By arithmetic, by the shapes, and as the specification has them."""
     config = SIZES[size]
-    ids = jax.ShapeDtypeStruct((1, 2), jnp.int32)
-    model = Llama(config)
-    init_all = lambda key, ids: model.init(key, ids, method="init_all")  # noqa: E731
-    shapes = meta.unbox(jax.eval_shape(init_all, jax.random.key(0), ids))["params"]
     counts = config.count_parameters()
     count = lambda *names: sum(  # noqa: E731
-        p.size for path, p in flatten(shapes).items() if path.split("/")[0] in names
+        p.size
+        for path, p in flatten(shapes(Llama(config))["params"]).items()
+        if path.split("/")[0] in names
     )
     assert count("embed_tokens") == counts["embed_tokens"]
     assert count("layers", "norm") == counts["layers"]
@@ -246,8 +246,7 @@ def test_counts(size, body, head):
 def test_parameters_have_names_dtypes_and_deviation():
     config = dataclasses.replace(SMALL, hidden_size=128, intermediate_size=96)
     model = Llama(config, dtype=jnp.bfloat16, param_dtype=jnp.bfloat16)
-    ids = jnp.zeros((1, 2), jnp.int32)
-    params = model.init(jax.random.key(0), ids, method="init_all")["params"]
+    params = draw(model, 0)["params"]
     boxed = jax.tree.leaves_with_path(params, is_leaf=lambda x: isinstance(x, meta.AxisMetadata))
     assert boxed
     for path, box in boxed:
@@ -272,12 +271,16 @@ def test_parameters_have_names_dtypes_and_deviation():
 
 def test_dtypes_of_outputs():
     model = Llama(SMALL, dtype=jnp.bfloat16)
-    ids = jnp.ones((1, 4), jnp.int32)
-    params = model.init(jax.random.key(0), ids, method="init_all")
-    x = model.apply(params, ids, method="embed")
-    hidden, cache = model.apply(params, x, ids, ids * 0, ids)
+    ids = jax.ShapeDtypeStruct((1, 4), jnp.int32)
+
+    def run(params, ids):
+        x = model.apply(params, ids, method="embed")
+        hidden, cache = model.apply(params, x, ids, ids, ids)
+        return x, hidden, cache, model.apply(params, hidden, method="logits")
+
+    x, hidden, cache, logits = jax.eval_shape(run, shapes(model), ids)
     assert (x.dtype, hidden.dtype, cache) == (jnp.bfloat16, jnp.bfloat16, None)
-    assert model.apply(params, hidden, method="logits").dtype == jnp.float32
+    assert (logits.dtype, logits.shape) == (jnp.float32, (1, 4, 96))
 
 
 def test_flops_are_those_of_the_products_in_the_program():
