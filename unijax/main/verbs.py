@@ -95,11 +95,12 @@ def _sampling(args: argparse.Namespace) -> Sampling:
 def sample_(args: argparse.Namespace) -> None:
     """`unijax sample`."""
     from unijax.main.use import open_sampler
-    from unijax.sample.pictures import save_drawn
+    from unijax.sample.pictures import save_all
 
     sampler = open_sampler(args.run_dir)
     drawn = sampler.draw(args.prompt, args.n, args.guidance, _sampling(args), args.seed)
-    print(save_drawn(pathlib.Path(args.out), args.prompt, drawn))
+    paths = save_all(pathlib.Path(args.out), drawn, args.prompt)
+    print(f"{len(paths) - 1} pictures, and all of them in {paths[-1]}")
 
 
 def ask_(args: argparse.Namespace) -> None:
