@@ -15,13 +15,14 @@ class Projector(nn.Module):
     """Linear, exact GELU, Linear: Janus's `mlp_gelu` adaptor of depth 2 (`projector.py`)."""
 
     features: int
+    in_axis: str = axes.VISION_EMBED  # logical name of the input's width
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch d_in"]) -> Float[Array, "*batch d_out"]:
         kinds = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-        x = Dense(self.features, (axes.VISION_EMBED, axes.MLP), name="fc1", **kinds)(x)
+        x = Dense(self.features, (self.in_axis, axes.MLP), name="fc1", **kinds)(x)
         x = jax.nn.gelu(x, approximate=False)
         return Dense(self.features, (axes.MLP, axes.EMBED), name="hidden_layers_0", **kinds)(x)
 

@@ -95,7 +95,7 @@ class Janus:
 
     @property
     def generation_aligner(self) -> Projector:
-        return Projector(self.config.text.hidden_size, **self._kinds)
+        return Projector(self.config.text.hidden_size, in_axis=axes.CODE_DIM, **self._kinds)
 
     @property
     def generation_head(self) -> CodeHead:
