@@ -1,79 +1,99 @@
-"""A stack against its blocks run one by one; what remat keeps."""
+"""A stack against its blocks one after another, and what each way of recomputing costs."""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax.core import meta
 
-from tests.walk import all_equations
+from tests.walk import product_flops
 from unijax.core import axes
+from unijax.core.tree import flatten
+from unijax.models.llama import Layer, LlamaConfig
 from unijax.nn.layers import Dense
 from unijax.nn.stack import stack, unstack
-from unijax.ops.attention import attention
+from unijax.ops.attention import full_intervals
+from unijax.ops.rope import rope_tables
 
-LENGTH, B, T, D = 3, 2, 64, 8
+LENGTH, D = 3, 4
 
 
 class Block(nn.Module):
-    """Attention whose values are scaled by layer; returns its mean as an output of the layer."""
-
-    scale: float
+    """Adds a layer's own bias to what is carried, times what is shared; gives out the sum."""
 
     @nn.compact
-    def __call__(self, x, per_layer, shared):
-        h = Dense(D, (axes.EMBED, axes.MLP), name="proj")(x)[:, :, None]
-        h = attention(h, h, per_layer * h, *shared, implementation="chunked")[:, :, 0]
-        return x + self.scale * jnp.tanh(h), jnp.mean(h)
+    def __call__(self, x, bias, shared):
+        y = x + shared * Dense(D, (axes.EMBED, axes.EMBED), name="fc")(x)
+        y = y if bias is None else y + bias
+        return y, jnp.sum(y)
 
 
-class Stacked(nn.Module):
+class Whole(nn.Module):
     remat: str = "none"
 
     @nn.compact
-    def __call__(self, x, per_layer, shared):
-        return stack(Block, LENGTH, self.remat, "layers", scale=0.5)(x, per_layer, shared)
+    def __call__(self, x, biases, shared):
+        return stack(Block, LENGTH, self.remat, "layers")(x, biases, shared)
 
 
-@pytest.fixture(scope="module")
-def case():
-    keys = jax.random.split(jax.random.key(0), 3)
-    x, per_layer = jax.random.normal(keys[0], (B, T, D)), jax.random.normal(keys[1], (LENGTH,))
-    end = jnp.broadcast_to(jnp.arange(T) + 1, (B, T))
-    args = x, per_layer, (jnp.zeros_like(end), end)
-    params = Stacked().init(keys[2], *args)["params"]
-    return params, args
-
-
-def test_equals_the_blocks_one_by_one(case):
-    params, (x, per_layer, shared) = case
-    box = params["layers"]["proj"]["kernel"]
-    assert box.names == (axes.LAYERS, axes.EMBED, axes.MLP)
-    params = jax.tree.map(lambda p: 20 * p, meta.unbox(params))
-    got, means = Stacked().apply({"params": params}, x, per_layer, shared)
-    apart = unstack(params | {"norm": {"scale": x}}, "layers")
-    assert set(apart) == {"layers_0", "layers_1", "layers_2", "norm"}
+def test_blocks_run_in_order_each_with_its_own():
+    x, biases = jnp.ones((2, D)), jax.random.normal(jax.random.key(0), (LENGTH, D))
+    params = nn.unbox(Whole().init(jax.random.key(1), x, biases, 0.5))
+    found, sums = jax.jit(Whole().apply)(params, x, biases, 0.5)
+    alone = unstack(params["params"], "layers")
+    assert alone.keys() == {f"layers_{i}" for i in range(LENGTH)}
     for i in range(LENGTH):
-        layer = {"params": apart[f"layers_{i}"]}
-        x, mean = Block(scale=0.5).apply(layer, x, per_layer[i], shared)
-        np.testing.assert_allclose(means[i], mean, atol=1e-6)
-    np.testing.assert_allclose(got, x, atol=1e-5)
+        x, total = Block().apply({"params": alone[f"layers_{i}"]}, x, biases[i], 0.5)
+        np.testing.assert_allclose(sums[i], total, rtol=1e-6)
+    np.testing.assert_allclose(found, x, rtol=1e-6)
 
 
-def test_dots_recomputes_no_product(case):
-    """Neither with weights nor of attention; full recomputes them."""
-    params, args = case
+def test_parameters_have_a_named_axis_of_layers_and_draws_of_their_own():
+    boxed = Whole().init(jax.random.key(1), jnp.ones((2, D)), None, 0.5)["params"]
+    kernel = boxed["layers"]["fc"]["kernel"]
+    assert kernel.names == (axes.LAYERS, axes.EMBED, axes.EMBED)
+    assert kernel.value.shape == (LENGTH, D, D)
+    assert not np.array_equal(kernel.value[0], kernel.value[1])
+
+
+def test_unstack_keeps_the_rest():
+    params = {"layers": {"a": {"scale": np.arange(6).reshape(2, 3)}}, "norm": {"scale": 7}}
+    apart = unstack(params, "layers")
+    assert flatten(apart).keys() == {"layers_0/a/scale", "layers_1/a/scale", "norm/scale"}
+    np.testing.assert_array_equal(apart["layers_1"]["a"]["scale"], [3, 4, 5])
+
+
+def test_unknown_remat_is_named():
+    with pytest.raises(ValueError, match=r"remat='some' is not one of \['dots', 'full', 'none'\]"):
+        Whole("some").init(jax.random.key(0), jnp.ones((2, D)), None, 0.5)
+
+
+class Layers(nn.Module):
+    """Layers of the decoder, on rows long enough for attention in blocks."""
+
+    remat: str
+
+    @nn.compact
+    def __call__(self, x):
+        config = LlamaConfig(8, 16, 24, LENGTH, 2, 2, 8)
+        t = x.shape[1]
+        rope = rope_tables(jnp.arange(t)[None], 8, 1e4)
+        shared = rope, *full_intervals(1, t, t)
+        return stack(Layer, LENGTH, self.remat, "layers", config=config)(x, None, shared)[0]
+
+
+def test_what_is_recomputed():
+    x = jnp.zeros((1, 128, 16))
 
     def products(remat):
-        loss = lambda p: jnp.sum(Stacked(remat).apply({"params": p}, *args)[0] ** 2)  # noqa: E731
-        program = jax.make_jaxpr(jax.grad(loss))(meta.unbox(params))
-        return sum(e.primitive.name == "dot_general" for e in all_equations(program))
+        module = Layers(remat)
+        params = jax.eval_shape(module.init, jax.random.key(0), x)
+        loss = lambda p: jnp.sum(module.apply(p, x) ** 2)  # noqa: E731
+        forward = product_flops(jax.make_jaxpr(module.apply)(params, x).jaxpr)
+        return forward, product_flops(jax.make_jaxpr(jax.grad(loss))(params).jaxpr)
 
-    assert products("dots") == products("none") < products("full")
-
-
-def test_an_unknown_remat_is_named(case):
-    params, args = case
-    with pytest.raises(ValueError, match="remat='some' is not one of"):
-        Stacked("some").apply({"params": params}, *args)
+    (forward, none), (_, dots), (_, full) = map(products, ("none", "dots", "full"))
+    assert dots == none  # the products with weights and attention are kept
+    # All but each layer's last product, whose result no gradient needs.
+    last = LENGTH * 2 * 128 * 24 * 16
+    assert full == none + forward - last
