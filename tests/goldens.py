@@ -18,7 +18,6 @@ def check_golden(name: str, text: str) -> None:
     assert path.exists(), f"no golden {name}: run with UPDATE_GOLDEN=1 and review it"
     old = path.read_text()
     if old != text:
-        diff = "\n".join(
-            list(difflib.unified_diff(old.splitlines(), text.splitlines(), "golden", "now", n=1))[:60]
-        )
+        lines = difflib.unified_diff(old.splitlines(), text.splitlines(), "golden", "now", n=1)
+        diff = "\n".join(list(lines)[:60])
         raise AssertionError(f"{name} changed; if meant, UPDATE_GOLDEN=1 and review:\n{diff}")

@@ -20,7 +20,10 @@ from unijax.train.stage import OptimizerConfig, Rule, match_rules
 RUN = {"stage": "toy", "config": {"some": "json"}}
 
 
-def run(run_dir: pathlib.Path, stage=None, stop_at=None, batches=None, evaluators=None, **loop):
+def run(
+    run_dir: pathlib.Path, stage=None, stop_at=None, batches=None, evaluators=None,
+    description=RUN, **loop,
+):  # fmt: skip
     stage = stage or toy_stage()
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     trainer = setup.build(Toy(), stage, mesh, "data", jnp.float32, seed=3)
@@ -34,7 +37,7 @@ def run(run_dir: pathlib.Path, stage=None, stop_at=None, batches=None, evaluator
         stage.steps,
         config,
         run_dir,
-        RUN,
+        description,
         trainer.rules,
         evaluators or {},
         stop_at,
@@ -167,12 +170,7 @@ def test_checkpoint_of_another_size_is_refused_with_names(tmp_path):
 def test_checkpoint_of_another_stage_is_refused(tmp_path):
     run(tmp_path, stop_at=5)
     with pytest.raises(UserError, match="checkpoints of stage 'toy'"):
-        mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-        trainer = setup.build(Toy(), toy_stage(), mesh, "data", jnp.float32, seed=3)
-        fit(
-            trainer.begin(trainer.init(7)), trainer.train_step, ToyBatches(), trainer.put, 20,
-            LoopConfig(log_every=5), tmp_path, RUN | {"stage": "other"}, trainer.rules, {},
-        )  # fmt: skip
+        run(tmp_path, description=RUN | {"stage": "other"})
 
 
 def test_a_directory_without_checkpoint_says_so(tmp_path):
@@ -197,5 +195,5 @@ def test_every_parameter_needs_a_rule_and_every_rule_a_parameter():
 
 
 def test_periods_that_would_cut_an_average_are_refused():
-    with pytest.raises(UserError, match="a multiple of loop.log_every"):
+    with pytest.raises(UserError, match=r"a multiple of loop\.log_every"):
         LoopConfig(log_every=5, save_every=7)

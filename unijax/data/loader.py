@@ -32,7 +32,7 @@ class BatchInfo:
       names: the document of each uid in the global batch: source/epoch/index.
     """
 
-    metrics: dict[str, float]
+    metrics: dict[str, int | float]
     names: dict[int, str]
 
 
@@ -89,7 +89,7 @@ class Loader:
         return batch
 
     @property
-    def metrics(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, int | float]:
         """Of the last batch; none before the first."""
         return {} if self.info is None else self.info.metrics
 

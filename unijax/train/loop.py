@@ -10,7 +10,7 @@ import math
 import pathlib
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from tqdm import tqdm
@@ -61,7 +61,7 @@ class Batches(Protocol):
       metrics: what the host knows of the last batch, such as the realised shares of a mixture.
     """
 
-    metrics: dict[str, float]
+    metrics: Mapping[str, int | float]
 
     def __next__(self) -> Any: ...
 
@@ -160,7 +160,7 @@ class _Report:
         """Time spent outside of training does not count as step time."""
         self._clock = time.perf_counter()
 
-    def add(self, step: int, metrics: Metrics, host: dict[str, float], emit: bool) -> None:
+    def add(self, step: int, metrics: Metrics, host: Mapping[str, int | float], emit: bool) -> None:
         self._host.update(host)
         self._total = metrics if self._total is None else metrics_lib.add(self._total, metrics)
         self._count += 1
