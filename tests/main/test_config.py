@@ -16,6 +16,8 @@ SHIPPED = [
     *(f"configs/janus_pro.py:{size},stage{n}" for size in ("1b", "7b") for n in (1, 2, 3)),
     "configs/janus_demo.py",
     "configs/vq_demo.py",
+    "configs/siglip_demo.py",
+    "configs/finetune.py",
 ]  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from unijax.data.config import DataConfig, GroupConfig
 from unijax.data.pictures import PictureConfig
 from unijax.main.config import build, override, to_json, unknown_key
 from unijax.parallel.sharding import MeshConfig
+from unijax.systems.contrastive import Contrastive, ContrastiveConfig
 from unijax.systems.janus import Janus, JanusConfig
 from unijax.systems.tokenizer import Tokenizer, TokenizerConfig
 from unijax.train.loop import LoopConfig
@@ -73,6 +74,7 @@ class RunConfig:
 SYSTEMS = {
     "janus": (Janus, JanusConfig, DataConfig),
     "tokenizer": (Tokenizer, TokenizerConfig, PictureConfig),
+    "contrastive": (Contrastive, ContrastiveConfig, PictureConfig),
 }
 
 
