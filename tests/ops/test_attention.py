@@ -1,5 +1,7 @@
 """Every implementation of attention against a dense mask in float64, forward and backward."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -72,10 +74,14 @@ def test_blind_queries_and_unseen_keys(implementation):
     assert all(np.isfinite(x).all() for x in (dq, dk, dv))
 
 
+@pytest.mark.parametrize("heads", [(4, 2), (2, 2)])
+@pytest.mark.parametrize("q_len", [1, 20])
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-def test_bfloat16_stays_and_is_close(implementation):
-    q, k, v, start, end = random_inputs(2, 2, 20, 20, 2, 1, 8, jnp.bfloat16)
-    out = attention(q, k, v, start, end, implementation=implementation)
+def test_bfloat16_stays_and_is_close(implementation, q_len, heads):
+    """Compiled: XLA's CPU backend lacks some products of bfloat16."""
+    q, k, v, start, end = random_inputs(2, 2, q_len, 20, *heads, 8, jnp.bfloat16)
+    attend = jax.jit(functools.partial(attention, implementation=implementation))
+    out = attend(q, k, v, start, end)
     assert out.dtype == jnp.bfloat16
     want = slow_attention(q, k, v, start, end, 8**-0.5)
     # p and the result are each rounded to 8 bits of mantissa.

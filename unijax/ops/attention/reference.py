@@ -16,14 +16,20 @@ def attention_reference(
     scale: float,
 ) -> Float[Array, "B Tq H D"]:
     """See `attention`. Holds the scores of all pairs, `[B, H, Tq, Tk]` in float32."""
-    b, tq, h, d = q.shape
+    (b, tq, h, d), dtype = q.shape, q.dtype
     hkv = k.shape[2]
-    q = q.reshape(b, tq, hkv, h // hkv, d)
-    scores = jnp.einsum("bqhgd,bkhd->bhgqk", q, k, preferred_element_type=jnp.float32) * scale
+    g = h // hkv
+    # The queries that share a key head lie side by side: XLA's CPU backend has no bfloat16 product
+    # with more dimensions than these.
+    q = q.reshape(b, tq, hkv, g, d).transpose(0, 2, 3, 1, 4).reshape(b, hkv, g * tq, d)
+    scores = jnp.einsum("bhmd,bkhd->bhmk", q, k, preferred_element_type=jnp.float32) * scale
     key = jnp.arange(k.shape[1])
     visible = (key >= kv_start[..., None]) & (key < kv_end[..., None])
     visible = visible[:, None, None]
+    scores = scores.reshape(b, hkv, g, tq, -1)
     p = jax.nn.softmax(jnp.where(visible, scores, -1e30), axis=-1)
     p = jnp.where(visible, p, 0.0)  # a query without a key: zeros, not the mean of all values
-    out = jnp.einsum("bhgqk,bkhd->bqhgd", p.astype(v.dtype), v, preferred_element_type=jnp.float32)
-    return out.reshape(b, tq, h, d).astype(q.dtype)
+    p = p.reshape(b, hkv, g * tq, -1).astype(v.dtype)
+    out = jnp.einsum("bhmk,bkhd->bhmd", p, v, preferred_element_type=jnp.float32)
+    out = out.reshape(b, hkv, g, tq, d).transpose(0, 3, 1, 2, 4)
+    return out.reshape(b, tq, h, d).astype(dtype)
