@@ -43,7 +43,7 @@ SYSTEM = Janus(
         head_chunk=16,
     )
 )  # fmt: skip
-ROWS, T, SLOTS, N = 2, 56, 5, 4
+ROWS, T, SLOTS, N = 2, 56, 9, 4  # more images than 9 do not fit in T
 DATA = DataConfig(
     groups=(),
     row_length=T,
