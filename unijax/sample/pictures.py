@@ -4,12 +4,15 @@ import pathlib
 import re
 from collections.abc import Sequence
 
+import matplotlib
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from unijax.core.files import atomic_file
 
+# Latin, Greek, Cyrillic and more; PIL's own font has ASCII alone.
+_FONT = str(pathlib.Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf")
 _MARGIN = 8  # pixels around pictures
 _LINES = 3  # of a caption, at most
 
@@ -54,7 +57,7 @@ def grid(
     assert len(captions) == count, (len(captions), count)
     factor = max(1, side // max(height, width))
     height, width = height * factor, width * factor
-    font = ImageFont.load_default(13)
+    font = ImageFont.truetype(_FONT, 12)
     line = sum(font.getmetrics()) + 1
     cell_width = n * (width + _MARGIN) + _MARGIN
     wrapped = [_wrap(c, font, cell_width - 2 * _MARGIN) for c in captions]
