@@ -32,7 +32,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.seed = 0
     config.stage = {
         "name": "vq",
-        "steps": 6000,
+        "steps": 3600,
         "ema_decay": 0.998,
         "rules": [{"pattern": "generator/", "optimizer": "generator"}],
         "optimizers": {
@@ -57,5 +57,5 @@ def get_config(arg: str = "") -> ConfigDict:
         "batches": 16,
         "groups": [{"name": "und", "ratio": 1.0, "sources": held_out}],
     }
-    config.loop = {"log_every": 50, "eval_every": 500, "save_every": 500, "keep": 2}
+    config.loop = {"log_every": 50, "eval_every": 400, "save_every": 400, "keep": 2}
     return config.lock()

@@ -3,13 +3,24 @@
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
+_CHUNK = 512  # real rows at a time
+
 
 def squared_distances(
     drawn: Float[np.ndarray, "n d"], real: Float[np.ndarray, "m d"]
 ) -> Float[np.ndarray, "n m"]:
-    """Between all pairs of rows."""
-    cross = drawn @ real.T
-    return (drawn**2).sum(1)[:, None] + (real**2).sum(1)[None] - 2 * cross
+    """Between all pairs of rows.
+
+    In float64, by chunks of `real`: the difference of large sums that this is would otherwise decide
+    between pictures that are almost the same.
+    """
+    drawn = drawn.astype(np.float64)
+    square = (drawn**2).sum(1)[:, None]
+    parts = []
+    for at in range(0, len(real), _CHUNK):
+        some = real[at : at + _CHUNK].astype(np.float64)
+        parts.append(square + (some**2).sum(1)[None] - 2 * drawn @ some.T)
+    return np.maximum(np.concatenate(parts, axis=1), 0.0)
 
 
 def as_rows(pictures: UInt8[np.ndarray, "n *size"]) -> Float[np.ndarray, "n d"]:
@@ -22,7 +33,7 @@ def nearest(
     real: Float[np.ndarray, "m d"],
     right: Int[np.ndarray, " n"],
 ) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
-    """Index of the nearest real row, and the rank of the right one (0: it is the nearest).
+    """Index of the nearest real row, and the rank of the right one (0: none is nearer).
 
     Args:
       drawn, real: pixels (`as_rows`) or features.
