@@ -88,7 +88,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "template": "janus_pro",
         "groups": _groups("train"),
     }
-    config.validation = {"batches": 4, "groups": _groups("validation")}
+    config.validation = {"batches": 4, "samples": 6, "groups": _groups("validation")}
     config.loop = {"log_every": 20, "eval_every": 200, "save_every": 400, "keep": 2}
     return config.lock()
 

@@ -55,6 +55,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data = {"sources": sources, "size": 64, "batch": 16}
     config.validation = {
         "batches": 16,
+        "samples": 24,
         "groups": [{"name": "und", "ratio": 1.0, "sources": held_out}],
     }
     config.loop = {"log_every": 50, "eval_every": 400, "save_every": 400, "keep": 2}

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 
 import jax
 import numpy as np
@@ -18,8 +19,12 @@ from unijax.train.checkpoint import read_params, read_run
 TIMING = ("seconds_per_step", "tokens_per_second", "model_flops_per_second")
 
 
+def everything(run_dir: pathlib.Path) -> list[dict]:
+    return [json.loads(x) for x in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
 def lines(run_dir: pathlib.Path) -> list[dict]:
-    rows = [json.loads(x) for x in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    rows = [row for row in everything(run_dir) if "texts" not in row]
     return [{k: v for k, v in row.items() if k not in TIMING} for row in rows]
 
 
@@ -66,6 +71,17 @@ def test_validation_is_reported_by_modality_at_its_period(whole):
     rows = [r for r in lines(whole[0]) if "validation/code/loss" in r]
     assert [r["step"] for r in rows] == [10, 20, 30]
     assert {"validation/text/loss", "validation/understanding/loss"} <= rows[0].keys()
+
+
+def test_held_out_prompts_are_drawn_and_pictures_explained_at_every_evaluation(whole):
+    texts = [r for r in everything(whole[0]) if "texts" in r]
+    assert [r["step"] for r in texts] == [10, 20, 30]
+    first, second = texts[0]["texts"].values()
+    assert first != second
+    for line in (first, second):
+        assert re.fullmatch(r"\[image\] \w+ .* -> .*\(true: \w.*\)", line, re.DOTALL), line
+    grids = sorted((whole[0] / "samples").glob("*.png"))
+    assert [g.name[:7] for g in grids] == ["0000010", "0000020", "0000030"]
 
 
 def test_realised_shares_are_metrics_of_every_step(whole):

@@ -54,7 +54,7 @@ def get_config(arg: str = "") -> ConfigDict:
                 "gen": {"size": 16, "tokens": 16, "slots": 3},
                 "groups": groups("train"),
             },
-            "validation": {"batches": 2, "groups": groups("validation")},
+            "validation": {"batches": 2, "samples": 2, "groups": groups("validation")},
             "loop": {"log_every": 1, "eval_every": 10, "writers": ("jsonl",)},
         }
     ).lock()  # fmt: skip

@@ -11,8 +11,8 @@ def squared_distances(
 ) -> Float[np.ndarray, "n m"]:
     """Between all pairs of rows.
 
-    In float64, by chunks of `real`: the difference of large sums that this is would otherwise decide
-    between pictures that are almost the same.
+    In float64, by chunks of `real`: rounding of the large sums whose difference this is would
+    otherwise decide between pictures that are almost the same.
     """
     drawn = drawn.astype(np.float64)
     square = (drawn**2).sum(1)[:, None]

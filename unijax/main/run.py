@@ -28,9 +28,12 @@ class ValidationConfig:
     Attributes:
       batches: how many batches of `data.rows` rows; 0 for none.
       groups: held-out sources, as `data.groups`.
+      samples: at every evaluation, so many held-out prompts are drawn and so many held-out
+        pictures asked about, for people to look at; tokenizers rebuild so many pictures.
     """
 
     batches: int = 0
+    samples: int = 0
     groups: tuple[GroupConfig, ...] = ()
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,7 +10,7 @@ import numpy as np
 from unijax.core.batch import ImageBatch, PackedBatch
 from unijax.core.errors import UserError
 from unijax.core.files import writable_directory
-from unijax.core.system import Params
+from unijax.core.system import Params, System
 from unijax.data import images
 from unijax.data.batch import Cached
 from unijax.data.config import DataConfig
@@ -21,12 +20,13 @@ from unijax.data.pictures import PictureConfig, PictureLoader
 from unijax.data.sources import open_sources
 from unijax.data.tokenizer import Tokenizer, check_vocab
 from unijax.data.tokenizer import load as load_tokenizer
-from unijax.main import cache
+from unijax.main import cache, samples
 from unijax.main.config import to_json
 from unijax.main.run import RunConfig, make_system
 from unijax.ops.image import to_signed
 from unijax.parallel.sharding import make_mesh
 from unijax.systems.janus import Janus
+from unijax.systems.tokenizer import Tokenizer as TokenizerSystem
 from unijax.train import setup
 from unijax.train.checkpoint import read_params
 from unijax.train.loop import Evaluator, fit, take, validation
@@ -34,22 +34,18 @@ from unijax.train.setup import Trainer
 from unijax.train.state import TrainState
 from unijax.train.weights import load_weights
 
-MakeEvaluators = Callable[[Trainer, Tokenizer], dict[str, Evaluator]]
-
 
 def train(
     run: RunConfig,
     run_dir: pathlib.Path,
     init_from: str | None = None,
     stop_at: int | None = None,
-    evaluators: MakeEvaluators = lambda trainer, tokenizer: {},
 ) -> TrainState:
     """Trains, or resumes, the stage of `run` in `run_dir`.
 
     Args:
       init_from: run directory whose parameters the stage starts from, all of them.
       stop_at: save and return at this step.
-      evaluators: besides the validation losses; called with the trainer and the tokenizer.
     """
     writable_directory(run_dir)
     system = make_system(run)
@@ -64,7 +60,8 @@ def train(
     checks = {}
     if held_out:
         checks["validation"] = validation("validation", trainer.eval_step, held_out, trainer.put)
-    checks |= evaluators(trainer, tokenizer)
+    if run.validation.samples:
+        checks |= shown(run, system, tokenizer, held_out)
     if tokenizer is not None and not (run_dir / "tokenizer").exists():
         tokenizer.save(run_dir / "tokenizer")  # for whoever reads the checkpoints
     state = trainer.begin(params)
@@ -84,6 +81,18 @@ def train(
         )
     finally:
         batches.close()
+
+
+def shown(
+    run: RunConfig, system: System, tokenizer: Tokenizer | None, held_out: list
+) -> dict[str, Evaluator]:
+    """What is drawn, said or rebuilt for people to look at."""
+    match system:
+        case Janus():
+            return {"samples": samples.janus_samples(run, system, tokenizer)}
+        case TokenizerSystem() if held_out:
+            return {"samples": samples.reconstructions(system, held_out[0], run.validation.samples)}
+    return {}
 
 
 def initial_params(run: RunConfig, trainer: Trainer, init_from: str | None) -> Params:

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from unijax.core.errors import UserError
 from unijax.core.system import Params
-from unijax.data.document import stable_hash
+from unijax.data.document import Document, stable_hash
 from unijax.data.templates import Template
 from unijax.data.tokenizer import Tokenizer, check_vocab
 from unijax.sample.decoding import bucket, for_decoding
@@ -69,7 +69,10 @@ class Sampler:
         seed: int = 0,
     ) -> UInt8[np.ndarray, "prompts n height width 3"]:
         """n pictures of every prompt. See `draw_codes`."""
-        codes = self.draw_codes(prompts, n, guidance, sampling, seed)
+        return self.show(self.draw_codes(prompts, n, guidance, sampling, seed))
+
+    def show(self, codes: Int[np.ndarray, "prompts n N"]) -> UInt8[np.ndarray, "prompts n H W 3"]:
+        """The pictures of codes."""
         flat = codes.reshape(-1, codes.shape[-1])
         vq = {"vqmodel": self._params["vqmodel"]}
         shown = [
@@ -97,19 +100,30 @@ class Sampler:
         Raises:
           UserError: no prompt, a prompt that is too long, or a number out of range.
         """
+        rows = [drawing_ids(prompt, self.tokenizer, self.template) for prompt in prompts]
+        return self.draw_rows(rows, n, guidance, sampling, seed)
+
+    def draw_rows(
+        self,
+        prompts: Sequence[Sequence[int]],
+        n: int,
+        guidance: float,
+        sampling: Sampling,
+        seed: int = 0,
+    ) -> Int[np.ndarray, "prompts n N"]:
+        """As `draw_codes`, from prompts as ids, from begin-of-sequence to begin-of-image."""
         if not prompts or n < 1:
             found = f"{len(prompts)} with {n} pictures each"
             raise UserError("prompts", found, "1 or more of both", "Add one.")
         if guidance < 0:
             raise UserError("guidance", f"{guidance}", "0 or more (1 is without)", "Change it.")
         ids, seeds, seen = [], [], Counter()
-        for i, prompt in enumerate(prompts):
-            row = drawing_ids(prompt, self.tokenizer, self.template)
+        for i, row in enumerate(map(tuple, prompts)):
             self._check_length(f"prompt {i}", len(row), self.system.config.vq.num_tokens)
             for _ in range(n):
                 ids.append(row)
-                seeds.append(stable_hash(seed, *row, "picture", seen[prompt]))
-                seen[prompt] += 1
+                seeds.append(stable_hash(seed, *row, "picture", seen[row]))
+                seen[row] += 1
         lengths = np.array([len(row) for row in ids], np.int32)
         width = bucket(int(lengths.max()))
         table = np.stack([np.pad(row, (width - len(row), 0)) for row in ids]).astype(np.int32)
@@ -146,15 +160,26 @@ class Sampler:
         """
         if not conversations:
             raise UserError("conversations", "none", "1 or more", "Ask something.")
+        documents = [
+            conversation(messages, self.tokenizer, self.template, f"conversation {i}")
+            for i, messages in enumerate(conversations)
+        ]
+        return self.continue_documents(documents, max_tokens, sampling, seed)
+
+    def continue_documents(
+        self,
+        documents: Sequence[Document],
+        max_tokens: int,
+        sampling: Sampling = GREEDY,
+        seed: int = 0,
+    ) -> list[str]:
+        """As `answer`, from prompts as documents: texts and pictures to understand."""
         if max_tokens < 1:
             raise UserError("max_tokens", f"{max_tokens}", "1 or more", "Change it.")
-        documents, lengths, seeds = [], [], []
-        for i, messages in enumerate(conversations):
-            where = f"conversation {i}"
-            document = conversation(messages, self.tokenizer, self.template, where)
-            documents.append(document)
+        lengths, seeds = [], []
+        for document in documents:
             lengths.append(length_of(document, self.image))
-            self._check_length(where, lengths[-1], max_tokens)
+            self._check_length(document.name, lengths[-1], max_tokens)
             ids = [getattr(span, "ids", "image") for span in document.spans]
             seeds.append(stable_hash(seed, *ids, "answer"))
         seeds, special = np.array(seeds, np.uint32), self.tokenizer.special
