@@ -105,6 +105,9 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--run-dir", default="demo")
     p.add_argument("--config", default="configs/janus_demo.py")
     p.add_argument("overrides", nargs="*", metavar="key=value")
+
+    p = verbs.add_parser("composition", help="score what a run never saw together in training")
+    p.add_argument("run_dir")
     return top
 
 

@@ -9,42 +9,16 @@ import time
 import numpy as np
 
 from unijax.core.errors import UserError
-from unijax.data import images
-from unijax.data.builders import open_dataset
 from unijax.data.config import SourceConfig
 from unijax.data.sources import open_records
-from unijax.data.tasks import QUESTIONS
-from unijax.evaluate.naming import same_name
-from unijax.evaluate.nearest import as_rows, nearest
 from unijax.main import report
-from unijax.main.report import Answered, Drawn, Section
+from unijax.main.judge import draw, load, load_shipped, name
+from unijax.main.report import Section
 from unijax.main.run import RunConfig
 from unijax.main.train import train
 from unijax.main.use import open_sampler
-from unijax.sample.logits import GREEDY
-from unijax.sample.prompts import question
-from unijax.sample.sampler import Sampler
 
-GUIDANCE = 3.0
-QUESTION = QUESTIONS["name"][0]
 HELD_OUT = 48  # pictures and prompts that the model never saw
-SPLITS = ("train", "composition", "validation", "test")
-
-
-@dataclasses.dataclass(frozen=True)
-class Pictures:
-    """Captioned pictures, decoded.
-
-    Attributes:
-      labels: one each.
-      pixels: uint8 [n, S, S, 3].
-    """
-
-    labels: list[str]
-    pixels: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.labels)
 
 
 def demo(run: RunConfig, run_dir: pathlib.Path) -> int:
@@ -56,8 +30,8 @@ def demo(run: RunConfig, run_dir: pathlib.Path) -> int:
     group = next(g for g in run.data.groups if g.name == "gen")
     trained = load(open_records(group.sources[0], run.data.seed), run)
     held = load(open_records(_held_out(group.sources[0]), run.data.seed), run)
-    shipped = _concatenate([load(open_dataset("emoji", split), run) for split in SPLITS])
-    drawn = draw(sampler, trained, shipped)
+    shipped = load_shipped(run)
+    drawn, _ = draw(sampler, trained, shipped)
     named = name(sampler, trained)
     right = np.mean([d.right for d in drawn]), np.mean([a.right for a in named])
     headline = (
@@ -78,7 +52,7 @@ def demo(run: RunConfig, run_dir: pathlib.Path) -> int:
             "Drawn from prompts it never saw",
             "Held-out concepts. A model of this size that saw a few hundred pictures has no way to "
             "know them; this is what it does instead.",
-            draw(sampler, held, shipped),
+            draw(sampler, held, shipped)[0],
         ),
         Section("Said of pictures it never saw", "Held-out concepts.", name(sampler, held)),
     ]
@@ -90,47 +64,8 @@ def demo(run: RunConfig, run_dir: pathlib.Path) -> int:
     return 0 if ok else 1
 
 
-def load(records, run: RunConfig) -> Pictures:
-    """Every record's label and picture, as the generation stream sees it."""
-    labels, pixels = [], []
-    for i in range(len(records)):
-        record = records[i]
-        picture = images.decode(record["image"], record["id"], run.data.max_pixels)
-        labels.append(record["label"])
-        pixels.append(images.for_generation(picture, run.data.gen.size))
-    return Pictures(labels, np.stack(pixels))
-
-
 def _held_out(source: SourceConfig) -> SourceConfig:
     return dataclasses.replace(source, split="validation", limit=HELD_OUT)
-
-
-def _concatenate(parts: list[Pictures]) -> Pictures:
-    labels = [label for part in parts for label in part.labels]
-    return Pictures(labels, np.concatenate([part.pixels for part in parts]))
-
-
-def draw(sampler: Sampler, pictures: Pictures, shipped: Pictures) -> list[Drawn]:
-    """One greedy picture for each label, judged against all shipped pictures."""
-    drawn = sampler.draw(pictures.labels, 1, GUIDANCE, GREEDY)[:, 0]
-    real = as_rows(shipped.pixels)
-    place = {p.tobytes(): i for i, p in enumerate(shipped.pixels)}
-    right = np.array([place[p.tobytes()] for p in pictures.pixels])
-    found, rank = nearest(as_rows(drawn), real, right)
-    return [
-        Drawn(label, picture, own, shipped.pixels[i], shipped.labels[i], bool(r == 0))
-        for label, picture, own, i, r in zip(pictures.labels, drawn, pictures.pixels, found, rank)
-    ]
-
-
-def name(sampler: Sampler, pictures: Pictures) -> list[Answered]:
-    """What is said to be in each picture."""
-    turns = [[question(QUESTION, [p])] for p in pictures.pixels]
-    answers = sampler.answer(turns, max_tokens=24)
-    return [
-        Answered(p, QUESTION, answer, label, same_name(answer, label))
-        for p, answer, label in zip(pictures.pixels, answers, pictures.labels)
-    ]
 
 
 def check_export(run_dir: pathlib.Path) -> tuple[str, bool]:

@@ -36,15 +36,14 @@ class Drawn:
 
     Attributes:
       real: the picture that the prompt names.
-      nearest: the shipped picture nearest to the drawn one, and its label.
+      note: what it is instead, where it is not right.
     """
 
     prompt: str
     drawn: np.ndarray
     real: np.ndarray
-    nearest: np.ndarray
-    nearest_label: str
     right: bool
+    note: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +77,7 @@ def write(
     title: str,
     headline: str,
     curves: list[dict],
-    tables: dict[str, list[tuple[str, str]]],
+    tables: dict[str, list[tuple[str, ...]]],
     sections: Sequence[Section],
 ) -> None:
     """Writes the page.
@@ -86,13 +85,13 @@ def write(
     Args:
       headline: one line of plain text, also printed on the terminal by the caller.
       curves: rows of `read_curves`.
-      tables: heading -> (name, value) rows.
+      tables: heading -> rows of cells.
     """
     body = [f"<h1>{html.escape(title)}</h1>", f"<p class=headline>{html.escape(headline)}</p>"]
     body.append("<h2>Losses</h2>" + _plot(curves))
     for name, rows in tables.items():
         cells = "".join(
-            f"<tr><td>{html.escape(k)}</td><td>{html.escape(v)}</td></tr>" for k, v in rows
+            f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows
         )
         body.append(f"<h2>{html.escape(name)}</h2><table>{cells}</table>")
     for section in sections:
@@ -119,11 +118,7 @@ def _image(pixels: np.ndarray, caption: str) -> str:
 def _card(card: Drawn | Answered) -> str:
     if isinstance(card, Drawn):
         mark = "right" if card.right else "wrong"
-        said = (
-            ""
-            if card.right
-            else f"<div class=note>nearest: {html.escape(card.nearest_label)}</div>"
-        )
+        said = f"<div class=note>{html.escape(card.note)}</div>" if card.note else ""
         pictures = _image(card.drawn, "drawn") + _image(card.real, "real")
         return (
             f"<div class='card {mark}'><div class=pair>{pictures}</div>"

@@ -116,3 +116,10 @@ def demo_(args: argparse.Namespace) -> int:
     from unijax.main.demo import demo
 
     return demo(_resolved(args), pathlib.Path(args.run_dir))
+
+
+def composition_(args: argparse.Namespace) -> None:
+    """`unijax composition`."""
+    from unijax.main.composition import composition
+
+    print(composition(pathlib.Path(args.run_dir)))

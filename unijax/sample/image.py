@@ -8,7 +8,7 @@ from jax import Array
 from jaxtyping import Float, Int, UInt8, UInt32
 
 from unijax.core.system import Params
-from unijax.ops.image import to_bytes
+from unijax.ops.image import to_bytes, to_signed
 from unijax.sample.decoding import begin, grown, parts, row_keys, step
 from unijax.sample.logits import Choice, choose, guide
 from unijax.systems.janus import Janus
@@ -79,3 +79,11 @@ def show_codes(
 ) -> UInt8[Array, "B height width 3"]:
     """The pictures of codes. Of the parameters, `vqmodel` is used."""
     return to_bytes(system.decode_gen(params, codes))
+
+
+@functools.partial(jax.jit, static_argnames="system")
+def read_codes(
+    system: Janus, params: Params, pixels: UInt8[Array, "B height width 3"]
+) -> Int[Array, "B N"]:
+    """The codes of pictures. Of the parameters, `vqmodel` is used."""
+    return system.encode_gen(params, to_signed(pixels, system.dtype))

@@ -14,7 +14,7 @@ from unijax.data.document import Document, stable_hash
 from unijax.data.templates import Template
 from unijax.data.tokenizer import Tokenizer, check_vocab
 from unijax.sample.decoding import bucket, for_decoding
-from unijax.sample.image import draw_codes, show_codes
+from unijax.sample.image import draw_codes, read_codes, show_codes
 from unijax.sample.logits import GREEDY, Sampling
 from unijax.sample.prompts import (
     ImageInput,
@@ -81,6 +81,15 @@ class Sampler:
         ]
         shown = np.concatenate(shown)
         return shown.reshape(*codes.shape[:2], *shown.shape[1:])
+
+    def rebuild(self, pixels: UInt8[np.ndarray, "n H W 3"]) -> UInt8[np.ndarray, "n H W 3"]:
+        """What the tokenizer alone makes of pictures: no drawn one can be better."""
+        vq = {"vqmodel": self._params["vqmodel"]}
+        codes = [
+            np.asarray(read_codes(self.system, vq, pixels[rows]))[: len(kept)]
+            for rows, kept in _batches(np.arange(len(pixels)), self.batch, "encoding", "picture")
+        ]
+        return self.show(np.concatenate(codes)[:, None])[:, 0]
 
     def draw_codes(
         self,

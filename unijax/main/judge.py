@@ -1,0 +1,85 @@
+"""Draws and names captioned pictures, and says whether it was right."""
+
+import dataclasses
+
+import numpy as np
+
+from unijax.data import images
+from unijax.data.builders import open_dataset
+from unijax.data.sources import Records
+from unijax.data.tasks import QUESTIONS
+from unijax.evaluate.naming import same_name
+from unijax.evaluate.nearest import as_rows, nearest
+from unijax.main.report import Answered, Drawn
+from unijax.main.run import RunConfig
+from unijax.sample.logits import GREEDY
+from unijax.sample.prompts import question
+from unijax.sample.sampler import Sampler
+
+GUIDANCE = 3.0
+QUESTION = QUESTIONS["name"][0]
+SPLITS = ("train", "composition", "validation", "test")
+
+
+@dataclasses.dataclass(frozen=True)
+class Pictures:
+    """Captioned pictures, decoded.
+
+    Attributes:
+      labels: names of one picture each.
+      bases, tones: the parts of the name: what is shown, and its skin tone or "".
+      pixels: uint8 [n, S, S, 3].
+    """
+
+    labels: list[str]
+    bases: list[str]
+    tones: list[str]
+    pixels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def load(records: Records, run: RunConfig) -> Pictures:
+    """Every record's name and picture, as the generation stream sees it."""
+    names: list[list[str]] = [[], [], []]
+    pixels = []
+    for i in range(len(records)):
+        record = records[i]
+        picture = images.decode(record["image"], record["id"], run.data.max_pixels)
+        pixels.append(images.for_generation(picture, run.data.gen.size))
+        for field, values in zip(("label", "base_label", "skin_tone"), names):
+            values.append(record[field])
+    return Pictures(*names, np.stack(pixels))
+
+
+def load_shipped(run: RunConfig) -> Pictures:
+    """All pictures that this project ships: what a drawn one is compared with."""
+    parts = [load(open_dataset("emoji", split), run) for split in SPLITS]
+    names = ([n for p in parts for n in getattr(p, f)] for f in ("labels", "bases", "tones"))
+    return Pictures(*names, np.concatenate([p.pixels for p in parts]))
+
+
+def draw(sampler: Sampler, pictures: Pictures, shipped: Pictures) -> tuple[list[Drawn], list[int]]:
+    """One greedy picture for each name, and the shipped picture that is nearest to it."""
+    drawn = sampler.draw(pictures.labels, 1, GUIDANCE, GREEDY)[:, 0]
+    place = {p.tobytes(): i for i, p in enumerate(shipped.pixels)}
+    own = np.array([place[p.tobytes()] for p in pictures.pixels])
+    found, rank = nearest(as_rows(drawn), as_rows(shipped.pixels), own)
+    cards = [
+        Drawn(label, picture, real, r == 0, "" if r == 0 else f"nearest: {shipped.labels[i]}")
+        for label, picture, real, i, r in zip(
+            pictures.labels, drawn, pictures.pixels, found.tolist(), rank.tolist()
+        )
+    ]
+    return cards, found.tolist()
+
+
+def name(sampler: Sampler, pictures: Pictures) -> list[Answered]:
+    """What is said to be in each picture."""
+    turns = [[question(QUESTION, [p])] for p in pictures.pixels]
+    answers = sampler.answer(turns, max_tokens=24)
+    return [
+        Answered(p, QUESTION, answer, label, same_name(answer, label))
+        for p, answer, label in zip(pictures.pixels, answers, pictures.labels)
+    ]
