@@ -21,7 +21,7 @@ lint: $(VENV)/ready
 
 # Side by side with transformers/PyTorch on this machine; writes docs/benchmarks.md.
 bench: $(VENV)/ready
-	$(BIN)/python bench/janus.py
+	$(BIN)/python -m bench.janus --write
 
 # Rewrites the golden files; review the diff.
 golden: $(VENV)/ready

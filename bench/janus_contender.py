@@ -1,0 +1,50 @@
+"""A contender is a process of its own that does one task at a time, when it is asked."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+
+class Contender:
+    """The asking side.
+
+    Args:
+      module: run with `python -m`; it calls `serve`.
+      *arguments: of its command line.
+    """
+
+    def __init__(self, module: str, *arguments: str):
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", module, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def ask(self, task: str, **arguments: Any) -> dict[str, Any]:
+        """Does a task; raises RuntimeError if the process ends instead of answering."""
+        print(json.dumps({"task": task, **arguments}), file=self._process.stdin, flush=True)
+        reply = self._process.stdout.readline()
+        if not reply:
+            raise RuntimeError(f"{self._process.args}: status {self._process.wait()} at {task!r}")
+        return json.loads(reply)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def serve(tasks: Mapping[str, Callable[..., dict[str, Any]]]) -> None:
+    """The answering side: until its input ends. What libraries print goes to stderr."""
+    replies = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    for line in sys.stdin:
+        request = json.loads(line)
+        reply = tasks[request.pop("task")](**request)
+        print(json.dumps(reply), file=replies, flush=True)
