@@ -28,7 +28,7 @@ from unijax.ops.attention.blocks import (
     steps,
     transposed_block_map,
 )
-from unijax.ops.attention.scores import HIDDEN, LOWEST, capped, capped_slope
+from unijax.ops.attention.scores import HIDDEN, LOWEST, capped, capped_slope, dot
 from unijax.ops.attention.vjp import Kernels, Options, attend
 
 LANES = 128
@@ -193,7 +193,7 @@ def _transposed_specs(group, bq, bk, nq, nk):
 
 def _scores(q, k, start, end, key_block, masked, options):
     """Scores `[bk, bq]` before and after hiding."""
-    shown = capped(_dot(k, q, 0, 0) * options.scale, options.soft_cap)
+    shown = capped(dot(k, q, 0, 0) * options.scale, options.soft_cap)
     if not masked:
         return shown, shown
     key = jax.lax.broadcasted_iota(jnp.int32, shown.shape, 0) + key_block * options.block_k
@@ -225,7 +225,7 @@ def _forward_kernel(
         p = jnp.exp(s - new_top)
         shrink = jnp.exp(top[...] - new_top)
         total[...] = total[...] * shrink + jnp.sum(p, axis=0, keepdims=True)
-        acc[...] = acc[...] * shrink + _dot(v[...], p.astype(v.dtype), 1, 0)
+        acc[...] = acc[...] * shrink + dot(v[...], p.astype(v.dtype), 1, 0)
         top[...] = new_top
 
     _visit(flag, body)
@@ -242,7 +242,7 @@ def _gradient_of_scores(refs, key_block, masked, options):
     start, end, q, dout, lse, delta, k, v = refs
     shown, s = _scores(q[...], k[...], start[...], end[...], key_block, masked, options)
     p = jnp.exp(s - lse[...])
-    dp = _dot(v[...], dout[...], 0, 0)
+    dp = dot(v[...], dout[...], 0, 0)
     return p, p * (dp - delta[...]) * capped_slope(shown, options.soft_cap)
 
 
@@ -259,7 +259,7 @@ def _dq_kernel(row, column, flags, *refs, options, nk):
     def body(masked):
         k = refs[6]
         _, ds = _gradient_of_scores(refs, rem(column[step], nk), masked, options)
-        acc[...] += _dot(k[...], ds.astype(k.dtype), 1, 0)
+        acc[...] += dot(k[...], ds.astype(k.dtype), 1, 0)
 
     _visit(flag, body)
 
@@ -282,8 +282,8 @@ def _dkv_kernel(row, column, flags, *refs, options, nk):
     def body(masked):
         q, dout = refs[2], refs[3]
         p, ds = _gradient_of_scores(refs, rem(row[step], nk), masked, options)
-        dv_acc[...] += _dot(dout[...], p.astype(dout.dtype), 1, 1)
-        dk_acc[...] += _dot(q[...], ds.astype(q.dtype), 1, 1)
+        dv_acc[...] += dot(dout[...], p.astype(dout.dtype), 1, 1)
+        dk_acc[...] += dot(q[...], ds.astype(q.dtype), 1, 1)
 
     _visit(flag, body)
 
@@ -291,15 +291,6 @@ def _dkv_kernel(row, column, flags, *refs, options, nk):
     def _():
         dk[...] = (dk_acc[...] * options.scale).astype(dk.dtype)
         dv[...] = dv_acc[...].astype(dv.dtype)
-
-
-def _dot(x: Array, y: Array, dim_x: int, dim_y: int) -> Array:
-    # Said outright: the matrix unit has no other precision for bfloat16, and a default of the
-    # caller's may ask for one.
-    exact = jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else jax.lax.Precision.DEFAULT
-    return jax.lax.dot_general(
-        x, y, (((dim_x,), (dim_y,)), ((), ())), precision=exact, preferred_element_type=jnp.float32
-    )
 
 
 def _turn(x: Array, block: int) -> Array:

@@ -1,5 +1,6 @@
-"""What blocked attention does to a score: the cap, and the numbers that stand for no score."""
+"""What the kernels do to make scores and to use them: products, the cap, stand-ins for no score."""
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -15,3 +16,13 @@ def capped(score: Array, cap: float | None) -> Array:
 def capped_slope(capped_score: Array, cap: float | None) -> Array | float:
     """Derivative of `capped`, from its result."""
     return 1.0 if cap is None else 1.0 - jnp.square(capped_score * (1 / cap))
+
+
+def dot(x: Array, y: Array, dim_x: int, dim_y: int) -> Array:
+    """Product of two matrices over a dim of each, summed in float32."""
+    # Said outright: matrix units have no other precision for bfloat16, and a default of the
+    # caller's may ask for one.
+    exact = jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else jax.lax.Precision.DEFAULT
+    return jax.lax.dot_general(
+        x, y, (((dim_x,), (dim_y,)), ((), ())), precision=exact, preferred_element_type=jnp.float32
+    )
