@@ -17,7 +17,7 @@ from unijax.data.document import (
     document_size,
 )
 from unijax.data.render import DocumentKey, RenderConfig, drop_condition, render, to_spans
-from unijax.data.tasks import TASKS
+from unijax.data.tasks import TASKS, may_show
 from unijax.data.templates import TEMPLATES, Break, Eos, Role, Text, Und
 
 IMAGES = ImageTokens(und=4, gen=9)
@@ -112,6 +112,13 @@ def test_special_ids_stand_only_where_templates_put_them(task, tokenizer):
     special = {*tokenizer.tokens.values(), "U", "G"}
     assert [i for i in spoiled if i in special] == [i for i in plain if i in special]
     assert len(spoiled) > len(plain)
+
+
+@pytest.mark.parametrize("task", sorted(TASKS))
+def test_a_task_shows_images_of_its_stream_alone(task, tokenizer):
+    spans = render(RECORD_OF.get(task, PICTURE), task, KEY, tokenizer, CONFIG).spans
+    for stream, kind in ("und", UndSpan), ("gen", GenSpan):
+        assert any(isinstance(span, kind) for span in spans) == may_show(task, stream)
 
 
 def test_roles_without_a_token_are_text(tokenizer):

@@ -183,6 +183,11 @@ STREAMS = {
 }
 
 
+def may_show(task: str, stream: str) -> bool:
+    """Whether documents of the task may have images of the stream; of a chat, some have none."""
+    return STREAMS.get(task, "und" if task == "chat" else None) == stream
+
+
 def first_sentence(caption: str) -> str:
     """The caption up to the end of its first sentence."""
     match = re.match(r".+?(?:[.!?](?=\s)|[。！？])", caption.strip(), flags=re.DOTALL)

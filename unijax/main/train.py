@@ -18,6 +18,7 @@ from unijax.data.document import GenSpan, ImageRef, UndSpan
 from unijax.data.loader import Loader, fixed_batches
 from unijax.data.pictures import PictureConfig, PictureLoader
 from unijax.data.sources import open_sources
+from unijax.data.tasks import may_show
 from unijax.data.tokenizer import Tokenizer, check_vocab
 from unijax.data.tokenizer import load as load_tokenizer
 from unijax.main import cache, samples
@@ -180,5 +181,7 @@ def _table(
     def forward(part: Params, pixels: Any) -> jax.Array:
         return encode({group: part}, to_signed(pixels, system.dtype))
 
-    refs = cache.pictures(sources, span)
+    # A source of 40,000 texts is not rendered to find that it has no picture.
+    showing = [source for source in sources if may_show(source.config.task, stream)]
+    refs = cache.pictures(showing, span)
     return cache.table(run_dir / "cache", stream, params[group], forward, read, refs)
