@@ -8,7 +8,8 @@ Follows stage 3 of Janus-Pro (technical report, table 2): everything but the ima
 constant learning rate, prompts masked, conditions dropped with probability 0.1, understanding :
 text : generation 5 : 1 : 4 as far as the data has them. Our choices: a learning rate of 1e-5 with
 100 steps of warm-up, rows of 2048 tokens, 8 rows a step, 1000 steps; what a run on a given set
-should look like is in docs/results.md.
+should look like is in docs/results.md. With --held-out FILE, validation losses and samples of
+records that are not trained on.
 """
 
 import dataclasses
@@ -57,6 +58,7 @@ def get_config(arg: str = "") -> ConfigDict:
             for name, ratio in (("und", 5.0), ("text", 1.0), ("gen", 4.0))
         ],
     }
+    config.validation = {"batches": 4, "samples": 4}  # of --held-out
     config.mesh = {"data": 1, "fsdp": -1, "table": "fsdp"}
     config.loop = {"log_every": 10, "eval_every": 100, "save_every": 200, "keep": 2}
     return config.lock()

@@ -28,14 +28,6 @@ def lines(run_dir: pathlib.Path) -> list[dict]:
     return [{k: v for k, v in row.items() if k not in TIMING} for row in rows]
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """A run that never stopped, and its last state."""
-    run_dir = tmp_path_factory.mktemp("whole")
-    state = train(resolve(tiny.get_config()), run_dir)
-    return run_dir, state
-
-
 def test_golden_loss_curve(whole):
     rows = [r for r in lines(whole[0]) if "loss" in r]
     names = ("loss", "text/loss", "understanding/loss", "code/loss", "padding", "tokens")

@@ -57,6 +57,12 @@ def _parser() -> argparse.ArgumentParser:
     _config_flags(p)
     p.add_argument("--init-from", required=True, help="run directory that `unijax import` wrote")
     p.add_argument("--data", required=True, action="append", help="a JSONL file or an image folder")
+    p.add_argument(
+        "--held-out",
+        action="append",
+        default=[],
+        help="as --data, for validation",
+    )
     p.add_argument("--run-dir", required=True)
     p.add_argument("--stop-at", type=int)
 

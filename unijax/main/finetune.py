@@ -2,12 +2,13 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Sequence
 
 from unijax.core.errors import UserError
 from unijax.data.config import GroupConfig, SourceConfig
 from unijax.data.sources import open_records
 from unijax.main.config import build
-from unijax.main.run import RunConfig
+from unijax.main.run import RunConfig, ValidationConfig
 from unijax.systems.janus import JanusConfig
 from unijax.train.checkpoint import read_run
 
@@ -21,11 +22,17 @@ _TASKS = (
 )
 
 
-def with_user_data(run: RunConfig, init_from: str, paths: list[pathlib.Path]) -> RunConfig:
+def with_user_data(
+    run: RunConfig,
+    init_from: str,
+    paths: Sequence[pathlib.Path],
+    held_out: Sequence[pathlib.Path] = (),
+) -> RunConfig:
     """The run with the checkpoint's model, template and tokenizer, and the paths as its data.
 
     Every path must hold records of one kind; each kind is used for all that it can teach, in the
-    config's ratio of groups. A group that no path feeds is left out.
+    config's ratio of groups. A group that no path feeds is left out. The records of `held_out` are
+    never trained on: the validation losses are of them.
 
     Raises:
       UserError: for a checkpoint of another system, or a path that feeds no group of the config.
@@ -37,6 +44,31 @@ def with_user_data(run: RunConfig, init_from: str, paths: list[pathlib.Path]) ->
             "Give a run directory that `unijax import` or `unijax train` wrote.",
         )  # fmt: skip
     model = build(JanusConfig, saved["model"], "model")
+    groups = _groups(run, paths)
+    validation = run.validation
+    if held_out:
+        validation = dataclasses.replace(validation, groups=_groups(run, held_out))
+    else:
+        validation = ValidationConfig()
+    data = run.data
+    data = dataclasses.replace(
+        data,
+        groups=groups,
+        template=saved.get("data", {}).get("template", data.template),
+        und=_fitted(data.und, model.vision.image_size, model.vision.num_tokens),
+        gen=_fitted(data.gen, model.vq.image_size, model.vq.num_tokens),
+    )
+    return dataclasses.replace(
+        run,
+        model=model,
+        data=data,
+        validation=validation,
+        tokenizer=str(pathlib.Path(init_from) / "tokenizer"),
+    )
+
+
+def _groups(run: RunConfig, paths: Sequence[pathlib.Path]) -> tuple[GroupConfig, ...]:
+    """The groups of the config that the paths feed."""
     sources: dict[str, list[SourceConfig]] = {}
     for path in paths:
         for task, group in _what_it_teaches(path):
@@ -54,17 +86,7 @@ def with_user_data(run: RunConfig, init_from: str, paths: list[pathlib.Path]) ->
             f"records for a group of the config: {[g.name for g in run.data.groups if g.ratio]}",
             "Change the ratios in data.groups, or the data.",
         )
-    data = run.data
-    data = dataclasses.replace(
-        data,
-        groups=groups,
-        template=saved.get("data", {}).get("template", data.template),
-        und=_fitted(data.und, model.vision.image_size, model.vision.num_tokens),
-        gen=_fitted(data.gen, model.vq.image_size, model.vq.num_tokens),
-    )
-    return dataclasses.replace(
-        run, model=model, data=data, tokenizer=str(pathlib.Path(init_from) / "tokenizer")
-    )
+    return groups
 
 
 def _fitted(stream, size: int, tokens: int):

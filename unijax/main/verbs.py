@@ -29,7 +29,8 @@ def finetune_(args: argparse.Namespace) -> None:
     from unijax.main.finetune import with_user_data
     from unijax.main.train import train
 
-    run = with_user_data(_resolved(args), args.init_from, [pathlib.Path(p) for p in args.data])
+    data, held_out = ([pathlib.Path(p) for p in paths] for paths in (args.data, args.held_out))
+    run = with_user_data(_resolved(args), args.init_from, data, held_out)
     train(run, pathlib.Path(args.run_dir), args.init_from, args.stop_at)
 
 
