@@ -38,7 +38,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.seed = 0
     config.stage = {
         "name": "siglip",
-        "steps": 4000,
+        "steps": 1600,
         "rules": [{"pattern": ""}],
         "optimizers": {
             "main": {
@@ -60,5 +60,5 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data = {"sources": sources, "size": 64, "batch": 128, "text_length": 32, "crop": "pad"}
     groups = [{"name": "und", "ratio": 1.0, "sources": held_out}]
     config.validation = {"batches": 2, "groups": groups}
-    config.loop = {"log_every": 50, "eval_every": 500, "save_every": 500, "keep": 2}
+    config.loop = {"log_every": 50, "eval_every": 400, "save_every": 400, "keep": 2}
     return config.lock()

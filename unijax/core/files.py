@@ -5,6 +5,7 @@ import os
 import pathlib
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator
 
 from unijax.core.errors import UserError
@@ -17,6 +18,11 @@ def _unwritable(path: pathlib.Path, error: OSError) -> UserError:
         "a writable directory with free space",
         "Choose another path, or free space; what was there before is untouched.",
     )
+
+
+def _beside(path: pathlib.Path) -> pathlib.Path:
+    """A new name. Not of `tempfile`, whose files others of the user's group cannot read."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
 
 
 def writable_directory(path: str | os.PathLike) -> pathlib.Path:
@@ -45,11 +51,10 @@ def atomic_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     path = pathlib.Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        temporary = _beside(path)
+        temporary.touch(exist_ok=False)
     except OSError as e:
         raise _unwritable(path, e) from e
-    os.close(fd)
-    temporary = pathlib.Path(name)
     try:
         yield temporary
         os.replace(temporary, path)
@@ -76,8 +81,8 @@ def atomic_directory(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = pathlib.Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-        temporary.chmod(0o755)
+        temporary = _beside(path)
+        temporary.mkdir()
     except OSError as e:
         raise _unwritable(path, e) from e
     try:

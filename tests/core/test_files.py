@@ -1,0 +1,75 @@
+"""Files that are whole or not there."""
+
+import errno
+import os
+import pathlib
+
+import pytest
+
+from unijax.core.errors import UserError
+from unijax.core.files import atomic_directory, atomic_file, writable_directory
+
+
+def test_a_file_appears_whole(tmp_path):
+    path = tmp_path / "new" / "a.txt"
+    with atomic_file(path) as temporary:
+        temporary.write_text("all of it")
+        assert not path.exists()
+    assert path.read_text() == "all of it"
+    assert os.listdir(path.parent) == ["a.txt"]
+
+
+def test_a_failure_leaves_what_was_there_and_nothing_else(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("before")
+
+    def fail():
+        with atomic_file(path) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert path.read_text() == "before"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(tmp_path):
+    path = tmp_path / "a.txt"
+    told = r"a\.txt.*No space left on device.*free space"
+    with pytest.raises(UserError, match=told), atomic_file(path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert os.listdir(tmp_path) == []
+
+
+def test_files_and_directories_have_the_modes_that_the_user_asked_for(tmp_path):
+    """They once had the modes of temporary files, which nobody else may read."""
+    with atomic_file(tmp_path / "ours") as temporary:
+        temporary.write_text("")
+    (tmp_path / "plain").write_text("")
+    with atomic_directory(tmp_path / "our_directory"):
+        pass
+    (tmp_path / "plain_directory").mkdir()
+    for ours, plain in (("ours", "plain"), ("our_directory", "plain_directory")):
+        assert (tmp_path / ours).stat().st_mode == (tmp_path / plain).stat().st_mode
+
+
+def test_a_directory_appears_whole_and_only_where_nothing_is(tmp_path):
+    path = tmp_path / "out"
+    with atomic_directory(path) as temporary:
+        (temporary / "a").write_text("a")
+        assert not path.exists()
+    assert os.listdir(path) == ["a"]
+    with pytest.raises(UserError, match="exists already"), atomic_directory(path):
+        pass
+    assert os.listdir(path) == ["a"]
+
+
+def test_a_place_that_cannot_be_a_directory_is_told(tmp_path):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(UserError, match="cannot be written"):
+            writable_directory(path)
+        told = r"cannot be written|exists already"
+        with pytest.raises(UserError, match=told), atomic_directory(pathlib.Path(path)):
+            pass
