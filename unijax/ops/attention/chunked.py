@@ -10,17 +10,15 @@ row has its own trip counts. The queries of the `G` heads that share a key head 
 a block: `[n, Hkv, G * bq, D]` against `[n, Hkv, bk, D]`.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Float, Int
 
+from unijax.ops.attention.scores import HIDDEN, LOWEST, capped, capped_slope
+from unijax.ops.attention.vjp import Kernels, Options, attend
+
 BLOCK = 64  # the quickest on CPU for documents of 75 and of 700 tokens: bench/attention.py
-LOWEST = -1e30  # below every score; finite, so that the difference of two of them is a number
-HIDDEN = -2e30  # so far below LOWEST that a hidden pair adds exp(HIDDEN - LOWEST) = 0 to anything
 
 
 def attention_chunked(
@@ -31,31 +29,12 @@ def attention_chunked(
     kv_end: Int[Array, "B Tq"],
     *,
     scale: float,
+    soft_cap: float | None = None,
     block_q: int = BLOCK,
     block_k: int = BLOCK,
 ) -> Float[Array, "B Tq H D"]:
     """See `attention`; `block_q` queries and `block_k` keys at most are worked at one time."""
-    (b, tq, h, d), (_, tk, hkv, _) = q.shape, k.shape
-    nq, bq = _blocks(tq, block_q)
-    nk, bk = _blocks(tk, block_k)
-
-    def block_major(x, count, size):
-        x = jnp.pad(x, ((0, 0), (0, count * size - x.shape[1]), (0, 0), (0, 0)))
-        x = x.reshape(b, count, size, hkv, -1, d).transpose(0, 1, 3, 4, 2, 5)
-        return x.reshape(b * count, hkv, -1, d)
-
-    def block_major_ends(ends):
-        # Filling repeats the last entry: no block grows by it.
-        ends = jnp.pad(ends, ((0, 0), (0, nq * bq - tq)), mode="edge")
-        return jnp.tile(ends.reshape(b * nq, bq), h // hkv)
-
-    out = _attend(
-        block_major(q, nq, bq), block_major(k, nk, bk), block_major(v, nk, bk),
-        block_major_ends(kv_start), block_major_ends(kv_end),
-        scale, nq, nk,
-    )  # fmt: skip
-    out = out.reshape(b, nq, hkv, h // hkv, bq, d).transpose(0, 1, 4, 2, 3, 5)
-    return out.reshape(b, nq * bq, h, d)[:, :tq]
+    return attend(q, k, v, kv_start, kv_end, KERNELS, Options(scale, soft_cap, block_q, block_k))
 
 
 def _blocks(length: int, largest: int) -> tuple[int, int]:
@@ -64,13 +43,12 @@ def _blocks(length: int, largest: int) -> tuple[int, int]:
     return count, -(-length // count)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6, 7))
-def _attend(q, k, v, start, end, scale, nq, nk):
-    return _forward(q, k, v, start, end, scale, nq, nk)[0]
-
-
-def _forward(q, k, v, start, end, scale, nq, nk):
-    _, _, bk, d = k.shape
+def _forward(q, k, v, start, end, options):
+    (b, tq, h, _), (_, tk, hkv, _) = q.shape, k.shape
+    nq, bq = _blocks(tq, options.block_q)
+    nk, bk = _blocks(tk, options.block_k)
+    q = _block_major(q, nq, bq, hkv)
+    k, v = (_block_major(x, nk, bk, hkv) for x in (k, v))
 
     def block(_, x):
         n, q_n, start_n, end_n = x
@@ -79,7 +57,8 @@ def _forward(q, k, v, start, end, scale, nq, nk):
             top, total, acc = state
             k_j, v_j = _take(k, n // nq * nk + j), _take(v, n // nq * nk + j)
             visible = _visible(start_n[:, None], end_n[:, None], j * bk + jnp.arange(bk))
-            s = jnp.where(visible, _dot("hqd,hkd->hqk", q_n, k_j) * scale, HIDDEN)
+            s = capped(_dot("hqd,hkd->hqk", q_n, k_j) * options.scale, options.soft_cap)
+            s = jnp.where(visible, s, HIDDEN)
             new_top = jnp.maximum(top, jnp.max(s, axis=-1))
             p = jnp.exp(s - new_top[..., None])
             shrink = jnp.exp(top - new_top)
@@ -88,25 +67,27 @@ def _forward(q, k, v, start, end, scale, nq, nk):
             return new_top, total, acc
 
         rows = q_n.shape[:2]
-        state = jnp.full(rows, LOWEST), jnp.zeros(rows), jnp.zeros((*rows, d))
+        state = jnp.full(rows, LOWEST), jnp.zeros(rows), jnp.zeros(q_n.shape)
         top, total, acc = jax.lax.fori_loop(*_key_blocks(start_n, end_n, bk), step, state)
         total = jnp.where(total > 0, total, 1.0)  # a query without a key: zero, not 0 / 0
         return None, ((acc / total[..., None]).astype(q.dtype), top + jnp.log(total))
 
-    _, (out, lse) = jax.lax.scan(block, None, (jnp.arange(len(q)), q, start, end))
-    return out, lse
+    ends = (_ends_block_major(x, nq, bq, h // hkv) for x in (start, end))
+    _, (out, lse) = jax.lax.scan(block, None, (jnp.arange(len(q)), q, *ends))
+    lse = lse.reshape(b, nq, h, bq).transpose(0, 2, 1, 3).reshape(b, h, nq * bq)
+    return _row_major(out, b, tq, nq), lse[..., :tq]
 
 
-def _attend_fwd(q, k, v, start, end, scale, nq, nk):
-    out, lse = _forward(q, k, v, start, end, scale, nq, nk)
-    out, lse = checkpoint_name(out, "attention"), checkpoint_name(lse, "attention")
-    return out, (q, k, v, start, end, out, lse)
-
-
-def _attend_bwd(scale, nq, nk, residuals, dout):
-    q, k, v, start, end, out, lse = residuals
-    bk = k.shape[2]
-    delta = jnp.sum(dout.astype(jnp.float32) * out.astype(jnp.float32), axis=-1)
+def _backward(q, k, v, start, end, dout, lse, delta, options):
+    (b, tq, h, _), (_, tk, hkv, _) = q.shape, k.shape
+    nq, bq = _blocks(tq, options.block_q)
+    nk, bk = _blocks(tk, options.block_k)
+    scale, soft_cap = options.scale, options.soft_cap
+    q, dout = (_block_major(x, nq, bq, hkv) for x in (q, dout))
+    k, v = (_block_major(x, nk, bk, hkv) for x in (k, v))
+    lse, delta = (
+        _block_major(x.transpose(0, 2, 1)[..., None], nq, bq, hkv)[..., 0] for x in (lse, delta)
+    )
 
     def block(carry, x):
         n, q_n, start_n, end_n, dout_n, lse_n, delta_n = x
@@ -117,10 +98,11 @@ def _attend_bwd(scale, nq, nk, residuals, dout):
             at = n // nq * nk + j
             k_j, v_j = _take(k, at), _take(v, at)
             visible = _visible(start_n, end_n, j * bk + jnp.arange(bk)[:, None])
-            s = jnp.where(visible, _dot("hkd,hqd->hkq", k_j, q_n) * scale, HIDDEN)
-            p = jnp.exp(s - lse_n[:, None])
+            shown = capped(_dot("hkd,hqd->hkq", k_j, q_n) * scale, soft_cap)
+            p = jnp.exp(jnp.where(visible, shown, HIDDEN) - lse_n[:, None])
             dp = _dot("hkd,hqd->hkq", v_j, dout_n)
-            ds = (p * (dp - delta_n[:, None]) * scale).astype(q.dtype)
+            ds = p * (dp - delta_n[:, None]) * (scale * capped_slope(shown, soft_cap))
+            ds = ds.astype(q.dtype)
             dv = _add(dv, at, _dot("hkq,hqd->hkd", p.astype(v.dtype), dout_n))
             dk = _add(dk, at, _dot("hkq,hqd->hkd", ds, q_n))
             return dq_n + _dot("hkd,hkq->hdq", k_j, ds), dk, dv
@@ -129,12 +111,37 @@ def _attend_bwd(scale, nq, nk, residuals, dout):
         dq_n, *carry = jax.lax.fori_loop(*_key_blocks(start_n, end_n, bk), step, state)
         return tuple(carry), dq_n.swapaxes(1, 2).astype(q.dtype)
 
-    xs = jnp.arange(len(q)), q, start, end, dout, lse, delta
+    ends = (_ends_block_major(x, nq, bq, h // hkv) for x in (start, end))
+    xs = jnp.arange(len(q)), q, *ends, dout, lse, delta
     (dk, dv), dq = jax.lax.scan(block, (jnp.zeros(k.shape), jnp.zeros(v.shape)), xs)
-    return dq, dk.astype(k.dtype), dv.astype(v.dtype), None, None
+    dk, dv = (_row_major(x.astype(k.dtype), b, tk, nk) for x in (dk, dv))
+    return _row_major(dq, b, tq, nq), dk, dv
 
 
-_attend.defvjp(_attend_fwd, _attend_bwd)
+KERNELS = Kernels(_forward, _backward)
+
+
+def _block_major(x, count, size, hkv):
+    """`[B, T, H, D]` to `[B * count, Hkv, H // Hkv * size, D]`, filled with zeros."""
+    b, t, _, d = x.shape
+    x = jnp.pad(x, ((0, 0), (0, count * size - t), (0, 0), (0, 0)))
+    x = x.reshape(b, count, size, hkv, -1, d).transpose(0, 1, 3, 4, 2, 5)
+    return x.reshape(b * count, hkv, -1, d)
+
+
+def _row_major(x, b, t, count):
+    """What `_block_major` was made of."""
+    _, hkv, _, d = x.shape
+    size = -(-t // count)
+    x = x.reshape(b, count, hkv, -1, size, d).transpose(0, 1, 4, 2, 3, 5)
+    return x.reshape(b, count * size, -1, d)[:, :t]
+
+
+def _ends_block_major(ends, count, size, group):
+    # Filling repeats the last entry: no block grows by it.
+    b, t = ends.shape
+    ends = jnp.pad(ends, ((0, 0), (0, count * size - t)), mode="edge")
+    return jnp.tile(ends.reshape(b * count, size), group)
 
 
 def _dot(spec: str, x: Array, y: Array) -> Array:

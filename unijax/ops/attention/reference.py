@@ -5,6 +5,8 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
 
+from unijax.ops.attention.scores import capped
+
 
 def attention_reference(
     q: Float[Array, "B Tq H D"],
@@ -14,6 +16,7 @@ def attention_reference(
     kv_end: Int[Array, "B Tq"],
     *,
     scale: float,
+    soft_cap: float | None = None,
 ) -> Float[Array, "B Tq H D"]:
     """See `attention`. Holds the scores of all pairs, `[B, H, Tq, Tk]` in float32."""
     (b, tq, h, d), dtype = q.shape, q.dtype
@@ -23,6 +26,7 @@ def attention_reference(
     # with more dimensions than these.
     q = q.reshape(b, tq, hkv, g, d).transpose(0, 2, 3, 1, 4).reshape(b, hkv, g * tq, d)
     scores = jnp.einsum("bhmd,bkhd->bhmk", q, k, preferred_element_type=jnp.float32) * scale
+    scores = capped(scores, soft_cap)
     key = jnp.arange(k.shape[1])
     visible = (key >= kv_start[..., None]) & (key < kv_end[..., None])
     visible = visible[:, None, None]
