@@ -6,6 +6,7 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from tests.train.toy import Toy, ToyBatches, toy_stage
@@ -197,3 +198,17 @@ def test_every_parameter_needs_a_rule_and_every_rule_a_parameter():
 def test_periods_that_would_cut_an_average_are_refused():
     with pytest.raises(UserError, match=r"a multiple of loop\.log_every"):
         LoopConfig(log_every=5, save_every=7)
+
+
+def test_a_full_disk_is_told_and_leaves_no_half_checkpoint(tmp_path, monkeypatch):
+    """Orbax raised a ValueError of its storage, and left its directory."""
+    half = tmp_path / "checkpoints" / "20.orbax-checkpoint-tmp"
+
+    def save(*args, **kwargs):
+        half.mkdir()
+        raise ValueError("RESOURCE_EXHAUSTED: Failed to write 9 bytes: No space left on device")
+
+    monkeypatch.setattr(ocp.CheckpointManager, "save", save)
+    with pytest.raises(UserError, match=r"no space left on the disk.*resumes from step 0"):
+        run(tmp_path)
+    assert not half.exists()

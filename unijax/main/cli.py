@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import errno
 import sys
 from collections.abc import Sequence
 
@@ -126,6 +127,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return getattr(verbs, f"{args.verb}_")(args) or 0
     except UserError as e:
         print(f"error: {e}", file=sys.stderr)
+        return 2
+    except OSError as e:
+        if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        where, found = e.filename or "the disk", e.strerror or "cannot be written"
+        told = UserError(where, found, "a writable place with free space", "Free some; repeat.")
+        print(f"error: {told}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted; the last checkpoint is intact", file=sys.stderr)

@@ -9,8 +9,10 @@ from unijax.main import config as config_lib
 from unijax.main.run import RunConfig, resolve
 from unijax.sample.logits import Sampling
 
-# Orbax and absl narrate every save; what a user must know is said by this project.
-logging.getLogger("absl").setLevel(logging.ERROR)
+# Orbax and absl narrate every save, asyncio every failed write of one; what a user must know is
+# said by this project.
+logging.getLogger("absl").setLevel(logging.CRITICAL)
+logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 
 
 def _resolved(args: argparse.Namespace) -> RunConfig:

@@ -5,7 +5,10 @@ frozen together, so that any reader can use it alone), `ema` where one is kept, 
 `run` (JSON: schema, stage, resolved config, state of the data iterator).
 """
 
+import contextlib
 import pathlib
+import shutil
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -34,9 +37,9 @@ class Checkpoints:
 
     def __init__(self, run_dir: str | pathlib.Path, keep: int):
         """`keep` is the number of newest checkpoints that stay."""
-        directory = writable_directory(pathlib.Path(run_dir).absolute() / FOLDER)
+        self._directory = writable_directory(pathlib.Path(run_dir).absolute() / FOLDER)
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
-        self._manager = ocp.CheckpointManager(directory, options=options)
+        self._manager = ocp.CheckpointManager(self._directory, options=options)
 
     def latest(self) -> int | None:
         return self._manager.latest_step()
@@ -55,7 +58,8 @@ class Checkpoints:
         }
         if state.ema is not None:
             items["ema"] = ocp.args.StandardSave(state.ema)
-        self._manager.save(int(state.step), args=ocp.args.Composite(**items))
+        with self._room():
+            self._manager.save(int(state.step), args=ocp.args.Composite(**items))
 
     def restore(self, state: TrainState, rules: dict[str, Rule]) -> tuple[TrainState, dict]:
         """The newest checkpoint, in the shapes, dtypes and shardings of `state`; and `run`."""
@@ -80,10 +84,33 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Blocks until what was saved is on disk."""
-        self._manager.wait_until_finished()
+        with self._room():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
-        self._manager.close()
+        """Waits, and removes what a failed save left."""
+        try:
+            with self._room():
+                self._manager.close()
+        finally:
+            if jax.process_index() == 0:
+                for half in self._directory.glob("*.orbax-checkpoint-tmp"):
+                    shutil.rmtree(half, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def _room(self) -> Iterator[None]:
+        """A full disk, which comes in many errors of several libraries, told as one."""
+        try:
+            yield
+        except Exception as e:
+            if "No space left" not in str(e) and "quota" not in str(e):
+                raise
+            raise UserError(
+                str(self._directory),
+                "no space left on the disk for a checkpoint",
+                "room for loop.keep + 1 checkpoints",
+                f"Free space and repeat the command: it resumes from step {self.latest() or 0}.",
+            ) from e
 
 
 def step_directory(path: str | pathlib.Path) -> pathlib.Path:
