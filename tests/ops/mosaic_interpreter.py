@@ -116,7 +116,8 @@ def _layout_cast(self, eqn, token, values):
 def _wgmma(self, eqn, token, values):
     acc, a, b, *leaves = values
     trees = [
-        eqn.params[f"{name}_transforms_tree"] or jax.tree.structure([]) for name in ("acc", "a", "b")
+        eqn.params[f"{name}_transforms_tree"] or jax.tree.structure([])
+        for name in ("acc", "a", "b")
     ]
     _, of_a, of_b = jax.tree.unflatten(jax.tree_util.treedef_tuple(trees), leaves)
     if isinstance(eqn.invars[1].aval, state_types.AbstractRef):

@@ -1,17 +1,40 @@
-"""Every implementation of attention against a dense mask in float64, forward and backward."""
+"""Every implementation of attention through one suite; names, choices and mistakes."""
 
-import functools
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from unijax.ops.attention import IMPLEMENTATIONS, attention, full_intervals
+from tests.ops.attention_suite import AttentionSuite, Form
+from unijax.core.errors import UserError
+from unijax.ops.attention import attention, full_intervals, select_implementation
+from unijax.ops.attention.api import IMPLEMENTATIONS
+from unijax.ops.attention.reference import attention_reference
+
+
+class TestReference(AttentionSuite):
+    implementation = "reference"
+
+
+class TestChunked(AttentionSuite):
+    implementation = "chunked"
+    options: ClassVar = dict(block_q=8, block_k=16)
+
+
+class TestTpu(AttentionSuite):
+    implementation = "tpu"
+    options: ClassVar = dict(block_q=16, block_k=8, interpret=True)
+
+
+class TestTriton(AttentionSuite):
+    implementation = "triton"
+    options: ClassVar = dict(block_q=16, block_k=16, interpret=True)
 
 
 def slow_attention(q, k, v, start, end, scale):
-    """One query and head at a time."""
+    """One query and head at a time, in float64."""
     q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
     group = q.shape[2] // k.shape[2]
     out = np.zeros_like(q)
@@ -24,73 +47,64 @@ def slow_attention(q, k, v, start, end, scale):
     return out
 
 
-def random_intervals(rng, b, tq, tk):
-    """Any two non-decreasing vectors, one not above the other; some rows see nothing."""
-    start = np.sort(rng.integers(0, tk + 1, (b, tq)), axis=1)
-    end = np.maximum(start, np.sort(rng.integers(0, tk + 1, (b, tq)), axis=1))
-    return jnp.asarray(start, jnp.int32), jnp.asarray(end, jnp.int32)
-
-
-def random_inputs(seed, b, tq, tk, h, hkv, d, dtype=jnp.float32):
-    rng = np.random.default_rng(seed)
-    q, k, v = (
-        jnp.asarray(rng.standard_normal((b, t, n, d)), dtype)
-        for t, n in ((tq, h), (tk, hkv), (tk, hkv))
-    )
-    return q, k, v, *random_intervals(rng, b, tq, tk)
-
-
-SHAPES = [(2, 9, 9, 2, 2, 8), (1, 5, 17, 4, 2, 4), (2, 1, 12, 4, 1, 8)]
-
-
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-@pytest.mark.parametrize("shape", SHAPES)
-def test_forward_equals_slow(implementation, shape):
-    q, k, v, start, end = random_inputs(0, *shape)
-    for scale in (None, 0.3):
-        out = attention(q, k, v, start, end, scale=scale, implementation=implementation)
-        want = slow_attention(q, k, v, start, end, scale or shape[-1] ** -0.5)
+@pytest.mark.parametrize("shape", [(2, 9, 9, 2, 2, 8), (1, 5, 17, 4, 2, 4), (2, 1, 12, 4, 1, 8)])
+def test_the_reference_is_attention(shape):
+    """Its gradients are those that jax derives."""
+    b, tq, tk, *_ = shape
+    q, k, v, _ = Form(*shape).inputs(0)
+    rng = np.random.default_rng(0)
+    start = np.sort(rng.integers(0, tk + 1, (b, tq)), axis=1).astype(np.int32)
+    end = np.maximum(start, np.sort(rng.integers(0, tk + 1, (b, tq)), axis=1)).astype(np.int32)
+    for scale in (shape[-1] ** -0.5, 0.3):
+        out = attention_reference(q, k, v, jnp.asarray(start), jnp.asarray(end), scale=scale)
+        want = slow_attention(q, k, v, start, end, scale)
         np.testing.assert_allclose(out, want, atol=1e-5 * np.abs(want).max())
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-def test_blind_queries_and_unseen_keys(implementation):
-    """A query without a key gives zero and no gradient; a key that nobody sees gets none."""
-    q, k, v, start, end = random_inputs(1, 1, 6, 6, 2, 2, 4)
-    start = jnp.array([[0, 1, 1, 3, 3, 3]], jnp.int32)
-    end = jnp.array([[2, 2, 2, 3, 3, 5]], jnp.int32)
-
-    def loss(q, k, v):
-        return (attention(q, k, v, start, end, implementation=implementation) ** 2).sum()
-
-    out = attention(q, k, v, start, end, implementation=implementation)
-    dq, dk, dv = jax.grad(loss, (0, 1, 2))(1e6 * q, k, v)
-    blind, unseen = slice(3, 5), np.array([2, 5])
-    assert not out[:, blind].any()
-    assert out[:, 5].any()
-    assert not dq[:, blind].any()
-    assert not dk[:, unseen].any()
-    assert not dv[:, unseen].any()
-    assert all(np.isfinite(x).all() for x in (dq, dk, dv))
+def test_none_is_the_choice_and_can_be_asked():
+    q, k, v, _ = Form(1, 70, 70, 2, 2, 8).inputs(0)
+    ends = full_intervals(1, 70, 70)
+    assert select_implementation(70, 70) == "chunked"
+    chosen = attention(q, k, v, *ends)
+    np.testing.assert_array_equal(chosen, attention(q, k, v, *ends, implementation="chunked"))
 
 
-@pytest.mark.parametrize("heads", [(4, 2), (2, 2)])
-@pytest.mark.parametrize("q_len", [1, 20])
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-def test_bfloat16_stays_and_is_close(implementation, q_len, heads):
-    """Compiled: XLA's CPU backend lacks some products of bfloat16."""
-    q, k, v, start, end = random_inputs(2, 2, q_len, 20, *heads, 8, jnp.bfloat16)
-    attend = jax.jit(functools.partial(attention, implementation=implementation))
-    out = attend(q, k, v, start, end)
-    assert out.dtype == jnp.bfloat16
-    want = slow_attention(q, k, v, start, end, 8**-0.5)
-    # p and the result are each rounded to 8 bits of mantissa.
-    np.testing.assert_allclose(np.asarray(out, np.float32), want, atol=2**-7 * np.abs(want).max())
+@pytest.mark.parametrize(
+    ("platform", "kind", "dtype", "head_dim", "want"),
+    [
+        ("tpu", "TPU v5 lite", jnp.bfloat16, 128, "tpu"),
+        ("tpu", "TPU v6 lite", jnp.float32, 72, "tpu"),
+        ("gpu", "NVIDIA H100 80GB HBM3", jnp.bfloat16, 128, "mosaic_gpu"),
+        ("gpu", "NVIDIA A100-SXM4-80GB", jnp.float16, 64, "triton"),
+        ("gpu", "NVIDIA H100 80GB HBM3", jnp.float32, 128, "chunked"),
+        ("gpu", "NVIDIA H100 80GB HBM3", jnp.bfloat16, 256, "chunked"),
+        ("cpu", "cpu", jnp.bfloat16, 64, "chunked"),
+    ],
+)
+def test_the_choice_by_device(monkeypatch, platform, kind, dtype, head_dim, want):
+    monkeypatch.setattr("unijax.ops.attention.api._device", lambda: (platform, kind))
+    assert select_implementation(4096, 4096, head_dim, dtype) == want
+    assert select_implementation(1, 4096, head_dim, dtype) == "reference"
 
 
-def test_wrong_names_and_heads():
+@pytest.mark.parametrize("name", ["tpu", "triton", "mosaic_gpu"])
+def test_a_named_one_runs_or_raises(name):
+    q = jnp.zeros((1, 2, 2, 64), jnp.bfloat16)
+    with pytest.raises(UserError, match=rf"implementation='{name}': found a cpu \(cpu\)"):
+        attention(q, q, q, *full_intervals(1, 2, 2), implementation=name)
+
+
+def test_mistakes():
     q = jnp.zeros((1, 2, 3, 4))
-    with pytest.raises(ValueError, match="'nope' is not one of"):
-        attention(q, q, q, *full_intervals(1, 2, 2), implementation="nope")
-    with pytest.raises(ValueError, match="3 query heads are not a multiple of 2 key heads"):
-        attention(q, q[:, :, :2], q[:, :, :2], *full_intervals(1, 2, 2))
+    ends = full_intervals(1, 2, 2)
+    with pytest.raises(UserError, match=f"one of .*{sorted(IMPLEMENTATIONS)[0]}"):
+        attention(q, q, q, *ends, implementation="nope")
+    with pytest.raises(UserError, match="3 query heads and 2 key heads"):
+        attention(q, q[:, :, :2], q[:, :, :2], *ends)
+    with pytest.raises(UserError, match="positive"):
+        attention(q, q, q, *ends, soft_cap=-1.0)
+
+
+def test_a_mesh_names_the_device():
+    with jax.set_mesh(jax.sharding.Mesh(np.array(jax.devices()[:1]), ("x",))):
+        assert select_implementation(70, 70) == "chunked"

@@ -1,12 +1,30 @@
 """The one attention op of every transformer here."""
 
+from typing import Any
+
+import jax
+import jax.numpy as jnp
 from jax import Array
+from jax.typing import DTypeLike
 from jaxtyping import Float, Int
 
+from unijax.core.errors import UserError
 from unijax.ops.attention.chunked import BLOCK, attention_chunked
+from unijax.ops.attention.pallas_mosaic_gpu import attention_mosaic_gpu
+from unijax.ops.attention.pallas_tpu import attention_tpu
+from unijax.ops.attention.pallas_triton import attention_triton
 from unijax.ops.attention.reference import attention_reference
 
-IMPLEMENTATIONS = {"reference": attention_reference, "chunked": attention_chunked}
+IMPLEMENTATIONS = {
+    "reference": attention_reference,
+    "chunked": attention_chunked,
+    "tpu": attention_tpu,
+    "mosaic_gpu": attention_mosaic_gpu,
+    "triton": attention_triton,
+}
+LARGEST_HEAD_DIM = 128  # that the GPU kernels have registers for
+HOPPER = ("H100", "H200", "H800", "H20", "GH200")
+HALVES = (jnp.bfloat16, jnp.float16)
 
 
 def attention(
@@ -17,7 +35,9 @@ def attention(
     kv_end: Int[Array, "B Tq"],
     *,
     scale: float | None = None,
+    soft_cap: float | None = None,
     implementation: str | None = None,
+    **options: Any,
 ) -> Float[Array, "B Tq H D"]:
     """Softmax attention in which query `i` sees the keys in `[kv_start[i], kv_end[i])`.
 
@@ -27,25 +47,88 @@ def attention(
 
     Args:
       kv_start, kv_end: int32, neither ever decreasing along a row (`intervals.check_intervals`).
-      scale: of the scores; `D ** -0.5` if None.
-      implementation: a key of `IMPLEMENTATIONS`; None lets `select_implementation` choose.
+      scale: of the scores, positive; `D ** -0.5` if None.
+      soft_cap: if given, scores become `soft_cap * tanh(score / soft_cap)` after scaling.
+      implementation: a key of `IMPLEMENTATIONS`, which runs or raises; None lets
+        `select_implementation` choose.
+      **options: of the implementation: sizes of blocks, `interpret`.
 
     Returns:
       Same shape and dtype as `q`.
+
+    Raises:
+      UserError: if heads do not fit, or the named implementation is unknown or cannot run here.
     """
     if q.shape[2] % k.shape[2]:
-        raise ValueError(f"{q.shape[2]} query heads are not a multiple of {k.shape[2]} key heads")
-    name = implementation or select_implementation(q.shape[1], k.shape[1])
-    if name not in IMPLEMENTATIONS:
-        raise ValueError(f"attention {implementation=} is not one of {sorted(IMPLEMENTATIONS)}")
+        raise UserError(
+            "attention", f"{q.shape[2]} query heads and {k.shape[2]} key heads",
+            "a multiple", "Correct the numbers of heads.",
+        )  # fmt: skip
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    return IMPLEMENTATIONS[name](q, k, v, kv_start, kv_end, scale=scale)
+    if scale <= 0 or (soft_cap is not None and soft_cap <= 0):
+        raise UserError("attention", f"{scale=}, {soft_cap=}", "positive numbers", "Correct them.")
+    of = q.shape[1], k.shape[1], q.shape[3], q.dtype
+    if implementation is None:
+        implementation = select_implementation(*of)
+    elif implementation not in IMPLEMENTATIONS:
+        raise UserError(
+            f"attention {implementation=}", "an unknown name",
+            f"one of {sorted(IMPLEMENTATIONS)}", "Correct the name, or leave the choice by None.",
+        )  # fmt: skip
+    elif not options.get("interpret"):
+        _check_runs(implementation, *of[2:])
+    fn = IMPLEMENTATIONS[implementation]
+    return fn(q, k, v, kv_start, kv_end, scale=scale, soft_cap=soft_cap, **options)
 
 
-def select_implementation(q_len: int, k_len: int) -> str:
-    """The implementation that None stands for: the quicker one on CPU (bench/attention.py).
+def select_implementation(
+    q_len: int, k_len: int, head_dim: int = 64, dtype: DTypeLike = jnp.float32
+) -> str:
+    """The implementation that None stands for on the device programs are now traced for.
 
-    The blocks win wherever there is more than one. A few queries against a cache are quicker at
-    once, and have no square of scores to save.
+    That is the device of the mesh set by `jax.set_mesh` if there is one, so that a program compiled
+    ahead of time gets the kernels of its target; else jax's default device.
+
+    A few queries against a cache are quickest at once, and have no square of scores to save. For
+    more, the kernels of the device where it has some: on GPUs those of Mosaic on Hopper and of
+    Triton elsewhere, in 16 bits and up to `LARGEST_HEAD_DIM`. Otherwise blocks in plain XLA, which
+    on CPU win wherever there is more than one (bench/attention.py).
     """
-    return "reference" if q_len <= 8 or k_len < BLOCK else "chunked"
+    platform, kind = _device()
+    if q_len <= 8:
+        return "reference"
+    if platform == "tpu":
+        return "tpu"
+    if platform == "gpu" and head_dim <= LARGEST_HEAD_DIM and jnp.dtype(dtype) in HALVES:
+        return "mosaic_gpu" if _is_hopper(kind) else "triton"
+    return "reference" if k_len < BLOCK else "chunked"
+
+
+def _device() -> tuple[str, str]:
+    """Platform (cpu, gpu, tpu) and kind of the device that programs are traced for."""
+    device = jax.sharding.get_abstract_mesh().abstract_device or jax.devices()[0]
+    platform = "gpu" if device.platform in ("cuda", "rocm") else device.platform
+    return platform, device.device_kind
+
+
+def _is_hopper(kind: str) -> bool:
+    return any(name in kind.split() for name in HOPPER)
+
+
+def _check_runs(implementation: str, head_dim: int, dtype: DTypeLike):
+    platform, kind = _device()
+    needs = {"tpu": "tpu", "mosaic_gpu": "gpu", "triton": "gpu"}.get(implementation, platform)
+    found = expected = None
+    if platform != needs:
+        found, expected = f"a {platform} ({kind})", f"a {needs}"
+    elif implementation == "mosaic_gpu" and not _is_hopper(kind):
+        found, expected = kind, f"a GPU of the Hopper family ({', '.join(HOPPER)})"
+    elif implementation == "mosaic_gpu" and jnp.dtype(dtype) not in HALVES:
+        found, expected = str(jnp.dtype(dtype)), "bfloat16 or float16"
+    elif needs == "gpu" and head_dim > LARGEST_HEAD_DIM:
+        found, expected = f"a head dim of {head_dim}", f"at most {LARGEST_HEAD_DIM}"
+    if found is not None:
+        raise UserError(
+            f"attention {implementation=}", found, expected,
+            "Leave the choice to implementation=None, or name another.",
+        )  # fmt: skip
