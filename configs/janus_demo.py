@@ -61,7 +61,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.seed = 0
     config.stage = {
         "name": "demo",
-        "steps": 2600,
+        "steps": 650,
         "rules": [
             {"pattern": "vision_model/", "frozen": True},
             {"pattern": "vqmodel/", "frozen": True},
@@ -89,7 +89,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "groups": _groups("train"),
     }
     config.validation = {"batches": 4, "samples": 6, "groups": _groups("validation")}
-    config.loop = {"log_every": 20, "eval_every": 200, "save_every": 400, "keep": 2}
+    config.loop = {"log_every": 20, "eval_every": 160, "save_every": 320, "keep": 2}
     return config.lock()
 
 

@@ -118,9 +118,14 @@ def _parser() -> argparse.ArgumentParser:
     return top
 
 
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The arguments of a verb, or an exit with one clear line."""
+    return _parser().parse_args(argv)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a verb. Returns the exit status: 0 done, 1 a check failed, 2 a mistake in the input."""
-    args = _parser().parse_args(argv)
+    args = parse(argv)
     from unijax.main import verbs
 
     try:
