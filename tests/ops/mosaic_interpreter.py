@@ -7,6 +7,8 @@ straight line of code only, so it is a cell that tracing fills anew.
 
 import contextlib
 import dataclasses
+import functools
+import threading
 from unittest import mock
 
 import jax
@@ -14,6 +16,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax._src import core as jax_core
 from jax._src.pallas import primitives as pallas_primitives
+from jax._src.pallas.mosaic.interpret import thread_map
 from jax._src.pallas.mosaic_gpu import core as gpu_core
 from jax._src.pallas.mosaic_gpu import primitives as gpu_primitives
 from jax._src.pallas.mosaic_gpu.interpret import gpu_callbacks, jaxpr_interpret
@@ -21,6 +24,12 @@ from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams
 from jax._src.state import discharge
 from jax._src.state import primitives as state_primitives
 from jax._src.state import types as state_types
+
+# Interpreted programs are long and run for a moment.
+QUICK_COMPILE = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+}
 
 
 @dataclasses.dataclass
@@ -140,8 +149,26 @@ RULES = {
 }
 
 
+class Threads:
+    """Compiles what the threads of a kernel run once, not for each thread of each program."""
+
+    def __init__(self):
+        self.compiled, self.lock = {}, threading.Lock()
+
+    def run(self, jaxpr, consts, *args):
+        with self.lock:
+            if id(jaxpr) not in self.compiled:
+                fn = jax.jit(functools.partial(jax_core.eval_jaxpr, jaxpr))
+                # The jaxpr is kept: its id stays its own.
+                self.compiled[id(jaxpr)] = jaxpr, fn.lower(consts, *args).compile(QUICK_COMPILE)
+        self.compiled[id(jaxpr)][1](consts, *args)
+
+
 @contextlib.contextmanager
 def mosaic_interpreter():
-    """Yields what to pass as `interpret`; kernels must be traced inside."""
-    with mock.patch.object(jaxpr_interpret, "JaxprInterpreter", Interpreter):
+    """Yields what to pass as `interpret`; kernels must be traced and run inside."""
+    with (
+        mock.patch.object(jaxpr_interpret, "JaxprInterpreter", Interpreter),
+        mock.patch.object(thread_map, "_run_jaxpr", Threads().run),
+    ):
         yield InterpretGPUParams()

@@ -54,12 +54,12 @@ def attention_mosaic_gpu(
         queries (keys) of a program at one time: multiples of 64.
     """
     options = Options(scale, soft_cap, block, block_backward, interpret)
-    d = q.shape[-1]
-    q, k, v = (jnp.pad(x, [(0, 0)] * 3 + [(0, -d % 64)]) for x in (q, k, v))
-    return attend(q, k, v, kv_start, kv_end, KERNELS, options)[..., :d]
+    return attend(q, k, v, kv_start, kv_end, KERNELS, options)
 
 
 def _forward(q, k, v, start, end, options):
+    head_dim = q.shape[3]
+    q, k, v = (_fill(x, 64, dim=3) for x in (q, k, v))
     (b, tq, h, d), (_, tk, hkv, _) = q.shape, k.shape
     bk = options.block_q
     blocks = block_map(start, end, tk, TILE, bk)
@@ -85,10 +85,12 @@ def _forward(q, k, v, start, end, options):
         ),
         **_how((h, q.shape[1] // TILE, b), options),
     )(*blocks, start, end, q, k, v)
-    return out[:, :tq], lse[:, :, :tq]
+    return out[:, :tq, :, :head_dim], lse[:, :, :tq]
 
 
 def _backward(q, k, v, start, end, dout, lse, delta, options):
+    head_dim = q.shape[3]
+    q, k, v, dout = (_fill(x, 64, dim=3) for x in (q, k, v, dout))
     (b, tq, h, d), (_, tk, hkv, _) = q.shape, k.shape
     block = options.block_k
     blocks = block_map(start, end, tk, TILE, block)
@@ -127,7 +129,8 @@ def _backward(q, k, v, start, end, dout, lse, delta, options):
         ),
         **_how((hkv, k.shape[1] // TILE, b), options),
     )(*transposed, *seen_by, q, dout, lse, delta, k, v)  # fmt: skip
-    return dq[:, :tq], dk[:, :tk], dv[:, :tk]
+    dq, dk, dv = dq[:, :tq], dk[:, :tk], dv[:, :tk]
+    return tuple(x[..., :head_dim] for x in (dq, dk, dv))
 
 
 KERNELS = Kernels(_forward, _backward)

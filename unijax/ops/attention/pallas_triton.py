@@ -38,13 +38,12 @@ def attention_triton(
 ) -> Float[Array, "B Tq H D"]:
     """See `attention`. Blocks are powers of two, of 16 at least; so is the filled head dim."""
     options = Options(scale, soft_cap, block_q, block_k, interpret)
-    d = q.shape[-1]
-    filling = [(0, 0)] * 3 + [(0, pl.next_power_of_2(max(d, 16)) - d)]
-    q, k, v = (jnp.pad(x, filling) for x in (q, k, v))
-    return attend(q, k, v, kv_start, kv_end, KERNELS, options)[..., :d]
+    return attend(q, k, v, kv_start, kv_end, KERNELS, options)
 
 
 def _forward(q, k, v, start, end, options):
+    head_dim = q.shape[3]
+    q, k, v = map(_fill_heads, (q, k, v))
     (b, tq, h, d), (_, tk, hkv, _) = q.shape, k.shape
     bq, bk = options.block_q, options.block_k
     blocks = block_map(start, end, tk, bq, bk)
@@ -67,10 +66,12 @@ def _forward(q, k, v, start, end, options):
         ],
         **_how(options, d, "forward"),
     )(*blocks, start, end, q, k, v)
-    return out[:, :tq], lse[:, :, :tq]
+    return out[:, :tq, :, :head_dim], lse[:, :, :tq]
 
 
 def _backward(q, k, v, start, end, dout, lse, delta, options):
+    head_dim = q.shape[3]
+    q, k, v, dout = map(_fill_heads, (q, k, v, dout))
     (b, tq, h, d), (_, tk, hkv, _) = q.shape, k.shape
     bq, bk = options.block_q, options.block_k
     group = h // hkv
@@ -111,7 +112,8 @@ def _backward(q, k, v, start, end, dout, lse, delta, options):
         out_shape=[jax.ShapeDtypeStruct(k.shape, k.dtype)] * 2,
         **_how(options, d, "dkv"),
     )(*transposed, *seen_by, q, dout, lse, delta, k, v)  # fmt: skip
-    return dq[:, :tq], dk[:, :tk], dv[:, :tk]
+    dq, dk, dv = dq[:, :tq], dk[:, :tk], dv[:, :tk]
+    return tuple(x[..., :head_dim] for x in (dq, dk, dv))
 
 
 KERNELS = Kernels(_forward, _backward)
@@ -233,6 +235,10 @@ def _dkv_kernel(
     dk, dv = jax.lax.fori_loop(0, lse_ref.shape[0], member, (zeros, zeros))
     dk_ref[...] = (dk * options.scale).astype(dk_ref.dtype)
     dv_ref[...] = dv.astype(dv_ref.dtype)
+
+
+def _fill_heads(x: Array) -> Array:
+    return _fill(x, pl.next_power_of_2(max(x.shape[3], 16)), dim=3)
 
 
 def _fill(x: Array, block: int, dim: int = 1, **mode) -> Array:
