@@ -83,7 +83,7 @@ def _forward(q, k, v, start, end, options):
             v_done=plgpu.Barrier(num_arrivals=WORKERS, num_barriers=SLOTS),
             turn=plgpu.Barrier(num_arrivals=WORKERS),
         ),
-        **_how((h, q.shape[1] // TILE, b), options),
+        **_how((h, q.shape[1] // TILE, b), options, "forward"),
     )(*blocks, start, end, q, k, v)
     return out[:, :tq, :, :head_dim], lse[:, :, :tq]
 
@@ -114,7 +114,7 @@ def _backward(q, k, v, start, end, dout, lse, delta, options):
             right_ready=plgpu.Barrier(num_barriers=SLOTS),
             **barriers,
         ),
-        **_how((h, q.shape[1] // TILE, b), options),
+        **_how((h, q.shape[1] // TILE, b), options, "dq"),
     )(*blocks, start, end, q, dout, lse, delta, k, v)  # fmt: skip
     row = plgpu.SMEM((SLOTS, block), jnp.float32)
     dk, dv = plgpu.kernel(
@@ -127,7 +127,7 @@ def _backward(q, k, v, start, end, dout, lse, delta, options):
             right_ready=plgpu.Barrier(num_arrivals=2, num_barriers=SLOTS),
             **barriers,
         ),
-        **_how((hkv, k.shape[1] // TILE, b), options),
+        **_how((hkv, k.shape[1] // TILE, b), options, "dkv"),
     )(*transposed, *seen_by, q, dout, lse, delta, k, v)  # fmt: skip
     dq, dk, dv = dq[:, :tq], dk[:, :tk], dv[:, :tk]
     return tuple(x[..., :head_dim] for x in (dq, dk, dv))
@@ -136,8 +136,9 @@ def _backward(q, k, v, start, end, dout, lse, delta, options):
 KERNELS = Kernels(_forward, _backward)
 
 
-def _how(grid: tuple[int, int, int], options: Options) -> dict:
+def _how(grid: tuple[int, int, int], options: Options, name: str) -> dict:
     return dict(
+        kernel_name=f"interval_attention_{name}",
         grid=grid,
         grid_names=("head", "tile", "batch"),
         num_threads=WORKERS + 1,

@@ -1,0 +1,202 @@
+"""Compiles attention, forward and backward, for TPUs and GPUs that are not there.
+
+    make compile-check
+    python bench/compile_check.py [--targets v5e h100] [--cases "Janus 1B"]
+
+Needs `jax[cuda13,tpu]` (the compilers) and no device. Every case of the table that tests and bench
+share goes through the compiler of every target, in bfloat16, with what `implementation=None` picks
+there; "recomputed" is the gradient of two layers under scan and remat. Prints what each kernel
+takes: on TPU of VMEM; on Hopper of shared memory and registers, and what spills of the latter.
+Ends with status 1 if a case does not compile, a kernel spills more than `--spill` bytes, or a published
+size has no case.
+"""
+
+import argparse
+import os
+import re
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.update(
+    {
+        "JAX_PLATFORMS": "cpu",
+        "TPU_SKIP_MDS_QUERY": "1",
+        "TPU_ACCELERATOR_TYPE": "v5litepod-16",
+        "TPU_WORKER_HOSTNAMES": "localhost",
+        "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1",
+        "MOSAIC_GPU_DUMP_PTXAS": "1",
+        "MOSAIC_GPU_DUMP_TO": tempfile.mkdtemp(),
+        # Autotuning would run candidates.
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_autotune_level=0",
+    }
+)
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import topologies
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from unijax.models import llama, siglip
+from unijax.ops.attention import attention, select_implementation
+from unijax.ops.attention.cases import CASES, Case
+
+GPU = """
+gpu_device_info {{
+  threads_per_block_limit: 1024  threads_per_warp: 32  threads_per_core_limit: 2048
+  block_dim_limit_x: 2147483647  block_dim_limit_y: 65535  block_dim_limit_z: 65535
+  registers_per_core_limit: 65536  registers_per_block_limit: 65536
+  shared_memory_per_block: 49152  {own}
+}}
+platform_name: "CUDA"
+runtime_version {{ major: 13 }}
+dnn_version_info {{ major: 9  minor: 7 }}
+device_description_str: "{name}"
+"""
+H100 = GPU.format(
+    name="NVIDIA H100 80GB HBM3",
+    own="""shared_memory_per_core: 233472  shared_memory_per_block_optin: 232448
+    core_count: 132  fpus_per_core: 128  clock_rate_ghz: 1.98  l2_cache_size: 52428800
+    memory_bandwidth: 3352320000000  device_memory_size: 84929347584
+    cuda_compute_capability { major: 9 }""",
+)
+A100 = GPU.format(
+    name="NVIDIA A100-SXM4-80GB",
+    own="""shared_memory_per_core: 167936  shared_memory_per_block_optin: 166912
+    core_count: 108  fpus_per_core: 64  clock_rate_ghz: 1.41  l2_cache_size: 41943040
+    memory_bandwidth: 2039000000000  device_memory_size: 84929347584
+    cuda_compute_capability { major: 8 }""",
+)
+DUMP = Path(os.environ["MOSAIC_GPU_DUMP_TO"])
+TARGETS = {
+    "v5e": dict(platform="tpu", topology_name="v5e:2x2"),
+    "v5p": dict(platform="tpu", topology_name="v5p:2x2x1"),
+    "v6e": dict(platform="tpu", topology_name="v6e:2x2"),
+    "h100": dict(platform="cuda", topology_name="any", topology="1x1x1", target_config=H100),
+    "a100": dict(platform="cuda", topology_name="any", topology="1x1x1", target_config=A100),
+}
+
+
+def missing_sizes() -> list[str]:
+    """Published sizes whose heads no case has."""
+    have = {(c.heads, c.kv_heads, c.head_dim) for c in CASES.values()}
+    sizes = {}
+    for name, c in llama.SIZES.items():
+        sizes[name] = c.num_attention_heads, c.num_key_value_heads, c.head_dim
+    for name, c in siglip.SIZES.items():
+        heads = c.num_attention_heads
+        sizes[name] = heads, heads, c.hidden_size // heads
+    return [n for n, heads in sizes.items() if not n.endswith("_test") and heads not in have]
+
+
+def program(case: Case, recomputed: bool):
+    def layer(q, k, v, start, end):
+        return attention(q, k, v, start, end)
+
+    def loss(q, k, v, start, end):
+        if recomputed:
+            body = jax.checkpoint(lambda x, _: (x + layer(x, k, v, start, end), None))
+            q, _ = jax.lax.scan(body, q, None, length=2)
+        else:
+            q = layer(q, k, v, start, end)
+        return jnp.sum(jnp.square(q.astype(jnp.float32)))
+
+    return jax.jit(jax.value_and_grad(loss, (0, 1, 2)))
+
+
+def arguments(case: Case, mesh: Mesh):
+    sharding = NamedSharding(mesh, PartitionSpec())
+
+    def array(dtype, *shape):
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+    b, d = case.rows, case.head_dim
+    q = array(jnp.bfloat16, b, case.tokens, case.heads, d)
+    k = array(jnp.bfloat16, b, case.keys, case.kv_heads, d)
+    ends = array(jnp.int32, b, case.tokens)
+    return q, k, k, ends, ends
+
+
+def kernels_of_tpu(text: str) -> dict[str, str]:
+    """VMEM of each kernel, from the compiled program."""
+    found = {}
+    for line in text.splitlines():
+        name = re.search(r"%\w*interval_attention_(forward|dq|dkv)\S* =", line)
+        size = re.search(r'"used_scoped_memory_configs":\[{[^}]*"size":"(\d+)"', line)
+        if name and size:
+            found[name[1]] = f"{int(size[1]) / 2**20:.1f} MiB VMEM"
+    return found
+
+
+def kernels_of_gpu(spill: int) -> dict[str, str]:
+    """Registers, spills and shared memory of each Mosaic kernel, from ptxas; empties the folder.
+
+    Raises:
+      MemoryError: if a kernel spills more than `spill` bytes.
+    """
+    found = {}
+    for report in sorted(DUMP.glob("*.ptxas")):
+        name = re.search(r"interval_attention_(forward|dq|dkv)", report.read_text())
+        registers = re.search(r"Used (\d+) registers", report.read_text())[1]
+        spilled = int(re.search(r"(\d+) bytes spill stores", report.read_text())[1])
+        passes = report.with_suffix(".mlir-passes.log").read_text()
+        shared = re.search(r"dynamic_shared_memory_size %c(\d+)_i32", passes)
+        found[name[1]] = f"{registers} registers, {spilled} B spilled, " + (
+            f"{int(shared[1]) / 2**10:.0f} KiB shared"
+        )
+        if spilled > spill:
+            raise MemoryError(f"{name[1]}: {found[name[1]]}")
+    for path in DUMP.iterdir():
+        path.unlink()
+    return found
+
+
+def check(target: str, name: str, recomputed: bool, spill: int) -> str:
+    """Compiles a case and says what it took.
+
+    Raises:
+      Whatever the compiler does.
+    """
+    topology = topologies.get_topology_desc(**TARGETS[target])
+    mesh = Mesh(np.array(topology.devices[:1]), ("x",))
+    case = CASES[name]
+    began = time.perf_counter()
+    with jax.set_mesh(mesh):
+        chosen = select_implementation(case.tokens, case.keys, case.head_dim, jnp.bfloat16)
+        compiled = program(case, recomputed).lower(*arguments(case, mesh)).compile()
+    seconds = time.perf_counter() - began
+    kernels = (
+        kernels_of_gpu(spill)
+        if TARGETS[target]["platform"] == "cuda"
+        else kernels_of_tpu(compiled.as_text())
+    )
+    memory = compiled.memory_analysis().temp_size_in_bytes / 2**20
+    parts = "; ".join(f"{k} {v}" for k, v in sorted(kernels.items()))
+    return f"{chosen:11} {seconds:5.0f} s  {memory:7.1f} MiB temporary  {parts}"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--targets", nargs="+", choices=TARGETS, default=list(TARGETS))
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--spill", type=int, default=64, help="bytes a kernel may spill")
+    options = parser.parse_args()
+    failures = [f"no case for {name}" for name in missing_sizes()]
+    for target in options.targets:
+        for name in options.cases:
+            for recomputed in (False, True) if name == "Janus 1B" else (False,):
+                title = f"{name}, recomputed" if recomputed else name
+                try:
+                    result = check(target, name, recomputed, options.spill)
+                except Exception as error:  # any refusal of any compiler
+                    result = f"FAILED: {str(error).splitlines()[0][:300]}"
+                    failures.append(f"{target}, {title}")
+                print(f"{target:5} {title:26} {result}", flush=True)
+    if failures:
+        sys.exit("compile-check failed: " + "; ".join(failures))
+
+
+if __name__ == "__main__":
+    main()
