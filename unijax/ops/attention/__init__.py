@@ -1,13 +1,21 @@
 """Attention over intervals of keys."""
 
 from unijax.ops.attention.api import IMPLEMENTATIONS, attention, select_implementation
-from unijax.ops.attention.intervals import check_intervals, full_intervals, packed_intervals
+from unijax.ops.attention.intervals import (
+    attention_pairs,
+    check_intervals,
+    full_intervals,
+    packed_intervals,
+)
+from unijax.ops.attention.sequence import sequence_parallel_attention
 
 __all__ = [
     "IMPLEMENTATIONS",
     "attention",
+    "attention_pairs",
     "check_intervals",
     "full_intervals",
     "packed_intervals",
     "select_implementation",
+    "sequence_parallel_attention",
 ]

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from unijax.ops.attention.split import END, ROW, K, Q, over_rows_and_heads
+
 
 @dataclasses.dataclass(frozen=True)
 class Options:
@@ -47,19 +49,32 @@ class Kernels:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
 def attend(q, k, v, start, end, kernels: Kernels, options: Options):
     """`[B, Tq, H, D]`, of `q` and of `k, v` `[B, Tk, Hkv, D]`, as `attention` defines it."""
-    return kernels.forward(q, k, v, start, end, options)[0]
+    return _forward(q, k, v, start, end, kernels, options)[0]
+
+
+def _forward(q, k, v, start, end, kernels, options):
+    def forward(*args):
+        return kernels.forward(*args, options)
+
+    return over_rows_and_heads(forward, (Q, K, K, END, END), (Q, ROW), q, k, v, start, end)
 
 
 def _attend_fwd(q, k, v, start, end, kernels, options):
-    out, lse = kernels.forward(q, k, v, start, end, options)
+    out, lse = _forward(q, k, v, start, end, kernels, options)
     out, lse = checkpoint_name(out, "attention"), checkpoint_name(lse, "attention")
     return out, (q, k, v, start, end, out, lse)
 
 
 def _attend_bwd(kernels, options, residuals, dout):
-    q, k, v, start, end, out, lse = residuals
+    *inputs, out, lse = residuals
+
+    def backward(*args):
+        return kernels.backward(*args, options)
+
     delta = jnp.einsum("bthd,bthd->bht", out.astype(jnp.float32), dout.astype(jnp.float32))
-    return *kernels.backward(q, k, v, start, end, dout, lse, delta, options), None, None
+    dims = (Q, K, K, END, END, Q, ROW, ROW), (Q, K, K)
+    gradients = over_rows_and_heads(backward, *dims, *inputs, dout, lse, delta)
+    return *gradients, None, None
 
 
 attend.defvjp(_attend_fwd, _attend_bwd)
