@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := demo
 
-.PHONY: demo test lint bench composition golden clean
+.PHONY: demo test lint bench compile-check composition golden clean
 
 # Train a small Janus in front of you (about 15 minutes on 2 cores) and open demo/report.html.
 demo: $(VENV)/ready
@@ -23,6 +23,10 @@ lint: $(VENV)/ready
 bench: $(VENV)/ready
 	$(BIN)/python -m bench.janus --write
 
+# Attention through the compilers of TPUs and GPUs, none of which is needed (5 GB of packages).
+compile-check: .venv-compile/ready
+	.venv-compile/bin/python bench/compile_check.py
+
 # Rewrites the golden files; review the diff.
 golden: $(VENV)/ready
 	UPDATE_GOLDEN=1 $(BIN)/python -m pytest tests -k golden
@@ -35,5 +39,12 @@ $(VENV)/ready: requirements.txt setup.py
 	$(BIN)/python -m pip install -q --no-deps -e .
 	touch $@
 
+.venv-compile/ready:
+	$(PYTHON) -m venv .venv-compile
+	.venv-compile/bin/python -m pip install -q "jax[cuda13,tpu]>=0.10.2,<0.12" \
+	    "flax>=0.12.8,<0.14" "jaxtyping>=0.3.3,<0.5"
+	.venv-compile/bin/python -m pip install -q --no-deps -e .
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(RUN)
+	rm -rf $(VENV) .venv-compile $(RUN)
