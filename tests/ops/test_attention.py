@@ -65,6 +65,8 @@ def test_none_is_the_choice_and_can_be_asked():
     q, k, v, _ = Form(1, 70, 70, 2, 2, 8).inputs(0)
     ends = full_intervals(1, 70, 70)
     assert select_implementation(70, 70) == "chunked"
+    assert select_implementation(8, 4096) == "reference"
+    assert select_implementation(32, 32) == "reference"
     chosen = attention(q, k, v, *ends)
     np.testing.assert_array_equal(chosen, attention(q, k, v, *ends, implementation="chunked"))
 
