@@ -7,8 +7,8 @@ Needs `jax[cuda13,tpu]` (the compilers) and no device. Every case of the table t
 share goes through the compiler of every target, in bfloat16, with what `implementation=None` picks
 there; "recomputed" is the gradient of two layers under scan and remat. Prints what each kernel
 takes: on TPU of VMEM; on Hopper of shared memory and registers, and what spills of the latter.
-Ends with status 1 if a case does not compile, a kernel spills more than `--spill` bytes, or a published
-size has no case.
+Ends with status 1 if a case does not compile, a kernel spills more than `--spill` bytes, or a
+published size has no case.
 """
 
 import argparse

@@ -1,0 +1,200 @@
+"""Time of attention on the device that is there, ours and its peers', on the same rows.
+
+    python bench/attention_device.py [--cases "plain causal"] [--rounds 20] [--dtype bfloat16]
+
+Forward, and forward with backward, of every case of the table that tests and compile-check share;
+milliseconds (the median of the rounds) and TFLOP/s on true FLOPs: those of the (query, key) pairs
+that are allowed, `4 H D` forward and 2.5 times that backward. A peer that is not installed, or
+cannot say a case's mask, is left out; one that fails says so. `--tokens` shortens all rows. Writes
+a table in Markdown and, with `--plot`, a figure.
+"""
+
+import argparse
+import importlib.util
+import os
+import time
+
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch needs some memory too
+
+import attention_peers
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from unijax.ops.attention import IMPLEMENTATIONS, attention, attention_pairs, select_implementation
+from unijax.ops.attention.cases import CASES, Case, case_intervals
+from unijax.ops.attention.reference import attention_reference
+
+
+def ours(case: Case, start, end, dtype) -> dict:
+    """The implementation that None picks, and chunked for comparison."""
+    picked = select_implementation(case.tokens, case.keys, case.head_dim, dtype)
+    ends = jnp.asarray(start), jnp.asarray(end)
+
+    def of(name):
+        return lambda q, k, v: attention(q, k, v, *ends, implementation=name)
+
+    return {f"unijax {n}": of(n) for n in IMPLEMENTATIONS if n in (picked, "chunked")}
+
+
+def jax_programs(attend, inputs):
+    """Compiled `() -> results` of both passes."""
+    q, k, v, dout = inputs
+
+    def both(q, k, v, dout):
+        out, pull = jax.vjp(attend, q, k, v)
+        return out, *pull(dout)
+
+    forward = jax.jit(attend).lower(q, k, v).compile()
+    both = jax.jit(both).lower(q, k, v, dout).compile()
+    return (
+        lambda: jax.block_until_ready(forward(q, k, v)),
+        lambda: jax.block_until_ready(both(q, k, v, dout)),
+    )
+
+
+def torch_programs(attend, inputs):
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = getattr(torch, str(inputs[0].dtype))
+    q, k, v, dout = (
+        torch.tensor(np.asarray(x, np.float32), dtype=dtype, device=device) for x in inputs
+    )
+    for x in (q, k, v):
+        x.requires_grad_()
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+
+    def forward():
+        with torch.no_grad():
+            out = attend(q, k, v)
+        wait()
+        return out
+
+    def both():
+        out = attend(q, k, v)
+        gradients = torch.autograd.grad(out, (q, k, v), dout)
+        wait()
+        return out, *gradients
+
+    return forward, both
+
+
+def milliseconds(program, rounds: int) -> float:
+    for _ in range(2):
+        program()
+    times = []
+    for _ in range(rounds):
+        began = time.perf_counter()
+        program()
+        times.append(1e3 * (time.perf_counter() - began))
+    return float(np.median(times))
+
+
+def error(results, want) -> float:
+    """Largest difference of the output, relative to the largest of the reference."""
+    out = results[0]
+    out = np.asarray(out.float().detach().cpu() if hasattr(out, "detach") else out, np.float32)
+    return float(np.abs(out - want).max() / np.abs(want).max())
+
+
+def measure(case: Case, dtype, rounds: int):
+    """Yields `(contender, forward ms, both ms, error)` or `(contender, what went wrong)`."""
+    start, end = case_intervals(case)
+    rng = np.random.default_rng(0)
+    shapes = [(case.rows, t, h, case.head_dim) for t, h in (
+        (case.tokens, case.heads), (case.keys, case.kv_heads), (case.keys, case.kv_heads),
+        (case.tokens, case.heads),
+    )]  # fmt: skip
+    inputs = [jnp.asarray(rng.standard_normal(s), dtype) for s in shapes]
+    # The seeing queries alone count: peers give those that see nothing the mean of all values.
+    seeing = (start < end)[..., None, None]
+    inputs[3] = inputs[3] * seeing
+    want = np.asarray(
+        jax.jit(attention_reference, static_argnames="scale")(
+            *inputs[:3], start, end, scale=case.head_dim**-0.5
+        ),
+        np.float32,
+    )
+    peers = {n: (attend, jax_programs) for n, attend in ours(case, start, end, dtype).items()}
+    for table, programs in (
+        (attention_peers.OF_JAX, jax_programs),
+        (attention_peers.OF_TORCH, torch_programs),
+    ):
+        if programs is torch_programs and importlib.util.find_spec("torch") is None:
+            continue
+        peers |= {name: (make, programs) for name, make in table.items()}
+    for name, (attend, programs) in peers.items():
+        try:
+            if not name.startswith("unijax"):
+                attend = attend(case, start, end)
+            if attend is None:
+                continue
+            forward, both = programs(attend, inputs)
+            results = both()
+            first = results[0] * (
+                seeing if programs is jax_programs else results[0].new_tensor(seeing)
+            )
+            wrong = error((first,), want)
+            yield name, milliseconds(forward, rounds), milliseconds(both, rounds), wrong
+        except Exception as problem:  # a peer's, whatever it is
+            yield name, f"{type(problem).__name__}: {str(problem).splitlines()[0][:80]}"
+
+
+def plot(rows: list, path: str):
+    """TFLOP/s of both passes together, a group of bars for each case."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    cases, names = list(dict.fromkeys(r[0] for r in rows)), list(dict.fromkeys(r[1] for r in rows))
+    figure, axes = plt.subplots(figsize=(2 + 1.6 * len(cases), 4))
+    for i, name in enumerate(names):
+        found = {case: speed for case, who, speed in rows if who == name}
+        at = [cases.index(case) + i * 0.8 / len(names) for case in found]
+        axes.bar(at, found.values(), 0.8 / len(names), align="edge", label=name)
+    axes.set_xticks([n + 0.4 for n in range(len(cases))], cases, rotation=20, ha="right")
+    axes.set_ylabel("TFLOP/s, forward with backward, true FLOPs")
+    axes.set_title(jax.devices()[0].device_kind)
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=150)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--tokens", type=int, help="at most so many of a row")
+    parser.add_argument("--plot", help="where to write a figure")
+    options = parser.parse_args()
+    dtype = jnp.dtype(options.dtype)
+    print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}, {dtype}\n")
+    print("| case | contender | forward ms | TFLOP/s | both ms | TFLOP/s | error |")
+    print("|---|---|---|---|---|---|---|")
+    rows = []
+    for name in options.cases:
+        case = CASES[name].small(options.tokens) if options.tokens else CASES[name]
+        pairs, causal = map(float, attention_pairs(*map(jnp.asarray, case_intervals(case))))
+        flops = 4 * case.heads * case.head_dim * pairs
+        title = f"{name} ({pairs / causal:.2f} of causal pairs)"
+        for who, *result in measure(case, dtype, options.rounds):
+            if len(result) == 1:
+                print(f"| {title} | {who} | {result[0]} | | | | |", flush=True)
+                continue
+            forward, both, wrong = result
+            speeds = flops / forward / 1e9, 3.5 * flops / both / 1e9
+            print(
+                f"| {title} | {who} | {forward:.3f} | {speeds[0]:.2f} | {both:.3f} "
+                f"| {speeds[1]:.2f} | {wrong:.1e} |",
+                flush=True,
+            )
+            rows.append((name, who, speeds[1]))
+    if options.plot:
+        plot(rows, options.plot)
+
+
+if __name__ == "__main__":
+    main()
