@@ -30,6 +30,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config.stage.steps = 6000
     config.stage.optimizers.main.learning_rate = 1.5e-3
     config.data.groups = _groups("train")
+    config.data.rows = 8
+    config.data.p_first_sentence = 0.25
     config.validation = {"batches": 4, "samples": 12, "groups": _groups("validation")}
     config.loop = {"log_every": 50, "eval_every": 500, "save_every": 250, "keep": 2}
     return config.lock()

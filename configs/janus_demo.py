@@ -6,7 +6,7 @@
 Reproduces nothing published. It is Janus in all its parts, small: the decoder, adaptors, code table
 and heads start at random and train together in one stage; the two encoders are the shipped ones
 (configs/vq_demo.py, configs/siglip_demo.py), frozen, their outputs computed once. Everything is our
-choice. Data: names and categories of 288 shipped pictures to say and to draw, and word definitions.
+choice. Data: names of 256 shipped pictures to say and to draw, and word definitions.
 """
 
 from ml_collections import ConfigDict
@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 CATEGORIES = (
     "animals and nature", "food and drink", "objects", "activities", "travel and places",
 )  # fmt: skip
-PICTURES = 288
+PICTURES = 256
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -61,7 +61,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.seed = 0
     config.stage = {
         "name": "demo",
-        "steps": 650,
+        "steps": 3400,
         "rules": [
             {"pattern": "vision_model/", "frozen": True},
             {"pattern": "vqmodel/", "frozen": True},
@@ -82,14 +82,15 @@ def get_config(arg: str = "") -> ConfigDict:
     }
     config.data = {
         "row_length": 512,
-        "rows": 8,
+        "rows": 2,
         "und": {"size": 64, "tokens": 64, "slots": 6},
         "gen": {"size": 64, "tokens": 64, "slots": 6},
         "template": "janus_pro",
+        "p_first_sentence": 1.0,  # prompts are names, without keywords
         "groups": _groups("train"),
     }
     config.validation = {"batches": 4, "samples": 6, "groups": _groups("validation")}
-    config.loop = {"log_every": 20, "eval_every": 160, "save_every": 320, "keep": 2}
+    config.loop = {"log_every": 20, "eval_every": 1100, "save_every": 1100, "keep": 2}
     return config.lock()
 
 
@@ -101,11 +102,8 @@ def _groups(split: str) -> list[dict]:
     return [
         {
             "name": "und",
-            "ratio": 4.0,
-            "sources": [
-                {"name": "names", "task": "name", "weight": 3.0, **emoji},
-                {"name": "categories", "task": "category", "weight": 1.0, **emoji},
-            ],
+            "ratio": 3.0,
+            "sources": [{"name": "names", "task": "name", **emoji}],
         },
         {
             "name": "text",
@@ -116,7 +114,7 @@ def _groups(split: str) -> list[dict]:
         },
         {
             "name": "gen",
-            "ratio": 5.0,
+            "ratio": 6.0,
             "sources": [{"name": "pictures", "task": "generate", **emoji}],
         },
     ]

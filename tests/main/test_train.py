@@ -76,6 +76,15 @@ def test_held_out_prompts_are_drawn_and_pictures_explained_at_every_evaluation(w
     assert [g.name[:7] for g in grids] == ["0000010", "0000020", "0000030"]
 
 
+def test_parameters_are_listed_with_what_trains(whole):
+    text = (whole[0] / "parameters.txt").read_text()
+    flat = tree.flatten(read_params(whole[0]))
+    total = sum(x.size for x in flat.values())
+    trained = sum(x.size for p, x in flat.items() if not p.startswith(("vision_", "vqmodel/")))
+    assert text.endswith(f"Trained: {trained:,} of {total:,}\n")
+    assert all(f"| {path} " in text for path in flat)
+
+
 def test_realised_shares_are_metrics_of_every_step(whole):
     rows = [r for r in lines(whole[0]) if "loss" in r]
     total = {g: sum(r[f"data/{g}_documents"] for r in rows) for g in ("und", "text", "gen")}

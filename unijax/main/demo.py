@@ -43,7 +43,7 @@ def demo(run: RunConfig, run_dir: pathlib.Path) -> int:
     sections = [
         Section(
             "Drawn from its prompts",
-            "Trained prompts, greedy with guidance, each beside the picture that its prompt names. "
+            "Trained prompts, greedy, each beside the picture that its prompt names. "
             "Right: of all shipped pictures, that one is the nearest in pixels.",
             drawn[:96],
         ),

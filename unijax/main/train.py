@@ -1,15 +1,18 @@
 """`unijax train`: from a resolved config to a trained run directory."""
 
 import dataclasses
+import math
 import pathlib
 from typing import Any
 
 import jax
 import numpy as np
+from clu.parameter_overview import get_parameter_overview
 
+from unijax.core import tree
 from unijax.core.batch import ImageBatch, PackedBatch
 from unijax.core.errors import UserError
-from unijax.core.files import writable_directory
+from unijax.core.files import atomic_file, writable_directory
 from unijax.core.system import Params, System
 from unijax.data import images
 from unijax.data.batch import Cached
@@ -65,6 +68,8 @@ def train(
         checks |= shown(run, system, tokenizer, held_out)
     if tokenizer is not None and not (run_dir / "tokenizer").exists():
         tokenizer.save(run_dir / "tokenizer")  # for whoever reads the checkpoints
+    with atomic_file(run_dir / "parameters.txt") as temporary:
+        temporary.write_text(parameter_table(trainer))
     state = trainer.begin(params)
     try:
         return fit(
@@ -82,6 +87,14 @@ def train(
         )
     finally:
         batches.close()
+
+
+def parameter_table(trainer: Trainer) -> str:
+    """Every parameter with its shape, dtype and size, and how many of them train."""
+    table = get_parameter_overview(trainer.abstract, include_stats=False)
+    sizes = {path: math.prod(x.shape) for path, x in tree.flatten(trainer.abstract).items()}
+    trained = sum(size for path, size in sizes.items() if not trainer.rules[path].frozen)
+    return f"{table}\nTrained: {trained:,} of {sum(sizes.values()):,}\n"
 
 
 def shown(
