@@ -1,8 +1,10 @@
 """The form in which data is shipped: zip shards under 4 MiB and a manifest.
 
-A shard holds one `records.jsonl` (LZMA) and the files that its records name (stored: pictures are
-compressed already). `manifest.json` beside the shards gives the size, SHA-256 and number of records
-of each, so that a missing or damaged shard is named before anything is made from it.
+A shard holds `records.jsonl` (LZMA) and the files that its records name, one after another in
+`files` (stored: pictures are compressed already), with their names and lengths in `files.json`:
+entries of their own would take a hundred bytes each. `manifest.json` beside the shards gives the
+size, SHA-256 and number of records of each, so that a missing or damaged shard is named before
+anything is made from it.
 """
 
 import hashlib
@@ -35,9 +37,20 @@ def _pack(records: list[dict], files: dict[str, bytes]) -> bytes:
     lines = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records)
     with zipfile.ZipFile(out, "w") as archive:
         archive.writestr(zipfile.ZipInfo("records.jsonl", _EPOCH), lines, zipfile.ZIP_LZMA)
-        for name in sorted(files):
-            archive.writestr(zipfile.ZipInfo(name, _EPOCH), files[name], zipfile.ZIP_STORED)
+        lengths = json.dumps([[name, len(files[name])] for name in sorted(files)])
+        archive.writestr(zipfile.ZipInfo("files.json", _EPOCH), lengths, zipfile.ZIP_LZMA)
+        whole = b"".join(files[name] for name in sorted(files))
+        archive.writestr(zipfile.ZipInfo("files", _EPOCH), whole, zipfile.ZIP_STORED)
     return out.getvalue()
+
+
+def _unpack(archive: zipfile.ZipFile) -> dict[str, bytes]:
+    whole, end = archive.read("files"), 0
+    files = {}
+    for name, length in json.loads(archive.read("files.json")):
+        files[name] = whole[end : end + length]
+        end += length
+    return files
 
 
 def write_shards(
@@ -108,8 +121,8 @@ def read_shards(folder: Path) -> Iterator[tuple[dict, Callable[[str], bytes]]]:
     Raises UserError naming the shard that is missing, truncated or damaged.
     """
     for shard in read_manifest(folder)["shards"]:
-        archive = zipfile.ZipFile(
-            io.BytesIO(_checked(folder, shard))
-        )  # in memory: nothing to close
+        # In memory: nothing to close.
+        archive = zipfile.ZipFile(io.BytesIO(_checked(folder, shard)))
+        files = _unpack(archive)
         for line in archive.read("records.jsonl").splitlines():  # of bytes: at line feeds alone
-            yield json.loads(line), archive.read
+            yield json.loads(line), files.__getitem__
