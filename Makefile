@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := demo
 
-.PHONY: demo test lint bench compile-check composition golden clean
+.PHONY: demo test lint bench compile-check composition encoders golden clean
 
 # Train a small Janus in front of you (about 15 minutes on 2 cores) and open demo/report.html.
 demo: $(VENV)/ready
@@ -26,6 +26,15 @@ bench: $(VENV)/ready
 # Attention through the compilers of TPUs and GPUs, none of which is needed (5 GB of packages).
 compile-check: .venv-compile/ready
 	.venv-compile/bin/python bench/compile_check.py
+
+# A larger run on all the data (hours on CPU), then what it never saw together: composition.html.
+composition: $(VENV)/ready
+	$(BIN)/unijax train --config configs/janus_composition.py --run-dir runs/composition
+	$(BIN)/unijax composition runs/composition
+
+# Trains the small encoders that the demo starts from (two hours on 2 cores) into assets/weights.
+encoders: $(VENV)/ready
+	$(BIN)/python assets/weights/make.py
 
 # Rewrites the golden files; review the diff.
 golden: $(VENV)/ready

@@ -15,6 +15,7 @@ SHIPPED = [
     "configs/janus.py:stage3",
     *(f"configs/janus_pro.py:{size},stage{n}" for size in ("1b", "7b") for n in (1, 2, 3)),
     "configs/janus_demo.py",
+    "configs/janus_composition.py",
     "configs/vq_demo.py",
     "configs/siglip_demo.py",
     "configs/finetune.py",
