@@ -38,8 +38,14 @@ Shares = dict[str, tuple[int, int]]  # what was asked -> (right, of how many)
 
 
 def composition(run_dir: pathlib.Path) -> pathlib.Path:
-    """Writes composition.json and composition.html into the run directory; returns the latter."""
+    """Writes composition.json and composition.html into the run directory; returns the latter.
+
+    Raises:
+      UserError: for pictures too small for scenes.
+    """
     run = resolve(read_run(run_dir)["config"])
+    size = run.data.gen.size
+    config = SceneConfig(size=size)
     sampler = open_sampler(run_dir)
     shipped = load_shipped(run)
     unseen = load(open_dataset("emoji", "composition"), run)
@@ -54,8 +60,6 @@ def composition(run_dir: pathlib.Path) -> pathlib.Path:
         results[f"{key}, named"] = _named_shares(named, pictures)
         sections.append(Section(f"{key}, drawn", "Greedy, beside the true picture.", drawn[:SHOWN]))
         sections.append(Section(f"{key}, named", "Greedy.", named[:SHOWN]))
-    size = run.data.gen.size
-    config = SceneConfig(size=size)
     detector = SpriteDetector(load_sprites("train"), size)
     for title, split in (("seen in training", "validation"), ("never seen", "composition")):
         scenes = Scenes(split=split, seed=run.data.seed, config=config)
@@ -72,8 +76,7 @@ def composition(run_dir: pathlib.Path) -> pathlib.Path:
 
 
 def _seen(unseen: Pictures, train: Pictures) -> Pictures:
-    """As many pictures of training as there are unseen ones: the same gestures, where they are
-    there in another tone."""
+    """The same gestures, each once, in a tone that training showed."""
     wanted = set(unseen.bases)
     chosen, bases = [], Counter()
     for i, (base, tone) in enumerate(zip(train.bases, train.tones)):

@@ -51,7 +51,7 @@ def load(records: Records, run: RunConfig) -> Pictures:
         picture = images.decode(record["image"], record["id"], run.data.max_pixels)
         pixels.append(images.for_generation(picture, run.data.gen.size))
         for field, values in zip(("label", "base_label", "skin_tone"), names):
-            values.append(record[field])
+            values.append(record[field] or "")
     return Pictures(*names, np.stack(pixels))
 
 
