@@ -112,6 +112,14 @@ def test_the_files_beside_the_weights(exported, imported):
     assert theirs.convert_tokens_to_ids("<begin_of_image>") == ours.special.boi
 
 
+def test_merges_are_written_as_older_libraries_read_them(exported, imported):
+    # The authors' code asks for transformers 4.38.2, which reads no pairs.
+    written = json.loads((exported / "tokenizer.json").read_text())["model"]["merges"]
+    source = json.loads((imported / "tokenizer" / "tokenizer.json").read_text())["model"]["merges"]
+    assert source
+    assert [merge.split(" ") for merge in written] == [list(pair) for pair in source]
+
+
 def released_config(width, layers, heads, hidden):
     """config.json of Janus-Pro as it was released."""
     adaptor = {"depth": 2, "n_embed": width, "projector_type": "mlp_gelu"}

@@ -62,6 +62,7 @@ def write_deepseek_files(
     ours = tokenizer_lib.load(tokenizer)
     _write(directory / "config.json", deepseek_config(config, dtype))
     write_hf_tokenizer(tokenizer, directory, config.text.max_position_embeddings)
+    _merges_as_words(directory / "tokenizer.json")
     path = directory / "tokenizer_config.json"
     names = json.loads(path.read_text(encoding="utf-8"))
     names |= {
@@ -104,6 +105,18 @@ def write_deepseek_files(
 def _write(path: pathlib.Path, content: dict) -> None:
     text = json.dumps(content, ensure_ascii=False, indent=2) + "\n"
     path.write_text(text, encoding="utf-8")
+
+
+def _merges_as_words(path: pathlib.Path) -> None:
+    """Writes the merges of a BPE tokenizer as "a b", where no part has a space.
+
+    That code asks for transformers 4.38.2, which reads this form alone; later ones read both.
+    """
+    content = json.loads(path.read_text(encoding="utf-8"))
+    merges = content["model"].get("merges", [])
+    if merges and not any(" " in part for pair in merges for part in pair):
+        content["model"]["merges"] = [" ".join(pair) for pair in merges]
+        _write(path, content)
 
 
 def _pixels() -> dict:
