@@ -4,6 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := demo
 
+# A step on CPU frees and takes again gigabytes of buffers: kept in the process and on large pages
+# they cost a fifth to a half less time (docs/benchmarks.md, "Memory of CPU runs").
+demo composition encoders bench: export GLIBC_TUNABLES = \
+	glibc.malloc.arena_max=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=68719476736:glibc.malloc.hugetlb=1
+
 .PHONY: demo test lint bench compile-check composition encoders golden clean
 
 # Train a small Janus in front of you (about 15 minutes on 2 cores) and open demo/report.html.

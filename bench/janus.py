@@ -57,11 +57,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="tiny sizes and one round")
     parser.add_argument("--sections", nargs="+", choices=[*SECTIONS], default=[*SECTIONS])
-    parser.add_argument("--rounds", type=int, help="default: 7, or 1 with --quick")
+    parser.add_argument("--rounds", type=int, help="default: 5, or 1 with --quick")
     parser.add_argument("--write", action="store_true", help=f"rewrite {DOCUMENT}")
     options = parser.parse_args()
     name = "quick" if options.quick else "full"
-    case, rounds = CASES[name], options.rounds or (1 if options.quick else 7)
+    case, rounds = CASES[name], options.rounds or (1 if options.quick else 5)
     report = [header(case, rounds)]
     print(report[0], flush=True)
     with tempfile.TemporaryDirectory() as folder:

@@ -18,6 +18,7 @@ import numpy as np
 from bench.janus_documents import IGNORED, Documents
 from unijax.core import tree
 from unijax.core.batch import ImageSlots, Kind, PackedBatch, Target
+from unijax.core.system import Params
 from unijax.core.vocab import SpecialIds
 from unijax.data.assemble import FIELDS, assemble
 from unijax.data.config import DataConfig, GroupConfig, SourceConfig, StreamConfig
@@ -32,6 +33,7 @@ from unijax.main.run import RunConfig
 from unijax.models.llama import LlamaConfig
 from unijax.models.siglip import SiglipConfig
 from unijax.models.vqgan import VQConfig
+from unijax.ops.image import to_signed
 from unijax.sample.prompts import drawing_ids
 from unijax.systems.janus import Janus, JanusConfig
 from unijax.train.loop import LoopConfig
@@ -162,10 +164,9 @@ def write_case(case: Case, folder: pathlib.Path, steps: int) -> None:
     run = folder / "run"
     run.mkdir()
     tokenizer.save(run / "tokenizer")
-    params = {
-        path: LazyArray(x.shape, x.dtype, lambda x=x: x)
-        for path, x in random_params(case.model).items()
-    }
+    drawn = random_params(case.model)
+    params = {path: LazyArray(x.shape, x.dtype, lambda x=x: x) for path, x in drawn.items()}
+    vqmodel = tree.unflatten(drawn)["vqmodel"]
     config = {
         "system": "janus",
         "model": configs.to_json(case.model),
@@ -174,13 +175,25 @@ def write_case(case: Case, folder: pathlib.Path, steps: int) -> None:
     write_params(run, params, {"stage": "bench", "config": config})
     export_checkpoint(run, folder / "model")
     loader = Loader(data_config(case), tokenizer)
-    for step in range(steps):
+    # Random encoders leave near-ties between codes, which rounding decides: losses are compared on
+    # the first step, so there both have the same codes.
+    first = _with_codes(next(loader), Janus(case.model), {"vqmodel": vqmodel})
+    documents_of(first, case.model).save(folder / "recipe-0.npz")
+    for step in range(1, steps):
         documents_of(next(loader), case.model).save(folder / f"recipe-{step}.npz")
     loader.close()
     documents_of(dense_batch(case, tokenizer.special), case.model).save(folder / "dense.npz")
     (folder / "products.json").write_text(json.dumps(products(case)))
     words, ids = prompts(case, tokenizer)
     (folder / "prompts.json").write_text(json.dumps({"words": words, "ids": ids}))
+
+
+def _with_codes(batch: PackedBatch, system: Janus, params: Params) -> PackedBatch:
+    """Codes, as the train step finds them, in place of pixels to generate."""
+    pixels = batch.gen.pixels
+    codes = jax.jit(system.encode_gen)(params, to_signed(pixels.reshape(-1, *pixels.shape[2:])))
+    codes = np.asarray(codes).reshape(*pixels.shape[:2], -1)
+    return batch.replace(gen=batch.gen.replace(pixels=None, codes=codes))
 
 
 def documents_of(batch: PackedBatch, model: JanusConfig) -> Documents:

@@ -1,6 +1,7 @@
 """unijax's side: `python -m bench.janus_ours CASE FOLDER SECTION`, asked by bench/janus.py."""
 
 import json
+import logging
 import os
 import pathlib
 import sys
@@ -126,6 +127,7 @@ def draw(case: Case, folder: pathlib.Path) -> dict:
 
 
 def main() -> None:
+    logging.getLogger("absl").setLevel(logging.ERROR)
     name, folder, section = sys.argv[1:]
     case, folder = CASES[name], pathlib.Path(folder)
     if section == "dense":
