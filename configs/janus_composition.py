@@ -27,13 +27,13 @@ def get_config(arg: str = "") -> ConfigDict:
     config.model.text.num_key_value_heads = 8
     config.cache_frozen = False
     config.stage.name = "composition"
-    config.stage.steps = 6000
+    config.stage.steps = 7000
     config.stage.optimizers.main.learning_rate = 1.5e-3
     config.data.groups = _groups("train")
-    config.data.rows = 8
+    config.data.rows = 4
     config.data.p_first_sentence = 0.25
     config.validation = {"batches": 4, "samples": 12, "groups": _groups("validation")}
-    config.loop = {"log_every": 50, "eval_every": 500, "save_every": 250, "keep": 2}
+    config.loop = {"log_every": 50, "eval_every": 1000, "save_every": 500, "keep": 2}
     return config.lock()
 
 
@@ -43,7 +43,7 @@ def _groups(split: str) -> list[dict]:
     return [
         {
             "name": "und",
-            "ratio": 4.0,
+            "ratio": 3.0,
             "sources": [
                 {"name": "names", "task": "name", "weight": 3.0, **emoji},
                 {"name": "keywords", "task": "keywords", "weight": 0.5, **emoji},
@@ -60,9 +60,9 @@ def _groups(split: str) -> list[dict]:
         },
         {
             "name": "gen",
-            "ratio": 5.0,
+            "ratio": 6.0,
             "sources": [
-                {"name": "pictures", "task": "generate", **emoji},
+                {"name": "pictures", "task": "generate", "weight": 2.0, **emoji},
                 {"name": "scenes", "task": "generate", **scenes},
             ],
         },

@@ -61,7 +61,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.seed = 0
     config.stage = {
         "name": "demo",
-        "steps": 2700,
+        "steps": 3300,
         "rules": [
             {"pattern": "vision_model/", "frozen": True},
             {"pattern": "vqmodel/", "frozen": True},
@@ -90,7 +90,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "groups": _groups("train"),
     }
     config.validation = {"batches": 4, "samples": 6, "groups": _groups("validation")}
-    config.loop = {"log_every": 20, "eval_every": 900, "save_every": 900, "keep": 2}
+    config.loop = {"log_every": 20, "eval_every": 1100, "save_every": 1100, "keep": 2}
     return config.lock()
 
 
