@@ -23,7 +23,7 @@ RUN = {"stage": "toy", "config": {"some": "json"}}
 
 def run(
     run_dir: pathlib.Path, stage=None, stop_at=None, batches=None, evaluators=None,
-    description=RUN, **loop,
+    description=RUN, keeper=None, **loop,
 ):  # fmt: skip
     stage = stage or toy_stage()
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
@@ -42,6 +42,7 @@ def run(
         trainer.rules,
         evaluators or {},
         stop_at,
+        [keeper] if keeper else [],
     )
 
 

@@ -1,4 +1,4 @@
-"""The one exception for what a user can cause."""
+"""The exception for what a user can cause, and the one for what an engine does."""
 
 
 class UserError(ValueError):
@@ -10,3 +10,11 @@ class UserError(ValueError):
     def __init__(self, where: str, found: str, expected: str, fix: str):
         self.where, self.found, self.expected, self.fix = where, found, expected, fix
         super().__init__(f"{where}: found {found}; expected {expected}. {fix}")
+
+
+class Preempted(Exception):
+    """The run was asked to end (SIGTERM), and has saved. The same command resumes it."""
+
+    def __init__(self, step: int):
+        self.step = step
+        super().__init__(f"preempted; saved step {step}. The same command resumes")

@@ -6,7 +6,8 @@ from jax import Array
 
 Params = dict[str, Any]  # nested dicts of arrays
 Sums = dict[str, Array]  # scalar sums by the name of a loss term
-Metrics = dict[str, tuple[Array, Array]]  # (sum, weight) by name; the metric is their quotient
+# (sum, weight) by name, float32 scalars; the metric is their quotient.
+Metrics = dict[str, tuple[Array, Array]]
 
 
 @runtime_checkable

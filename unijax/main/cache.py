@@ -12,6 +12,7 @@ from tqdm import tqdm
 from unijax.core import tree
 from unijax.core.errors import UserError
 from unijax.core.files import atomic_directory
+from unijax.core.processes import is_lead, to_host, wait_for_all
 from unijax.core.system import Params
 from unijax.data.document import ImageRef
 from unijax.data.sources import DocumentSource
@@ -75,28 +76,42 @@ def table(
       read: a reference to uint8 [S, S, 3].
     """
     digest = hashlib.sha1()
-    for path, value in tree.flatten(jax.device_get(params)).items():
+    params = jax.tree.map(to_host, params)
+    for path, value in tree.flatten(params).items():
         digest.update(path.encode() + np.ascontiguousarray(value).tobytes())
     keys = sorted(refs)
     first = read(refs[keys[0]])
     digest.update(repr((first.shape, keys)).encode())
     place = folder / f"{name}-{digest.hexdigest()[:12]}"
-    if not place.exists():
-        compiled = jax.jit(encode)
-        with atomic_directory(place) as temporary:
-            values = None
-            for start in tqdm(range(0, len(keys), _BATCH), desc=f"encoding {name}", unit="batch"):
-                part = keys[start : start + _BATCH]
-                pixels = [read(refs[k]) for k in part]
-                pixels += [np.zeros_like(first)] * (_BATCH - len(part))
-                out = np.asarray(jax.device_get(compiled(params, np.stack(pixels))))
-                if out.dtype not in (np.int32, np.float32):
-                    out = out.astype(np.float32)  # .npy knows no bfloat16
-                if values is None:
-                    values = np.lib.format.open_memmap(
-                        temporary / "values.npy", "w+", out.dtype, (len(keys), *out.shape[1:])
-                    )
-                values[start : start + len(part)] = out[: len(part)]
-            values.flush()
-            (temporary / "keys.json").write_text(json.dumps({k: i for i, k in enumerate(keys)}))
+    if is_lead() and not place.exists():
+        _fill(place, name, params, encode, read, refs)
+    wait_for_all(f"table {name}")
     return ImageTable(place)
+
+
+def _fill(
+    place: pathlib.Path,
+    name: str,
+    params: Params,
+    encode: Callable[[Params, jax.Array], jax.Array],
+    read: Callable[[ImageRef], np.ndarray],
+    refs: dict[str, ImageRef],
+) -> None:
+    keys = sorted(refs)
+    compiled, params = jax.jit(encode), jax.device_put(params)
+    with atomic_directory(place) as temporary:
+        values = None
+        for start in tqdm(range(0, len(keys), _BATCH), desc=f"encoding {name}", unit="batch"):
+            part = keys[start : start + _BATCH]
+            pixels = [read(refs[k]) for k in part]
+            pixels += [np.zeros_like(pixels[0])] * (_BATCH - len(part))
+            out = np.asarray(jax.device_get(compiled(params, np.stack(pixels))))
+            if out.dtype not in (np.int32, np.float32):
+                out = out.astype(np.float32)  # .npy knows no bfloat16
+            if values is None:
+                values = np.lib.format.open_memmap(
+                    temporary / "values.npy", "w+", out.dtype, (len(keys), *out.shape[1:])
+                )
+            values[start : start + len(part)] = out[: len(part)]
+        values.flush()
+        (temporary / "keys.json").write_text(json.dumps({k: i for i, k in enumerate(keys)}))

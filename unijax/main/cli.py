@@ -6,7 +6,8 @@ import errno
 import sys
 from collections.abc import Sequence
 
-from unijax.core.errors import UserError
+from unijax.core import exit_codes
+from unijax.core.errors import Preempted, UserError
 
 
 class _Parser(argparse.ArgumentParser):
@@ -124,25 +125,42 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a verb. Returns the exit status: 0 done, 1 a check failed, 2 a mistake in the input."""
+    """Runs a verb. Returns the exit status, one of `core.exit_codes`."""
     args = parse(argv)
+    from unijax.main import distributed
+
+    try:
+        status = _run(args)
+    except Exception as e:
+        if distributed.is_one_of_several():
+            distributed.leave_for(e)
+        raise
+    if status not in (exit_codes.DONE, exit_codes.PREEMPTED) and distributed.is_one_of_several():
+        distributed.leave(status)
+    return status
+
+
+def _run(args: argparse.Namespace) -> int:
     from unijax.main import verbs
 
     try:
-        return getattr(verbs, f"{args.verb}_")(args) or 0
+        return getattr(verbs, f"{args.verb}_")(args) or exit_codes.DONE
     except UserError as e:
         print(f"error: {e}", file=sys.stderr)
-        return 2
+        return exit_codes.MISTAKE
+    except Preempted as e:
+        print(e, file=sys.stderr)
+        return exit_codes.PREEMPTED
     except OSError as e:
         if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             raise
         where, found = e.filename or "the disk", e.strerror or "cannot be written"
         told = UserError(where, found, "a writable place with free space", "Free some; repeat.")
         print(f"error: {told}", file=sys.stderr)
-        return 2
+        return exit_codes.MISTAKE
     except KeyboardInterrupt:
         print("interrupted; the last checkpoint is intact", file=sys.stderr)
-        return 130
+        return exit_codes.INTERRUPTED
 
 
 if __name__ == "__main__":

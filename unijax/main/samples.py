@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from unijax.core.batch import ImageBatch
+from unijax.core.processes import of_the_lead, to_host
 from unijax.data import images
 from unijax.data.document import Document, GenSpan, TextSpan, UndSpan
 from unijax.data.sources import open_sources
@@ -133,7 +134,7 @@ def janus_samples(run: RunConfig, system: Janus, tokenizer: Tokenizer) -> Evalua
 
 def reconstructions(system: TokenizerSystem, batch: ImageBatch, count: int) -> Evaluator:
     """The first pictures of a held-out batch beside what the tokenizer makes of them."""
-    pixels = np.asarray(batch.pixels[:count])
+    pixels = of_the_lead(np.asarray(batch.pixels[:count]))
 
     @jax.jit
     def rebuild(params, pixels):
@@ -142,7 +143,7 @@ def reconstructions(system: TokenizerSystem, batch: ImageBatch, count: int) -> E
         return to_bytes(out.pixels)
 
     def evaluate(state: TrainState, step: int, writers: Writers) -> None:
-        rebuilt = np.asarray(rebuild(evaluation_params(state), pixels))
+        rebuilt = to_host(rebuild(evaluation_params(state), pixels))
         pairs = np.stack([rebuilt, pixels], axis=1)
         writers.images(step, {"samples/rebuilt and true": grid(pairs, [""] * len(pairs))})
 

@@ -13,6 +13,7 @@ from unijax.core import tree
 from unijax.core.batch import ImageBatch, PackedBatch
 from unijax.core.errors import UserError
 from unijax.core.files import atomic_file, writable_directory
+from unijax.core.processes import is_lead
 from unijax.core.system import Params, System
 from unijax.data import images
 from unijax.data.batch import Cached
@@ -36,6 +37,7 @@ from unijax.train.checkpoint import read_params
 from unijax.train.loop import Evaluator, fit, take, validation
 from unijax.train.setup import Trainer
 from unijax.train.state import TrainState
+from unijax.train.status import StatusKeeper
 from unijax.train.weights import load_weights
 
 
@@ -50,8 +52,25 @@ def train(
     Args:
       init_from: run directory whose parameters the stage starts from, all of them.
       stop_at: save and return at this step.
+
+    Raises:
+      UserError: for a mistake in the config or the data.
+      Preempted: on SIGTERM, when all is saved.
     """
     writable_directory(run_dir)
+    with StatusKeeper(run_dir, run.stage.steps) as status:
+        state = _train(run, run_dir, init_from, stop_at, status)
+        status.finish(int(state.step))
+    return state
+
+
+def _train(
+    run: RunConfig,
+    run_dir: pathlib.Path,
+    init_from: str | None,
+    stop_at: int | None,
+    status: StatusKeeper,
+) -> TrainState:
     system = make_system(run)
     mesh = make_mesh(run.mesh)
     trainer = setup.build(system, run.stage, mesh, run.mesh.table, system.dtype, run.seed)
@@ -66,10 +85,11 @@ def train(
         checks["validation"] = validation("validation", trainer.eval_step, held_out, trainer.put)
     if run.validation.samples:
         checks |= shown(run, system, tokenizer, held_out)
-    if tokenizer is not None and not (run_dir / "tokenizer").exists():
-        tokenizer.save(run_dir / "tokenizer")  # for whoever reads the checkpoints
-    with atomic_file(run_dir / "parameters.txt") as temporary:
-        temporary.write_text(parameter_table(trainer))
+    if is_lead():
+        if tokenizer is not None and not (run_dir / "tokenizer").exists():
+            tokenizer.save(run_dir / "tokenizer")  # for whoever reads the checkpoints
+        with atomic_file(run_dir / "parameters.txt") as temporary:
+            temporary.write_text(parameter_table(trainer))
     state = trainer.begin(params)
     try:
         return fit(
@@ -84,6 +104,7 @@ def train(
             trainer.rules,
             checks,
             stop_at,
+            [status],
         )
     finally:
         batches.close()

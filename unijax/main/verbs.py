@@ -21,16 +21,20 @@ def _resolved(args: argparse.Namespace) -> RunConfig:
 
 def train_(args: argparse.Namespace) -> None:
     """`unijax train`."""
+    from unijax.main import distributed
     from unijax.main.train import train
 
+    distributed.join()
     train(_resolved(args), pathlib.Path(args.run_dir), args.init_from, args.stop_at)
 
 
 def finetune_(args: argparse.Namespace) -> None:
     """`unijax finetune`: the config's mixture over the user's own records."""
+    from unijax.main import distributed
     from unijax.main.finetune import with_user_data
     from unijax.main.train import train
 
+    distributed.join()
     data, held_out = ([pathlib.Path(p) for p in paths] for paths in (args.data, args.held_out))
     run = with_user_data(_resolved(args), args.init_from, data, held_out)
     train(run, pathlib.Path(args.run_dir), args.init_from, args.stop_at)

@@ -9,6 +9,7 @@ from jaxtyping import Int, UInt8
 from tqdm import tqdm
 
 from unijax.core.errors import UserError
+from unijax.core.processes import to_host
 from unijax.core.system import Params
 from unijax.data.document import Document, stable_hash
 from unijax.data.templates import Template
@@ -76,7 +77,7 @@ class Sampler:
         flat = codes.reshape(-1, codes.shape[-1])
         vq = {"vqmodel": self._params["vqmodel"]}
         shown = [
-            np.asarray(show_codes(self.system, vq, flat[rows]))[: len(kept)]
+            to_host(show_codes(self.system, vq, flat[rows]))[: len(kept)]
             for rows, kept in _batches(np.arange(len(flat)), self.batch, "decoding", "picture")
         ]
         shown = np.concatenate(shown)
@@ -86,7 +87,7 @@ class Sampler:
         """What the tokenizer alone makes of pictures: no drawn one can be better."""
         vq = {"vqmodel": self._params["vqmodel"]}
         codes = [
-            np.asarray(read_codes(self.system, vq, pixels[rows]))[: len(kept)]
+            to_host(read_codes(self.system, vq, pixels[rows]))[: len(kept)]
             for rows, kept in _batches(np.arange(len(pixels)), self.batch, "encoding", "picture")
         ]
         return self.show(np.concatenate(codes)[:, None])[:, 0]
@@ -144,7 +145,7 @@ class Sampler:
                 jnp.int32(self.tokenizer.special.pad), seeds[rows], sampling.choice(),
                 None if guidance == 1 else jnp.float32(guidance),
             )  # fmt: skip
-            codes.append(np.asarray(some)[: len(kept)])
+            codes.append(to_host(some)[: len(kept)])
         return np.concatenate(codes).reshape(len(prompts), n, -1)
 
     def answer(
@@ -200,7 +201,7 @@ class Sampler:
                 self.system, self._params, prompt, length, jnp.int32(special.eos), seeds[rows],
                 sampling.choice(), jnp.int32(max_tokens), space=bucket(max_tokens),
             )  # fmt: skip
-            for i, row in zip(kept, np.asarray(ids)[:, :max_tokens]):
+            for i, row in zip(kept, to_host(ids)[:, :max_tokens]):
                 answers[i] = self.tokenizer.decode(_until(row, special.eos)).strip()
         return answers
 

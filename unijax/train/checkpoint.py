@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 
 from unijax.core import tree
@@ -74,7 +74,7 @@ class Checkpoints:
         got = self._manager.restore(step, args=ocp.args.Composite(**items))
         params, frozen = split(got["params"], rules)
         state = TrainState(
-            step=jax.device_put(jnp.asarray(step, jnp.int32), state.step.sharding),
+            step=jax.device_put(np.int32(step), state.step.sharding),
             params=params,
             frozen=frozen,
             opt_state=got["optimizer"],

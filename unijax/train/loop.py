@@ -2,26 +2,32 @@
 
 Its order is fixed: save if due, evaluate if due, next batch, step, report. Saving comes before
 evaluating, so that an evaluation that fails loses nothing; the batch is drawn after the save, so
-that the data state that is saved names exactly the batches that were trained on.
+that the data state that is saved names exactly the batches that were trained on. A run that is
+asked to end saves, evaluates if that was due, and ends there.
 """
 
+import contextlib
 import dataclasses
 import math
 import pathlib
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
+import jax
+import numpy as np
 from tqdm import tqdm
 
-from unijax.core.errors import UserError
+from unijax.core.errors import Preempted, UserError
+from unijax.core.processes import is_lead
 from unijax.core.system import Metrics
 from unijax.train import metrics as metrics_lib
 from unijax.train.checkpoint import Checkpoints
+from unijax.train.preemption import Preemption
 from unijax.train.stage import Rule
 from unijax.train.state import TrainState
-from unijax.train.writers import Writers
+from unijax.train.writers import Writer, Writers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +91,7 @@ def fit(
     rules: dict[str, Rule],
     evaluators: dict[str, Evaluator],
     stop_at: int | None = None,
+    more_writers: Sequence[Writer] = (),
 ) -> TrainState:
     """Trains to `steps`, resuming from the newest checkpoint in `run_dir` where there is one.
 
@@ -96,11 +103,14 @@ def fit(
       run: JSON description that goes into every checkpoint.
       evaluators: called in order, by name.
       stop_at: save and return at this step, to be resumed later.
+      more_writers: beside those that the config names.
 
     Raises:
       UserError: if a loss is not finite.
+      Preempted: on SIGTERM, when all is saved.
     """
     checkpoints = Checkpoints(run_dir, config.keep)
+    saved: dict = {}
     if checkpoints.latest() is not None:
         state, saved = checkpoints.restore(state, rules)
         if saved["stage"] != run["stage"]:
@@ -113,48 +123,66 @@ def fit(
         batches.set_state(saved["data"])
     start = int(state.step)
     end = steps if stop_at is None else min(stop_at, steps)
-    writers = Writers(config.writers, run_dir, start)
+    writers = Writers(config.writers, run_dir, start, more_writers)
     saved_step = evaluated_step = start if start else -1
 
     def due(every: int, step: int) -> bool:
         return step == steps or (every > 0 and step > 0 and step % every == 0)
 
-    report = _Report(writers, run["stage"], start, steps)
-    try:
+    report = _Report(writers, run["stage"], start, steps, saved.get("report"))
+    with contextlib.ExitStack() as at_end:
+        preemption = at_end.enter_context(Preemption())
+        at_end.callback(checkpoints.close)
+        at_end.callback(writers.close)
+        at_end.callback(report.close)
         for step in range(start, end + 1):
-            if (due(config.save_every, step) or step == end) and step != saved_step:
+            asked_to_end = preemption.reached(step) and step != end
+            save = due(config.save_every, step) or step == end or asked_to_end
+            if save and step != saved_step:
                 report.flush()
-                checkpoints.save(state, run, batches.get_state())
+                checkpoints.save(state, run | {"report": report.pending()}, batches.get_state())
             if due(config.eval_every, step) and step != evaluated_step:
                 report.flush()
                 for evaluator in evaluators.values():
                     evaluator(state, step, writers)
                 report.restart_clock()
-            if step == end:
+            if step == end or asked_to_end:
                 break
             state, step_metrics = train_step(state, put(next(batches)))
             emit = due(config.log_every, step + 1)
             report.add(step + 1, step_metrics, batches.metrics, emit)
         report.flush()
         checkpoints.wait()
-    finally:
-        report.close()
-        writers.close()
-        checkpoints.close()
+    if asked_to_end:
+        raise Preempted(step)
     return state
 
 
 class _Report:
     """Adds metrics up on the device and writes them a step late, so that the host never waits."""
 
-    def __init__(self, writers: Writers, stage: str, start: int, steps: int):
+    def __init__(
+        self, writers: Writers, stage: str, start: int, steps: int, pending: dict | None = None
+    ):
+        """`pending` is what a run that is resumed had added up."""
         self._writers = writers
-        self._bar = tqdm(total=steps, initial=start, desc=stage, unit="step", dynamic_ncols=True)
-        self._total: Metrics | None = None
-        self._host: Counter[str] = Counter()
-        self._count = 0
+        self._bar = tqdm(
+            total=steps, initial=start, desc=stage, unit="step", dynamic_ncols=True,
+            disable=not is_lead(),
+        )  # fmt: skip
+        pending = pending or {"total": {}, "host": {}, "count": 0}
+        total = {name: tuple(map(np.float32, pair)) for name, pair in pending["total"].items()}
+        self._total: Metrics | None = total or None
+        self._host: Counter[str] = Counter(pending["host"])
+        self._count: int = pending["count"]
         self._ready: tuple[int, int, Metrics, Counter[str]] | None = None
         self.restart_clock()
+
+    def pending(self) -> dict:
+        """The sums of a period that is not over, as JSON. Floats keep their bits. Waits."""
+        total = jax.device_get(self._total or {})
+        total = {name: list(map(float, pair)) for name, pair in total.items()}
+        return {"total": total, "host": dict(self._host), "count": self._count}
 
     def restart_clock(self) -> None:
         """Time spent outside of training does not count as step time."""

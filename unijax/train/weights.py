@@ -4,6 +4,7 @@ import pathlib
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 from safetensors import SafetensorError
 from safetensors.flax import load_file, save_file
@@ -43,6 +44,10 @@ def load_weights(path: str | pathlib.Path, like: Params) -> Params:
         {p: x.shape for p, x in flat.items()},
         {p: x.shape for p, x in wanted.items()},
     )
-    return tree.unflatten(
-        {p: jax.device_put(x.astype(wanted[p].dtype), wanted[p].sharding) for p, x in flat.items()}
-    )
+    return tree.unflatten({p: _place(np.asarray(x), wanted[p]) for p, x in flat.items()})
+
+
+def _place(x: np.ndarray, like: jax.ShapeDtypeStruct) -> jax.Array:
+    """On the devices of all processes, each of which has read the file."""
+    x = x.astype(like.dtype)
+    return jax.make_array_from_callback(x.shape, like.sharding, lambda part: x[part])

@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from unijax.core.errors import UserError
+from unijax.core.processes import is_lead
 
 
 @runtime_checkable
@@ -119,15 +120,24 @@ WRITERS = {"jsonl": JsonlWriter, "tensorboard": TensorBoardWriter, "wandb": Wand
 
 
 class Writers:
-    """Several writers as one."""
+    """Several writers as one. What they write is written once: by process 0."""
 
-    def __init__(self, names: Sequence[str], run_dir: pathlib.Path, resume_step: int):
+    def __init__(
+        self,
+        names: Sequence[str],
+        run_dir: pathlib.Path,
+        resume_step: int,
+        more: Sequence[Writer] = (),
+    ):
+        """`more` are writers beside the named ones."""
         for name in names:
             if name not in WRITERS:
                 raise UserError(
                     "loop.writers", repr(name), f"some of {sorted(WRITERS)}", "Correct the config."
                 )
-        self._writers = [WRITERS[name](run_dir, resume_step) for name in names]
+        self._writers: list[Writer] = []
+        if is_lead():
+            self._writers = [*(WRITERS[name](run_dir, resume_step) for name in names), *more]
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         for writer in self._writers:

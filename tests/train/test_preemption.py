@@ -1,0 +1,98 @@
+"""SIGTERM: saved, told, resumed to the same bits; and the status file on the way."""
+
+import json
+import os
+import pathlib
+import signal
+
+import jax
+import pytest
+
+from tests.train.test_loop import run, same_bits
+from tests.train.toy import ToyBatches, toy_stage
+from unijax.core import status
+from unijax.core.errors import Preempted, UserError
+from unijax.train.status import StatusKeeper
+
+
+class Interrupted(ToyBatches):
+    """SIGTERM arrives while a batch is drawn."""
+
+    def __init__(self, at: int):
+        super().__init__()
+        self._at = at
+
+    def __next__(self):
+        if self._drawn == self._at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().__next__()
+
+
+def lines(run_dir: pathlib.Path) -> list[dict]:
+    rows = [json.loads(x) for x in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    timing = ("seconds_per_step", "model_flops_per_second")
+    return [{k: v for k, v in row.items() if not k.startswith(timing)} for row in rows]
+
+
+@pytest.mark.parametrize("at", [6, 9])
+def test_a_preempted_run_resumes_to_the_bits_and_the_log_of_one_that_was_not(tmp_path, at):
+    """Step 7 cuts a period of 5 steps: its sums are saved, too. At 10 an evaluation is due."""
+    evaluated = []
+
+    def evaluators():
+        return {"count": lambda state, step, writers: evaluated.append(step)}
+
+    whole = run(tmp_path / "whole", evaluators=evaluators(), eval_every=10)
+    expected, evaluated = evaluated, []
+    with pytest.raises(Preempted) as e:
+        run(tmp_path / "cut", batches=Interrupted(at), evaluators=evaluators(), eval_every=10)
+    assert e.value.step == at + 1
+    resumed = run(tmp_path / "cut", evaluators=evaluators(), eval_every=10)
+    assert same_bits(whole, resumed)
+    assert lines(tmp_path / "cut") == lines(tmp_path / "whole")
+    assert evaluated == expected == [10, 20]
+
+
+def test_sigterm_at_the_last_step_is_the_end_of_the_run(tmp_path):
+    assert int(run(tmp_path, batches=Interrupted(19)).step) == 20
+
+
+def test_sigterm_is_as_before_once_training_is_over(tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    run(tmp_path, toy_stage(steps=1))
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def keep(run_dir: pathlib.Path, **more):
+    with StatusKeeper(run_dir, 20) as keeper:
+        keeper.finish(int(run(run_dir, keeper=keeper, **more).step))
+
+
+def test_status_follows_the_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("UNIJAX_JOB", "40_1")
+    seen = []
+
+    def look(state, step, writers):
+        jax.block_until_ready(state)
+        seen.append(status.read(tmp_path))
+
+    with pytest.raises(Preempted):
+        keep(tmp_path, batches=Interrupted(6), evaluators={"look": look}, eval_every=5)
+    assert seen[0].state == "running"
+    now = status.read(tmp_path)
+    assert (now.state, now.step, now.steps, now.attempt) == ("preempted", 7, 20, 1)
+    assert (now.run, now.job) == (tmp_path.name, "40_1")
+    keep(tmp_path, stop_at=12)
+    assert (status.read(tmp_path).state, status.read(tmp_path).step) == ("stopped", 12)
+    keep(tmp_path)
+    now = status.read(tmp_path)
+    assert (now.state, now.step, now.attempt) == ("done", 20, 3)
+    assert now.loss == lines(tmp_path)[-1]["loss"]
+
+
+def test_status_tells_what_stopped_a_run(tmp_path):
+    with pytest.raises(UserError), StatusKeeper(tmp_path, 20):
+        raise UserError("data", "a broken record", "a whole one", "Mend it.")
+    now = status.read(tmp_path)
+    assert now.state == "failed"
+    assert now.message == "data: found a broken record; expected a whole one. Mend it."

@@ -1,0 +1,40 @@
+"""What several processes of one run do together. All of it is nothing where there is one."""
+
+import os
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+
+def is_lead() -> bool:
+    """Whether this process writes what is written once: logs, tables, the tokenizer."""
+    return jax.process_index() == 0
+
+
+def wait_for_all(where: str) -> None:
+    """Returns when every process has called it with the same name."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(where)
+
+
+def to_host(x: jax.Array | np.ndarray) -> np.ndarray:
+    """The whole of an array, also of one whose parts lie on devices of several processes.
+
+    All processes must call it then, and all of them get it.
+    """
+    if isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated):
+        return np.asarray(multihost_utils.process_allgather(x, tiled=True))
+    return np.asarray(x)
+
+
+def of_the_lead(x: np.ndarray) -> np.ndarray:
+    """The lead's value, on every process."""
+    if jax.process_count() == 1:
+        return x
+    return np.asarray(multihost_utils.broadcast_one_to_all(x))
+
+
+def job_id() -> str:
+    """The id that an engine gave this run; "" where nothing did."""
+    return os.environ.get("UNIJAX_JOB", "")

@@ -1,0 +1,77 @@
+"""The status file of a run: where it stands, for people and programs that did not start it.
+
+`status.json` in the run directory is one JSON object, the fields of `Status`. It is replaced whole,
+so that a reader never sees half of it.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+
+from unijax.core.errors import UserError
+from unijax.core.files import atomic_file
+
+FILE = "status.json"
+STATES = ("starting", "running", "stopped", "done", "preempted", "failed")
+
+
+@dataclasses.dataclass(frozen=True)
+class Status:
+    """One run at one moment.
+
+    Attributes:
+      run: name of the run directory.
+      state: one of `STATES`. "starting" reads data and compiles; "stopped" was asked to end before
+        the last step; "preempted" has saved and waits to be started again. A run that was killed
+        is left as it last was: `updated` tells.
+      step: optimizer steps taken, as last reported.
+      steps: of the whole stage.
+      loss: as last reported.
+      tokens_per_second: likewise, padding not counted.
+      updated: when this was written, seconds since 1970.
+      host: of process 0.
+      attempt: 1, 2, ...: how often the run was started.
+      job: id that the engine gave it; "" without an engine.
+      message: of a failure.
+    """
+
+    run: str
+    state: str
+    step: int
+    steps: int
+    loss: float | None
+    tokens_per_second: float | None
+    updated: float
+    host: str
+    attempt: int
+    job: str
+    message: str = ""
+
+
+def write(run_dir: str | os.PathLike, status: Status) -> None:
+    """Replaces the status file.
+
+    Raises:
+      UserError: if the place cannot be written.
+    """
+    assert status.state in STATES, status.state
+    with atomic_file(pathlib.Path(run_dir) / FILE) as temporary:
+        temporary.write_text(json.dumps(dataclasses.asdict(status)) + "\n")
+
+
+def read(run_dir: str | os.PathLike) -> Status | None:
+    """The status of a run, or None where none was ever written.
+
+    Raises:
+      UserError: if the file is no status file.
+    """
+    path = pathlib.Path(run_dir) / FILE
+    try:
+        return Status(**json.loads(path.read_text()))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError) as e:
+        raise UserError(
+            str(path), f"what is no status ({e})", "the fields of a run's status", "Remove it."
+        ) from e

@@ -1,0 +1,40 @@
+"""Noticing that the run is asked to end: SIGTERM, which schedulers send ahead of the end."""
+
+import signal
+import threading
+import types
+
+import jax
+from jax.experimental import multihost_utils
+
+
+class Preemption:
+    """Between entering and leaving, SIGTERM does not end the process: `reached` tells of it.
+
+    With one process the signal is caught here. With several, JAX's preemption service catches it
+    from `jax.distributed.initialize` on, whichever of them gets it, and names one step that all
+    reach, so that all save the same.
+    """
+
+    def __init__(self):
+        self._told = False
+        self._before = None
+
+    def __enter__(self) -> "Preemption":
+        # Python lets only the main thread catch signals.
+        if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGTERM, self._tell)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)
+
+    def _tell(self, number: int, frame: types.FrameType | None) -> None:
+        self._told = True
+
+    def reached(self, step: int) -> bool:
+        """Whether the run should end at this step. To be asked at every step, by every process."""
+        if jax.process_count() == 1:
+            return self._told
+        return multihost_utils.reached_preemption_sync_point(step)

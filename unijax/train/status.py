@@ -1,0 +1,80 @@
+"""Keeps the status file of a run (`core.status`) as it goes."""
+
+import contextlib
+import pathlib
+import socket
+import time
+from collections.abc import Mapping
+
+import numpy as np
+
+from unijax.core import status as status_lib
+from unijax.core.errors import Preempted, UserError
+from unijax.core.processes import is_lead, job_id
+from unijax.core.status import Status
+
+_SECONDS = 1.0  # between two writes of a run that goes on
+
+
+class StatusKeeper:
+    """A writer (`train.writers`) of the newest loss and speed. Leaving it tells how the run ended.
+
+    Only process 0 writes. A disk that cannot be written stops the run elsewhere, not here.
+    """
+
+    def __init__(self, run_dir: pathlib.Path, steps: int):
+        """`steps` is the number of steps of the whole stage."""
+        self._dir, self._lead, self._written = run_dir, is_lead(), 0.0
+        before = status_lib.read(run_dir) if self._lead else None
+        self._now = {
+            "run": run_dir.absolute().name,
+            "state": "starting",
+            "step": before.step if before else 0,
+            "steps": steps,
+            "loss": before.loss if before else None,
+            "tokens_per_second": None,
+            "host": socket.gethostname(),
+            "attempt": before.attempt + 1 if before else 1,
+            "job": job_id(),
+            "message": "",
+        }
+
+    def __enter__(self) -> "StatusKeeper":
+        self._write()
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, Preempted):
+            self._now |= {"state": "preempted", "step": error.step}
+        elif error is not None:
+            self._now |= {"state": "failed", "message": str(error) or kind.__name__}
+        self._write()
+
+    def finish(self, step: int) -> None:
+        """Training returned at this step."""
+        state = "done" if step == self._now["steps"] else "stopped"
+        self._now |= {"state": state, "step": step}
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        if "loss" not in values:  # of an evaluation
+            return
+        self._now |= {"state": "running", "step": step, "loss": values["loss"]}
+        self._now["tokens_per_second"] = values.get("tokens_per_second")
+        if time.time() - self._written > _SECONDS:
+            self._write()
+
+    def images(self, step: int, values: Mapping[str, np.ndarray]) -> None:
+        pass
+
+    def texts(self, step: int, values: Mapping[str, str]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+    def _write(self) -> None:
+        if not self._lead:
+            return
+        self._written = time.time()
+        with contextlib.suppress(UserError):
+            status_lib.write(self._dir, Status(updated=self._written, **self._now))
