@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from tests.walk import all_avals, all_equations
 from unijax.ops.cross_entropy import head_loss
 
-N, D, HIDDEN, V = 23, 8, 12, 31
+B, T, D, HIDDEN, V = 2, 12, 8, 12, 31
+N = B * T
 
 
 def linear(params, x):
@@ -36,33 +37,37 @@ def mlp_params(key):
 HEADS = {"linear": (linear, linear_params), "mlp": (mlp, mlp_params)}
 
 
-def dense_loss(head, params, hidden, target, weight):
+def dense_loss(head, params, hidden, target, weight, z_weight=0.0):
     """`(sum, nll, correct)`, zero where there is no weight."""
     logits = head(params, hidden).astype(jnp.float32)
-    nll = -jnp.take_along_axis(jax.nn.log_softmax(logits), target[:, None], axis=1)[:, 0]
-    correct = jnp.argmax(logits, axis=1) == target
+    nll = -jnp.take_along_axis(jax.nn.log_softmax(logits), target[..., None], axis=-1)[..., 0]
+    log_z = jax.nn.logsumexp(logits, axis=-1)
+    correct = jnp.argmax(logits, axis=-1) == target
     has = weight != 0
     nll = jnp.where(has, nll, 0.0)
-    return jnp.sum(nll * weight), nll, jnp.where(has & correct, 1.0, 0.0)
+    total = jnp.sum(weight * nll) + jnp.sum(weight * z_weight * log_z**2)
+    return total, nll, jnp.where(has & correct, 1.0, 0.0)
 
 
 @functools.cache
-def compiled(head, chunk, frozen):
+def compiled(head, chunk, frozen=False, z_weight=0.0):
     """Two jitted functions: of the outputs, and of these with the gradients of 3 x their sum."""
 
     def loss_of(params, hidden, target, weight):
-        loss = head_loss(head, params, hidden, target, weight, chunk=chunk, frozen=frozen)
+        loss = head_loss(
+            head, params, hidden, target, weight, chunk=chunk, frozen=frozen, z_weight=z_weight
+        )
         return 3 * loss.sum, (loss.sum, loss.nll, loss.correct)
 
     return jax.jit(lambda *a: loss_of(*a)[1]), jax.jit(jax.grad(loss_of, (0, 1), has_aux=True))
 
 
 @functools.cache
-def compiled_dense(head):
+def compiled_dense(head, z_weight=0.0):
     """The second of them, of `dense_loss`."""
 
     def loss_of(params, hidden, target, weight):
-        out = dense_loss(head, params, hidden, target, weight)
+        out = dense_loss(head, params, hidden, target, weight, z_weight)
         return 3 * out[0], out
 
     return jax.jit(jax.grad(loss_of, (0, 1), has_aux=True))
@@ -76,24 +81,32 @@ def assert_close(found, want, tolerance=1e-5):
 
 @settings(max_examples=50, deadline=None)
 @given(
-    st.sampled_from(["linear", "mlp"]),
-    st.sampled_from([1, 4, 64]),
-    st.booleans(),
+    st.sampled_from(
+        [
+            ("linear", 1, False, 0.0),
+            ("linear", 5, False, 0.1),
+            ("linear", 64, True, 0.0),
+            ("mlp", 5, True, 0.1),
+            ("mlp", 5, False, 0.0),
+            ("mlp", 64, False, 0.1),
+        ]
+    ),
     st.lists(st.sampled_from([0.0, 0.0, 1.0, 0.25]), min_size=N, max_size=N),
     st.integers(0, 99),
 )
-def test_equals_log_softmax(head, chunk, frozen, weights, seed):
-    head, params_of = HEADS[head]
+def test_equals_log_softmax(case, weights, seed):
+    name, chunk, frozen, z_weight = case
+    head, params_of = HEADS[name]
     keys = jax.random.split(jax.random.key(seed), 3)
-    params, hidden = params_of(keys[0]), jax.random.normal(keys[1], (N, D))
+    params, hidden = params_of(keys[0]), jax.random.normal(keys[1], (B, T, D))
     # Half of the targets are the largest logit, so that some positions count as correct.
-    target = jax.random.randint(keys[2], (N,), 0, V)
-    target = jnp.where(jnp.arange(N) % 2, target, jnp.argmax(head(params, hidden), axis=1))
-    args = params, hidden, target, jnp.asarray(weights, jnp.float32)
-    evaluate, differentiate = compiled(head, chunk, frozen)
+    target = jax.random.randint(keys[2], (B, T), 0, V)
+    target = jnp.where(jnp.arange(T) % 2, target, jnp.argmax(head(params, hidden), axis=-1))
+    args = params, hidden, target, jnp.asarray(weights, jnp.float32).reshape(B, T)
+    evaluate, differentiate = compiled(head, chunk, frozen, z_weight)
 
     (dparams, dhidden), found = differentiate(*args)
-    (want_params, want_hidden), want = compiled_dense(head)(*args)
+    (want_params, want_hidden), want = compiled_dense(head, z_weight)(*args)
     jax.tree.map(assert_close, found, want)
     jax.tree.map(assert_close, evaluate(*args), want)
     assert_close(dhidden, want_hidden)
@@ -102,16 +115,22 @@ def test_equals_log_softmax(head, chunk, frozen, weights, seed):
     jax.tree.map(assert_close, dparams, want_params)
 
 
+def test_of_equal_logits_the_lowest_class_is_the_largest():
+    args = {"kernel": jnp.zeros((D, V))}, jnp.ones((1, 3, D)), jnp.array([[0, 1, V - 1]])
+    loss = head_loss(linear, *args, jnp.ones((1, 3)), chunk=2)
+    assert loss.correct.tolist() == [[1, 0, 0]]
+
+
 def test_values_without_weight_count_for_nothing():
-    """Not even a NaN, or a target that no class has."""
+    """Not even a NaN, or a target that no class has, in a chunk that is not filled by others."""
     params = linear_params(jax.random.key(0))
-    hidden = jax.random.normal(jax.random.key(1), (N, D))
-    weight = (jnp.arange(N) % 3 == 0).astype(jnp.float32)
-    target = jnp.arange(N)
-    bad_hidden = jnp.where(weight[:, None] > 0, hidden, jnp.nan)
+    hidden = jax.random.normal(jax.random.key(1), (B, T, D))
+    target = jnp.arange(N).reshape(B, T)
+    weight = (target % 3 == 0).astype(jnp.float32)
+    bad_hidden = jnp.where(weight[..., None] > 0, hidden, jnp.nan)
     bad_target = jnp.where(weight > 0, target, 10**6)
-    # A chunk that is full and one that holds filling.
-    _, differentiate = compiled(linear, 4, False)
+    assert weight.sum() % 5
+    _, differentiate = compiled(linear, 5)
     want = differentiate(params, hidden, target, weight)
     jax.tree.map(assert_close, differentiate(params, bad_hidden, target, weight), want)
     jax.tree.map(assert_close, differentiate(params, hidden, bad_target, weight), want)
@@ -119,9 +138,9 @@ def test_values_without_weight_count_for_nothing():
 
 def test_bfloat16_hidden_states_have_a_float32_loss():
     params = linear_params(jax.random.key(0))
-    hidden = jax.random.normal(jax.random.key(1), (N, D), jnp.bfloat16)
-    args = params, hidden, jnp.arange(N), jnp.ones(N)
-    _, differentiate = compiled(linear, 8, False)
+    hidden = jax.random.normal(jax.random.key(1), (B, T, D), jnp.bfloat16)
+    args = params, hidden, jnp.arange(N).reshape(B, T), jnp.ones((B, T))
+    _, differentiate = compiled(linear, 8)
     (dparams, dhidden), (total, nll, _) = differentiate(*args)
     assert (dhidden.dtype, total.dtype, nll.dtype) == (jnp.bfloat16, jnp.float32, jnp.float32)
     assert dparams["kernel"].dtype == jnp.float32
@@ -136,11 +155,11 @@ def test_no_array_of_all_logits():
     n, chunk, v = 4096, 64, 1000
     shapes = (
         {"kernel": jax.ShapeDtypeStruct((D, v), jnp.float32)},
-        jax.ShapeDtypeStruct((n, D), jnp.float32),
-        jax.ShapeDtypeStruct((n,), jnp.int32),
-        jax.ShapeDtypeStruct((n,), jnp.float32),
+        jax.ShapeDtypeStruct((1, n, D), jnp.float32),
+        jax.ShapeDtypeStruct((1, n), jnp.int32),
+        jax.ShapeDtypeStruct((1, n), jnp.float32),
     )
-    _, differentiate = compiled(linear, chunk, False)
+    _, differentiate = compiled(linear, chunk)
     sizes = lambda f: [a.size for a in all_avals(f.trace(*shapes).jaxpr)]  # noqa: E731
     assert max(sizes(compiled_dense(linear))) == n * v
     assert max(sizes(differentiate)) == chunk * v
@@ -153,9 +172,9 @@ def test_products_worked_are_those_needed(mode, products):
     """Logits; for a gradient that of hidden; and that of the kernel only where it trains."""
     shapes = (
         {"kernel": jax.ShapeDtypeStruct((D, V), jnp.float32)},
-        jax.ShapeDtypeStruct((N, D), jnp.float32),
-        jax.ShapeDtypeStruct((N,), jnp.int32),
-        jax.ShapeDtypeStruct((N,), jnp.float32),
+        jax.ShapeDtypeStruct((B, T, D), jnp.float32),
+        jax.ShapeDtypeStruct((B, T), jnp.int32),
+        jax.ShapeDtypeStruct((B, T), jnp.float32),
     )
     evaluate, differentiate = compiled(linear, 8, mode == "frozen")
     program = (evaluate if mode == "no gradient" else differentiate).trace(*shapes).jaxpr
@@ -172,14 +191,14 @@ def test_chunks_without_a_position_are_not_worked():
         return linear(params, x)
 
     params = linear_params(jax.random.key(0))
-    hidden, target = jnp.ones((N, D)), jnp.zeros(N, jnp.int32)
+    hidden, target = jnp.ones((B, T, D)), jnp.zeros((B, T), jnp.int32)
 
     @jax.jit
     def loss(params, hidden, weight):
         return head_loss(counting, params, hidden, target, weight, chunk=4).sum
 
     for used, chunks in ((0, 0), (1, 1), (4, 1), (5, 2), (N, 6)):
-        weight = jnp.zeros(N).at[-used:].set(1.0) if used else jnp.zeros(N)
+        weight = (jnp.arange(N) >= N - used).astype(jnp.float32).reshape(B, T)
         for run in (loss, jax.jit(jax.grad(loss, (0, 1)))):
             calls.clear()
             jax.block_until_ready(run(params, hidden, weight))

@@ -1,18 +1,26 @@
 """Cross-entropy of a head over the positions that have a target for it, without their logits.
 
-Positions with weight are sorted to the front and worked in chunks; a chunk without one is never
-computed, and no `[N, V]` array exists. Under differentiation the forward pass makes the gradients
-too, chunk by chunk, while the logits are there; the backward pass scales them.
+Each device gathers, of the rows it holds, the positions with weight, and works them in chunks; a
+chunk without one is never computed, and no `[N, V]` array exists. Under differentiation the forward
+pass makes the gradients too, chunk by chunk, while the logits are there; the backward pass scales
+them. Hidden states stay where they are. Gradients of parameters are summed over devices once, after
+the last chunk. Where the mesh has a tensor axis, the classes are split over it: normaliser, logit
+of the answer and largest logit of a chunk are put together from what each device has of them
+(arXiv 1909.08053, section 3), and so is the gradient of its hidden states.
 """
 
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.sharding import PartitionSpec
 from jaxtyping import Float, Int
+
+from unijax.core.mesh import DATA, FSDP, SEQUENCE, TENSOR, axes_in_use
 
 Params = Any
 Head = Callable[[Params, Array], Array]  # (params, [n, D]) -> logits [n, V]
@@ -23,117 +31,201 @@ class HeadLoss:
     """Loss of a head.
 
     Attributes:
-      sum: weighted sum of the negative log-likelihood; the only output with a gradient.
-      nll: of each position, 0 without weight.
+      sum: of `weight * (nll + z_weight * log_z ** 2)`; the only output with a gradient.
+      nll: negative log-likelihood of each position, 0 without weight.
       correct: 1 where the target has the largest logit, 0 elsewhere and without weight.
     """
 
     sum: Any  # float32 []
-    nll: Any  # float32 [N]
-    correct: Any  # float32 [N]
+    nll: Any  # float32 [B, T]
+    correct: Any  # float32 [B, T]
 
 
 def head_loss(
     head: Head,
     params: Params,
-    hidden: Float[Array, "N D"],
-    target: Int[Array, " N"],
-    weight: Float[Array, " N"],
+    hidden: Float[Array, "B T D"],
+    target: Int[Array, "B T"],
+    weight: Float[Array, "B T"],
     *,
     chunk: int,
+    by_class: Any = False,
     frozen: bool = False,
+    z_weight: float = 0.0,
 ) -> HeadLoss:
     """Summed cross-entropy of `head(params, hidden)` against `target`.
 
+    On several devices the mesh of the context says what each holds (`core.mesh`): B is split over
+    `data` and `fsdp`, T over `sequence`, classes over `tensor` if their number divides.
+
     Args:
-      head: linear layer or small network, position by position.
+      head: linear layer or small network, position by position. Its parameters come in the dtype of
+        `hidden`: they are cast once, before they are gathered.
       hidden: every position; those without weight cost nothing.
       weight: no gradient flows into it.
-      chunk: positions whose logits exist at one time.
+      chunk: positions of a device whose logits exist at one time.
+      by_class: prefix of the tree of `params`: True for the leaves whose last dim is the classes,
+        which may be split; all others are whole on every device.
       frozen: the head does not train: its gradient, which is returned as zero, is not computed.
+      z_weight: of the square of the log-normaliser, which keeps it near zero (PaLM, arXiv
+        2204.02311, section 5).
     """
-    n = hidden.shape[0]
+    weight = jax.lax.stop_gradient(weight.astype(jnp.float32))
+    by_class = jax.tree.broadcast(by_class, params)
+    split = _split(params, by_class)
+    place = PartitionSpec(split.rows, split.length)
+    of_params = jax.tree.map(split.of_leaf, params, by_class)
+
+    def run(differentiate: tuple[str, ...], params, hidden, target, weight):
+        """`(sum, nll, correct)`, and the gradients of those of "hidden" and "params" asked for."""
+        params = jax.tree.map(lambda p: p.astype(hidden.dtype), params)
+        work = functools.partial(_work, head, chunk, z_weight, split, by_class, differentiate)
+        if split.axes:
+            gradients = {"hidden": place, "params": of_params}
+            work = jax.shard_map(
+                work,
+                in_specs=(of_params, place, place, place),
+                out_specs=(
+                    (PartitionSpec(), place, place),
+                    {name: gradients[name] for name in differentiate},
+                ),
+                check_vma=False,
+            )
+        return work(params, hidden, target, weight)
+
+    @jax.custom_vjp
+    def loss(*inputs):
+        return run((), *inputs)[0]
+
+    def forward(*inputs):
+        out, gradients = run(("hidden",) if frozen else ("hidden", "params"), *inputs)
+        return out, (gradients, inputs[0])
+
+    def backward(residuals, cotangents):
+        gradients, params = residuals
+        scaled = lambda d, like: (d * cotangents[0]).astype(like.dtype)  # noqa: E731
+        of_hidden = scaled(gradients["hidden"], gradients["hidden"])
+        if frozen:
+            return jax.tree.map(jnp.zeros_like, params), of_hidden, None, None
+        return jax.tree.map(scaled, gradients["params"], params), of_hidden, None, None
+
+    loss.defvjp(forward, backward)
+    return HeadLoss(*loss(params, hidden, target, weight))
+
+
+class _Split(NamedTuple):
+    """Axes of the mesh over which arrays are split: none on one device."""
+
+    rows: tuple[str, ...]
+    length: tuple[str, ...]
+    classes: tuple[str, ...]
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        return self.rows + self.length + self.classes
+
+    def of_leaf(self, leaf: Array, by_class: bool) -> PartitionSpec:
+        whole = (None,) * (leaf.ndim - 1)
+        return PartitionSpec(*whole, self.classes) if by_class else PartitionSpec()
+
+
+def _split(params: Params, by_class: Any) -> _Split:
+    classes = axes_in_use(TENSOR)
+    if classes:
+        count = jax.sharding.get_abstract_mesh().shape[TENSOR]
+        leaves = zip(jax.tree.leaves(params), jax.tree.leaves(by_class))
+        divides = [leaf.shape[-1] % count == 0 for leaf, named in leaves if named]
+        classes = classes if divides and all(divides) else ()
+    return _Split(axes_in_use(DATA, FSDP), axes_in_use(SEQUENCE), classes)
+
+
+def _work(head, chunk, z_weight, split, by_class, differentiate, params, hidden, target, weight):
+    """What one device does, for the positions and with the classes that it holds."""
+    shape, hidden = hidden.shape, hidden.reshape(-1, hidden.shape[-1])
+    target, weight = target.reshape(-1), weight.reshape(-1)
+    n = weight.size
     chunk = min(chunk, n)
-    target, weight = jax.lax.stop_gradient((target, weight.astype(jnp.float32)))
-    order = jnp.argsort(weight == 0, stable=True)  # positions with weight first, in their order
-    filling = -n % chunk
-    # A filling index is out of range: gathers of it are zero, scatters of it are dropped.
-    order = jnp.concatenate([order, jnp.full(filling, n, order.dtype)])
-    total, nll, correct = _loss(
-        lambda p, x: head(p, x).astype(jnp.float32), chunk, frozen, params, hidden, target, weight,
-        order,
-    )  # fmt: skip
-    return HeadLoss(total, nll, correct)
-
-
-def _loss_fn(head, chunk, frozen, params, hidden, target, weight, order):
-    del frozen
-    out, _ = _run(head, chunk, params, hidden, target, weight, order, gradients=None)
-    return out
-
-
-_loss = jax.custom_vjp(_loss_fn, nondiff_argnums=(0, 1, 2))
-
-
-def _run(head, chunk, params, hidden, target, weight, order, gradients):
-    """Loops over the chunks that hold a position with weight.
-
-    `gradients` is None, or the zero accumulators (of params or None, of hidden).
-    """
-    count = jnp.sum(weight != 0)
-    chunks = (count + chunk - 1) // chunk
+    # The positions with weight, then an index out of range: gathers of it are zero, scatters of it
+    # are dropped.
+    order = jnp.nonzero(weight, size=n + -n % chunk, fill_value=n)[0]
+    chunks = (jnp.count_nonzero(weight) + chunk - 1) // chunk
 
     def body(i, state):
-        (total, nll, correct), grads = state
+        (total, nll, correct), gradients = state
         at = jax.lax.dynamic_slice_in_dim(order, i * chunk, chunk)
-        x = hidden.at[at].get(mode="fill", fill_value=0)
-        y = target.at[at].get(mode="fill", fill_value=0)
-        w = weight.at[at].get(mode="fill", fill_value=0)
-        if grads is None:
-            logits = head(params, x)
-        elif grads[0] is None:
-            logits, pull = jax.vjp(lambda x: head(params, x), x)
-        else:
-            logits, pull = jax.vjp(head, params, x)
-        log_z = jax.nn.logsumexp(logits, axis=-1)
-        picked = jnp.take_along_axis(logits, y[:, None], axis=-1)[:, 0]
-        has = w != 0
-        loss = jnp.where(has, log_z - picked, 0.0)
-        # `picked` is the largest when no logit exceeds it; ties go to the lower id, as argmax does.
-        hit = jnp.where(has, (jnp.argmax(logits, axis=-1) == y).astype(jnp.float32), 0.0)
-        total = total + jnp.sum(w * loss)
-        nll = nll.at[at].set(loss, mode="drop")
-        correct = correct.at[at].set(hit, mode="drop")
-        if grads is not None:
-            p = jnp.exp(logits - log_z[:, None])
-            one_hot = jnp.arange(logits.shape[-1]) == y[:, None]
-            pulled = pull((p - one_hot) * w[:, None])
-            dparams, dx = (None, *pulled) if grads[0] is None else pulled
-            if dparams is not None:
-                dparams = jax.tree.map(lambda a, g: a + g.astype(a.dtype), grads[0], dparams)
-            grads = dparams, grads[1].at[at].set(dx.astype(grads[1].dtype), mode="drop")
-        return (total, nll, correct), grads
+        x, y, w = (a.at[at].get(mode="fill", fill_value=0) for a in (hidden, target, weight))
+        inputs = {"hidden": x, "params": params}
 
-    zeros = jnp.zeros(weight.shape, jnp.float32)
-    return jax.lax.fori_loop(0, chunks, body, ((jnp.zeros(()), zeros, zeros), gradients))
+        def logits_of(some):
+            some = inputs | some
+            return head(some["params"], some["hidden"]).astype(jnp.float32)
+
+        logits, pull = jax.vjp(logits_of, {name: inputs[name] for name in differentiate})
+        log_z, picked, hit, one_hot = _statistics(logits, y, split.classes)
+        p = jnp.exp(logits - log_z[:, None])
+        loss = log_z - picked
+        if z_weight:
+            p *= 1 + 2 * z_weight * log_z[:, None]
+            total += jnp.sum(w * z_weight * jnp.square(log_z))
+        total += jnp.sum(w * loss)
+        nll, correct = (a.at[at].set(b, mode="drop") for a, b in ((nll, loss), (correct, hit)))
+        (new,) = pull((p - one_hot) * w[:, None])
+        if "hidden" in new:
+            # Each device knows what flows back from its own classes.
+            dx = _over(jax.lax.psum, new["hidden"].astype(jnp.float32), split.classes)
+            dx = gradients["hidden"].at[at].set(dx.astype(hidden.dtype), mode="drop")
+            gradients = gradients | {"hidden": dx}
+        if "params" in new:
+            sums = jax.tree.map(lambda a, g: a + g, gradients["params"], new["params"])
+            gradients = gradients | {"params": sums}
+        return (total, nll, correct), gradients
+
+    zeros = jnp.zeros(n, jnp.float32)
+    gradients = {
+        "hidden": jnp.zeros_like(hidden),
+        "params": jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params),
+    }
+    gradients = {name: gradients[name] for name in differentiate}
+    state = (jnp.zeros((), jnp.float32), zeros, zeros), gradients
+    (total, nll, correct), gradients = jax.lax.fori_loop(0, chunks, body, state)
+
+    over = split.rows + split.length
+    if "hidden" in gradients:
+        gradients["hidden"] = gradients["hidden"].reshape(shape)
+    if "params" in gradients:
+        # A layer below split classes is whole on every device, and its gradient in parts.
+        gradients["params"] = jax.tree.map(
+            lambda g, named: _over(jax.lax.psum, g, over if named else over + split.classes),
+            gradients["params"],
+            by_class,
+        )
+    total = _over(jax.lax.psum, total, over)
+    return (total, nll.reshape(shape[:2]), correct.reshape(shape[:2])), gradients
 
 
-def _forward(head, chunk, frozen, params, hidden, target, weight, order):
-    of_params = None if frozen else jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
-    zeros = of_params, jnp.zeros_like(hidden)
-    out, grads = _run(head, chunk, params, hidden, target, weight, order, zeros)
-    return out, (grads, params)
+def _statistics(logits, target, axes):
+    """Of each position: log-normaliser, logit of the target, 1 where it is the largest, one-hot.
+
+    Args:
+      logits: float32 [n, V], of the classes that this device has, in order over `axes`.
+      target: int32 [n], of all classes.
+    """
+    count = logits.shape[1]
+    first = jax.lax.axis_index(axes) * count if axes else 0
+    target = target - first
+    mine = (target >= 0) & (target < count)
+    one_hot = jnp.arange(count) == target[:, None]
+    top, best = jnp.max(logits, axis=1), jnp.argmax(logits, axis=1).astype(jnp.int32)
+    largest = _over(jax.lax.pmax, top, axes)
+    total = _over(jax.lax.psum, jnp.sum(jnp.exp(logits - largest[:, None]), axis=1), axes)
+    picked = jnp.take_along_axis(logits, jnp.clip(target, 0, count - 1)[:, None], axis=1)[:, 0]
+    picked = _over(jax.lax.psum, jnp.where(mine, picked, 0.0), axes)
+    # Of several largest logits the one of the lowest class counts, as argmax has it.
+    best = jnp.where(top == largest, best + first, jnp.iinfo(jnp.int32).max)
+    hit = _over(jax.lax.pmin, best, axes) == target + first
+    return jnp.log(total) + largest, picked, hit.astype(jnp.float32), one_hot
 
 
-def _backward(head, chunk, frozen, residuals, cotangent):
-    del head, chunk
-    (of_params, of_hidden), params = residuals
-    g = cotangent[0]
-    if frozen:
-        of_params = jax.tree.map(jnp.zeros_like, params)
-    else:
-        of_params = jax.tree.map(lambda d, p: (d * g).astype(p.dtype), of_params, params)
-    return of_params, (of_hidden * g).astype(of_hidden.dtype), None, None, None
-
-
-_loss.defvjp(_forward, _backward)
+def _over(reduce: Callable, x: Array, axes: tuple[str, ...]) -> Array:
+    """`x` reduced over the devices along `axes`."""
+    return reduce(x, axes) if axes else x

@@ -11,8 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from unijax.core import axes
 from unijax.core.errors import UserError
-
-DATA, FSDP = "data", "fsdp"
+from unijax.core.mesh import DATA, FSDP
 
 # A logical name absent from a table is an error: nothing is replicated by oversight.
 _WHOLE = dict.fromkeys(axes.ALL)

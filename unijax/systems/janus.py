@@ -24,7 +24,7 @@ from unijax.models.siglip import Siglip, SiglipConfig
 from unijax.models.vqgan import VQGAN, VQConfig
 from unijax.nn.layers import Embed
 from unijax.nn.projector import CodeHead, Projector
-from unijax.ops.attention import packed_intervals
+from unijax.ops.attention import attention_pairs, packed_intervals
 from unijax.ops.cross_entropy import HeadLoss, head_loss
 from unijax.ops.image import to_signed
 
@@ -36,7 +36,7 @@ class JanusConfig:
     text: LlamaConfig
     vision: SiglipConfig
     vq: VQConfig
-    head_chunk: int = 512  # positions whose logits exist at one time
+    head_chunk: int = 512  # positions of a device whose logits exist at one time
 
 
 _VISION, _VQ = siglip.SIZES["siglip_large_patch16_384"], vqgan.SIZES["vq_16"]
@@ -204,6 +204,17 @@ class Janus:
         head = {"params": params["generation_head"]}
         return self.generation_head.apply(head, hidden).astype(jnp.float32)
 
+    # The same, of as many classes as `p` holds: a device may have some of them only.
+
+    def _text_head(self, p: Params, hidden: Float[Array, "n D"]) -> Float[Array, "n V"]:
+        text = dataclasses.replace(self.config.text, vocab_size=p["kernel"].shape[-1])
+        llama = Llama(text, **self._kinds)
+        return llama.apply({"params": {"lm_head": p}}, hidden, method="logits")
+
+    def _code_head(self, p: Params, hidden: Float[Array, "n D"]) -> Float[Array, "n K"]:
+        head = self.generation_head.clone(num_codes=p["vision_head"]["kernel"].shape[-1])
+        return head.apply({"params": p}, hidden)
+
     # What the loop knows
 
     def weights(self, batch: PackedBatch) -> Sums:
@@ -222,16 +233,16 @@ class Janus:
         """Summed cross-entropy of the text head and of the image head."""
         del key, step
         hidden, codes = self.hidden(params, batch)
-        flat = hidden.reshape(-1, hidden.shape[-1])
         text_weight = jnp.where(batch.target_kind == Target.TEXT, batch.weight, 0.0)
         lm_head = params["language_model"]["lm_head"]
         text = head_loss(
-            lambda p, x: self.language_model.apply({"params": {"lm_head": p}}, x, method="logits"),
+            self._text_head,
             lm_head,
-            flat,
-            jnp.where(batch.target_kind == Target.TEXT, batch.target, 0).reshape(-1),
-            text_weight.reshape(-1),
+            hidden,
+            jnp.where(batch.target_kind == Target.TEXT, batch.target, 0),
+            text_weight,
             chunk=self.config.head_chunk,
+            by_class=True,
             frozen=_all_frozen("language_model/lm_head", lm_head, frozen),
         )
         sums = {"text": text.sum}
@@ -246,30 +257,32 @@ class Janus:
         address = jnp.where(batch.target_kind == Target.CODE, batch.target, 0)
         answers = jnp.take_along_axis(codes.reshape(codes.shape[0], -1), address, axis=1)
         code = head_loss(
-            lambda p, x: self.generation_head.apply({"params": p}, x),
+            self._code_head,
             params["generation_head"],
-            flat,
-            answers.reshape(-1),
-            code_weight.reshape(-1),
+            hidden,
+            answers,
+            code_weight,
             chunk=self.config.head_chunk,
+            by_class={"proj_out": False, "vision_head": True},
             frozen=_all_frozen("generation_head", params["generation_head"], frozen),
         )
         sums["code"] = code.sum
         metrics |= _mean_of("code", code, code_weight)
         return sums, metrics | _counts(batch)
 
-    def forward_flops(self, batch: PackedBatch) -> dict[str, Array]:
-        """By part, padding and empty image slots excluded; attention by its true intervals."""
+    def forward_flops(self, batch: PackedBatch, as_causal: bool = False) -> dict[str, Array]:
+        """By part, padding and empty image slots excluded; attention by its intervals."""
         c = self.config
         count = lambda x: jnp.sum(x.astype(jnp.float32))  # noqa: E731
-        kv_start, kv_end = packed_intervals(batch.segment, batch.kind, batch.image)
+        intervals = packed_intervals(batch.segment, batch.kind, batch.image)
+        pairs, pairs_if_causal = attention_pairs(*intervals)
         text_targets = count((batch.target_kind == Target.TEXT) & (batch.weight > 0))
         code_targets = count((batch.target_kind == Target.CODE) & (batch.weight > 0))
         und, gen = count(batch.kind == Kind.UND), count(batch.kind == Kind.GEN)
         width, k, d = c.text.hidden_size, c.vq.num_embeddings, c.vq.embed_dim
         flops = {
             "language_model": count(batch.kind != Kind.PAD) * c.text.flops_per_token()
-            + count(kv_end - kv_start) * c.text.flops_per_pair()
+            + (pairs_if_causal if as_causal else pairs) * c.text.flops_per_pair()
             + text_targets * 2 * width * c.text.vocab_size,
             "aligner": und * 2 * (c.vision.hidden_size + width) * width,
             "generation_aligner": gen * 2 * (d + width) * width,
@@ -312,12 +325,11 @@ def _same_document_has(batch: PackedBatch, kind: Kind) -> Bool[Array, "B T"]:
 
 def _mean_of(name: str, loss: HeadLoss, weight: Float[Array, "B T"]) -> Metrics:
     """Loss and accuracy of the positions with weight, and how many there are."""
-    w = weight.reshape(-1)
-    total = jnp.sum(w)
+    total = jnp.sum(weight)
     return {
-        f"{name}/loss": (jnp.sum(w * loss.nll), total),
-        f"{name}/accuracy": (jnp.sum(w * loss.correct), total),
-        f"{name}/targets": (jnp.sum(w > 0).astype(jnp.float32), jnp.ones(())),
+        f"{name}/loss": (jnp.sum(weight * loss.nll), total),
+        f"{name}/accuracy": (jnp.sum(weight * loss.correct), total),
+        f"{name}/targets": (jnp.sum(weight > 0).astype(jnp.float32), jnp.ones(())),
     }
 
 

@@ -87,13 +87,22 @@ def build(
     def put(batch: Any) -> Any:
         return jax.tree.map(lambda x: jax.make_array_from_process_local_data(rows, x), batch)
 
-    step = make_train_step(system, optimizer, rules, stage.ema_decay, seed)
+    def on_mesh(fn: Callable) -> Callable:
+        """`fn`, whose parts may ask how things are split (`core.mesh`)."""
+
+        def traced(*args):
+            with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+                return fn(*args)
+
+        return traced
+
+    step = on_mesh(make_train_step(system, optimizer, rules, stage.ema_decay, seed))
     return Trainer(
         rules=rules,
         abstract=abstract,
         init=init,
         begin=jax.jit(begin, out_shardings=state_shardings, donate_argnums=0),
         train_step=jax.jit(step, donate_argnums=0, out_shardings=(state_shardings, None)),
-        eval_step=jax.jit(make_eval_step(system)),
+        eval_step=jax.jit(on_mesh(make_eval_step(system))),
         put=put,
     )

@@ -1,0 +1,20 @@
+"""Janus with its rows and the classes of both heads split over devices equals Janus on one."""
+
+import os
+import subprocess
+import sys
+
+
+def test_over_devices_equals_one():
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0",
+        "JAX_PLATFORMS": "cpu",
+    }
+    run = subprocess.run(
+        [sys.executable, "-m", "tests.systems.janus_devices"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert run.stdout.strip() == "equal", run.stderr[-3000:]
