@@ -32,6 +32,8 @@ setup(
         "tokenizers>=0.22,<0.24",
         "safetensors>=0.6,<0.9",
         "numpy>=1.26,<3",
+        "scipy>=1.14,<2",
+        "pyarrow>=18,<28",
         "pillow>=11,<13",
         "matplotlib>=3.9,<4",
         "tqdm>=4.66,<5",

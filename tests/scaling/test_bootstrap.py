@@ -1,0 +1,63 @@
+"""Intervals hold the truth as often as they say; draws are honest refits."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from tests.scaling.synthetic import BUDGETS, TRUTH, isoflop
+from unijax.scaling.bootstrap import bootstrap, interval, resample
+from unijax.scaling.coverage import coverage
+from unijax.scaling.fit import fit
+from unijax.scaling.laws import Chinchilla
+from unijax.scaling.objective import Objective
+
+
+def test_a_draw_is_the_fit_to_the_drawn_runs():
+    points = isoflop(BUDGETS, noise=0.01)
+    fitted = fit(Chinchilla.of(points), points, Objective())
+    rng = np.random.default_rng(1)
+    counts = resample(rng, len(points), 5, lambda here: True)
+    draws = bootstrap(fitted, points, 5, seed=0, weights=counts.astype(float))
+    for row, draw in zip(counts, draws):
+        drawn = points.take(np.repeat(np.arange(len(points)), row))
+        again = fit(fitted.law, drawn, Objective())
+        value = Objective().value(
+            np.log(fitted.law.predict(draw[None], drawn)[0] / drawn.loss), np.ones(len(drawn))
+        )[0]
+        assert value == pytest.approx(again.value, rel=1e-5)
+
+
+def test_draws_are_the_seeds():
+    points = isoflop(BUDGETS, noise=0.01)
+    fitted = fit(Chinchilla.of(points), points, Objective())
+    one, same, other = (bootstrap(fitted, points, 20, seed) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(one, same)
+    assert not np.array_equal(one, other)
+
+
+def test_refused_draws_are_drawn_again():
+    counts = resample(np.random.default_rng(0), 4, 50, lambda here: np.sum(here) == 4)
+    assert (counts == 1).all()
+
+
+def test_intervals_are_widened_for_few_runs():
+    values = np.random.default_rng(0).normal(size=100_000)
+    plain = np.quantile(values, [0.025, 0.975])
+    many, few = (interval(values, 0.95, n, 5) for n in (10_000, 12))
+    np.testing.assert_allclose(many, plain, atol=0.02)
+    # Hesterberg's widening: Student's quantile, and the share of free runs.
+    factor = stats.t.ppf(0.975, 7) * np.sqrt(12 / 7) / 1.96
+    np.testing.assert_allclose(few, factor * plain, rtol=0.05)
+
+
+def test_intervals_hold_the_truth_at_the_stated_rate():
+    # `bench/scaling_coverage.py` does thousands of studies; here few enough for seconds.
+    studies = 80
+    found = coverage(
+        lambda seed: isoflop(BUDGETS, sizes=7, noise=0.005, seed=seed),
+        TRUTH, studies=studies, draws=120, level=0.9,
+    )  # fmt: skip
+    # Within what so many draws of a coin of 0.9 allow in 99.9% of cases.
+    low, high = stats.binom.ppf([0.0005, 0.9995], studies, 0.9) / studies
+    for name, share in found.items():
+        assert low <= share <= min(high, 1.0), (name, share)

@@ -1,0 +1,121 @@
+"""Extrapolation, and what a fit is doubted for."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from tests.scaling.synthetic import BUDGETS, TRUTH, isoflop, loss
+from unijax.core.errors import UserError
+from unijax.scaling import diagnostics
+from unijax.scaling.bootstrap import bootstrap
+from unijax.scaling.extrapolation import extrapolate, largest
+from unijax.scaling.fit import fit
+from unijax.scaling.isoflop import valleys
+from unijax.scaling.laws import Chinchilla
+from unijax.scaling.objective import Objective
+from unijax.scaling.points import Points
+
+
+def of(n, d, noise=0.0):
+    off = np.random.default_rng(0).normal(0, noise, len(n))
+    return Points(n, d, loss(n, d) * np.exp(off))
+
+
+def doubts(points: Points) -> str:
+    fitted = fit(Chinchilla.of(points), points, Objective())
+    draws = bootstrap(fitted, points, 100, 0)
+    found = diagnostics.warn_of_runs(points) + diagnostics.warn_of_fit(fitted, points, draws)
+    found += diagnostics.warn_of_valleys(valleys(points))
+    return "\n".join(found + diagnostics.warn_of_approach_2(fitted, points))
+
+
+def test_a_good_study_is_not_doubted():
+    assert doubts(isoflop(BUDGETS, sizes=9, width=4.0, noise=0.002)) == ""
+
+
+def test_runs_at_one_ratio_of_tokens_to_parameters():
+    n = np.geomspace(1e7, 1e10, 16)
+    assert "alpha and beta cannot be told apart" in doubts(of(n, 20 * n, 0.005))
+
+
+def test_too_little_range():
+    n = np.repeat(np.geomspace(1e8, 3e8, 5), 4)
+    said = doubts(of(n, np.tile(np.geomspace(1e9, 5e9, 4), 5), 0.005))
+    assert "parameters span a factor of 3.0 only" in said
+    assert "tokens span a factor of 5.0 only" in said
+
+
+def test_few_sizes_and_few_runs():
+    n = np.repeat([1e7, 1e8, 1e9], 4)
+    said = doubts(of(n, np.tile(np.geomspace(1e8, 1e11, 4), 3), 0.005))
+    assert "3 sizes only" in said
+    assert "12 runs for 5 constants" in said
+
+
+def test_one_side_of_the_valley():
+    points = isoflop(BUDGETS, sizes=9, width=9.0)
+    best = np.repeat(isoflop(BUDGETS, sizes=1, width=1.0).parameters, 9)
+    said = doubts(points.take(np.flatnonzero(points.parameters > 1.5 * best)))
+    assert "one side of the valley" in said
+
+
+def test_no_effect_of_data_is_found_at_a_bound_or_ill_conditioned():
+    n = np.repeat(np.geomspace(1e7, 1e10, 8), 4)
+    d = np.tile(np.geomspace(1e9, 1e11, 4), 8)
+    points = Points(n, d, 1.8 + 480 / n**0.35)
+    said = doubts(points)
+    assert "bound" in said or "ill-conditioned" in said
+
+
+def test_bias_of_approach_2_is_said():
+    lopsided = {"E": 1.8, "A": 60.0, "B": 60000.0, "alpha": 0.22, "beta": 0.52}
+    assert "approach 2 is biased here" in doubts(isoflop(BUDGETS, c=lopsided))
+
+
+def test_compute_that_is_not_a_multiple_of_n_d():
+    points = isoflop(BUDGETS)
+    flops = points.compute * (1 + 1e8 / points.parameters)
+    assert "differs between runs by a factor" in doubts(dataclasses.replace(points, flops=flops))
+
+
+def test_hidden_runs_are_predicted_and_inside_their_intervals():
+    points = isoflop(BUDGETS, noise=0.003, seed=2)
+    found = extrapolate(points, 7, Objective(), 200, 0.95, 0)
+    assert found.fitted.runs == 35
+    np.testing.assert_allclose(points.compute[found.held], BUDGETS[-1])
+    assert np.abs(found.relative_error).max() < 0.02
+    assert found.inside.mean() >= 5 / 7
+    assert (found.interval[0] < found.predicted).all()
+    assert (found.predicted < found.interval[1]).all()
+
+
+def test_without_noise_predictions_are_exact():
+    found = extrapolate(isoflop(BUDGETS), 3, Objective(), 20, 0.95, 0)
+    assert np.abs(found.relative_error).max() < 1e-6
+
+
+def test_a_law_that_does_not_hold_is_caught_by_the_hidden_runs():
+    points = isoflop(BUDGETS, noise=0.001)
+    broken = points.loss.copy()
+    broken[points.compute > 5e20] *= 1.1  # the largest runs went wrong
+    found = extrapolate(dataclasses.replace(points, loss=broken), 7, Objective(), 100, 0.95, 0)
+    assert not found.inside.any()
+
+
+def test_largest_hides_all_seeds_of_a_setting():
+    points = isoflop(BUDGETS, noise=0.003)
+    twice = points.take(np.repeat(np.arange(len(points)), 2))
+    held = largest(twice, 2)
+    assert len(held) == 4
+    assert set(twice.parameters[held]) == set(points.parameters[largest(points, 2)])
+
+
+def test_too_many_hidden_runs_are_refused():
+    with pytest.raises(UserError, match="extrapolation"):
+        extrapolate(isoflop(BUDGETS[:1], sizes=8), 6, Objective(), 10, 0.95, 0)
+
+
+def test_truth_of_the_synthetic_runs():
+    points = isoflop(BUDGETS)
+    np.testing.assert_allclose(points.loss, loss(points.parameters, points.tokens, TRUTH))

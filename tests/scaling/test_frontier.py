@@ -1,0 +1,156 @@
+"""Optima by closed form against a search; the three approaches on runs whose optimum is known."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import minimize_scalar
+
+from tests.scaling.synthetic import BUDGETS, TRUTH, isoflop, loss
+from unijax.core.errors import UserError
+from unijax.scaling import envelope
+from unijax.scaling import isoflop as approach_2
+from unijax.scaling.bootstrap import bootstrap
+from unijax.scaling.fit import fit
+from unijax.scaling.frontier import closed_form, of_law, optimal_loss, power_law
+from unijax.scaling.laws import Chinchilla
+from unijax.scaling.objective import Objective
+from unijax.scaling.points import Points
+
+TRUE_A = TRUTH["beta"] / (TRUTH["alpha"] + TRUTH["beta"])
+LOPSIDED = {"E": 1.8, "A": 60.0, "B": 60000.0, "alpha": 0.22, "beta": 0.52}
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.floats(0.1, 0.9), st.floats(0.1, 0.9), st.floats(-1, 1), st.floats(-1, 1),
+       st.floats(1e17, 1e24), st.floats(4.0, 9.0))  # fmt: skip
+def test_closed_form_by_search(alpha, beta, a, b, flops, k):
+    points = isoflop(BUDGETS[:2])
+    law = Chinchilla.of(points)
+    theta = np.array([0.5, a, b, alpha, beta])
+    c = {name: v[0] for name, v in law.constants(theta[None]).items()}
+    line = closed_form(law, theta[None], k)
+    log_n = line[0, 0] + line[0, 1] * np.log(flops)
+
+    def at(x):
+        return loss(np.exp(x), flops / k / np.exp(x), c)
+
+    found = minimize_scalar(at, bounds=(log_n - 5, log_n + 5), method="bounded",
+                            options={"xatol": 1e-10})  # fmt: skip
+    # Near its minimum the loss is flat: the search knows where it is to half of its digits.
+    assert found.x == pytest.approx(log_n, abs=1e-4)
+    assert optimal_loss(law, theta[None], line, k, np.array([flops]))[0, 0] == pytest.approx(
+        found.fun, rel=1e-12
+    )
+
+
+def test_lines_are_numpys():
+    rng = np.random.default_rng(0)
+    flops, sizes = np.exp(rng.normal(40, 3, 9)), np.exp(rng.normal(15, 2, 9))
+    slope, intercept = np.polyfit(np.log(flops), np.log(sizes), 1)
+    found = power_law(flops, sizes[None], np.ones((1, 9)))[0]
+    np.testing.assert_allclose(found, [intercept, slope], rtol=1e-9)
+
+
+def test_all_approaches_find_the_exponent():
+    points = isoflop(np.geomspace(1e18, 1e21, 6), sizes=9, width=4.0, noise=0.001)
+    fitted = fit(Chinchilla.of(points), points, Objective())
+    draws = bootstrap(fitted, points, 200, 0)
+    three = of_law(fitted.law, fitted.theta, draws, points)
+    two, valleys = approach_2.fit_isoflop(points, 200, 0)
+    assert len(valleys) == 6
+    assert all(v.inside for v in valleys)
+    for found, off in ((three, 0.01), (two, 0.02)):
+        assert found.exponents[0] == pytest.approx(TRUE_A, abs=off)
+        assert sum(found.exponents) == pytest.approx(1)
+        low, high = found.exponent_interval(0.95)
+        assert low < TRUE_A < high
+        far = np.array([1e23])
+        low, high = found.parameter_interval(far, 0.95)[:, 0]
+        assert low < found.optimal_parameters(far)[0] < high
+        pairs = found.optimal_parameters(far) * found.optimal_tokens(far)
+        assert pairs == pytest.approx(1e23 / 6)
+
+
+def curves() -> Points:
+    """Ten sizes, each with a decay at twelve lengths."""
+    n = np.repeat(np.geomspace(2e7, 3e9, 10), 12)
+    d = np.tile(np.geomspace(1e8, 3e11, 12), 10)
+    return Points(n, d, loss(n, d))
+
+
+def test_the_envelope_finds_the_exponent_from_curves():
+    found = envelope.fit_envelope(curves(), 20, 0)
+    assert found.exponents[0] == pytest.approx(TRUE_A, abs=0.04)
+    assert found.draws.shape == (20, 2)
+
+
+def test_the_envelope_by_hand():
+    points = curves()
+    flops, best, losses = envelope.envelope(points, 60)
+    sizes = np.unique(points.parameters)
+    for c, n, value in zip(flops, best, losses):
+        reached = {}
+        for size in sizes:
+            here = points.parameters == size
+            x, y = np.log(points.compute[here]), points.loss[here]
+            if x.min() <= np.log(c) * (1 + 1e-12) and np.log(c) <= x.max():
+                reached[size] = np.interp(np.log(c), x, y)
+        assert len(reached) > 1
+        assert value == pytest.approx(min(reached.values()), rel=1e-9)
+        assert reached[n] == pytest.approx(value, rel=1e-9)
+
+
+def test_one_length_a_size_has_no_envelope():
+    n = np.geomspace(1e7, 1e9, 8)
+    with pytest.raises(UserError, match="fewer than two sizes"):
+        envelope.fit_envelope(Points(n, 20 * n, loss(n, 20 * n)), 10, 0)
+
+
+def test_a_parabola_without_noise_is_exact_where_the_valley_is_one():
+    # Exactly quadratic in log N: approach 2 must find its minimum to rounding.
+    flops = np.repeat([1e18, 1e19, 1e20], 5)
+    best = 1e8 * (flops / 1e18) ** 0.5
+    n = best * np.tile([0.3, 0.6, 1.1, 2.0, 5.0], 3)
+    points = Points(n, flops / 6 / n, 2 + 0.1 * np.log(n / best) ** 2)
+    found, valleys = approach_2.fit_isoflop(points, 0, 0)
+    np.testing.assert_allclose([v.parameters for v in valleys], [1e8, 10**8.5, 1e9], rtol=1e-6)
+    np.testing.assert_allclose([v.loss for v in valleys], 2.0, rtol=1e-9)
+    assert found.exponents[0] == pytest.approx(0.5, abs=1e-6)
+
+
+def test_bias_of_approach_2_grows_with_asymmetry_and_off_centre_sizes():
+    def of(c, shift):
+        points = isoflop(BUDGETS, sizes=9, width=8.0, c=c)
+        n = points.parameters * shift
+        points = Points(n, points.compute / 6 / n, loss(n, points.compute / 6 / n, c))
+        fitted = fit(Chinchilla.of(points), points, Objective())
+        return approach_2.bias(fitted.law, fitted.theta, points)
+
+    even = {"E": 1.8, "A": 400.0, "B": 400.0, "alpha": 0.35, "beta": 0.35}
+    # A valley that is symmetric in log N, and sizes around its middle: none.
+    exponent, ratio = of(even, 1.0)
+    assert abs(exponent) < 1e-6
+    assert ratio == pytest.approx(1.0, abs=1e-6)
+    off = [abs(np.log(of(even, shift)[1])) for shift in (1.0, 1.5, 2.5)]
+    assert 100 * off[0] < off[1] < off[2]
+    assert abs(np.log(of(LOPSIDED, 1.0)[1])) > 0.1
+
+
+def test_one_side_of_the_valley_is_refused():
+    points = isoflop(BUDGETS)
+    best = isoflop(BUDGETS, sizes=1, width=1.0).parameters
+    n = np.repeat(best, 4) * np.tile([3.0, 5.0, 9.0, 16.0], len(BUDGETS))
+    flops = np.repeat(BUDGETS, 4)
+    points = Points(n, flops / 6 / n, loss(n, flops / 6 / n))
+    assert not any(v.inside for v in approach_2.valleys(points))
+    with pytest.raises(UserError, match="0 of 6 budgets"):
+        approach_2.fit_isoflop(points, 10, 0)
+
+
+def test_budgets_are_told_apart_although_compute_is_not_quite_equal():
+    points = isoflop(BUDGETS)
+    flops = points.compute * np.exp(np.random.default_rng(0).normal(0, 0.01, len(points)))
+    points = Points(points.parameters, points.tokens, points.loss, flops)
+    groups = approach_2.budgets(points)
+    assert [len(g) for g in groups] == [7] * 6

@@ -1,0 +1,54 @@
+"""Whether intervals hold what they say: many studies of a known law, each with its bootstrap."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from unijax.scaling.bootstrap import bootstrap, interval
+from unijax.scaling.fit import fit
+from unijax.scaling.frontier import of_law
+from unijax.scaling.laws import Chinchilla
+from unijax.scaling.objective import Objective
+from unijax.scaling.points import Points
+
+
+def coverage(
+    study: Callable[[int], Points],
+    truth: dict[str, float],
+    studies: int,
+    draws: int,
+    level: float,
+    objective: Objective | None = None,
+    progress: Callable[[int], None] = lambda done: None,
+) -> dict[str, float]:
+    """The share of studies whose interval holds the truth.
+
+    Args:
+      study: the runs of a seed, with fresh noise.
+      truth: E, A, B, alpha and beta.
+
+    Returns:
+      By constant; "a", of N ~ C^a; and "N_100", the optimal N at 100 times the largest compute.
+    """
+    hits: dict[str, int] = {}
+    a = truth["beta"] / (truth["alpha"] + truth["beta"])
+    log_g = np.log(truth["alpha"] * truth["A"] / (truth["beta"] * truth["B"]))
+    log_g /= truth["alpha"] + truth["beta"]
+    for seed in range(studies):
+        points = study(seed)
+        fitted = fit(Chinchilla.of(points), points, objective or Objective())
+        drawn = bootstrap(fitted, points, draws, seed)
+        free = sum(fitted.law.free)
+        frontier = of_law(fitted.law, fitted.theta, drawn, points)
+        far = np.array([100 * points.compute.max()])
+        ends = {
+            name: (interval(values, level, len(points), free), truth[name])
+            for name, values in fitted.law.constants(drawn).items()
+        }
+        ends["a"] = (frontier.exponent_interval(level), a)
+        optimum = np.exp(log_g + a * np.log(far[0] / frontier.flops_per_pair))
+        ends["N_100"] = (frontier.parameter_interval(far, level)[:, 0], optimum)
+        for name, ((low, high), true) in ends.items():
+            hits[name] = hits.get(name, 0) + int(low <= true <= high)
+        progress(1)
+    return {name: count / studies for name, count in hits.items()}

@@ -1,0 +1,104 @@
+"""What makes a fit doubtful, said in words beside it."""
+
+import numpy as np
+
+from unijax.scaling.fit import Fit
+from unijax.scaling.frontier import flops_per_pair
+from unijax.scaling.isoflop import Valley, bias
+from unijax.scaling.laws import Chinchilla, Theta
+from unijax.scaling.points import Points
+
+RANGE = 8.0  # N and D should span at least this factor
+SIZES = 4
+RUNS_PER_CONSTANT = 3
+
+
+def warn_of_runs(points: Points) -> list[str]:
+    """What the choice of runs cannot tell, whatever the losses are."""
+    found = []
+    for name, values in (("parameters", points.parameters), ("tokens", points.tokens)):
+        span = values.max() / values.min()
+        if span < RANGE:
+            found.append(
+                f"{name} span a factor of {span:.1f} only (under {RANGE:g}): "
+                "the exponent is hardly determined"
+            )
+    sizes = len(np.unique(points.parameters))
+    if sizes < SIZES:
+        found.append(f"{sizes} sizes only (under {SIZES})")
+    n, d = np.log(points.parameters), np.log(points.tokens)
+    if n.std() > 0 and d.std() > 0:
+        together = np.corrcoef(n, d)[0, 1]
+        if abs(together) > 0.95:
+            found.append(
+                f"log N and log D go together (correlation {together:.3f}), as at a fixed number "
+                "of tokens per parameter: alpha and beta cannot be told apart"
+            )
+    k, spread = flops_per_pair(points)
+    if spread > 1.25:
+        found.append(
+            f"compute over N D differs between runs by a factor of {spread:.2f} (median {k:.2f}): "
+            "closed forms of the frontier, which take one value, are as rough as that"
+        )
+    return found
+
+
+def warn_of_fit(fitted: Fit, points: Points, draws: Theta) -> list[str]:
+    """Signs that the minimum is flat, at an edge, or one of several."""
+    found = []
+    free = sum(fitted.law.free)
+    if len(points) < RUNS_PER_CONSTANT * free:
+        found.append(f"{len(points)} runs for {free} constants (under {RUNS_PER_CONSTANT} each)")
+    for name in fitted.at_bounds():
+        found.append(f"{name} ended at a bound of the search: the runs do not determine it")
+    _, jacobian = fitted.law.predict(fitted.theta[None], points)
+    relative = jacobian[0][:, list(fitted.law.free)] / points.loss[:, None]
+    length = np.linalg.norm(relative, axis=0)
+    if (length > 0).all():
+        condition = np.linalg.cond(relative / length)
+        if condition > 300:
+            found.append(
+                f"ill-conditioned: the constants' effects on these runs are nearly the same "
+                f"(condition number {condition:.0f})"
+            )
+    for theta, value in zip(fitted.minima[1:], fitted.values[1:]):
+        if value < 1.05 * fitted.value:
+            other = fitted.law.constants(theta[None])
+            words = ", ".join(f"{k} {float(v[0]):.4g}" for k, v in other.items())
+            found.append(
+                f"another minimum is within {100 * (value / fitted.value - 1):.1f}%: {words}"
+            )
+            break
+    if len(draws):
+        edge = np.isclose(draws, fitted.law.lower) | np.isclose(draws, fitted.law.upper)
+        share = edge[:, list(fitted.law.free)].any(axis=1).mean()
+        if share > 0.05:
+            found.append(f"{share:.0%} of the bootstrap's draws ended at a bound of the search")
+    return found
+
+
+def warn_of_valleys(valleys: list[Valley]) -> list[str]:
+    """Budgets whose runs lie on one side of the minimum."""
+    found = []
+    for v in valleys:
+        if not v.inside:
+            shape = "no minimum" if np.isnan(v.parameters) else "its minimum outside of its sizes"
+            found.append(f"the budget of {v.flops:.2e} FLOPs has {shape}: one side of the valley")
+    return found
+
+
+def warn_of_approach_2(fitted: Fit, points: Points) -> list[str]:
+    """Its bias on a noise-free copy of the runs."""
+    if (
+        not isinstance(fitted.law, Chinchilla)
+        or (found := bias(fitted.law, fitted.theta, points)) is None
+    ):
+        return []
+    exponent, ratio = found
+    if abs(exponent) < 0.005 and abs(np.log(ratio)) < 0.05:
+        return []
+    return [
+        f"approach 2 is biased here: on noise-free losses of the fitted law at these runs its "
+        f"exponent a is off by {exponent:+.3f} and its N at the largest budget by "
+        f"{100 * (ratio - 1):+.0f}%"
+    ]

@@ -1,0 +1,38 @@
+"""What a law is fitted to: one loss of many runs, beside the size and the data of each."""
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Float, Int
+
+
+@dataclasses.dataclass(frozen=True)
+class Points:
+    """One loss of n runs.
+
+    Attributes:
+      parameters: N, of whichever count the study chose.
+      tokens: D, seen in training, repetitions included.
+      loss: nats per token.
+      flops: training compute C; None where it is 6 N D.
+      unique_tokens: different tokens among `tokens`; None where each was seen once.
+    """
+
+    parameters: Float[np.ndarray, "n"]
+    tokens: Float[np.ndarray, "n"]
+    loss: Float[np.ndarray, "n"]
+    flops: Float[np.ndarray, "n"] | None = None
+    unique_tokens: Float[np.ndarray, "n"] | None = None
+
+    def __len__(self) -> int:
+        return len(self.loss)
+
+    @property
+    def compute(self) -> Float[np.ndarray, "n"]:
+        """`flops`, or 6 N D (Kaplan et al., arXiv 2001.08361, section 2.1)."""
+        return 6 * self.parameters * self.tokens if self.flops is None else self.flops
+
+    def take(self, index: Int[np.ndarray, "m"]) -> "Points":
+        """Some of the runs, in the order of `index`."""
+        parts = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return Points(**{k: None if v is None else v[index] for k, v in parts.items()})
