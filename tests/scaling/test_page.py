@@ -1,0 +1,94 @@
+"""The page stands alone, its figures are vectors, and it says every choice and every doubt."""
+
+import io
+import re
+
+import pytest
+
+from tests.scaling.test_table import rows
+from unijax.scaling import figures, methods, page, table
+from unijax.scaling.paper import style
+from unijax.scaling.study import FitConfig, analyse
+
+CONFIG = FitConfig(draws=60, hold_out=2, budgets=(1e22,))
+
+
+@pytest.fixture(scope="module")
+def analyses(tmp_path_factory):
+    path = tmp_path_factory.mktemp("table") / "runs.parquet"
+    table.write(path, rows())
+    runs = table.read(path)
+    return [analyse(runs, "janus", loss, CONFIG) for loss in runs.losses]
+
+
+@pytest.fixture(scope="module")
+def written(analyses, tmp_path_factory):
+    out = tmp_path_factory.mktemp("report")
+    return page.write(out, "A & B", analyses, CONFIG)
+
+
+def test_nothing_is_loaded_from_elsewhere(written):
+    text = written.read_text()
+    assert "<title>A &amp; B</title>" in text
+    for source in re.findall(r"(?:src|href)='?([^'\s>]+)", text):
+        assert source.startswith(("data:image/svg+xml;base64,", "#")), source[:80]
+    assert "<script" not in text
+
+
+def test_every_figure_is_on_the_page_and_beside_it_as_vectors(written):
+    text, folder = written.read_text(), written.parent / "figures"
+    names = {
+        f"janus_{loss}_{figure}"
+        for loss in ("text", "code")
+        for figure in ("loss_against_compute", "isoflop_valleys", "allocation", "residuals",
+                       "contours", "extrapolation")
+    }  # fmt: skip
+    assert {p.stem for p in folder.glob("*.svg")} == names
+    assert {p.stem for p in folder.glob("*.pdf")} == names
+    for name in names:
+        assert f"alt='{name}'" in text
+        svg = (folder / f"{name}.svg").read_text()
+        assert "<svg" in svg
+        assert (folder / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_figures_are_the_same_when_drawn_again(analyses, written):
+    with style():
+        figure = figures.residuals(analyses[0])
+        data = io.BytesIO()
+        figure.savefig(data, format="svg", metadata={"Date": None})
+    file = written.parent / "figures" / "janus_text_residuals.svg"
+    assert data.getvalue() == file.read_bytes()
+
+
+def test_constants_with_intervals_are_in_the_table(analyses, written):
+    text = written.read_text()
+    for analysis in analyses:
+        for value, low, high in analysis.constants(0.95).values():
+            assert f"<td>{page.number(value)}</td>" in text
+            assert f"[{page.number(low)}, {page.number(high)}]" in text
+
+
+def test_every_doubt_is_on_the_page(analyses, written):
+    text = written.read_text()
+    for analysis in analyses:
+        for doubt in analysis.warnings:
+            assert doubt.replace("&", "&amp;").replace("'", "&#x27;") in text
+
+
+def test_methods_state_every_choice(analyses):
+    said = methods.paragraph(analyses[0], CONFIG)
+    for words in ("20 runs of", "column non_embedding_parameters", "delta 0.001", "60 bootstrap",
+                  "95%", "seed 0", "2 largest settings", "approach 3", "approach 2", "approach 1",
+                  "variable projection", "sum over runs", "logarithms"):  # fmt: skip
+        assert words in said, words
+    assert f"{analyses[0].fitted.value:.8g}" in said
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [(0.34567, "0.3457"), (2143.86, "2144"), (6.8e-6, "6.800×10<sup>-6</sup>"),
+     (1.2e23, "1.200×10<sup>23</sup>"), (0.0, "0")],
+)  # fmt: skip
+def test_numbers(value, said):
+    assert page.number(value) == said

@@ -1,0 +1,219 @@
+"""Tables of runs: what is written is read; what is wrong is refused by name, and nothing fitted."""
+
+import numpy as np
+import pytest
+
+from tests.scaling.synthetic import BUDGETS, isoflop
+from unijax.core.errors import UserError
+from unijax.scaling import table
+from unijax.scaling.study import FitConfig, analyse
+from unijax.scaling.validate import points
+
+
+def rows(noise: float = 0.003) -> list[dict]:
+    """A whole study."""
+    p = isoflop(BUDGETS[:4], sizes=5, width=4.0, noise=noise)
+    return [
+        {
+            "run_id": f"run{i:02d}", "system": "janus", "non_embedding_parameters": int(n),
+            "tokens": int(d), "training_flops": float(6 * n * d), "seed": 0,
+            "learning_rate": 1e-3, "state": "done", "loss_text_nats_per_token": float(loss),
+            "loss_code_nats_per_token": float(loss) + 1, "note": "kept",
+        }
+        for i, (n, d, loss) in enumerate(zip(p.parameters, p.tokens, p.loss))
+    ]  # fmt: skip
+
+
+def written(tmp_path, changed: list[dict], name: str = "runs.parquet") -> table.Runs:
+    table.write(tmp_path / name, changed)
+    return table.read(tmp_path / name)
+
+
+def refused(tmp_path, changed: list[dict], **options) -> str:
+    choices = {"drop_failed": False, "best_learning_rate": False} | options
+    with pytest.raises(UserError) as error:
+        points(written(tmp_path, changed), "text", "non_embedding_parameters", **choices)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("name", ["runs.parquet", "runs.csv"])
+def test_round_trip(tmp_path, name):
+    runs = written(tmp_path, rows(), name)
+    assert len(runs) == 20
+    assert runs.losses == ("text", "code")
+    assert list(runs["run_id"][:2]) == ["run00", "run01"]
+    assert list(runs["note"][:1]) == ["kept"]
+    for column in ("non_embedding_parameters", "tokens", "training_flops"):
+        np.testing.assert_allclose(runs[column], [r[column] for r in rows()], rtol=1e-15)
+    found, ids, failed = points(runs, "text", "non_embedding_parameters", False, False)
+    assert (len(found), len(ids), failed) == (20, 20, [])
+
+
+def test_ids_of_digits_stay_text(tmp_path):
+    changed = [r | {"run_id": f"{i:03d}"} for i, r in enumerate(rows())]
+    assert list(written(tmp_path, changed, "runs.csv")["run_id"][:2]) == ["000", "001"]
+
+
+def test_duckdb_pandas_or_arrow_read_the_file_as_it_is(tmp_path):
+    import pyarrow.parquet
+
+    written(tmp_path, rows())
+    assert pyarrow.parquet.read_table(tmp_path / "runs.parquet").num_rows == 20
+
+
+def test_half_written_csv(tmp_path):
+    written(tmp_path, rows(), "runs.csv")
+    text = (tmp_path / "runs.csv").read_text()
+    for cut, word in ((-3, "a last line without an end"), (text.rindex("1e"), "without an end")):
+        (tmp_path / "half.csv").write_text(text[:cut])
+        with pytest.raises(UserError, match=word):
+            table.read(tmp_path / "half.csv")
+    (tmp_path / "half.csv").write_text(text + "run99,janus\n")
+    with pytest.raises(UserError, match="cannot be read"):
+        table.read(tmp_path / "half.csv")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
+def test_half_written_parquet(tmp_path, share):
+    written(tmp_path, rows())
+    data = (tmp_path / "runs.parquet").read_bytes()
+    (tmp_path / "half.parquet").write_bytes(data[: int(share * len(data))])
+    with pytest.raises(UserError, match="half-written"):
+        table.read(tmp_path / "half.parquet")
+
+
+def test_no_file_and_other_files(tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        table.read(tmp_path / "none.csv")
+    (tmp_path / "runs.xlsx").write_text("")
+    with pytest.raises(UserError, match=r"expected \.parquet or \.csv"):
+        table.read(tmp_path / "runs.xlsx")
+    with pytest.raises(UserError, match=r"expected \.parquet or \.csv"):
+        table.write(tmp_path / "runs.txt", rows())
+
+
+def test_a_loss_says_its_unit(tmp_path):
+    changed = [r | {"loss_und_bits": 1.0} for r in rows()]
+    with pytest.raises(UserError, match="a loss without its unit"):
+        written(tmp_path, changed)
+
+
+@pytest.mark.parametrize("column", ["run_id", "tokens", "non_embedding_parameters"])
+def test_missing_columns(tmp_path, column):
+    with pytest.raises(UserError, match=column):
+        written(tmp_path, [{k: v for k, v in r.items() if k != column} for r in rows()])
+
+
+def test_words_in_a_column_of_numbers(tmp_path):
+    with pytest.raises(UserError, match="column tokens"):
+        written(tmp_path, [r | {"tokens": "many"} for r in rows()])
+    with pytest.raises(UserError, match="cannot be read"):
+        written(tmp_path, [r | {"tokens": "many"} for r in rows()], "runs.csv")
+
+
+def with_one(**values) -> list[dict]:
+    changed = rows()
+    changed[7] |= values
+    return changed
+
+
+def test_duplicate_ids(tmp_path):
+    assert "ids that stand twice: run03" in refused(tmp_path, with_one(run_id="run03"))
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("inf"), None])
+def test_diverged_runs_are_named_and_left_out_only_when_asked(tmp_path, loss):
+    changed = with_one(loss_text_nats_per_token=loss)
+    assert "runs that diverged or are not done: run07" in refused(tmp_path, changed)
+    runs = written(tmp_path, changed)
+    found, ids, failed = points(runs, "text", "non_embedding_parameters", True, False)
+    assert (len(found), failed) == (19, ["run07"])
+    assert "run07" not in ids
+
+
+@pytest.mark.parametrize("state", ["diverged", "unfinished"])
+def test_states_count(tmp_path, state):
+    assert "run07" in refused(tmp_path, with_one(state=state))
+
+
+def test_unknown_state(tmp_path):
+    assert "'finished'" in refused(tmp_path, with_one(state="finished"))
+
+
+def test_a_run_that_looks_diverged(tmp_path):
+    assert "look diverged" in refused(tmp_path, [*rows()[:-1], rows()[-1] | {
+        "loss_text_nats_per_token": 9.0}])  # fmt: skip
+
+
+def test_millions_beside_counts(tmp_path):
+    n = rows()[7]["non_embedding_parameters"]
+    said = refused(tmp_path, with_one(non_embedding_parameters=n / 1e6))
+    assert "column non_embedding_parameters" in said
+    assert "run07" in said
+    thousands = refused(tmp_path, with_one(tokens=rows()[7]["tokens"] / 1e4))
+    assert "run07" in thousands
+
+
+def test_a_whole_column_in_other_units(tmp_path):
+    changed = [r | {"tokens": r["tokens"] / 1e9} for r in rows()]
+    assert "Multiply out" in refused(tmp_path, changed)
+    changed = [r | {"training_flops": r["training_flops"] / 1e12} for r in rows()]
+    assert "in other units" in refused(tmp_path, changed)
+
+
+def test_losses_in_other_units(tmp_path):
+    changed = [r | {"loss_text_nats_per_token": 100.0} for r in rows()]
+    assert "nats per token, 0 to 30" in refused(tmp_path, changed)
+
+
+def test_missing_numbers(tmp_path):
+    assert "no positive number in run07" in refused(tmp_path, with_one(tokens=None))
+
+
+def test_too_few_runs(tmp_path):
+    assert "5 to fit; expected at least 6" in refused(tmp_path, rows()[:5])
+
+
+def test_one_size_or_one_length_only(tmp_path):
+    one = [r | {"non_embedding_parameters": 10**8} for r in rows()]
+    for r in one:
+        r.pop("training_flops")
+    assert "1e+08 in every row" in refused(tmp_path, one)
+    one = [r | {"tokens": 10**10} for r in rows()]
+    for r in one:
+        r.pop("training_flops")
+    assert "column tokens" in refused(tmp_path, one)
+
+
+def test_several_learning_rates(tmp_path):
+    double = rows() + [
+        r | {"run_id": r["run_id"] + "b", "learning_rate": 3e-3,
+             "loss_text_nats_per_token": r["loss_text_nats_per_token"] * (0.98 if i % 2 else 1.02)}
+        for i, r in enumerate(rows())
+    ]  # fmt: skip
+    changed = [r | {"size": str(r["non_embedding_parameters"])} for r in double]
+    assert "--best-learning-rate" in refused(tmp_path, changed)
+    runs = written(tmp_path, changed)
+    found, ids, _ = points(runs, "text", "non_embedding_parameters", False, True)
+    assert len(found) == 20
+    assert sorted(ids) == sorted(f"run{i:02d}" + ("b" if i % 2 else "") for i in range(20))
+
+
+def test_unknown_loss_and_column(tmp_path):
+    runs = written(tmp_path, rows())
+    with pytest.raises(UserError, match="loss 'image'"):
+        points(runs, "image", "non_embedding_parameters", False, False)
+    with pytest.raises(UserError, match="parameters column 'parameters'"):
+        points(runs, "text", "parameters", False, False)
+
+
+def test_one_analysis_of_all(tmp_path):
+    runs = written(tmp_path, rows())
+    found = analyse(runs, "janus", "code", FitConfig(draws=50, hold_out=2))
+    constants = found.constants(0.95)
+    assert set(constants) == {"E", "A", "B", "alpha", "beta"}
+    assert all(low < value < high for value, low, high in constants.values())
+    assert constants["E"][1] < 2.8 < constants["E"][2]
+    assert set(found.frontiers) == {1, 2, 3}
+    assert len(found.extrapolation.held) == 2
+    assert found.direct[1] == pytest.approx(found.fitted.value, rel=1e-3)

@@ -1,0 +1,156 @@
+"""Figures of an analysis, as they would stand in a paper: vectors, one column or two wide."""
+
+import matplotlib
+import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+
+from unijax.scaling.paper import (
+    BUDGETS,
+    COLUMN,
+    HEIGHT,
+    ONE,
+    PAGE,
+    SIZES,
+    THREE,
+    TWO,
+    log_axes,
+    loss_axis,
+    loss_name,
+    power,
+    short,
+    size_bar,
+    size_norm,
+)
+from unijax.scaling.study import Analysis, law_at, optima
+
+
+def loss_against_compute(analysis: Analysis, level: float) -> Figure:
+    """Runs, joined by size, over the compute-optimal frontier with its band."""
+    p = analysis.points
+    figure, axes = plt.subplots(figsize=(COLUMN + 0.5, HEIGHT), layout="constrained")
+    norm = size_norm(p.parameters)
+    colors = matplotlib.colormaps[SIZES]
+    for size in np.unique(p.parameters):
+        here = np.flatnonzero(p.parameters == size)
+        here = here[np.argsort(p.compute[here])]
+        axes.plot(p.compute[here], p.loss[here], color=colors(norm(size)), lw=0.5, alpha=0.6)
+    axes.scatter(p.compute, p.loss, c=p.parameters, norm=norm, cmap=SIZES, s=9, lw=0, zorder=3)
+    flops = np.geomspace(p.compute.min(), p.compute.max() * 10, 80)
+    best, low, high = optima(analysis, flops, level)["loss"]
+    axes.plot(flops, best, color="k", label="compute-optimal (approach 3)", zorder=4)
+    axes.fill_between(flops, low, high, color="k", alpha=0.15, lw=0)
+    if analysis.extrapolation is not None:
+        held = analysis.extrapolation.held
+        axes.scatter(
+            p.compute[held], p.loss[held], s=34, facecolors="none", edgecolors=TWO, lw=0.9,
+            zorder=5, label="largest settings",
+        )  # fmt: skip
+    log_axes(axes, "training compute $C$ (FLOP)", loss_name(analysis))
+    loss_axis(axes, 0.97 * min(best.min(), p.loss.min()), 1.02 * p.loss.max())
+    axes.legend(loc="upper right")
+    size_bar(figure, axes, norm)
+    return figure
+
+
+def isoflop_valleys(analysis: Analysis) -> Figure:
+    """Loss against N at each budget: runs, parabola, its minimum, and the fitted law."""
+    p = analysis.points
+    figure, axes = plt.subplots(figsize=(COLUMN + 0.7, HEIGHT), layout="constrained")
+    valleys = analysis.valleys
+    norm = LogNorm(min(v.flops for v in valleys) / 1.5, max(v.flops for v in valleys) * 1.5)
+    colors = matplotlib.colormaps[BUDGETS]
+    k = analysis.frontiers[3].flops_per_pair
+    for valley in valleys:
+        color = colors(norm(valley.flops))
+        n = p.parameters[valley.runs]
+        axes.scatter(n, p.loss[valley.runs], s=9, color=color, lw=0, zorder=3)
+        sizes = np.geomspace(n.min() / 1.15, n.max() * 1.15, 100)
+        x = np.log(sizes) - valley.center
+        curve = valley.curve[0] + valley.curve[1] * x + valley.curve[2] * x * x
+        axes.plot(sizes, curve, color=color, label=power(valley.flops))
+        law = law_at(analysis, sizes, valley.flops / (k * sizes))
+        axes.plot(sizes, law, color=color, ls=":", lw=0.9)
+        if valley.inside:
+            axes.plot(
+                valley.parameters, valley.loss, "*", ms=8, color=color, mec="k", mew=0.5, zorder=5
+            )
+    log_axes(axes, "parameters $N$", loss_name(analysis))
+    axes.plot([], [], color="0.3", ls=":", lw=0.9, label="law (approach 3)")
+    axes.plot([], [], "*", color="0.6", mec="k", mew=0.5, ms=8, ls="none", label="minimum")
+    axes.legend(
+        title="budget (FLOP)", loc="center left", bbox_to_anchor=(1.0, 0.5), title_fontsize=8
+    )
+    return figure
+
+
+def allocation(analysis: Analysis, level: float) -> Figure:
+    """Compute-optimal N and D by each approach, with intervals."""
+    p = analysis.points
+    figure, panels = plt.subplots(1, 2, figsize=(PAGE, HEIGHT), layout="constrained")
+    flops = np.geomspace(p.compute.min(), p.compute.max() * 100, 60)
+    colors = {1: ONE, 2: TWO, 3: THREE}
+    for approach, found in analysis.frontiers.items():
+        color = colors[approach]
+        a, b = found.exponents
+        for axes, line, ends, marks, name in (
+            (
+                panels[0], found.optimal_parameters(flops), found.parameter_interval(flops, level),
+                found.parameters, rf"approach {approach}: $N\propto C^{{{a:.2f}}}$",
+            ),
+            (
+                panels[1], found.optimal_tokens(flops), found.token_interval(flops, level),
+                found.flops / (found.flops_per_pair * found.parameters),
+                rf"approach {approach}: $D\propto C^{{{b:.2f}}}$",
+            ),
+        ):  # fmt: skip
+            axes.plot(flops, line, color=color, label=name, zorder=3 + approach)
+            axes.fill_between(flops, *ends, color=color, alpha=0.14, lw=0)
+            marker, size = {1: ("s", 8), 2: ("*", 40), 3: (".", 0)}[approach]
+            axes.scatter(found.flops, marks, size, color, marker, lw=0, zorder=3 + approach)
+    for axes, name in zip(panels, ("optimal parameters $N$", "optimal tokens $D$")):
+        axes.axvspan(p.compute.min(), p.compute.max(), color="0.5", alpha=0.07, lw=0)
+        log_axes(axes, "training compute $C$ (FLOP)", name, log_y=True)
+        axes.legend(loc="upper left")
+    return figure
+
+
+def residuals(analysis: Analysis) -> Figure:
+    """Relative residuals against N, D and C: a good law leaves no pattern."""
+    p = analysis.points
+    percent = 100 * (p.loss / analysis.fitted.predict(p) - 1)
+    figure, panels = plt.subplots(
+        1, 3, figsize=(PAGE, HEIGHT * 0.85), sharey=True, layout="constrained"
+    )
+    norm = size_norm(p.parameters)
+    names = ("parameters $N$", "tokens $D$", "training compute $C$ (FLOP)")
+    for axes, x, name in zip(panels, (p.parameters, p.tokens, p.compute), names):
+        axes.axhline(0, color="k", lw=0.6)
+        axes.scatter(x, percent, c=p.parameters, norm=norm, cmap=SIZES, s=9, lw=0)
+        log_axes(axes, name, "")
+    panels[0].set_ylabel("measured / fitted loss − 1 (%)")
+    limit = 1.1 * np.abs(percent).max()
+    panels[0].set_ylim(-limit, limit)
+    size_bar(figure, panels, norm)
+    return figure
+
+
+def extrapolation(analysis: Analysis) -> Figure:
+    """Hidden runs: what was predicted, with the interval, and what was measured."""
+    found, p = analysis.extrapolation, analysis.points
+    rows = np.arange(len(found.held))
+    figure, axes = plt.subplots(
+        figsize=(COLUMN + 0.4, 0.9 + 0.24 * len(rows)), layout="constrained"
+    )
+    axes.hlines(rows, *found.interval, color=ONE, lw=2.2, alpha=0.45)
+    axes.plot(found.predicted, rows, "|", color=ONE, ms=9, mew=1.4, label="predicted")
+    axes.plot(found.observed, rows, "o", color=TWO, ms=4, label="measured")
+    axes.set_yticks(rows)
+    axes.set_yticklabels(
+        f"{short(p.parameters[i])} params, {short(p.tokens[i])} tokens" for i in found.held
+    )
+    axes.set_ylim(-0.6, len(rows) - 0.4)
+    axes.set_xlabel(loss_name(analysis))
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+    return figure

@@ -1,0 +1,88 @@
+"""The methods paragraph: every choice of a fit in words, from what was done."""
+
+from unijax.scaling.direct import STARTS
+from unijax.scaling.paper import short
+from unijax.scaling.study import Analysis, FitConfig
+
+SOURCES = [
+    "Hoffmann et al. 2022, Training compute-optimal large language models, arXiv 2203.15556",
+    "Besiroglu et al. 2024, Chinchilla scaling: a replication attempt, arXiv 2404.10102",
+    "Czech et al. 2026, Problems with Chinchilla approach 2, arXiv 2603.22339",
+    "Hesterberg 2014, What teachers should know about the bootstrap, arXiv 1411.5279",
+]
+
+
+def paragraph(analysis: Analysis, config: FitConfig) -> str:
+    """Plain text, for a paper's methods section."""
+    p, fitted = analysis.points, analysis.fitted
+    sizes = sorted(set(p.parameters))
+    said = [
+        f"We fitted {fitted.law.form} to the held-out {analysis.modality.replace('_', ' ')} loss "
+        f"(nats per token) of {len(p)} runs of {len(sizes)} sizes, {short(sizes[0])} to "
+        f"{short(sizes[-1])} parameters and {short(p.tokens.min())} to {short(p.tokens.max())} "
+        f"tokens. N is the column {config.parameters}, D the tokens seen in training, and C "
+        + (
+            f"the table's training FLOPs, {analysis.frontiers[3].flops_per_pair:.2f} N D in the "
+            "median."
+            if p.flops is not None
+            else "is 6 N D."
+        )
+    ]
+    if analysis.failed:
+        said.append(
+            f"{len(analysis.failed)} runs that failed were left out: {', '.join(analysis.failed)}."
+        )
+    if config.best_learning_rate:
+        said.append("Of each setting, the learning rate with the least mean loss was kept.")
+    if config.tied:
+        said.append("The two exponents were set equal.")
+    scale = "logarithms of losses" if config.residual == "log" else "losses"
+    said.append(
+        f"We minimised the sum over runs of Huber's loss (delta {config.delta:g}) of differences "
+        f"of {scale}, by variable projection: on a grid of exponents the other constants were "
+        f"solved for, and the grid's local minima started a damped Newton descent in all of them, "
+        f"with analytic derivatives. The objective at the minimum is {fitted.value:.8g}."
+    )
+    if analysis.direct is not None:
+        said.append(
+            f"As a check, L-BFGS from {STARTS} random starts of the published grid, in the "
+            f"log-sum-exp form, reached {analysis.direct[1]:.8g}."
+        )
+    said.append(
+        f"Intervals are at {100 * config.level:g}%, from {config.draws:,} bootstrap draws of runs "
+        f"with replacement (seed {config.seed}), by percentiles widened for the number of runs and "
+        "constants."
+    )
+    said.append(_approaches(analysis))
+    if analysis.extrapolation is not None:
+        found = analysis.extrapolation
+        said.append(
+            f"To test extrapolation, the {config.hold_out} largest settings ({len(found.held)} "
+            "runs) were hidden and the law fitted to the rest; the intervals of their losses hold "
+            "the law's uncertainty and the scatter of single runs. All runs are in the law that is "
+            "reported."
+        )
+    if analysis.repetition is not None:
+        said.append(
+            f"The constants above come from runs that see each token once; the half-lives R_D and "
+            f"R_N of repeated tokens and of excess parameters were then fitted to all "
+            f"{analysis.repetition[0].runs} runs (Muennighoff et al. 2023, arXiv 2305.16264)."
+        )
+    return " ".join(said)
+
+
+def _approaches(analysis: Analysis) -> str:
+    said = ["The compute-optimal N follows from the law in closed form (approach 3)"]
+    if 2 in analysis.frontiers:
+        inside = sum(v.inside for v in analysis.valleys)
+        said.append(
+            f"; from parabolas of loss against log N at {inside} of {len(analysis.valleys)} "
+            "budgets, those with a minimum among their sizes (approach 2; runs whose log C is "
+            "within 0.12 of the next are one budget)"
+        )
+    if 1 in analysis.frontiers:
+        said.append(
+            "; and from the lower envelope of the sizes' losses, interpolated in log C between "
+            "their runs (approach 1)"
+        )
+    return "".join(said) + "."

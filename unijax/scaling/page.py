@@ -1,0 +1,219 @@
+"""The report: one HTML page that needs nothing beside it, and the figures as SVG and PDF."""
+
+import base64
+import html
+import io
+import pathlib
+from collections.abc import Callable
+
+import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+from unijax.core.files import atomic_file
+from unijax.scaling import contours, figures, methods
+from unijax.scaling.paper import short, style
+from unijax.scaling.study import Analysis, FitConfig, budgets, optima
+
+_STYLE = """
+body { font: 16px/1.5 Georgia, "Times New Roman", serif; margin: 2.5em auto; max-width: 980px;
+       padding: 0 1.2em; color: #1c1c1c; background: #fff }
+h1 { font-size: 1.75em; margin-bottom: .1em; font-weight: normal }
+h2 { margin-top: 2.4em; border-bottom: 1px solid #ccc; font-weight: normal }
+h3 { margin: 1.8em 0 .4em; font-size: 1.05em }
+.note { color: #555 } figure { margin: 1.4em 0; text-align: center }
+figure img { max-width: 100% } figcaption { color: #444; font-size: .88em; text-align: left;
+       max-width: 46em; margin: .4em auto 0 }
+table { border-collapse: collapse; margin: 1em auto; font-size: .92em; border-top: 1.5px solid #222;
+       border-bottom: 1.5px solid #222 }
+th { border-bottom: .75px solid #222; font-weight: normal; font-style: italic }
+td, th { padding: 3px 14px; text-align: right; font-variant-numeric: tabular-nums }
+td:first-child, th:first-child { text-align: left }
+.doubts { background: #fdf6e3; border-left: 3px solid #d08700; padding: .5em 1.2em;
+       font-size: .94em }
+.doubts ul { margin: .3em 0; padding-left: 1.2em }
+nav { font-size: .94em } nav a { margin-right: 1.2em }
+code { font-size: .85em } .refs { font-size: .85em; color: #444 }
+"""
+SYMBOLS = {"alpha": "α", "beta": "β", "R_D": "R<sub>D</sub>*", "R_N": "R<sub>N</sub>*"}
+
+
+def number(value: float) -> str:
+    """Four digits."""
+    if value != 0 and not 1e-3 <= abs(value) < 1e5:
+        mantissa, exponent = f"{value:.3e}".split("e")
+        return f"{mantissa}×10<sup>{int(exponent)}</sup>"
+    return f"{value:.4g}"
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    cells = lambda tag, row: "".join(f"<{tag}>{c}</{tag}>" for c in row)  # noqa: E731
+    body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
+    return f"<table><tr>{cells('th', head)}</tr>{body}</table>"
+
+
+def _formula(form: str) -> str:
+    """A law as the code writes it, with raised Greek exponents."""
+    for name in ("alpha", "beta"):
+        form = form.replace(f"^-{name}", f"<sup>−{SYMBOLS[name]}</sup>")
+    return f"<i>{form}</i>"
+
+
+def _ends(low: float, high: float, show: Callable[[float], str] = number) -> str:
+    return f"[{show(low)}, {show(high)}]"
+
+
+def constants_table(analysis: Analysis, level: float) -> str:
+    """Every constant with its interval."""
+    found = analysis.constants(level)
+    rows = [
+        [SYMBOLS.get(name, name), number(value), _ends(low, high)]
+        for name, (value, low, high) in found.items()
+    ]
+    rows.append(["objective", number(analysis.fitted.value), f"{len(analysis.points)} runs"])
+    return _table(["constant", "value", f"{100 * level:g}% interval"], rows)
+
+
+def exponents_table(analysis: Analysis, level: float) -> str:
+    """a and b of N ~ C^a and D ~ C^b by approach."""
+    rows = []
+    for approach, found in analysis.frontiers.items():
+        a, b = found.exponents
+        low, high = found.exponent_interval(level)
+        rows.append(
+            [
+                f"approach {approach}", f"{a:.3f}", f"[{low:.3f}, {high:.3f}]", f"{b:.3f}",
+                f"[{1 - high:.3f}, {1 - low:.3f}]",
+            ]
+        )  # fmt: skip
+    return _table(["", "a, N ∝ C<sup>a</sup>", "", "b, D ∝ C<sup>b</sup>", ""], rows)
+
+
+def optima_table(analysis: Analysis, config: FitConfig) -> str:
+    """What to spend the asked budgets on."""
+    flops = budgets(analysis, config)
+    found = optima(analysis, flops, config.level)
+    rows = []
+    for i, c in enumerate(flops):
+        row = [number(float(c))]
+        for name, show in (("parameters", short), ("tokens", short), ("loss", "{:.4f}".format)):
+            value, low, high = (float(x) for x in found[name][:, i])
+            row += [show(value), _ends(low, high, show)]
+        rows.append(row)
+    return _table(["budget (FLOP)", "N", "", "D", "", "loss", ""], rows)
+
+
+def extrapolation_table(analysis: Analysis) -> str:
+    """Hidden runs: predicted, measured, error."""
+    found, p = analysis.extrapolation, analysis.points
+    rows = []
+    for j, i in enumerate(found.held):
+        low, high = found.interval[:, j]
+        name = [html.escape(analysis.ids[i]), short(p.parameters[i]), short(p.tokens[i])]
+        losses = [f"{found.predicted[j]:.4f}", f"[{low:.4f}, {high:.4f}]"]
+        losses += [f"{found.observed[j]:.4f}", f"{100 * found.relative_error[j]:+.2f}%"]
+        rows.append([*name, *losses, "yes" if found.inside[j] else "no"])
+    head = ["run", "N", "D", "predicted", "interval", "measured", "error", "inside"]
+    return _table(head, rows)
+
+
+def drawings(analysis: Analysis, level: float) -> dict[str, tuple[Figure, str]]:
+    """Name -> figure and caption, of those that the runs allow."""
+    percent = f"{100 * level:g}%"
+    found = {
+        "loss_against_compute": (
+            figures.loss_against_compute(analysis, level),
+            f"Held-out loss of every run against training compute, joined by size, and the "
+            f"compute-optimal frontier of the fitted law with its {percent} interval.",
+        )
+    }
+    if analysis.valleys:
+        found["isoflop_valleys"] = (
+            figures.isoflop_valleys(analysis),
+            "Loss against size at equal compute: runs, a parabola for each budget (approach 2) "
+            "with its minimum, and the fitted law (dotted).",
+        )
+    found["allocation"] = (
+        figures.allocation(analysis, level),
+        f"Compute-optimal parameters and tokens by each approach, with {percent} intervals. "
+        "Shaded: the range of the runs; beyond it all is extrapolation.",
+    )
+    found["residuals"] = (
+        figures.residuals(analysis),
+        "Relative residuals of the fitted law. A pattern would say that the law is wrong.",
+    )
+    found["contours"] = (
+        contours.contours(analysis),
+        "Left: contours of the fitted loss, runs coloured by their measured loss, and the "
+        "compute-optimal frontier. Right: how sharply the runs determine the two exponents: the "
+        "objective, least over the other constants, over its minimum; points are bootstrap draws.",
+    )
+    if analysis.extrapolation is not None:
+        found["extrapolation"] = (
+            figures.extrapolation(analysis),
+            f"The largest settings, hidden from the fit: predicted loss with its {percent} "
+            "interval, and the measured one.",
+        )
+    return found
+
+
+def write(
+    out: pathlib.Path, title: str, analyses: list[Analysis], config: FitConfig
+) -> pathlib.Path:
+    """Writes `report.html`, and figures/*.svg and *.pdf, into the folder `out`.
+
+    Returns:
+      The path of the page.
+    """
+    sections, links = [], []
+    for i, analysis in enumerate(analyses):
+        name = " · ".join(x for x in (analysis.system, analysis.modality.replace("_", " ")) if x)
+        links.append(f"<a href='#s{i}'>{html.escape(name)}</a>")
+        sections.append(f"<h2 id=s{i}>{html.escape(name)}</h2>" + _section(out, analysis, config))
+    references = "".join(f"<li>{html.escape(s)}</li>" for s in methods.SOURCES)
+    page = (
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title>"
+        f"<style>{_STYLE}</style><body><h1>{html.escape(title)}</h1>"
+        f"<nav>{''.join(links)}</nav>{''.join(sections)}"
+        f"<h2>References</h2><ol class=refs>{references}</ol></body></html>\n"
+    )
+    path = out / "report.html"
+    with atomic_file(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return path
+
+
+def _section(out: pathlib.Path, analysis: Analysis, config: FitConfig) -> str:
+    doubts = "".join(f"<li>{html.escape(w)}</li>" for w in analysis.warnings)
+    body = []
+    if doubts:
+        body.append(f"<div class=doubts>Read this first:<ul>{doubts}</ul></div>")
+    body.append(f"<h3>Constants of {_formula(analysis.fitted.law.form)}</h3>")
+    body.append(constants_table(analysis, config.level))
+    body.append("<h3>How optimal parameters and tokens grow with compute</h3>")
+    body.append(exponents_table(analysis, config.level))
+    body.append("<h3>Compute-optimal runs (approach 3)</h3>" + optima_table(analysis, config))
+    if analysis.extrapolation is not None:
+        body.append("<h3>Hidden runs</h3>" + extrapolation_table(analysis))
+    stem = "_".join(x for x in (analysis.system, analysis.modality) if x)
+    with style():
+        for name, (figure, caption) in drawings(analysis, config.level).items():
+            image = _save(out / "figures", f"{stem}_{name}", figure)
+            body.append(f"<figure>{image}<figcaption>{html.escape(caption)}</figcaption></figure>")
+    body.append(f"<h3>Methods</h3><p>{html.escape(methods.paragraph(analysis, config))}</p>")
+    return "".join(body)
+
+
+def _save(folder: pathlib.Path, name: str, figure: Figure) -> str:
+    """Writes both files, and returns the SVG as an image of the page."""
+    for kind in ("svg", "pdf"):
+        data = io.BytesIO()
+        metadata = {"Date": None} if kind == "svg" else {"CreationDate": None}
+        figure.savefig(data, format=kind, metadata=metadata)
+        with atomic_file(folder / f"{name}.{kind}") as temporary:
+            temporary.write_bytes(data.getvalue())
+        if kind == "svg":
+            svg = base64.b64encode(data.getvalue()).decode()
+    width = int(np.round(figure.get_size_inches()[0] * 120))
+    plt.close(figure)
+    return f"<img alt='{name}' width={width} src='data:image/svg+xml;base64,{svg}'>"

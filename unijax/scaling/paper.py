@@ -1,0 +1,104 @@
+"""How figures look: fonts, colours, and the axes that several of them have."""
+
+import contextlib
+from collections.abc import Iterator
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FormatStrFormatter, MaxNLocator, NullLocator
+
+from unijax.scaling.study import Analysis
+
+COLUMN, PAGE, HEIGHT = 3.4, 7.0, 2.6  # inches
+SIZES, BUDGETS = "viridis", "plasma_r"
+ONE, TWO, THREE = "#0072b2", "#d55e00", "#222222"  # approaches; told apart by the colour-blind
+STYLE = {
+    "font.family": "STIXGeneral",
+    "mathtext.fontset": "stix",
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.labelsize": 9,
+    "legend.fontsize": 7.5,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.minor.width": 0.4,
+    "ytick.minor.width": 0.4,
+    "legend.frameon": False,
+    "lines.linewidth": 1.1,
+    "lines.markersize": 3.5,
+    "savefig.bbox": "tight",
+    "savefig.pad_inches": 0.03,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "unijax",
+    "pdf.fonttype": 42,
+}
+
+
+@contextlib.contextmanager
+def style() -> Iterator[None]:
+    """Matplotlib's settings for these figures, put back afterwards."""
+    with plt.rc_context(STYLE):
+        yield
+
+
+def short(value: float) -> str:
+    """1.2M, 340k: as counts are said."""
+    for unit, name in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if value >= unit:
+            return f"{value / unit:.3g}{name}"
+    return f"{value:.3g}"
+
+
+def power(value: float) -> str:
+    """Mathtext of 3.2e18."""
+    exponent = int(np.floor(np.log10(value)))
+    return rf"${value / 10**exponent:.1f}\times10^{{{exponent}}}$"
+
+
+def log_axes(axes: Axes, x: str, y: str, log_y: bool = False) -> None:
+    """Logarithmic x, and y where asked, with their names."""
+    axes.set_xscale("log")
+    if log_y:
+        axes.set_yscale("log")
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+
+
+def loss_axis(axes: Axes, low: float, high: float) -> None:
+    """Losses on a logarithmic axis span less than a decade: ticks at round numbers."""
+    ticks = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(FixedLocator(ticks[ticks > 0]))
+    axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.set_ylim(low, high)
+
+
+def size_norm(values: np.ndarray) -> LogNorm:
+    """Of colours by size."""
+    return LogNorm(values.min() / 1.05, values.max() * 1.05)
+
+
+def loss_name(analysis: Analysis) -> str:
+    """Of an axis."""
+    return f"{analysis.modality.replace('_', ' ')} loss (nats per token)"
+
+
+def size_bar(figure: Figure, axes, norm: LogNorm) -> None:
+    """The bar that says which colour is which size."""
+    mappable = matplotlib.cm.ScalarMappable(norm, SIZES)
+    bar = figure.colorbar(mappable, ax=axes, pad=0.02, aspect=28)
+    bar.set_label("parameters $N$")
+    bar.outline.set_linewidth(0.4)

@@ -1,0 +1,237 @@
+"""A whole analysis of one loss of one system: every approach, its intervals and its doubts."""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Float
+
+from unijax.core.errors import UserError
+from unijax.scaling import diagnostics, envelope, frontier, isoflop, repeated, validate
+from unijax.scaling.bootstrap import bootstrap, interval
+from unijax.scaling.direct import fit_directly
+from unijax.scaling.extrapolation import Extrapolation, extrapolate
+from unijax.scaling.fit import Fit, fit
+from unijax.scaling.frontier import Frontier
+from unijax.scaling.isoflop import Valley
+from unijax.scaling.laws import Chinchilla, Theta
+from unijax.scaling.objective import Objective
+from unijax.scaling.points import Points
+from unijax.scaling.table import Runs
+
+
+@dataclasses.dataclass(frozen=True)
+class FitConfig:
+    """Every choice of a fit; the report states them all.
+
+    Attributes:
+      losses: modalities; none for all of the table.
+      parameters: the column that is N.
+      delta, residual: of the objective.
+      tied: one exponent for N and D.
+      repeated: fit the half-lives of repeated data too.
+      draws: of the bootstrap.
+      level: of confidence.
+      seed: of the bootstrap.
+      hold_out: how many of the largest settings are hidden and predicted; 0 for none.
+      budgets: FLOPs to name the optimum of; none for ten and a hundred times the largest run.
+      drop_failed: leave out runs that diverged or are not done.
+      best_learning_rate: keep the best rate of each setting.
+    """
+
+    losses: tuple[str, ...] = ()
+    parameters: str = "non_embedding_parameters"
+    delta: float = 1e-3
+    residual: str = "log"
+    tied: bool = False
+    repeated: bool = False
+    draws: int = 1000
+    level: float = 0.95
+    seed: int = 0
+    hold_out: int = 2
+    budgets: tuple[float, ...] = ()
+    drop_failed: bool = False
+    best_learning_rate: bool = False
+
+    @property
+    def objective(self) -> Objective:
+        return Objective(self.delta, self.residual)
+
+
+@dataclasses.dataclass(frozen=True)
+class Analysis:
+    """What was found of one loss of one system.
+
+    Attributes:
+      ids: of the fitted runs, in the order of `points`; failed: of those left out.
+      draws: [draws, p], of the bootstrap.
+      direct: the constants and the objective of the published search, as a check; None if tied.
+      frontiers: by approach; approaches that the runs do not allow are missing.
+      valleys: of approach 2, also those that it could not use.
+      extrapolation: None where nothing was hidden or too little remained.
+      repetition: the fit of half-lives, with its draws; None unless asked for.
+      warnings: in words.
+    """
+
+    system: str
+    modality: str
+    points: Points
+    ids: list[str]
+    failed: list[str]
+    fitted: Fit
+    draws: Theta
+    direct: tuple[dict[str, float], float] | None
+    frontiers: dict[int, Frontier]
+    valleys: list[Valley]
+    extrapolation: Extrapolation | None
+    repetition: tuple[Fit, Theta] | None
+    warnings: list[str]
+
+    def constants(self, level: float) -> dict[str, tuple[float, float, float]]:
+        """Name -> value, lower, upper."""
+        found = _with_ends(self.fitted, self.draws, level)
+        if self.repetition is not None:
+            both = _with_ends(*self.repetition, level)
+            found |= {k: both[k] for k in ("R_D", "R_N")}
+        return found
+
+
+def _with_ends(fitted: Fit, draws: Theta, level: float) -> dict[str, tuple[float, float, float]]:
+    drawn = fitted.law.constants(draws)
+    free = sum(fitted.law.free)
+    ends = {k: interval(v, level, fitted.runs, free) for k, v in drawn.items()}
+    return {k: (v, float(ends[k][0]), float(ends[k][1])) for k, v in fitted.constants().items()}
+
+
+def systems(runs: Runs) -> list[str]:
+    """Names of the systems of a table; one without a name where there is no such column."""
+    return sorted({str(s) for s in runs["system"]}) if "system" in runs else [""]
+
+
+def analyse(
+    runs: Runs,
+    system: str,
+    modality: str,
+    config: FitConfig,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Analysis:
+    """Fits everything that the runs of a system allow.
+
+    Raises:
+      UserError: for whatever `validate` refuses.
+    """
+    if system:
+        runs = runs.where(runs["system"] == system)
+    points, ids, failed = validate.points(
+        runs, modality, config.parameters, config.drop_failed, config.best_learning_rate
+    )
+    everything = points
+    if config.repeated:
+        once = np.flatnonzero(repeated.single_epoch(points))
+        if len(once) < validate.FEWEST:
+            raise UserError(
+                "repeated data", f"{len(once)} runs that see their tokens once",
+                f"at least {validate.FEWEST}, for the constants that repetition does not touch",
+                "Add runs of a single epoch.",
+            )  # fmt: skip
+        points, ids = points.take(once), [ids[i] for i in once]
+    law = Chinchilla.of(points, config.tied)
+    fitted = fit(law, points, config.objective)
+    draws = bootstrap(fitted, points, config.draws, config.seed, progress=progress)
+    warnings = diagnostics.warn_of_runs(points) + diagnostics.warn_of_fit(fitted, points, draws)
+    frontiers = {3: frontier.of_law(law, fitted.theta, draws, points)}
+    valleys = isoflop.valleys(points)
+    warnings += diagnostics.warn_of_valleys(valleys)
+    for approach, attempt in (
+        (1, lambda: envelope.fit_envelope(points, min(config.draws, 200), config.seed)),
+        (2, lambda: isoflop.fit_isoflop(points, config.draws, config.seed)[0]),
+    ):
+        try:
+            frontiers[approach] = attempt()
+        except UserError as e:
+            warnings.append(f"not done: {e}")
+    if 1 in frontiers and len(frontiers[1].parameters) < diagnostics.SIZES:
+        warnings.append(
+            f"approach 1 rests on {len(frontiers[1].parameters)} sizes that are ever the best"
+        )
+    if 2 in frontiers:
+        warnings += diagnostics.warn_of_approach_2(fitted, points)
+    direct = None
+    if not config.tied and config.residual == "log":
+        direct = fit_directly(points, delta=config.delta, seed=config.seed)
+        if direct[1] < fitted.value * (1 - 1e-6):
+            warnings.append(
+                f"the published search found a lower objective: {direct[1]:.6g} where this one "
+                f"has {fitted.value:.6g}; its constants: {direct[0]}"
+            )
+    return Analysis(
+        system=system,
+        modality=modality,
+        points=points,
+        ids=ids,
+        failed=failed,
+        fitted=fitted,
+        draws=draws,
+        direct=direct,
+        frontiers=dict(sorted(frontiers.items())),
+        valleys=valleys,
+        extrapolation=_extrapolate(points, config, warnings),
+        repetition=_repetition(everything, fitted, draws, config),
+        warnings=warnings,
+    )
+
+
+def _extrapolate(points: Points, config: FitConfig, warnings: list[str]) -> Extrapolation | None:
+    if not config.hold_out:
+        return None
+    try:
+        return extrapolate(
+            points, config.hold_out, config.objective, min(config.draws, 300), config.level,
+            config.seed, config.tied,
+        )  # fmt: skip
+    except UserError as e:
+        warnings.append(f"not done: {e}")
+        return None
+
+
+def _repetition(
+    points: Points, base: Fit, draws: Theta, config: FitConfig
+) -> tuple[Fit, Theta] | None:
+    if not config.repeated:
+        return None
+    law = repeated.Repeated(base.law, base.theta)
+    fitted = fit(law, points, config.objective)
+    return fitted, repeated.bootstrap_half_lives(fitted, points, draws, config.seed)
+
+
+def law_at(
+    analysis: Analysis, n: Float[np.ndarray, "..."], d: Float[np.ndarray, "..."]
+) -> Float[np.ndarray, "..."]:
+    """The fitted loss at N parameters and D tokens, each seen once."""
+    c = analysis.fitted.constants()
+    return c["E"] + c["A"] * n ** -c["alpha"] + c["B"] * d ** -c["beta"]
+
+
+def optima(
+    analysis: Analysis, budgets: Float[np.ndarray, "c"], level: float
+) -> dict[str, Float[np.ndarray, "3 c"]]:
+    """Compute-optimal parameters, tokens and loss by approach 3: value, lower, upper."""
+    best = analysis.frontiers[3]
+    law, k = analysis.fitted.law, best.flops_per_pair
+    loss = frontier.optimal_loss(law, analysis.fitted.theta[None], best.line[None], k, budgets)
+    drawn = frontier.optimal_loss(law, analysis.draws, best.draws, k, budgets)
+    ends = interval(drawn, level, best.runs, best.constants)
+    return {
+        "parameters": np.vstack(
+            [best.optimal_parameters(budgets), best.parameter_interval(budgets, level)]
+        ),
+        "tokens": np.vstack([best.optimal_tokens(budgets), best.token_interval(budgets, level)]),
+        "loss": np.vstack([loss, ends]),
+    }
+
+
+def budgets(analysis: Analysis, config: FitConfig) -> Float[np.ndarray, "c"]:
+    """The budgets asked for, or ten and a hundred times the largest run's compute."""
+    if config.budgets:
+        return np.array(config.budgets, float)
+    return analysis.points.compute.max() * np.array([10.0, 100.0])

@@ -1,0 +1,177 @@
+"""The results of a study: one table, a row for each run, Parquet or CSV.
+
+| column | meaning |
+|---|---|
+| run_id | text, different in every row |
+| parameters, non_embedding_parameters | counts (not millions); at least one of the two |
+| tokens | seen in training, repetitions included |
+| loss_NAME_nats_per_token | held-out loss of a modality; at least one |
+| unique_tokens | different tokens among `tokens`, where data repeats |
+| training_flops | of the whole run; without it compute is 6 N D |
+| system, size, seed, learning_rate, epochs | what the run was |
+| state | "done", "diverged" or "unfinished"; without it every run is done |
+
+Other columns are kept and not read. `duckdb`, `pandas` and the like query the file as it is.
+"""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+
+from unijax.core.errors import UserError
+from unijax.core.files import atomic_file
+
+TEXT = ("run_id", "system", "size", "state")
+NUMBERS = (
+    "parameters", "non_embedding_parameters", "tokens", "unique_tokens", "training_flops",
+    "learning_rate", "seed", "epochs",
+)  # fmt: skip
+UNIT = "_nats_per_token"
+STATES = ("done", "diverged", "unfinished")
+
+
+@dataclasses.dataclass(frozen=True)
+class Runs:
+    """A table in memory: text columns as object arrays, numbers as float64, missing ones NaN."""
+
+    columns: Mapping[str, np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.columns["run_id"])
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.columns[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.columns
+
+    def get(self, name: str) -> np.ndarray | None:
+        """A column, or None."""
+        return self.columns.get(name)
+
+    @property
+    def losses(self) -> tuple[str, ...]:
+        """Names of the modalities."""
+        ours = [c for c in self.columns if c.startswith("loss_") and c.endswith(UNIT)]
+        return tuple(c.removeprefix("loss_").removesuffix(UNIT) for c in ours)
+
+    def loss(self, modality: str) -> np.ndarray:
+        """Nats per token."""
+        return self.columns[f"loss_{modality}{UNIT}"]
+
+    def where(self, keep: np.ndarray) -> "Runs":
+        """The rows of a boolean mask."""
+        return Runs({k: v[keep] for k, v in self.columns.items()})
+
+
+def read(path: str | os.PathLike) -> Runs:
+    """A table of runs, checked for form; `validate` checks what it says.
+
+    Raises:
+      UserError: no such file, half-written, or columns that are not as above.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise UserError(str(path), "no such file", "a table of runs", "Make it: unijax gather.")
+    try:
+        if path.suffix == ".parquet":
+            table = pa.parquet.read_table(path)
+        elif path.suffix == ".csv":
+            table = _read_csv(path)
+        else:
+            raise UserError(
+                str(path), f"a file of kind {path.suffix!r}", ".parquet or .csv", "Convert it."
+            )
+    except pa.ArrowInvalid as e:
+        raise UserError(
+            str(path),
+            f"a table that cannot be read ({str(e).splitlines()[0]})",
+            "a whole table",
+            "It may be half-written: make it anew with unijax gather.",
+        ) from e
+    return _check_form(path, table)
+
+
+def _read_csv(path: pathlib.Path) -> pa.Table:
+    with path.open("rb") as file:
+        file.seek(0, os.SEEK_END)
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+        if file.read(1) != b"\n":
+            raise UserError(
+                str(path),
+                "a last line without an end",
+                "a whole table",
+                "It may be half-written: make it anew, or end the line if it is whole.",
+            )
+    types = {name: pa.string() for name in TEXT} | {name: pa.float64() for name in NUMBERS}
+    return pa.csv.read_csv(path, convert_options=pa.csv.ConvertOptions(column_types=types))
+
+
+def _check_form(path: pathlib.Path, table: pa.Table) -> Runs:
+    names = table.column_names
+    if len(set(names)) < len(names):
+        raise UserError(str(path), "two columns of one name", "different names", "Rename one.")
+    for name in names:
+        if name.startswith("loss_") and not name.endswith(UNIT):
+            raise UserError(
+                f"{path}: column {name}",
+                "a loss without its unit",
+                f"a name that ends in {UNIT}",
+                "Convert to nats per token (bits times 0.6931) and rename the column.",
+            )
+    for need in (("run_id",), ("tokens",), ("parameters", "non_embedding_parameters")):
+        if not any(n in names for n in need):
+            raise UserError(
+                str(path),
+                f"columns {names}",
+                f"a column {' or '.join(need)}",
+                "Columns and their units are listed in docs/scaling.md.",
+            )
+    if not any(n.startswith("loss_") for n in names):
+        raise UserError(
+            str(path), f"columns {names}", f"a column loss_NAME{UNIT}", "Add or rename one."
+        )
+    columns = {}
+    for name in names:
+        column = table.column(name)
+        if name in TEXT or not (pa.types.is_floating(column.type) or _is_integer(column.type)):
+            if name in NUMBERS or name.endswith(UNIT):
+                raise UserError(
+                    f"{path}: column {name}", f"values of type {column.type}", "numbers",
+                    "Correct the table.",
+                )  # fmt: skip
+            columns[name] = np.array(column.to_pylist(), dtype=object)
+        else:
+            columns[name] = column.cast(pa.float64()).to_numpy()
+    return Runs(columns)
+
+
+def _is_integer(kind: pa.DataType) -> bool:
+    return pa.types.is_integer(kind)
+
+
+def write(path: str | os.PathLike, rows: Sequence[Mapping]) -> None:
+    """Writes rows as a table, whole or not at all.
+
+    Raises:
+      UserError: if the place cannot be written or the suffix is neither .parquet nor .csv.
+    """
+    path = pathlib.Path(path)
+    if path.suffix not in (".parquet", ".csv"):
+        raise UserError(
+            str(path), f"a file of kind {path.suffix!r}", ".parquet or .csv", "Change it."
+        )
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    table = pa.table({name: [row.get(name) for row in rows] for name in names})
+    with atomic_file(path) as temporary:
+        if path.suffix == ".parquet":
+            pa.parquet.write_table(table, temporary)
+        else:
+            pa.csv.write_csv(table, temporary)
