@@ -394,3 +394,10 @@ def test_forward_flops_count_what_the_batch_needs():
     assert found["vision_model"] == flops_of(SYSTEM.encode_und, (3, 16, 16, 3))
     assert found["vqmodel"] == 2 * SYSTEM.config.vq.encode_flops_per_image()
     assert SYSTEM.forward_flops(cached).keys() == found.keys() - {"vision_model", "vqmodel"}
+
+    # As most count: rows without documents, padding in them.
+    as_causal = {name: float(x) for name, x in SYSTEM.forward_flops(pixels, True).items()}
+    seen, all_causal = sum(n * (n + 1) // 2 for n in lengths), ROWS * T * (T + 1) // 2
+    more = as_causal.pop("language_model") - found.pop("language_model")
+    assert more == (all_causal - seen) * text.flops_per_pair() > 0
+    assert as_causal == found

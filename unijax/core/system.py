@@ -44,6 +44,11 @@ class System(Protocol):
         """
         ...
 
-    def forward_flops(self, batch: Any) -> dict[str, Array]:
-        """Forward FLOPs of a batch by top-level parameter group, padding excluded."""
+    def forward_flops(self, batch: Any, as_causal: bool = False) -> dict[str, Array]:
+        """Forward FLOPs of a batch by top-level parameter group, padding excluded.
+
+        Args:
+          as_causal: count attention as if every packed row were one causal document, padding
+            included, as most projects do; otherwise the pairs that are seen, the work to be done.
+        """
         ...

@@ -102,7 +102,10 @@ def _speed(curves: list[dict]) -> list[tuple[str, str]]:
     return [
         ("steps", f"{last['step']}"),
         ("tokens per second", f"{mean('tokens_per_second'):,.0f} (padding not counted)"),
-        ("model FLOP/s", f"{mean('model_flops_per_second') / 1e9:.1f} G"),
+        (
+            "model FLOP/s",
+            f"{mean('model_flops_per_second') / 1e9:.1f} G (attention: the pairs that are seen)",
+        ),
         ("padding", f"{mean('padding'):.2%}"),
         ("documents per step", f"{mean('documents'):.1f}"),
         (

@@ -153,8 +153,9 @@ class Contrastive:
             "images": (count, ones),
         }
 
-    def forward_flops(self, batch: ImageBatch) -> dict[str, Array]:
+    def forward_flops(self, batch: ImageBatch, as_causal: bool = False) -> dict[str, Array]:
         """By tower."""
+        del as_causal  # no packed rows
         c, images = self.config, jnp.sum(batch.weight)
         return {
             "vision_model": images * float(c.vision.flops_per_image()),

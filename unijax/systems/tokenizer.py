@@ -228,8 +228,9 @@ class Tokenizer:
         used = jnp.zeros(size).at[codes].add(counted) > 0
         return jnp.sum(used).astype(jnp.float32), jnp.full((), size, jnp.float32)
 
-    def forward_flops(self, batch: ImageBatch) -> dict[str, Array]:
+    def forward_flops(self, batch: ImageBatch, as_causal: bool = False) -> dict[str, Array]:
         """The discriminator counts as if it had started; the small perceptual network does not."""
+        del as_causal  # no packed rows
         images = jnp.sum(batch.weight)
         vq = self.config.vq
         per_image = vq.encode_flops_per_image() + vq.decode_flops_per_image()

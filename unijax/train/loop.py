@@ -211,7 +211,9 @@ class _Report:
         values["seconds_per_step"] = seconds
         if "tokens" in values:
             values["tokens_per_second"] = values["tokens"] / seconds
+        # By the pairs that attention sees, and as if every row were one causal document.
         values["model_flops_per_second"] = values["flops"] / seconds
+        values["model_flops_per_second_if_causal"] = values["flops_if_causal"] / seconds
         self._writers.scalars(step, values)
         self._bar.set_postfix(loss=f"{values['loss']:.3f}", refresh=False)
         if not math.isfinite(values["loss"]):

@@ -27,14 +27,16 @@ def _once(x: Array) -> tuple[Array, Array]:
     return x.astype(jnp.float32), jnp.ones((), jnp.float32)
 
 
-def training_flops(system: System, batch: Any, rules: dict[str, Rule]) -> Array:
-    """Model FLOPs of a step, recomputation excluded.
+def training_flops(
+    system: System, batch: Any, rules: dict[str, Rule], as_causal: bool = False
+) -> Array:
+    """Model FLOPs of a step, recomputation excluded. `as_causal`: see `System.forward_flops`.
 
     A part that trains costs three times its forward pass, a frozen part that gradients flow
     through twice, a frozen part on the input side (`system.encoders`) once.
     """
     total = jnp.zeros((), jnp.float32)
-    for part, forward in system.forward_flops(batch).items():
+    for part, forward in system.forward_flops(batch, as_causal).items():
         if any(p.split("/")[0] == part and not r.frozen for p, r in rules.items()):
             factor = 3
         else:
@@ -72,6 +74,7 @@ def make_train_step(
         metrics = dict(metrics)
         metrics["loss"] = _once(loss)
         metrics["flops"] = _once(training_flops(system, batch, rules))
+        metrics["flops_if_causal"] = _once(training_flops(system, batch, rules, as_causal=True))
         for name, value in norms.items():
             metrics[f"grad_norm/{name}"] = _once(value)
         for name, value in optimizer.learning_rates(state.step).items():
