@@ -13,6 +13,7 @@ from tests.data.conftest import make_records, small_config
 from unijax.core.batch import Kind, Target
 from unijax.core.errors import UserError
 from unijax.data import images
+from unijax.data.assemble import assemble
 from unijax.data.batch import Cached
 from unijax.data.config import GroupConfig, SourceConfig, StreamConfig
 from unijax.data.document import document_size
@@ -400,6 +401,22 @@ def test_a_source_is_narrowed_to_categories_and_a_limit(tmp_path):
     both = ids(categories=("a",), limit=5)
     path.write_text("".join(json.dumps(line) + "\n" for line in lines[::2]))
     assert ids(limit=5) == both
+
+
+def test_padding_inside_a_row_is_refused_by_row_and_position(tokenizer, monkeypatch):
+    """What would be a decreasing end of what its queries see."""
+    rows = []
+
+    def assemble_badly(*args):
+        row = assemble(*args)
+        rows.append(row)
+        if len(rows) == 2:
+            row.kind[5] = Kind.PAD
+        return row
+
+    monkeypatch.setattr("unijax.data.batch.assemble", assemble_badly)
+    with pytest.raises(UserError, match=r"row 1, position 6: found decreasing kv_start"):
+        fixed_batches(small_config(), tokenizer, 1, RECORDS)
 
 
 def test_a_stream_without_images_has_no_slots(tokenizer):

@@ -42,6 +42,10 @@ def test_packed_intervals_are_the_mask(fields, whole):
     visible = (key >= start[..., None]) & (key < end[..., None])
     want = slow_mask(segment, kind, image, whole)
     np.testing.assert_array_equal(visible, want)
+    for host, device in zip(packed_intervals(*fields, whole_span_kinds=whole), (start, end)):
+        assert isinstance(host, np.ndarray)
+        assert host.dtype == np.int32
+        np.testing.assert_array_equal(host, device)
 
     q_start, q_end = seen_by_intervals(jnp.asarray(start), jnp.asarray(end), T)
     seen_by = (key >= q_start[..., None]) & (key < q_end[..., None])

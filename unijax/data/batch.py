@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from unijax.core.batch import ImageSlots, PackedBatch
+from unijax.core.batch import ImageSlots, Kind, PackedBatch
 from unijax.core.errors import UserError
 from unijax.core.vocab import SpecialIds
 from unijax.data import images
@@ -16,6 +16,7 @@ from unijax.data.assemble import FIELDS, RowArrays, assemble
 from unijax.data.config import DataConfig, StreamConfig
 from unijax.data.document import ImageRef
 from unijax.data.rows import Row
+from unijax.ops.attention import check_intervals, packed_intervals
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +66,9 @@ class BatchMaker:
             for row in rows
         ]
         fields = {name: np.stack([getattr(row, name) for row in arrays]) for name in FIELDS}
+        # As the recipe sees them that lets most be seen: every image sees its whole span.
+        seen = (fields[name] for name in ("segment", "kind", "image"))
+        check_intervals(*packed_intervals(*seen, (Kind.UND, Kind.GEN)), config.row_length)
         return PackedBatch(**fields, und=self._slots("und", arrays), gen=self._slots("gen", arrays))
 
     def _slots(self, name: str, rows: Sequence[RowArrays]) -> ImageSlots | None:

@@ -13,14 +13,18 @@ from jaxtyping import Float, Int
 from unijax.core.batch import Kind
 from unijax.core.errors import UserError
 
+AnyArray = Array | np.ndarray
+
 
 def packed_intervals(
-    segment: Int[Array, "B T"],
-    kind: Int[Array, "B T"],
-    image: Int[Array, "B T"],
+    segment: Int[AnyArray, "B T"],
+    kind: Int[AnyArray, "B T"],
+    image: Int[AnyArray, "B T"],
     whole_span_kinds: tuple[int, ...] = (),
-) -> tuple[Int[Array, "B T"], Int[Array, "B T"]]:
+) -> tuple[Int[AnyArray, "B T"], Int[AnyArray, "B T"]]:
     """Intervals of packed rows: causal within a document, nothing seen across documents.
+
+    Of NumPy arrays they are made on the host.
 
     Args:
       segment: 1, 2, ... for the documents of a row, each contiguous; 0 on padding.
@@ -32,17 +36,33 @@ def packed_intervals(
     Returns:
       `kv_start, kv_end`, int32.
     """
-    here = jnp.arange(segment.shape[1], dtype=jnp.int32)
+    xp = np if isinstance(segment, np.ndarray) else jnp
+    here = xp.arange(segment.shape[1], dtype=xp.int32)
     pad = kind == Kind.PAD
-    start = jax.lax.cummax(jnp.where(_is_first(segment), here, 0), axis=1)
-    end = jnp.broadcast_to(here + 1, segment.shape)
+    is_first = xp.diff(segment, axis=1, prepend=segment[:, :1] - 1) != 0
+    start = _largest_so_far(xp.where(is_first, here, 0))
+    end = xp.broadcast_to(here + 1, segment.shape)
     if whole_span_kinds:
-        whole = jnp.isin(kind, jnp.asarray(whole_span_kinds)) & (image > 0)
-        end = jnp.where(whole, _run_ends(image), end)
+        whole = xp.isin(kind, xp.asarray(whole_span_kinds)) & (image > 0)
+        is_last = xp.diff(image, axis=1, append=image[:, -1:] + 1) != 0
+        end_of_run = _least_from_here(xp.where(is_last, here + 1, len(here)))
+        end = xp.where(whole, end_of_run, end)
     # Padding takes the last end before it for both of its own: nothing is seen, neither vector
     # decreases, and no block of queries is made to visit keys for padding's sake.
-    reached = jax.lax.cummax(jnp.where(pad, 0, end), axis=1)
-    return jnp.where(pad, reached, start), jnp.where(pad, reached, end)
+    reached = _largest_so_far(xp.where(pad, 0, end))
+    return xp.where(pad, reached, start), xp.where(pad, reached, end)
+
+
+def _largest_so_far(x: Int[AnyArray, "B T"]) -> Int[AnyArray, "B T"]:
+    if isinstance(x, np.ndarray):
+        return np.maximum.accumulate(x, axis=1)
+    return jax.lax.cummax(x, axis=1)
+
+
+def _least_from_here(x: Int[AnyArray, "B T"]) -> Int[AnyArray, "B T"]:
+    if isinstance(x, np.ndarray):
+        return np.minimum.accumulate(x[:, ::-1], axis=1)[:, ::-1]
+    return jax.lax.cummin(x, axis=1, reverse=True)
 
 
 def full_intervals(
@@ -103,16 +123,3 @@ def check_intervals(kv_start: np.ndarray, kv_end: np.ndarray, k_len: int) -> Non
                 expected,
                 "Documents must be contiguous in a row, with padding at its end.",
             )
-
-
-def _is_first(label: Int[Array, "B T"]) -> Array:
-    """True where a run of equal labels begins."""
-    return jnp.diff(label, axis=1, prepend=label[:, :1] - 1) != 0
-
-
-def _run_ends(label: Int[Array, "B T"]) -> Int[Array, "B T"]:
-    """For every position, the index after the run of equal labels that it is in."""
-    t = label.shape[1]
-    is_last = jnp.diff(label, axis=1, append=label[:, -1:] + 1) != 0
-    ends = jnp.where(is_last, jnp.arange(1, t + 1, dtype=jnp.int32), t)
-    return jax.lax.cummin(ends, axis=1, reverse=True)
