@@ -16,7 +16,8 @@ setup(
     version="0.1.0",
     description="Unified multimodal models in JAX: train, sample and ship Janus and its kin",
     python_requires=">=3.11",
-    packages=find_packages(include=["unijax", "unijax.*"]),
+    packages=find_packages(include=["unijax", "unijax.*", "launch"]),
+    package_data={"unijax.ops.attention": ["block_sizes.json"]},
     install_requires=[
         "jax>=0.10.2,<0.12",
         "flax>=0.12.8,<0.14",
@@ -36,6 +37,7 @@ setup(
         "pyarrow>=18,<28",
         "pillow>=11,<13",
         "matplotlib>=3.9,<4",
+        "pyyaml>=6,<7",
         "tqdm>=4.66,<5",
         "tensorboardX>=2.6.4,<3",
     ],

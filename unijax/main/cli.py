@@ -116,6 +116,16 @@ def _parser() -> argparse.ArgumentParser:
 
     p = verbs.add_parser("composition", help="score what a run never saw together in training")
     p.add_argument("run_dir")
+
+    p = verbs.add_parser("launch", help="start a run or a sweep on a cluster, or show how")
+    p.add_argument("file", help="what to run, as YAML or Python")
+    p.add_argument("changes", nargs="*", metavar="key=value", help="changes to the file")
+    p.add_argument("--engine", required=True, choices=("local", "slurm", "gke", "tpu", "sky"))
+    p.add_argument("--dry-run", action="store_true", help="show the rendered files alone")
+    p.add_argument("--out", help="folder of the rendered files; DIRECTORY/launch by default")
+
+    p = verbs.add_parser("status", help="table the runs of a sweep")
+    p.add_argument("dir", help="a directory of runs, or one run")
     return top
 
 

@@ -130,3 +130,17 @@ def composition_(args: argparse.Namespace) -> None:
     from unijax.main.composition import composition
 
     print(composition(pathlib.Path(args.run_dir)))
+
+
+def launch_(args: argparse.Namespace) -> int:
+    """`unijax launch`."""
+    from unijax.main.launching import start
+
+    return start(args.file, args.changes, args.engine, args.out, args.dry_run)
+
+
+def status_(args: argparse.Namespace) -> None:
+    """`unijax status`."""
+    from launch.table import table
+
+    print(table(pathlib.Path(args.dir)))

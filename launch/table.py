@@ -1,0 +1,87 @@
+"""`unijax status`: the runs of a sweep as a table, from their status files."""
+
+import pathlib
+import time
+from collections.abc import Sequence
+
+from launch.engines import RUNS
+from unijax.core import status as status_lib
+from unijax.core.errors import UserError
+from unijax.core.status import Status
+
+_HEAD = ("run", "state", "step", "of", "loss", "tokens/s", "updated", "attempt", "host", "job")
+_SILENT_SECONDS = 600.0  # of a run that says nothing, which may also evaluate or compile
+
+
+def table(directory: pathlib.Path, now: float | None = None) -> str:
+    """One line a run: of a directory of runs, or of one run.
+
+    Args:
+      now: seconds since 1970; None reads the clock.
+
+    Raises:
+      UserError: if there is no run.
+    """
+    now = time.time() if now is None else now
+    found = _statuses(directory)
+    if not found:
+        raise UserError(
+            str(directory), "no status file of a run", "a run directory, or one of runs",
+            "Give the --run-dir of `unijax train`, or the `directory` of a launch file.",
+        )  # fmt: skip
+    rows = [_HEAD, *(_row(name, status, now) for name, status in sorted(found.items()))]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(_HEAD))]
+    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in rows]
+    messages = [f"{name}: {s.message}" for name, s in sorted(found.items()) if s and s.message]
+    counts: dict[str, int] = {}
+    for status in found.values():
+        state = _state(status, now)
+        counts[state] = counts.get(state, 0) + 1
+    total = ", ".join(f"{n} {state}" for state, n in sorted(counts.items()))
+    return "\n".join([*lines, f"{len(found)} runs: {total}", *messages])
+
+
+def _statuses(directory: pathlib.Path) -> dict[str, Status | None]:
+    """By name; None for a run that has not begun."""
+    here = status_lib.read(directory)
+    if here is not None:
+        return {here.run: here}
+    found: dict[str, Status | None] = {}
+    for listed in directory.glob(f"launch/{RUNS}"):
+        found |= {line.split("\t")[0]: None for line in listed.read_text().splitlines()}
+    for path in directory.glob(f"*/{status_lib.FILE}"):
+        status = status_lib.read(path.parent)
+        if status is not None:
+            found[path.parent.name] = status
+    return found
+
+
+def _state(status: Status | None, now: float) -> str:
+    if status is None:
+        return "waiting"
+    going = status.state in ("starting", "running")
+    return "silent" if going and now - status.updated > _SILENT_SECONDS else status.state
+
+
+def _row(name: str, status: Status | None, now: float) -> Sequence[str]:
+    if status is None:
+        return (name, "waiting", *[""] * (len(_HEAD) - 2))
+    return (
+        name,
+        _state(status, now),
+        f"{status.step:,}",
+        f"{status.steps:,}",
+        "" if status.loss is None else f"{status.loss:.4f}",
+        "" if status.tokens_per_second is None else f"{status.tokens_per_second:,.0f}",
+        f"{_ago(now - status.updated)} ago",
+        str(status.attempt),
+        status.host,
+        status.job,
+    )
+
+
+def _ago(seconds: float) -> str:
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"

@@ -1,0 +1,67 @@
+"""Which runs a description stands for."""
+
+import pytest
+
+from launch.spec import expand
+from tests.launch.cases import LADDER, SWEEP
+from unijax.core.errors import UserError
+from unijax.main.launching import build_launch
+
+
+def test_a_sweep_is_every_combination_with_short_names():
+    runs = expand(build_launch(SWEEP))
+    assert [run.name for run in runs] == [
+        "learning_rate-0.0001_seed-0", "learning_rate-0.0001_seed-1",
+        "learning_rate-0.0003_seed-0", "learning_rate-0.0003_seed-1",
+    ]  # fmt: skip
+    assert [run.job for run in runs] == [f"lr-sweep-{i}" for i in range(4)]
+    assert runs[3].argv == (
+        "unijax", "train", "--config", "configs/janus_pro.py:1b,stage2",
+        "--init-from", "/data/runs/stage1",
+        "--run-dir", "/data/runs/lr-sweep/learning_rate-0.0003_seed-1",
+        "data.rows=64", "stage.optimizers.main.learning_rate=0.0003", "seed=1",
+    )  # fmt: skip
+
+
+def test_runs_have_options_before_their_directory_and_changes_behind_it():
+    small, large = expand(build_launch(LADDER))
+    assert small.name == "1b"
+    assert large.argv == (
+        "unijax", "train", "--config=configs/janus_pro.py:7b,stage2",
+        "--run-dir", "/data/runs/ladder/7b", "data.rows=128",
+    )  # fmt: skip
+
+
+def test_keys_that_end_alike_keep_what_tells_them_apart():
+    sweep = {"stage.optimizers.main.learning_rate": [1], "stage.optimizers.d.learning_rate": [2]}
+    (run,) = expand(build_launch(SWEEP | {"sweep": sweep}))
+    assert run.name == "main.learning_rate-1_d.learning_rate-2"
+
+
+def test_values_are_written_as_the_trainer_reads_them():
+    sweep = {"cache_frozen": [True], "loop.writers": [["jsonl", "wandb"]], "remat": ["full"]}
+    (run,) = expand(build_launch(SWEEP | {"sweep": sweep}))
+    assert run.argv[-3:] == ("cache_frozen=true", "loop.writers=jsonl,wandb", "remat=full")
+    assert run.name == "cache_frozen-true_writers-jsonl-wandb_remat-full"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"name": "LR sweep"}, "name: found 'LR sweep'"),
+        ({"directory": "runs"}, "directory: found 'runs'"),
+        ({"sweep": {"seed": 3}}, "sweep.seed: found 3"),
+        ({"sweep": {"seed": []}}, "sweep.seed: found []"),
+        ({"sweep": {"remat": ["a b", "a-b"]}}, "several runs named 'remat-a-b'"),
+        ({"machines": {"tpu": "v5p:4x4x8", "hosts": 2}}, "tpu: found 'v5p:4x4x8' beside hosts"),
+        ({"machines": {"gpus": 8, "processes": 3}}, "processes: found 3 beside gpus=8"),
+        ({"machines": {"slices": 2}}, "slices: found 2 without tpu"),
+        ({"runs": {"../a": []}}, "runs: found '../a'"),
+        ({"machine": {}}, "Did you mean 'machines'?"),
+        ({"tpu": {"capacity": "cheap"}}, "tpu.capacity: found 'cheap'"),
+    ],
+)
+def test_mistakes_are_told(changes, said):
+    with pytest.raises(UserError) as e:
+        expand(build_launch(SWEEP | changes))
+    assert said in str(e.value)

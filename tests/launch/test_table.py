@@ -1,0 +1,66 @@
+"""The table of a sweep."""
+
+import dataclasses
+
+import pytest
+
+from launch.table import table
+from unijax.core import status
+from unijax.core.errors import UserError
+from unijax.core.status import Status
+
+NOW = 1_800_000_000.0
+RUNNING = Status(
+    "a", "running", 1200, 40_000, 2.34567, 81234.5, NOW - 5, "node-1", 1, "40_0"
+)  # fmt: skip
+
+
+def write(directory, *statuses: Status) -> None:
+    for one in statuses:
+        status.write(directory / one.run, one)
+
+
+def test_one_line_a_run_and_a_sum(tmp_path):
+    write(
+        tmp_path,
+        RUNNING,
+        dataclasses.replace(
+            RUNNING, run="b", state="failed", updated=NOW - 7200, message="data: broken", loss=None
+        ),
+        dataclasses.replace(RUNNING, run="c", updated=NOW - 1000, attempt=3),
+    )
+    (tmp_path / "launch").mkdir()
+    (tmp_path / "launch" / "runs.txt").write_text("a\tunijax train\nd\tunijax train\n")
+    lines = table(tmp_path, NOW).splitlines()
+    assert [line.split() for line in lines[:5]] == [
+        ["run", "state", "step", "of", "loss", "tokens/s", "updated", "attempt", "host", "job"],
+        ["a", "running", "1,200", "40,000", "2.3457", "81,234", "5", "s", "ago", "1", "node-1",
+         "40_0"],
+        ["b", "failed", "1,200", "40,000", "81,234", "2", "h", "ago", "1", "node-1", "40_0"],
+        ["c", "silent", "1,200", "40,000", "2.3457", "81,234", "17", "min", "ago", "3", "node-1",
+         "40_0"],
+        ["d", "waiting"],
+    ]  # fmt: skip
+    assert lines[5:] == ["4 runs: 1 failed, 1 running, 1 silent, 1 waiting", "b: data: broken"]
+
+
+def test_one_run(tmp_path):
+    write(tmp_path, RUNNING)
+    assert table(tmp_path / "a", NOW).splitlines()[2] == "1 runs: 1 running"
+
+
+def test_nothing_there(tmp_path):
+    with pytest.raises(UserError, match="no status file of a run"):
+        table(tmp_path)
+
+
+def test_a_file_that_is_no_status_is_told(tmp_path):
+    (tmp_path / "status.json").write_text('{"run": 1}')
+    with pytest.raises(UserError, match="what is no status"):
+        status.read(tmp_path)
+
+
+def test_status_comes_back_as_written(tmp_path):
+    status.write(tmp_path, RUNNING)
+    assert status.read(tmp_path) == RUNNING
+    assert [p.name for p in tmp_path.iterdir()] == ["status.json"]

@@ -1,0 +1,90 @@
+"""`unijax launch`: reads a launch file, checks every run that it stands for, and hands it over."""
+
+import importlib.util
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+
+from launch import engines
+from launch.spec import Launch, Run, expand
+from unijax.core.errors import UserError
+from unijax.main import cli
+from unijax.main.config import build, override, to_json
+from unijax.main.config import load as load_config
+
+
+def load(path: str, changes: Sequence[str] = ()) -> Launch:
+    """The launch of a YAML file, or of a Python file whose `get_launch()` returns the same keys.
+
+    Args:
+      changes: `key=value`, of any key.
+
+    Raises:
+      UserError: for a wrong file, key, type or value, or a command that the trainer refuses.
+    """
+    return build_launch(_values(pathlib.Path(path)), changes)
+
+
+def build_launch(values: Any, changes: Sequence[str] = ()) -> Launch:
+    """As `load`, from the keys and values of a file."""
+    launch = build(Launch, values, "")
+    if not changes:
+        return launch
+    whole = to_json(launch)
+    for text in changes:
+        override(whole, text)
+    return build(Launch, whole, "")
+
+
+def _values(path: pathlib.Path) -> Any:
+    if not path.is_file():
+        raise UserError(str(path), "no such file", "a YAML or Python file", "See docs/launch.md.")
+    if path.suffix == ".py":
+        spec = importlib.util.spec_from_file_location("unijax_launch", path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module.get_launch()
+    try:
+        return yaml.safe_load(path.read_text())
+    except yaml.YAMLError as e:
+        raise UserError(
+            str(path), f"what is no YAML ({' '.join(str(e).split())})", "YAML", "Correct it."
+        ) from e
+
+
+def check(runs: Sequence[Run]) -> None:
+    """Resolves the config of every run, so that no mistake waits in a queue.
+
+    Raises:
+      UserError: naming the run.
+    """
+    from unijax.main.run import resolve  # and with it all of JAX
+
+    for run in runs:
+        program, *arguments = run.argv
+        if program != "unijax":
+            continue
+        args = cli.parse(arguments)
+        if "config" not in args:
+            continue
+        try:
+            resolve(load_config(args.config), args.overrides)
+        except UserError as e:
+            raise UserError(f"run {run.name}: {e.where}", e.found, e.expected, e.fix) from e
+
+
+def start(path: str, changes: Sequence[str], engine: str, out: str | None, dry_run: bool) -> int:
+    """Shows the rendered files, or writes and submits them. Returns the engine's exit status.
+
+    Args:
+      out: folder of the files; None is `launch` in the launch's directory.
+    """
+    described = load(path, changes)
+    check(expand(described))
+    folder = pathlib.Path(out or pathlib.Path(described.directory) / "launch")
+    if dry_run:
+        print(engines.show(described, engine, folder))
+        return 0
+    return engines.submit(described, engine, folder)
