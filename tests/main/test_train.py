@@ -128,3 +128,9 @@ def test_initial_weights_of_another_size_are_refused(whole, tmp_path):
     run = resolve(tiny.get_config(), ["model.text.hidden_size=64"])
     with pytest.raises(UserError, match="parameters of another shape"):
         train(run, tmp_path, init_from=str(whole[0]))
+
+
+def test_rows_that_do_not_divide_over_parts_are_refused(tmp_path):
+    run = resolve(tiny.get_config(), ["accumulate=3"])
+    with pytest.raises(UserError, match=r"data.rows: found 2 in 3 parts .* Make it a multiple of"):
+        train(run, tmp_path)

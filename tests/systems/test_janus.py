@@ -27,6 +27,7 @@ from unijax.models.llama import LlamaConfig
 from unijax.models.siglip import SiglipConfig
 from unijax.models.vqgan import VQConfig
 from unijax.systems.janus import Janus, JanusConfig
+from unijax.train.step import sum_over_parts
 
 SPECIAL = SpecialIds(bos=1, eos=2, pad=0, boi=4, eoi=5, image_placeholder=6)
 SYSTEM = Janus(
@@ -266,6 +267,7 @@ def test_loss_and_metrics_equal_the_slow_version():
     answers = {d.name: slow_document(d) for d in documents}
     batch = batch_of([documents[:2], documents[2:]])
     (loss, metrics), _ = value_and_gradients()(batch)
+    metrics = metrics | SYSTEM.counts(batch)
 
     def check(name, found, among, head):
         rows = [a for d in among for a in answers[d] if a[0] == head]
@@ -294,6 +296,20 @@ def test_loss_and_metrics_equal_the_slow_version():
     assert metrics["padding"] == (ROWS * T - tokens, ROWS * T)
 
 
+def test_rows_worked_in_parts_give_the_sums_and_gradients_of_all():
+    """The parts have other documents, pictures and numbers of targets."""
+    words = lambda *ids: TextSpan(ids, (1.0,) * len(ids))  # noqa: E731
+    rows = [[Document("read", (words(9, 10), UND[0], words(11)))], [Document("short", (words(5),))]]
+    rows += [[]] * (ROWS - 2)
+    batch = batch_of(rows)
+    want = value_and_gradients()(batch)
+    found = jax.jit(functools.partial(sum_over_parts, value_and_gradients(), parts=ROWS))(batch)
+    np.testing.assert_allclose(found[0][0], want[0][0], rtol=1e-6)
+    for name, pair in want[0][1].items():
+        np.testing.assert_allclose(found[0][1][name], pair, rtol=1e-5)
+    assert_close(found[1], want[1])
+
+
 def test_a_batch_without_images():
     text_only = BatchMaker(DataConfig(groups=(), row_length=16, rows=1), SPECIAL)
     document = Document("t", (TextSpan((7, 8, 9), (1.0,) * 3),))
@@ -304,7 +320,8 @@ def test_a_batch_without_images():
     )
     assert sums["text"] > 0
     assert sums["code"] == 0
-    assert metrics["text/targets"][0] == 3
+    assert metrics["text/loss"][1] == 3
+    assert SYSTEM.counts(batch)["text/targets"][0] == 3
     assert SYSTEM.weights(batch) == {"text": 3, "code": 3}
 
 

@@ -17,6 +17,7 @@ class Toy:
 
     d: int = 4
     encoders = frozenset({"encoder"})
+    rows_alone = True
 
     def init(self, key):
         def box(key, shape):
@@ -34,6 +35,9 @@ class Toy:
 
     def weights(self, batch):
         return {"error": jnp.sum(batch["weight"])}
+
+    def counts(self, batch):
+        return {"rows": (jnp.sum(batch["weight"]), jnp.ones(()))}
 
     def loss(self, params, batch, key, step, frozen):
         del key, step, frozen

@@ -18,9 +18,12 @@ class System(Protocol):
 
     Attributes:
       encoders: top-level groups on the input side; frozen ones cost a forward pass alone.
+      rows_alone: whether the sums of a batch are those of its rows, so that a step may work them in
+        parts.
     """
 
     encoders: frozenset[str]
+    rows_alone: bool
 
     def init(self, key: Array) -> Params:
         """Fresh parameters, each boxed with its logical axis names."""
@@ -28,6 +31,10 @@ class System(Protocol):
 
     def weights(self, batch: Any) -> Sums:
         """The denominator of every term, from the batch alone."""
+        ...
+
+    def counts(self, batch: Any) -> Metrics:
+        """Metrics of a step's batch that need no parameters, such as its tokens."""
         ...
 
     def loss(

@@ -53,6 +53,7 @@ class RunConfig:
       dtype: of compute.
       param_dtype: of trained parameters.
       remat: "none", "dots" or "full".
+      accumulate: parts in which the rows of a step are worked, one after another, to save memory.
       seed: of initialisation and of the steps' keys; data has its own.
     """
 
@@ -70,6 +71,7 @@ class RunConfig:
     dtype: str = "float32"
     param_dtype: str = "float32"
     remat: str = "none"
+    accumulate: int = 1
     seed: int = 0
 
 

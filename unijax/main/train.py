@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 from clu.parameter_overview import get_parameter_overview
+from jax.sharding import Mesh
 
 from unijax.core import tree
 from unijax.core.batch import ImageBatch, PackedBatch
@@ -29,7 +30,7 @@ from unijax.main import cache, samples
 from unijax.main.config import to_json
 from unijax.main.run import RunConfig, make_system
 from unijax.ops.image import to_signed
-from unijax.parallel.sharding import make_mesh
+from unijax.parallel.sharding import batch_sharding, make_mesh
 from unijax.systems.janus import Janus
 from unijax.systems.tokenizer import Tokenizer as TokenizerSystem
 from unijax.train import setup
@@ -73,7 +74,10 @@ def _train(
 ) -> TrainState:
     system = make_system(run)
     mesh = make_mesh(run.mesh)
-    trainer = setup.build(system, run.stage, mesh, run.mesh.table, system.dtype, run.seed)
+    check_rows(run, mesh)
+    trainer = setup.build(
+        system, run.stage, mesh, run.mesh.table, system.dtype, run.seed, run.accumulate
+    )
     tokenizer = load_tokenizer(run.tokenizer) if run.tokenizer else None
     params = initial_params(run, trainer, init_from)
     if isinstance(run.data, PictureConfig):
@@ -108,6 +112,19 @@ def _train(
         )
     finally:
         batches.close()
+
+
+def check_rows(run: RunConfig, mesh: Mesh) -> None:
+    """Raises UserError where a step's rows do not divide over parts and devices."""
+    name = "batch" if isinstance(run.data, PictureConfig) else "rows"
+    rows, devices = getattr(run.data, name), batch_sharding(mesh).num_devices
+    if run.accumulate < 1 or rows % (run.accumulate * devices):
+        raise UserError(
+            f"data.{name}",
+            f"{rows} in {run.accumulate} parts (accumulate) on {devices} devices",
+            "as many rows on every device in every part",
+            f"Make it a multiple of {max(run.accumulate, 1) * devices}, or change the parts.",
+        )
 
 
 def parameter_table(trainer: Trainer) -> str:

@@ -58,6 +58,7 @@ class Contrastive:
     remat: str = "none"
 
     encoders = frozenset()  # nothing is frozen on the input side
+    rows_alone = False  # every image meets every text
 
     @property
     def _kinds(self) -> dict:
@@ -116,6 +117,10 @@ class Contrastive:
         """The sum over pairs is divided by the number of images."""
         return {"contrastive": jnp.sum(batch.weight)}
 
+    def counts(self, batch: ImageBatch) -> Metrics:
+        """Images that are not filling."""
+        return {"images": (jnp.sum(batch.weight), jnp.ones(()))}
+
     def loss(
         self, params: Params, batch: ImageBatch, key: Array, step: Array, frozen: frozenset[str]
     ) -> tuple[Sums, Metrics]:
@@ -150,7 +155,6 @@ class Contrastive:
             "image_to_text": (jnp.sum(batch.weight * found), count),
             "scale": (jnp.exp(scale), ones),
             "bias": (bias, ones),
-            "images": (count, ones),
         }
 
     def forward_flops(self, batch: ImageBatch, as_causal: bool = False) -> dict[str, Array]:

@@ -66,6 +66,7 @@ class Janus:
 
     # Parts on the input side: when frozen they cost a forward pass and nothing more.
     encoders = frozenset({"vision_model", "vqmodel"})
+    rows_alone = True
 
     @property
     def _kinds(self) -> dict:
@@ -222,6 +223,26 @@ class Janus:
         whole = jnp.sum(jnp.where(batch.target_kind != Target.NONE, batch.weight, 0.0))
         return {"text": whole, "code": whole}
 
+    def counts(self, batch: PackedBatch) -> Metrics:
+        """Tokens and targets by kind, documents, and the share of padding."""
+        one = jnp.ones(())
+        count = lambda x: (jnp.sum(x.astype(jnp.float32)), one)  # noqa: E731
+        learned = batch.weight > 0
+        text = learned & (batch.target_kind == Target.TEXT)
+        understands = _same_document_has(batch, Kind.UND)
+        padding = batch.kind == Kind.PAD
+        return {
+            "tokens": count(~padding),
+            "tokens/text": count(batch.kind == Kind.TEXT),
+            "tokens/und": count(batch.kind == Kind.UND),
+            "tokens/gen": count(batch.kind == Kind.GEN),
+            "text/targets": count(text & ~understands),
+            "understanding/targets": count(text & understands),
+            "code/targets": count(learned & (batch.target_kind == Target.CODE)),
+            "documents": count(jnp.max(batch.segment, axis=1)),
+            "padding": (jnp.sum(padding.astype(jnp.float32)), jnp.float32(padding.size)),
+        }
+
     def loss(
         self,
         params: Params,
@@ -252,7 +273,7 @@ class Janus:
 
         if codes is None:
             sums["code"] = jnp.zeros(())
-            return sums, metrics | _counts(batch)
+            return sums, metrics
         code_weight = jnp.where(batch.target_kind == Target.CODE, batch.weight, 0.0)
         address = jnp.where(batch.target_kind == Target.CODE, batch.target, 0)
         answers = jnp.take_along_axis(codes.reshape(codes.shape[0], -1), address, axis=1)
@@ -267,8 +288,7 @@ class Janus:
             frozen=_all_frozen("generation_head", params["generation_head"], frozen),
         )
         sums["code"] = code.sum
-        metrics |= _mean_of("code", code, code_weight)
-        return sums, metrics | _counts(batch)
+        return sums, metrics | _mean_of("code", code, code_weight)
 
     def forward_flops(self, batch: PackedBatch, as_causal: bool = False) -> dict[str, Array]:
         """By part, padding and empty image slots excluded; attention by its intervals."""
@@ -324,24 +344,9 @@ def _same_document_has(batch: PackedBatch, kind: Kind) -> Bool[Array, "B T"]:
 
 
 def _mean_of(name: str, loss: HeadLoss, weight: Float[Array, "B T"]) -> Metrics:
-    """Loss and accuracy of the positions with weight, and how many there are."""
+    """Loss and accuracy of the positions with weight."""
     total = jnp.sum(weight)
     return {
         f"{name}/loss": (jnp.sum(weight * loss.nll), total),
         f"{name}/accuracy": (jnp.sum(weight * loss.correct), total),
-        f"{name}/targets": (jnp.sum(weight > 0).astype(jnp.float32), jnp.ones(())),
-    }
-
-
-def _counts(batch: PackedBatch) -> Metrics:
-    """Tokens of the batch by kind, and the share of padding."""
-    one = jnp.ones(())
-    count = lambda x: jnp.sum(x.astype(jnp.float32))  # noqa: E731
-    return {
-        "tokens": (count(batch.kind != Kind.PAD), one),
-        "tokens/text": (count(batch.kind == Kind.TEXT), one),
-        "tokens/und": (count(batch.kind == Kind.UND), one),
-        "tokens/gen": (count(batch.kind == Kind.GEN), one),
-        "documents": (jnp.sum(jnp.max(batch.segment, axis=1)).astype(jnp.float32), one),
-        "padding": (count(batch.kind == Kind.PAD), count(batch.kind >= 0)),
     }

@@ -84,6 +84,7 @@ class Tokenizer:
     remat: str = "none"
 
     encoders = frozenset()  # no group is frozen on the input side
+    rows_alone = True
 
     def __post_init__(self):
         if self.remat != "none":
@@ -140,6 +141,10 @@ class Tokenizer:
             terms += ("adversarial", "discriminator")
         return terms
 
+    def counts(self, batch: ImageBatch) -> Metrics:
+        """Images that are not filling."""
+        return {"images": (jnp.sum(batch.weight), jnp.ones(()))}
+
     def loss(
         self, params: Params, batch: ImageBatch, key: Array, step: Array, frozen: frozenset[str]
     ) -> tuple[Sums, Metrics]:
@@ -170,7 +175,6 @@ class Tokenizer:
         sums = {name: jnp.sum(batch.weight * value) for name, value in per_image.items()}
         images = jnp.sum(batch.weight)
         metrics = {name: (jnp.sum(batch.weight * x), images) for name, x in plain.items()}
-        metrics["images"] = (images, jnp.ones(()))
         metrics["codes_used"] = self._codes_used(out.codes, batch.weight)
         return sums, metrics
 

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
 from unijax.core import tree
+from unijax.core.errors import UserError
 from unijax.core.system import Params, System
 from unijax.parallel import sharding
 from unijax.train import state as state_lib
@@ -48,8 +49,21 @@ def build(
     table: str,
     compute_dtype: DTypeLike,
     seed: int,
+    parts: int = 1,
 ) -> Trainer:
-    """Matches rules, places parameters and compiles nothing yet."""
+    """Matches rules, places parameters and compiles nothing yet.
+
+    Args:
+      parts: of the rows of a step, see `make_train_step`.
+
+    Raises:
+      UserError: for several parts of a system that needs the whole batch at once.
+    """
+    if parts > 1 and not system.rows_alone:
+        raise UserError(
+            "accumulate", f"{parts} for the system {type(system).__name__}",
+            "1: its loss is of pairs of all rows", "Set it to 1, or use more devices.",
+        )  # fmt: skip
     boxed = jax.eval_shape(lambda: system.init(jax.random.key(0)))
     shardings = sharding.param_shardings(boxed, mesh, table)
     abstract = jax.tree.map(
@@ -96,7 +110,7 @@ def build(
 
         return traced
 
-    step = on_mesh(make_train_step(system, optimizer, rules, stage.ema_decay, seed))
+    step = on_mesh(make_train_step(system, optimizer, rules, stage.ema_decay, seed, parts))
     return Trainer(
         rules=rules,
         abstract=abstract,

@@ -58,9 +58,10 @@ class StatusKeeper:
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         if "loss" not in values:  # of an evaluation
             return
+        begins = self._now["state"] != "running"
         self._now |= {"state": "running", "step": step, "loss": values["loss"]}
         self._now["tokens_per_second"] = values.get("tokens_per_second")
-        if time.time() - self._written > _SECONDS:
+        if begins or time.time() - self._written > _SECONDS:
             self._write()
 
     def images(self, step: int, values: Mapping[str, np.ndarray]) -> None:

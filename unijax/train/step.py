@@ -45,33 +45,66 @@ def training_flops(
     return total
 
 
+def in_parts(batch: Any, parts: int) -> Any:
+    """Every leaf [B, ...] as [parts, B / parts, ...]: row i goes to part `i % parts`.
+
+    So each device has as many rows of every part, and none of them moves.
+    """
+    return jax.tree.map(
+        lambda x: x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1), batch
+    )
+
+
+def sum_over_parts(fn: Callable[[Any], Any], batch: Any, parts: int) -> Any:
+    """The sum of `fn(part)`, a tree of arrays, over the parts of the batch, one after another."""
+    if parts == 1:
+        return fn(batch)
+    split = in_parts(batch, parts)
+    like = jax.eval_shape(fn, jax.tree.map(lambda x: x[0], split))
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
+
+    def add(total, part):
+        return jax.tree.map(jnp.add, total, fn(part)), None
+
+    return jax.lax.scan(add, zeros, split)[0]
+
+
 def make_train_step(
     system: System,
     optimizer: GroupedOptimizer,
     rules: dict[str, Rule],
     ema_decay: float,
     seed: int,
+    parts: int = 1,
 ) -> Callable[[TrainState, Any], tuple[TrainState, Metrics]]:
-    """`(state, batch) -> (state, metrics)`, to be jitted with the state donated."""
+    """`(state, batch) -> (state, metrics)`, to be jitted with the state donated.
+
+    Args:
+      parts: the rows of a step are worked in so many parts, one after another, to the sums and
+        gradients of the whole: denominators are those of the step. It divides the rows.
+    """
     frozen_paths = frozenset(p for p, r in rules.items() if r.frozen)
 
     def train_step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         weights = system.weights(batch)
 
-        def objective(params):
-            whole = merge(params, state.frozen)
-            sums, metrics = system.loss(whole, batch, key, state.step, frozen_paths)
-            return total_loss(sums, weights), metrics
+        def work(part):
+            def objective(params):
+                whole = merge(params, state.frozen)
+                sums, metrics = system.loss(whole, part, key, state.step, frozen_paths)
+                return total_loss(sums, weights), metrics
 
-        (loss, metrics), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
+            return jax.value_and_grad(objective, has_aux=True)(state.params)
+
+        (loss, metrics), grads = sum_over_parts(work, batch, parts)
         params, opt_state, norms = optimizer.update(grads, state.opt_state, state.params)
         ema = state.ema
         if ema is not None:
             # Early on the average follows closely, or it would remember the random start.
             decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
             ema = jax.tree.map(lambda e, p: e + (1 - decay) * (p - e), ema, params)
-        metrics = dict(metrics)
+        metrics = metrics | system.counts(batch)
         metrics["loss"] = _once(loss)
         metrics["flops"] = _once(training_flops(system, batch, rules))
         metrics["flops_if_causal"] = _once(training_flops(system, batch, rules, as_causal=True))
@@ -95,6 +128,6 @@ def make_eval_step(system: System) -> Callable[[TrainState, Any], Metrics]:
         weights = system.weights(batch)
         # The objective over several batches is their sum over their weight, term by term.
         terms = {f"term/{k}": (sums[k], weights[k]) for k in sums}
-        return dict(metrics) | terms
+        return metrics | system.counts(batch) | terms
 
     return eval_step
