@@ -8,7 +8,7 @@ import pytest
 from tests.scaling.test_table import rows
 from unijax.scaling import figures, methods, page, table
 from unijax.scaling.paper import style
-from unijax.scaling.study import FitConfig, analyse
+from unijax.scaling.study import FitConfig, analyse, choose
 
 CONFIG = FitConfig(draws=60, hold_out=2, budgets=(1e22,))
 
@@ -18,7 +18,9 @@ def analyses(tmp_path_factory):
     path = tmp_path_factory.mktemp("table") / "runs.parquet"
     table.write(path, rows())
     runs = table.read(path)
-    return [analyse(runs, "janus", loss, CONFIG) for loss in runs.losses]
+    return [
+        analyse(choose(runs, "janus", loss, CONFIG), "janus", loss, CONFIG) for loss in runs.losses
+    ]
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import pytest
 from tests.scaling.synthetic import BUDGETS, isoflop
 from unijax.core.errors import UserError
 from unijax.scaling import table
-from unijax.scaling.study import FitConfig, analyse
+from unijax.scaling.study import FitConfig, analyse, choose
 from unijax.scaling.validate import points
 
 
@@ -209,7 +209,8 @@ def test_unknown_loss_and_column(tmp_path):
 
 def test_one_analysis_of_all(tmp_path):
     runs = written(tmp_path, rows())
-    found = analyse(runs, "janus", "code", FitConfig(draws=50, hold_out=2))
+    config = FitConfig(draws=50, hold_out=2)
+    found = analyse(choose(runs, "janus", "code", config), "janus", "code", config)
     constants = found.constants(0.95)
     assert set(constants) == {"E", "A", "B", "alpha", "beta"}
     assert all(low < value < high for value, low, high in constants.values())

@@ -108,32 +108,47 @@ def systems(runs: Runs) -> list[str]:
     return sorted({str(s) for s in runs["system"]}) if "system" in runs else [""]
 
 
-def analyse(
-    runs: Runs,
-    system: str,
-    modality: str,
-    config: FitConfig,
-    progress: Callable[[int], None] = lambda done: None,
-) -> Analysis:
-    """Fits everything that the runs of a system allow.
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+    """The runs of one system that are fitted, with their ids, and the ids of those left out."""
+
+    points: Points
+    ids: list[str]
+    failed: list[str]
+
+
+def choose(runs: Runs, system: str, modality: str, config: FitConfig) -> Chosen:
+    """What of a table is fitted.
 
     Raises:
-      UserError: for whatever `validate` refuses.
+      UserError: for whatever `validate` refuses, and too few single epochs for `repeated`.
     """
     if system:
         runs = runs.where(runs["system"] == system)
     points, ids, failed = validate.points(
         runs, modality, config.parameters, config.drop_failed, config.best_learning_rate
     )
+    if config.repeated and (once := repeated.single_epoch(points).sum()) < validate.FEWEST:
+        raise UserError(
+            "repeated data", f"{once} runs that see their tokens once",
+            f"at least {validate.FEWEST}, for the constants that repetition does not touch",
+            "Add runs of a single epoch.",
+        )  # fmt: skip
+    return Chosen(points, ids, failed)
+
+
+def analyse(
+    chosen: Chosen,
+    system: str,
+    modality: str,
+    config: FitConfig,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Analysis:
+    """Fits everything that the runs of a system allow."""
+    points, ids, failed = chosen.points, chosen.ids, chosen.failed
     everything = points
     if config.repeated:
         once = np.flatnonzero(repeated.single_epoch(points))
-        if len(once) < validate.FEWEST:
-            raise UserError(
-                "repeated data", f"{len(once)} runs that see their tokens once",
-                f"at least {validate.FEWEST}, for the constants that repetition does not touch",
-                "Add runs of a single epoch.",
-            )  # fmt: skip
         points, ids = points.take(once), [ids[i] for i in once]
     law = Chinchilla.of(points, config.tied)
     fitted = fit(law, points, config.objective)
