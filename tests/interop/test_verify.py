@@ -122,3 +122,12 @@ def test_an_export_with_a_tensor_missing_is_refused(run_dir, tampered):
     directory = tampered(lambda tensors: tensors.pop(f"{LAYER}.mlp.up_proj.weight"))
     with pytest.raises(UserError, match=r"missing_keys: .*up_proj"):
         verify(run_dir, directory)
+
+
+def test_a_truncated_export_is_told_not_traced(run_dir, export_dir, tmp_path):
+    directory = tmp_path / "cut"
+    shutil.copytree(export_dir, directory)
+    file = directory / "model.safetensors"
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(UserError, match="expected a whole safetensors file"):
+        verify(run_dir, directory)

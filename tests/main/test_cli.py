@@ -4,7 +4,7 @@ import pathlib
 
 import pytest
 
-from unijax.main.cli import main
+from unijax.main.cli import main, parse
 
 TINY = str(pathlib.Path(__file__).with_name("tiny.py"))
 
@@ -23,10 +23,25 @@ def fails(capsys, *argv: str) -> str:
     return said
 
 
-def test_misspelt_flag_names_the_right_one(capsys, tmp_path):
-    said = fails(capsys, "train", "--config", TINY, "--run-dri", str(tmp_path / "r"))
-    assert "Did you mean --run-dir?" in said
-    assert not (tmp_path / "r").exists()
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["train", "--config", TINY, "--run-dri", "r"], "--run-dri. Did you mean --run-dir?"),
+        (["sample", "r", "--promt", "x", "--out", "o"], "--promt. Did you mean --prompt?"),
+        (["sample", "r", "--prompt", "x", "--out", "o", "--guidence=3"], "--guidance?"),
+        (["ask", "r", "--bogus"], "unknown flag --bogus. See `unijax ask --help`"),
+    ],
+)
+def test_misspelt_flag_names_itself_and_the_right_one(capsys, argv, said):
+    assert said in fails(capsys, *argv)
+
+
+def test_flags_stand_anywhere():
+    args = parse(["ask", "run", "--image", "p.png", "What is it?", "--seed", "3", "And now?"])
+    assert (args.run_dir, args.image) == ("run", ["p.png"])
+    assert (args.question, args.seed) == (["What is it?", "And now?"], 3)
+    args = parse(["train", "--config", "c.py", "a=1", "--run-dir", "r", "b=2"])
+    assert args.overrides == ["a=1", "b=2"]
 
 
 def test_unknown_verb(capsys):
@@ -88,3 +103,32 @@ def test_show_prints_rows_as_text(capsys):
     said = capsys.readouterr().out
     assert "row 0:" in said
     assert "»" in said  # what is learned is marked
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("tokenizer=", "tokenizer: found ''"),
+        ("loop.log_every=0", "loop.log_every: found 0; expected 1 or more"),
+        ("loop.keep=0", "loop.keep: found 0"),
+        ("loop.writers=jsnl", "loop.writers: found ['jsnl']"),
+        ("remat=bogus", "remat: found 'bogus'; expected one of"),
+        ("stage.rules.0.pattern=(", "expected a regular expression"),
+        ("stage.steps=0", "stage.steps: found 0"),
+        ("validation.batches=-1", "validation.batches: found -1"),
+        ("data.und.tokens=9", "data.und.tokens: found 9; expected 16: model.vision.num_tokens"),
+        ("data.gen.tokens=9", "data.gen.tokens: found 9; expected 16: model.vq.num_tokens"),
+        ("data.und.size=20", "data.und.size: found 20; expected 16: model.vision.image_size"),
+        ("data.gen.size=32", "data.gen.size: found 32; expected 16: model.vq.image_size"),
+    ],
+)
+def test_impossible_values_are_refused_before_anything_is_written(capsys, tmp_path, change, said):
+    run_dir = tmp_path / "r"
+    assert said in fails(capsys, "train", "--config", TINY, "--run-dir", str(run_dir), change)
+    assert not run_dir.exists()
+
+
+@pytest.mark.parametrize("size", ["0", "-1", "nan"])
+def test_shards_of_no_size(capsys, tmp_path, size):
+    argv = ["export", str(tmp_path / "r"), str(tmp_path / "out"), "--shard-gib", size]
+    assert "--shard-gib" in fails(capsys, *argv)

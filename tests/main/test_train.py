@@ -3,6 +3,7 @@
 import json
 import pathlib
 import re
+import shutil
 
 import jax
 import numpy as np
@@ -134,3 +135,10 @@ def test_rows_that_do_not_divide_over_parts_are_refused(tmp_path):
     run = resolve(tiny.get_config(), ["accumulate=3"])
     with pytest.raises(UserError, match=r"data.rows: found 2 in 3 parts .* Make it a multiple of"):
         train(run, tmp_path)
+
+
+def test_resuming_a_run_of_another_size_is_refused(whole, tmp_path):
+    shutil.copytree(whole[0], tmp_path / "run")
+    run = resolve(tiny.get_config(), ["model.text.intermediate_size=64", "stage.steps=40"])
+    with pytest.raises(UserError, match=r"a run with model\.text\.intermediate_size=48; expected"):
+        train(run, tmp_path / "run")

@@ -1,5 +1,6 @@
 """Stopping and resuming, what is frozen, what is written."""
 
+import dataclasses
 import json
 import pathlib
 
@@ -173,6 +174,68 @@ def test_checkpoint_of_another_stage_is_refused(tmp_path):
     run(tmp_path, stop_at=5)
     with pytest.raises(UserError, match="checkpoints of stage 'toy'"):
         run(tmp_path, description=RUN | {"stage": "other"})
+
+
+def described(stage, **changes) -> dict:
+    return {
+        "stage": "toy",
+        "config": {"system": "toy", "stage": dataclasses.asdict(stage)} | changes,
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"rules": (Rule("encoder/", frozen=True), Rule("head/"))}, r"stage.rules.0.frozen=False"),
+        ({"rules": (Rule(""),)}, r"stage.rules.0.pattern='encoder/'"),
+        ({"ema_decay": 0.9}, r"stage.ema_decay=0.0"),
+        (
+            {"optimizers": {"main": OptimizerConfig(learning_rate=0.02, weight_decay=0.1)}},
+            r"stage.optimizers.main.weight_decay=0.0",
+        ),
+    ],
+)
+def test_resuming_with_other_trained_parts_is_refused(tmp_path, changes, key):
+    stage = toy_stage()
+    run(tmp_path, stage, stop_at=5, description=described(stage))
+    other = toy_stage(**changes)
+    with pytest.raises(UserError, match=f"checkpoints of a run with {key}; expected"):
+        run(tmp_path, other, description=described(other))
+
+
+def test_resuming_another_size_or_system_is_refused(tmp_path):
+    stage = toy_stage()
+    saved = described(stage, model={"d": 4})
+    run(tmp_path, stage, stop_at=5, description=saved)
+    with pytest.raises(UserError, match=r"a run with model\.d=4; expected model\.d=8"):
+        run(tmp_path, stage, description=described(stage, model={"d": 8}))
+    with pytest.raises(UserError, match="a run with system='toy'"):
+        run(tmp_path, stage, description=described(stage, model={"d": 4}, system="other"))
+
+
+def test_what_may_change_when_a_run_goes_on_is_told(tmp_path, capsys):
+    stage = toy_stage()
+    run(tmp_path, stage, stop_at=5, description=described(stage))
+    longer = toy_stage(steps=25)
+    assert int(run(tmp_path, longer, description=described(longer)).step) == 25
+    assert "resuming with changes: stage.steps 20 -> 25" in capsys.readouterr().err
+
+
+def test_resuming_a_checkpoint_of_another_schema_is_refused(tmp_path):
+    run(tmp_path, stop_at=5)
+    path = tmp_path / "checkpoints" / "5" / "run" / "metadata"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": 9}))
+    with pytest.raises(UserError, match="checkpoint schema 9; expected schema 1"):
+        run(tmp_path)
+
+
+def test_a_truncated_checkpoint_is_told_not_traced(tmp_path):
+    run(tmp_path, stop_at=5)
+    for file in (tmp_path / "checkpoints" / "5" / "params").rglob("d/*"):
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    for read in (read_params, run):
+        with pytest.raises(UserError, match="a checkpoint that cannot be read"):
+            read(tmp_path)
 
 
 def test_a_directory_without_checkpoint_says_so(tmp_path):

@@ -83,6 +83,7 @@ def special_ids(export_dir: pathlib.Path) -> SpecialIds:
 
 def _load(export_dir: pathlib.Path, torch, transformers):
     cls = transformers.JanusForConditionalGeneration
+    source = open_directory(export_dir)  # says what is wrong with a file that is cut short
     if configs.detect_format(export_dir) == "hf":
         model, info = cls.from_pretrained(
             export_dir,
@@ -98,7 +99,6 @@ def _load(export_dir: pathlib.Path, torch, transformers):
         config = transformers.JanusConfig.from_dict(values)
         config._attn_implementation = "eager"
         model = cls(config).float()
-        source = open_directory(export_dir)
         state = _renamed({name: source.read(name) for name in source.tensors})
         missing, extra = model.load_state_dict(
             {n: torch.from_numpy(x.astype(np.float32)) for n, x in state.items()}, strict=False

@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import errno
+import itertools
 import sys
 from collections.abc import Sequence
 
@@ -13,12 +14,22 @@ from unijax.core.errors import Preempted, UserError
 class _Parser(argparse.ArgumentParser):
     """One clear line for a wrong flag, with the nearest right one."""
 
+    def __init__(self, **options):
+        super().__init__(allow_abbrev=False, **options)
+
+    def check_flags(self, words: Sequence[str]) -> None:
+        """Ends with a message at the first flag that is none: argparse would first miss others."""
+        for word in itertools.takewhile(lambda w: w != "--", words):
+            name = word.partition("=")[0]
+            if name.startswith("--") and name not in self._option_string_actions:
+                flags = [f for f in self._option_string_actions if f.startswith("--")]
+                near = difflib.get_close_matches(name, flags, 1)
+                hint = f"Did you mean {near[0]}?" if near else f"See `{self.prog} --help`."
+                self.exit(exit_codes.MISTAKE, f"error: {self.prog}: unknown flag {name}. {hint}\n")
+
     def error(self, message: str):
-        flags = [f for a in self._actions for f in a.option_strings if f.startswith("--")]
-        words = [w for w in message.split() if w.startswith("--")]
-        near = [n for w in words for n in difflib.get_close_matches(w.split("=")[0], flags, 1)]
-        hint = f" Did you mean {near[0]}?" if near else f" See `{self.prog} --help`."
-        self.exit(2, f"error: {self.prog}: {message}.{hint}\n")
+        help_ = f"See `{self.prog} --help`."
+        self.exit(exit_codes.MISTAKE, f"error: {self.prog}: {message}. {help_}\n")
 
 
 def _config_flags(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +54,8 @@ def _sampling_flags(parser: argparse.ArgumentParser, temperature: float) -> None
     parser.add_argument("--seed", type=int, default=0)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
+    """The command's own, and that of every verb."""
     top = _Parser(prog="unijax", description="Unified multimodal models in JAX.")
     verbs = top.add_subparsers(dest="verb", required=True, parser_class=_Parser)
 
@@ -126,12 +138,20 @@ def _parser() -> argparse.ArgumentParser:
 
     p = verbs.add_parser("status", help="table the runs of a sweep")
     p.add_argument("dir", help="a directory of runs, or one run")
-    return top
+    return top, verbs.choices
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The arguments of a verb, or an exit with one clear line."""
-    return _parser().parse_args(argv)
+    """The arguments of a verb in any order, or an exit with one clear line."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    top, verbs = _parsers()
+    if not words or words[0] not in verbs:
+        return top.parse_args(words)
+    verb, words = words[0], words[1:]
+    verbs[verb].check_flags(words)
+    args = verbs[verb].parse_intermixed_args(words)
+    args.verb = verb
+    return args
 
 
 def main(argv: Sequence[str] | None = None) -> int:

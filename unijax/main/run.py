@@ -11,6 +11,7 @@ from unijax.core.system import System
 from unijax.data.config import DataConfig, GroupConfig
 from unijax.data.pictures import PictureConfig
 from unijax.main.config import build, override, to_json, unknown_key
+from unijax.nn.stack import REMAT_POLICIES
 from unijax.parallel.sharding import MeshConfig
 from unijax.systems.contrastive import Contrastive, ContrastiveConfig
 from unijax.systems.janus import Janus, JanusConfig
@@ -35,6 +36,12 @@ class ValidationConfig:
     batches: int = 0
     samples: int = 0
     groups: tuple[GroupConfig, ...] = ()
+
+    def __post_init__(self):
+        for name in ("batches", "samples"):
+            if getattr(self, name) < 0:
+                found = f"{getattr(self, name)}"
+                raise UserError(f"validation.{name}", found, "0 or more", "Change it.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,21 +103,40 @@ def resolve(values: Any, overrides: Sequence[str] = ()) -> RunConfig:
     run = build(RunConfig, values, "")
     if run.system not in SYSTEMS:
         raise unknown_key("system", run.system, list(SYSTEMS))
-    for name in ("dtype", "param_dtype"):
-        if getattr(run, name) not in DTYPES:
-            raise UserError(
-                name, repr(getattr(run, name)), f"one of {sorted(DTYPES)}", "Correct the config."
-            )
+    known = {"dtype": DTYPES, "param_dtype": DTYPES, "remat": REMAT_POLICIES}
+    for name, values_of in known.items():
+        if (found := getattr(run, name)) not in values_of:
+            raise UserError(name, repr(found), f"one of {sorted(values_of)}", "Correct the config.")
     _, model, data = SYSTEMS[run.system]
     run = dataclasses.replace(
         run, model=build(model, run.model, "model"), data=build(data, run.data, "data")
     )
     if not overrides:
+        _cross_check(run)
         return run
     whole = to_json(run)
     for text in overrides:
         override(whole, text)
     return resolve(whole)
+
+
+def _cross_check(run: RunConfig) -> None:
+    """Raises UserError where parts of the config that are right alone do not fit together."""
+    if run.system != "janus":
+        return
+    for name, part, network in (("und", "vision", run.model.vision), ("gen", "vq", run.model.vq)):
+        stream = getattr(run.data, name)
+        if stream is None:
+            continue
+        for field, model_field in (("size", "image_size"), ("tokens", "num_tokens")):
+            found, expected = getattr(stream, field), getattr(network, model_field)
+            if found != expected:
+                raise UserError(
+                    f"data.{name}.{field}",
+                    f"{found}",
+                    f"{expected}: model.{part}.{model_field}",
+                    "Change one of them.",
+                )
 
 
 def make_system(run: RunConfig) -> System:

@@ -58,6 +58,10 @@ def train(
       UserError: for a mistake in the config or the data.
       Preempted: on SIGTERM, when all is saved.
     """
+    if isinstance(run.data, DataConfig) and not run.tokenizer:
+        raise UserError(
+            "tokenizer", "''", "the directory of the text tokenizer", "Name it in the config."
+        )
     writable_directory(run_dir)
     with StatusKeeper(run_dir, run.stage.steps) as status:
         state = _train(run, run_dir, init_from, stop_at, status)

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import math
 import pathlib
 
 from unijax.core.errors import UserError
@@ -82,6 +83,8 @@ def export_(args: argparse.Namespace) -> None:
     """`unijax export`."""
     from unijax.interop.exporting import export_checkpoint
 
+    if not 0 < args.shard_gib < math.inf:
+        raise UserError("--shard-gib", f"{args.shard_gib}", "a number above 0", "Change it.")
     shard = int(args.shard_gib * 2**30)
     print(export_checkpoint(args.run_dir, args.out, args.format, args.dtype, shard))
 

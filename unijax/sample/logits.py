@@ -47,7 +47,7 @@ class Sampling:
     def __post_init__(self):
         for name, ok, expected in (
             ("temperature", self.temperature >= 0, "0 (the most likely) or more"),
-            ("top_k", self.top_k >= 0, "0 (all) or more"),
+            ("top_k", 0 <= self.top_k < 2**31, "0 (all) to 2,147,483,647"),
             ("top_p", 0 < self.top_p <= 1, "more than 0 and at most 1 (all)"),
         ):
             if not ok:

@@ -1,5 +1,6 @@
 """A trained system that draws and answers."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -125,8 +126,9 @@ class Sampler:
         if not prompts or n < 1:
             found = f"{len(prompts)} with {n} pictures each"
             raise UserError("prompts", found, "1 or more of both", "Add one.")
-        if guidance < 0:
-            raise UserError("guidance", f"{guidance}", "0 or more (1 is without)", "Change it.")
+        if not 0 <= guidance < math.inf:
+            expected = "a number, 0 or more (1 is without)"
+            raise UserError("guidance", f"{guidance}", expected, "Change it.")
         ids, seeds, seen = [], [], Counter()
         for i, row in enumerate(map(tuple, prompts)):
             self._check_length(f"prompt {i}", len(row), self.system.config.vq.num_tokens)

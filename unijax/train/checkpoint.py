@@ -61,6 +61,10 @@ class Checkpoints:
         with self._room():
             self._manager.save(int(state.step), args=ocp.args.Composite(**items))
 
+    def read_run(self) -> dict:
+        """The JSON description of the newest. See the function of the same name."""
+        return read_run(self._directory / str(self.latest()))
+
     def restore(self, state: TrainState, rules: dict[str, Rule]) -> tuple[TrainState, dict]:
         """The newest checkpoint, in the shapes, dtypes and shardings of `state`; and `run`."""
         step = self.latest()
@@ -71,7 +75,8 @@ class Checkpoints:
         }
         if state.ema is not None:
             items["ema"] = ocp.args.StandardRestore(_abstract(state.ema))
-        got = self._manager.restore(step, args=ocp.args.Composite(**items))
+        with _readable(self._directory / str(step)):
+            got = self._manager.restore(step, args=ocp.args.Composite(**items))
         params, frozen = split(got["params"], rules)
         state = TrainState(
             step=jax.device_put(np.int32(step), state.step.sharding),
@@ -140,10 +145,10 @@ def read_run(path: str | pathlib.Path) -> dict:
     """The JSON description of the newest (or the named) checkpoint, with its `step`.
 
     Raises:
-      UserError: if there is none, or it was written by another schema.
+      UserError: if there is none, it is damaged, or it was written by another schema.
     """
     directory = step_directory(path)
-    with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+    with _readable(directory), ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
         run = reader.restore(directory / "run")
     if run.get("schema") != SCHEMA:
         raise UserError(
@@ -164,10 +169,10 @@ def read_params(path: str | pathlib.Path, like: Params | None = None) -> Params:
         dtypes and shardings. Without it the arrays come as stored, on the default device.
 
     Raises:
-      UserError: if there is no checkpoint or it is of another size or system.
+      UserError: if there is no checkpoint, it is damaged, or of another size or system.
     """
     directory = step_directory(path)
-    with ocp.StandardCheckpointer() as reader:
+    with _readable(directory), ocp.StandardCheckpointer() as reader:
         stored = tree.flatten(_stored_shapes(reader, directory / "params"))
         if like is None:
             target = stored
@@ -186,12 +191,31 @@ def read_params(path: str | pathlib.Path, like: Params | None = None) -> Params:
     return merge(params, ema)
 
 
+@contextlib.contextmanager
+def _readable(directory: pathlib.Path) -> Iterator[None]:
+    """What is wrong with files on disk, which comes in errors of several libraries, told as one."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as e:
+        first = (str(e).strip() or type(e).__name__).splitlines()[0]
+        raise UserError(
+            str(directory),
+            f"a checkpoint that cannot be read ({first[:200]})",
+            "the files as they were written",
+            "Restore them, or remove this step's directory to go on from the one before.",
+        ) from e
+
+
 def _stored_shapes(reader: ocp.StandardCheckpointer, item: pathlib.Path) -> Params:
     """Shapes and dtypes on disk, to be restored on the default device."""
-    metadata = reader.metadata(item).item_metadata.tree
+    metadata = reader.metadata(item).item_metadata
+    if metadata is None:
+        raise ValueError(f"the list of arrays in {item.name}/ is damaged")
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     return jax.tree.map(
-        lambda m: jax.ShapeDtypeStruct(tuple(m.shape), m.dtype, sharding=here), metadata
+        lambda m: jax.ShapeDtypeStruct(tuple(m.shape), m.dtype, sharding=here), metadata.tree
     )
 
 

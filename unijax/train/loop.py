@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import math
 import pathlib
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,9 +26,10 @@ from unijax.core.system import Metrics
 from unijax.train import metrics as metrics_lib
 from unijax.train.checkpoint import Checkpoints
 from unijax.train.preemption import Preemption
+from unijax.train.resume import check_resumable
 from unijax.train.stage import Rule
 from unijax.train.state import TrainState
-from unijax.train.writers import Writer, Writers
+from unijax.train.writers import WRITERS, Writer, Writers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +51,14 @@ class LoopConfig:
     writers: tuple[str, ...] = ("jsonl", "tensorboard")
 
     def __post_init__(self):
+        if unknown := sorted(set(self.writers) - set(WRITERS)):
+            raise UserError(
+                "loop.writers", f"{unknown}", f"some of {sorted(WRITERS)}", "Correct the config."
+            )
+        for name, least in (("log_every", 1), ("eval_every", 0), ("save_every", 0), ("keep", 1)):
+            if getattr(self, name) < least:
+                found = f"{getattr(self, name)}"
+                raise UserError(f"loop.{name}", found, f"{least} or more", "Change it.")
         for name in ("eval_every", "save_every"):
             if getattr(self, name) % self.log_every:
                 raise UserError(
@@ -106,20 +116,17 @@ def fit(
       more_writers: beside those that the config names.
 
     Raises:
-      UserError: if a loss is not finite.
+      UserError: if a loss is not finite, or the checkpoint there is of another run.
       Preempted: on SIGTERM, when all is saved.
     """
     checkpoints = Checkpoints(run_dir, config.keep)
     saved: dict = {}
     if checkpoints.latest() is not None:
+        changed = check_resumable(str(run_dir), checkpoints.read_run(), run)
+        if changed and is_lead():
+            tell = (f"{key} {old!r} -> {new!r}" for key, (old, new) in changed.items())
+            print("resuming with changes:", ", ".join(tell), file=sys.stderr)
         state, saved = checkpoints.restore(state, rules)
-        if saved["stage"] != run["stage"]:
-            raise UserError(
-                str(run_dir),
-                f"checkpoints of stage {saved['stage']!r}",
-                f"a new directory, or checkpoints of stage {run['stage']!r}",
-                "Give every stage a --run-dir of its own and start from the last with --init-from.",
-            )
         batches.set_state(saved["data"])
     start = int(state.step)
     end = steps if stop_at is None else min(stop_at, steps)

@@ -14,7 +14,7 @@ class OptimizerConfig:
       learning_rate: peak.
       schedule: "constant" after warm-up, "cosine" to zero at the last step, or "constant_decay":
         constant, then linear to zero over the last `decay_fraction` of the steps.
-      warmup_steps: linear from zero.
+      warmup_steps: linear; step s of them (from 0) has the share (s + 1) / warmup_steps.
       clip_norm: of this group's gradients.
     """
 
@@ -56,6 +56,15 @@ class Rule:
     decay: bool = True
     optimizer: str = "main"
 
+    def __post_init__(self):
+        try:
+            re.compile(self.pattern)
+        except re.error as e:
+            raise UserError(
+                "stage.rules.*.pattern", f"{self.pattern!r} ({e})", "a regular expression",
+                "Correct the config.",
+            ) from None  # fmt: skip
+
 
 @dataclasses.dataclass(frozen=True)
 class StageConfig:
@@ -74,6 +83,10 @@ class StageConfig:
     rules: tuple[Rule, ...]
     optimizers: dict[str, OptimizerConfig]
     ema_decay: float = 0.0
+
+    def __post_init__(self):
+        if self.steps < 1:
+            raise UserError("stage.steps", f"{self.steps}", "1 or more", "Change it.")
 
 
 def match_rules(stage: StageConfig, paths: list[str]) -> dict[str, Rule]:

@@ -129,12 +129,7 @@ class Writers:
         resume_step: int,
         more: Sequence[Writer] = (),
     ):
-        """`more` are writers beside the named ones."""
-        for name in names:
-            if name not in WRITERS:
-                raise UserError(
-                    "loop.writers", repr(name), f"some of {sorted(WRITERS)}", "Correct the config."
-                )
+        """`names` are keys of `WRITERS`; `more` are writers beside those."""
         self._writers: list[Writer] = []
         if is_lead():
             self._writers = [*(WRITERS[name](run_dir, resume_step) for name in names), *more]
