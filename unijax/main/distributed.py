@@ -9,6 +9,7 @@ import jax
 
 from unijax.core.errors import UserError
 from unijax.core.exit_codes import CHECK_FAILED, PEER_LOST
+from unijax.core.processes import wait_for_all
 
 _GIVEN = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 # A process that failed alone does not come to the common end: the others wait for it so long.
@@ -36,6 +37,10 @@ def join() -> None:
         )
     elif _found():
         jax.distributed.initialize(**ends)
+    # What cannot reach the others fails now. Processes on CPUs connect when they first compute
+    # together, and wait for half a minute: later, one of them may still compile.
+    if jax.distributed.is_initialized():
+        wait_for_all("joined")
 
 
 def _given() -> tuple[str, int, int]:

@@ -1,0 +1,72 @@
+"""Two real processes, over TCP: what one process with two devices does, preempted and resumed."""
+
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from unijax.core import exit_codes, status, tree
+from unijax.core.errors import UserError
+from unijax.main import distributed
+from unijax.train.checkpoint import read_params, read_run
+
+TIMING = ("seconds_per_step", "model_flops_per_second")
+
+
+def run(processes: int, *arguments: str) -> list[int]:
+    """The exit statuses of processes that share two CPU devices."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    environment = os.environ | {
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={2 // processes}",
+        "JAX_DEFAULT_MATMUL_PRECISION": "highest",
+    }
+    if processes > 1:
+        environment |= {
+            "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_PROCESSES": str(processes),
+        }  # fmt: skip
+    command = [sys.executable, "-m", "tests.train.toy_process", *arguments]
+    running = [
+        subprocess.Popen(
+            command, env=environment | {"JAX_PROCESS_ID": str(i)}, stderr=subprocess.PIPE, text=True
+        )
+        for i in range(processes)
+    ]
+    said = [process.communicate(timeout=300)[1] for process in running]
+    print(*said, sep="\n-----\n")
+    return [process.returncode for process in running]
+
+
+def lines(run_dir: pathlib.Path) -> list[dict]:
+    rows = [json.loads(x) for x in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if not k.startswith(TIMING)} for row in rows]
+
+
+def test_two_processes_preempted_and_resumed_train_as_one_process(tmp_path):
+    """Parameters split over the processes (FSDP); one of them gets SIGTERM, both save one step."""
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert run(1, str(whole), "fsdp") == [0]
+    assert run(2, str(cut), "fsdp", "50") == [exit_codes.PREEMPTED] * 2
+    now = status.read(cut)
+    assert now.state == "preempted"
+    assert 50 < now.step < 200
+    assert read_run(cut)["step"] == now.step
+    assert run(2, str(cut), "fsdp") == [0, 0]
+    for ours, theirs in zip(lines(cut), lines(whole), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-5)
+    ours, theirs = tree.flatten(read_params(cut)), tree.flatten(read_params(whole))
+    for path, x in ours.items():
+        np.testing.assert_allclose(x, theirs[path], rtol=1e-5, err_msg=path)
+    assert (status.read(cut).state, status.read(cut).attempt) == ("done", 2)
+
+
+def test_half_of_the_variables_is_told(monkeypatch):
+    monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "127.0.0.1:1")
+    monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
+    with pytest.raises(UserError, match=r"JAX_PROCESS_ID=''"):
+        distributed.join()
