@@ -51,11 +51,8 @@ def test_stopping_and_resuming_gives_the_same_bits_data_included(whole, tmp_path
     run = resolve(tiny.get_config())
     train(run, tmp_path, stop_at=13)
     resumed = train(run, tmp_path)
-    for (path, a), b in zip(
-        tree.flatten(jax.device_get(whole[1].params)).items(),
-        tree.flatten(jax.device_get(resumed.params)).values(),
-        strict=True,
-    ):
+    states = (jax.tree.leaves_with_path(jax.device_get(state)) for state in (whole[1], resumed))
+    for (path, a), (_, b) in zip(*states, strict=True):
         assert a.tobytes() == b.tobytes(), path
     assert lines(tmp_path) == lines(whole[0])
 

@@ -66,8 +66,9 @@ def train(
 ) -> None:
     """Trains a sentencepiece model with byte fallback; writes it and its special_tokens.json.
 
-    Every string survives encode and decode: characters without a piece become bytes, nothing is
-    normalised, and a line break is a piece of its own.
+    Every string survives encode and decode, but for U+2581, which comes back as a space:
+    characters without a piece become bytes, nothing is normalised, and a line break is a piece of
+    its own.
 
     Args:
       directory: written to: tokenizer.model, special_tokens.json.

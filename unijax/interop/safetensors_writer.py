@@ -43,8 +43,8 @@ class SafetensorsWriter:
         if free < self.total_bytes:
             raise UserError(
                 str(directory.parent),
-                f"{free / 2**30:.1f} GiB free",
-                f"room for {self.total_bytes / 2**30:.1f} GiB of tensors",
+                f"{free / 1e6:,.0f} MB free",
+                f"room for {self.total_bytes / 1e6:,.0f} MB of tensors",
                 "Free space or choose another place.",
             )
         shards = _shards(tensors, max_shard_bytes)

@@ -125,8 +125,8 @@ def write_params(
     if free < needed:
         raise UserError(
             str(directory),
-            f"{free / 2**30:.1f} GiB free",
-            f"room for {needed / 2**30:.1f} GiB of parameters",
+            f"{free / 1e6:,.0f} MB free",
+            f"room for {needed / 1e6:,.0f} MB of parameters",
             "Free space or choose another --run-dir.",
         )
     with _quiet(logging.getLogger("absl")):
