@@ -1,22 +1,29 @@
 """Time of attention on the device that is there, ours and its peers', on the same rows.
 
     python bench/attention_device.py [--cases "plain causal"] [--rounds 20] [--dtype bfloat16]
+    python bench/attention_device.py --tune
 
 Forward, and forward with backward, of every case of the table that tests and compile-check share;
 milliseconds (the median of the rounds) and TFLOP/s on true FLOPs: those of the (query, key) pairs
 that are allowed, `4 H D` forward and 2.5 times that backward. A peer that is not installed, or
 cannot say a case's mask, is left out; one that fails says so. `--tokens` shortens all rows. Writes
 a table in Markdown and, with `--plot`, a figure.
+
+With `--tune`: tries sizes of blocks for each head dim, and writes the quickest into
+`unijax/ops/attention/block_sizes.json`, where the kernels find them.
 """
 
 import argparse
+import functools
 import importlib.util
 import os
+import sys
 import time
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch needs some memory too
 
 import attention_peers
+import attention_tune
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -98,15 +105,30 @@ def error(results, want) -> float:
     return float(np.abs(out - want).max() / np.abs(want).max())
 
 
-def measure(case: Case, dtype, rounds: int):
-    """Yields `(contender, forward ms, both ms, error)` or `(contender, what went wrong)`."""
-    start, end = case_intervals(case)
+def random_inputs(case: Case, dtype) -> list:
+    """q, k, v and a cotangent."""
     rng = np.random.default_rng(0)
     shapes = [(case.rows, t, h, case.head_dim) for t, h in (
         (case.tokens, case.heads), (case.keys, case.kv_heads), (case.keys, case.kv_heads),
         (case.tokens, case.heads),
     )]  # fmt: skip
-    inputs = [jnp.asarray(rng.standard_normal(s), dtype) for s in shapes]
+    return [jnp.asarray(rng.standard_normal(s), dtype) for s in shapes]
+
+
+def with_sizes(case: Case, implementation: str, sizes: dict, dtype, rounds: int) -> float:
+    """Milliseconds of both passes with these sizes of blocks."""
+    ends = tuple(map(jnp.asarray, case_intervals(case)))
+
+    def attend(q, k, v):
+        return attention(q, k, v, *ends, implementation=implementation, **sizes)
+
+    return milliseconds(jax_programs(attend, random_inputs(case, dtype))[1], rounds)
+
+
+def measure(case: Case, dtype, rounds: int):
+    """Yields `(contender, forward ms, both ms, error)` or `(contender, what went wrong)`."""
+    start, end = case_intervals(case)
+    inputs = random_inputs(case, dtype)
     # The seeing queries alone count: peers give those that see nothing the mean of all values.
     seeing = (start < end)[..., None, None]
     inputs[3] = inputs[3] * seeing
@@ -169,14 +191,23 @@ def main():
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--tokens", type=int, help="at most so many of a row")
     parser.add_argument("--plot", help="where to write a figure")
+    parser.add_argument("--tune", action="store_true", help="write sizes of blocks, no table")
     options = parser.parse_args()
     dtype = jnp.dtype(options.dtype)
+    cases = {name: CASES[name] for name in options.cases}
+    if options.tokens:
+        cases = {name: case.small(options.tokens) for name, case in cases.items()}
+    if options.tune and options.tokens:
+        parser.error("--tune is for rows as they are: leave --tokens out")
+    if options.tune:
+        clock = functools.partial(with_sizes, dtype=dtype, rounds=options.rounds)
+        command = " ".join(["python bench/attention_device.py", *sys.argv[1:]])
+        return attention_tune.write(attention_tune.tune(cases, dtype.name, clock, command))
     print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}, {dtype}\n")
     print("| case | contender | forward ms | TFLOP/s | both ms | TFLOP/s | error |")
     print("|---|---|---|---|---|---|---|")
     rows = []
-    for name in options.cases:
-        case = CASES[name].small(options.tokens) if options.tokens else CASES[name]
+    for name, case in cases.items():
         pairs, causal = map(float, attention_pairs(*map(jnp.asarray, case_intervals(case))))
         flops = 4 * case.heads * case.head_dim * pairs
         title = f"{name} ({pairs / causal:.2f} of causal pairs)"

@@ -84,7 +84,7 @@ def test_none_is_the_choice_and_can_be_asked():
     ],
 )
 def test_the_choice_by_device(monkeypatch, platform, kind, dtype, head_dim, want):
-    monkeypatch.setattr("unijax.ops.attention.api._device", lambda: (platform, kind))
+    monkeypatch.setattr("unijax.ops.attention.api.target", lambda: (platform, kind))
     assert select_implementation(4096, 4096, head_dim, dtype) == want
     assert select_implementation(1, 4096, head_dim, dtype) == "reference"
 

@@ -13,7 +13,8 @@ from tests.ops.rows import packed_rows
 from tests.walk import all_avals
 from unijax.core.batch import Kind
 from unijax.ops.attention import attention, packed_intervals
-from unijax.ops.attention.chunked import BLOCK, attention_chunked
+from unijax.ops.attention.block_sizes import block_sizes
+from unijax.ops.attention.chunked import attention_chunked
 from unijax.ops.attention.reference import attention_reference
 
 ROWS, D, SCALE = 2, 8, 0.4
@@ -103,7 +104,8 @@ def test_no_array_of_all_pairs_in_the_program():
         return max(np.prod(a.shape, dtype=int) for a in all_avals(gradient.trace(*args).jaxpr))
 
     assert largest(attention_reference) >= 2 * 320 * 448
-    assert largest(attention_chunked) == 2 * max(448 * D, BLOCK**2)  # the keys, a block of scores
+    block = block_sizes("chunked", D, jnp.float32)["block_k"]
+    assert largest(attention_chunked) == 2 * max(448 * D, block**2)  # the keys, a block of scores
 
 
 def test_memory_grows_with_the_length_not_its_square():

@@ -2,14 +2,14 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Float, Int
 
 from unijax.core.errors import UserError
-from unijax.ops.attention.chunked import BLOCK, attention_chunked
+from unijax.ops.attention.block_sizes import block_sizes, target
+from unijax.ops.attention.chunked import attention_chunked
 from unijax.ops.attention.pallas_mosaic_gpu import attention_mosaic_gpu
 from unijax.ops.attention.pallas_tpu import attention_tpu
 from unijax.ops.attention.pallas_triton import attention_triton
@@ -51,7 +51,7 @@ def attention(
       soft_cap: if given, scores become `soft_cap * tanh(score / soft_cap)` after scaling.
       implementation: a key of `IMPLEMENTATIONS`, which runs or raises; None lets
         `select_implementation` choose.
-      **options: of the implementation: sizes of blocks, `interpret`.
+      **options: of the implementation: sizes of blocks (`block_sizes.json`), `interpret`.
 
     Returns:
       Same shape and dtype as `q`.
@@ -84,31 +84,22 @@ def attention(
 def select_implementation(
     q_len: int, k_len: int, head_dim: int = 64, dtype: DTypeLike = jnp.float32
 ) -> str:
-    """The implementation that None stands for on the device programs are now traced for.
-
-    That is the device of the mesh set by `jax.set_mesh` if there is one, so that a program compiled
-    ahead of time gets the kernels of its target; else jax's default device.
+    """The implementation that None stands for on the device that programs are now traced for.
 
     A few queries against a cache are quickest at once, and have no square of scores to save. For
     more, the kernels of the device where it has some: on GPUs those of Mosaic on Hopper and of
     Triton elsewhere, in 16 bits and up to `LARGEST_HEAD_DIM`. Otherwise blocks in plain XLA, which
     on CPU win wherever there is more than one (bench/attention.py).
     """
-    platform, kind = _device()
+    platform, kind = target()
     if q_len <= 8:
         return "reference"
     if platform == "tpu":
         return "tpu"
     if platform == "gpu" and head_dim <= LARGEST_HEAD_DIM and jnp.dtype(dtype) in HALVES:
         return "mosaic_gpu" if _is_hopper(kind) else "triton"
-    return "reference" if k_len < BLOCK else "chunked"
-
-
-def _device() -> tuple[str, str]:
-    """Platform (cpu, gpu, tpu) and kind of the device that programs are traced for."""
-    device = jax.sharding.get_abstract_mesh().abstract_device or jax.devices()[0]
-    platform = "gpu" if device.platform in ("cuda", "rocm") else device.platform
-    return platform, device.device_kind
+    block = block_sizes("chunked", head_dim, dtype)["block_k"]
+    return "reference" if k_len < block else "chunked"
 
 
 def _is_hopper(kind: str) -> bool:
@@ -116,7 +107,7 @@ def _is_hopper(kind: str) -> bool:
 
 
 def _check_runs(implementation: str, head_dim: int, dtype: DTypeLike):
-    platform, kind = _device()
+    platform, kind = target()
     needs = {"tpu": "tpu", "mosaic_gpu": "gpu", "triton": "gpu"}.get(implementation, platform)
     found = expected = None
     if platform != needs:

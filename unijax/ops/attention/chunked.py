@@ -15,10 +15,9 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
 
+from unijax.ops.attention.block_sizes import block_sizes
 from unijax.ops.attention.scores import HIDDEN, LOWEST, capped, capped_slope
 from unijax.ops.attention.vjp import Kernels, Options, attend
-
-BLOCK = 64  # the quickest on CPU for documents of 75 and of 700 tokens: bench/attention.py
 
 
 def attention_chunked(
@@ -30,11 +29,12 @@ def attention_chunked(
     *,
     scale: float,
     soft_cap: float | None = None,
-    block_q: int = BLOCK,
-    block_k: int = BLOCK,
+    block_q: int | None = None,
+    block_k: int | None = None,
 ) -> Float[Array, "B Tq H D"]:
     """See `attention`; `block_q` queries and `block_k` keys at most are worked at one time."""
-    return attend(q, k, v, kv_start, kv_end, KERNELS, Options(scale, soft_cap, block_q, block_k))
+    sizes = block_sizes("chunked", q.shape[3], q.dtype, block_q=block_q, block_k=block_k)
+    return attend(q, k, v, kv_start, kv_end, KERNELS, Options(scale, soft_cap, **sizes))
 
 
 def _blocks(length: int, largest: int) -> tuple[int, int]:

@@ -20,6 +20,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Float, Int
 
+from unijax.ops.attention.block_sizes import block_sizes
 from unijax.ops.attention.blocks import block_map, transposed_block_map
 from unijax.ops.attention.intervals import seen_by_intervals
 from unijax.ops.attention.scores import HIDDEN, LOWEST, capped, capped_slope
@@ -43,8 +44,8 @@ def attention_mosaic_gpu(
     *,
     scale: float,
     soft_cap: float | None = None,
-    block: int = 128,
-    block_backward: int = 64,
+    block: int | None = None,
+    block_backward: int | None = None,
     interpret: object = False,
 ) -> Float[Array, "B Tq H D"]:
     """See `attention`. Of bfloat16 and float16; the head dim is filled to a multiple of 64.
@@ -53,7 +54,9 @@ def attention_mosaic_gpu(
       block: keys (of the backward passes, `block_backward` keys or queries) that meet the 128
         queries (keys) of a program at one time: multiples of 64.
     """
-    options = Options(scale, soft_cap, block, block_backward, interpret)
+    given = dict(block=block, block_backward=block_backward)
+    sizes = block_sizes("mosaic_gpu", q.shape[3], q.dtype, **given)
+    options = Options(scale, soft_cap, sizes["block"], sizes["block_backward"], interpret)
     return attend(q, k, v, kv_start, kv_end, KERNELS, options)
 
 

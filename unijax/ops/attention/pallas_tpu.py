@@ -19,6 +19,7 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.lax import div, rem
 from jaxtyping import Float, Int
 
+from unijax.ops.attention.block_sizes import block_sizes
 from unijax.ops.attention.blocks import (
     FIRST,
     FULL,
@@ -32,7 +33,6 @@ from unijax.ops.attention.scores import HIDDEN, LOWEST, capped, capped_slope, do
 from unijax.ops.attention.vjp import Kernels, Options, attend
 
 LANES = 128
-BLOCK = 512
 
 
 def attention_tpu(
@@ -49,8 +49,9 @@ def attention_tpu(
     interpret: bool = False,
 ) -> Float[Array, "B Tq H D"]:
     """See `attention`. float16, which the matrix unit lacks, is worked in float32."""
-    block_q = block_q or block_size(q.shape[1])
-    block_k = block_k or block_size(k.shape[1])
+    largest = block_sizes("tpu", q.shape[3], q.dtype)
+    block_q = block_q or _block_size(q.shape[1], largest["block_q"])
+    block_k = block_k or _block_size(k.shape[1], largest["block_k"])
     options = Options(scale, soft_cap, block_q, block_k, interpret)
     dtype = q.dtype
     if dtype == jnp.float16:
@@ -58,7 +59,7 @@ def attention_tpu(
     return attend(q, k, v, kv_start, kv_end, KERNELS, options).astype(dtype)
 
 
-def block_size(length: int, largest: int = BLOCK) -> int:
+def _block_size(length: int, largest: int) -> int:
     """As few blocks as `largest` allows, as equal as whole vectors of lanes let them be."""
     count = -(-length // largest)
     return -(-length // (count * LANES)) * LANES

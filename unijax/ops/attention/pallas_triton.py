@@ -15,6 +15,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Float, Int
 
+from unijax.ops.attention.block_sizes import block_sizes
 from unijax.ops.attention.blocks import block_map, transposed_block_map
 from unijax.ops.attention.intervals import seen_by_intervals
 from unijax.ops.attention.scores import HIDDEN, LOWEST, capped, capped_slope, dot
@@ -32,12 +33,13 @@ def attention_triton(
     *,
     scale: float,
     soft_cap: float | None = None,
-    block_q: int = 64,
-    block_k: int = 64,
+    block_q: int | None = None,
+    block_k: int | None = None,
     interpret: bool = False,
 ) -> Float[Array, "B Tq H D"]:
     """See `attention`. Blocks are powers of two, of 16 at least; so is the filled head dim."""
-    options = Options(scale, soft_cap, block_q, block_k, interpret)
+    sizes = block_sizes("triton", q.shape[3], q.dtype, block_q=block_q, block_k=block_k)
+    options = Options(scale, soft_cap, **sizes, interpret=interpret)
     return attend(q, k, v, kv_start, kv_end, KERNELS, options)
 
 
