@@ -39,7 +39,8 @@ set -u
 # SIGTERM goes to the trainer, which saves; the shells around it stay to tell how it ended.
 trap : TERM
 srun --kill-on-bad-exit=0 --wait=@WAIT@ bash -c \\
-    'trap : TERM; "$@"; code=$?; echo $code >> "$0"; exit $code' "$codes" "${command[@]}"
+    'trap : TERM; codes="$1"; shift; "$@"; code=$?; echo $code >> "$codes"; exit $code' \\
+    task "$codes" "${command[@]}"
 code=$?
 [ "$code" = 0 ] && { rm -f "$codes"; exit 0; }
 

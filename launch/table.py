@@ -32,7 +32,11 @@ def table(directory: pathlib.Path, now: float | None = None) -> str:
     rows = [_HEAD, *(_row(name, status, now) for name, status in sorted(found.items()))]
     widths = [max(len(row[i]) for row in rows) for i in range(len(_HEAD))]
     lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in rows]
-    messages = [f"{name}: {s.message}" for name, s in sorted(found.items()) if s and s.message]
+    messages = [
+        f"{name}: {s.message.splitlines()[0]}"
+        for name, s in sorted(found.items())
+        if s and s.message
+    ]
     counts: dict[str, int] = {}
     for status in found.values():
         state = _state(status, now)

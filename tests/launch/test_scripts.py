@@ -88,7 +88,7 @@ while [[ "$1" == --* ]]; do shift; done
 turn=$(cat "$PLAY/turn")
 worst=0
 for code in $(sed -n "${turn}p" "$PLAY/codes"); do
-    "$1" "$2" "$3" "$4" bash -c "exit $code"; got=$?
+    "${@:1:5}" bash -c "exit $code"; got=$?
     [ "$got" -gt "$worst" ] && worst=$got
 done
 echo $((turn + 1)) > "$PLAY/turn"

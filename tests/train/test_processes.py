@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
@@ -70,3 +71,16 @@ def test_half_of_the_variables_is_told(monkeypatch):
     monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
     with pytest.raises(UserError, match=r"JAX_PROCESS_ID=''"):
         distributed.join()
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (jax.errors.JaxRuntimeError("UNKNOWN: Gloo context initialization failed"), "node"),
+        (jax.errors.JaxRuntimeError("UNAVAILABLE: Socket closed"), "node"),
+        (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory"), "bug"),
+        (ValueError("connection"), "bug"),
+    ],
+)
+def test_a_lost_peer_is_told_from_a_bug(error, expected):
+    assert exit_codes.failure(distributed.status_of(error)) == expected

@@ -5,6 +5,7 @@ import difflib
 import errno
 import itertools
 import sys
+import traceback
 from collections.abc import Sequence
 
 from unijax.core import exit_codes
@@ -163,7 +164,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = _run(args)
     except Exception as e:
         if distributed.is_one_of_several():
-            distributed.leave_for(e)
+            traceback.print_exception(e)
+            distributed.leave(distributed.status_of(e))
         raise
     if status not in (exit_codes.DONE, exit_codes.PREEMPTED) and distributed.is_one_of_several():
         distributed.leave(status)

@@ -1,8 +1,8 @@
 """Joining the processes of one run, and leaving so that the others notice."""
 
 import os
+import re
 import sys
-import traceback
 from typing import NoReturn
 
 import jax
@@ -14,8 +14,11 @@ from unijax.core.processes import wait_for_all
 _GIVEN = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 # A process that failed alone does not come to the common end: the others wait for it so long.
 _SHUTDOWN_SECONDS = 60
-# What JAX raises where a program or its input is at fault, and not the way to another process.
-_OUR_FAULT = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED", "FAILED_PRECONDITION")
+# What JAX says where it could not reach another process.
+_LOST = re.compile(
+    "gloo|nccl|socket|connection|coordination|heartbeat|UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED",
+    re.IGNORECASE,
+)
 
 
 def join() -> None:
@@ -77,13 +80,11 @@ def leave(status: int) -> NoReturn:
     os._exit(status)
 
 
-def leave_for(error: Exception) -> NoReturn:
-    """Ends the process for an error that is nobody's input, with the status that tells the cause.
+def status_of(error: Exception) -> int:
+    """The exit status for an error that is nobody's input.
 
-    `PEER_LOST` where JAX could not reach another process or a device; `CHECK_FAILED`, Python's own,
-    for all else.
+    `PEER_LOST` where JAX could not reach another process; `CHECK_FAILED`, Python's own, for all
+    else.
     """
-    traceback.print_exception(error)
-    message = str(error)
-    lost = isinstance(error, jax.errors.JaxRuntimeError) and not message.startswith(_OUR_FAULT)
-    leave(PEER_LOST if lost else CHECK_FAILED)
+    lost = isinstance(error, jax.errors.JaxRuntimeError) and _LOST.search(str(error))
+    return PEER_LOST if lost else CHECK_FAILED
