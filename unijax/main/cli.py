@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from unijax.core import exit_codes
 from unijax.core.errors import Preempted, UserError
+from unijax.main import scaling_verbs
 
 
 class _Parser(argparse.ArgumentParser):
@@ -129,6 +130,8 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
 
     p = verbs.add_parser("composition", help="score what a run never saw together in training")
     p.add_argument("run_dir")
+
+    scaling_verbs.add_parsers(verbs)
 
     p = verbs.add_parser("launch", help="start a run or a sweep on a cluster, or show how")
     p.add_argument("file", help="what to run, as YAML or Python")

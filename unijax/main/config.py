@@ -18,11 +18,14 @@ from ml_collections import ConfigDict
 from unijax.core.errors import UserError
 
 
-def load(spec: str) -> ConfigDict:
+def load(spec: str, function: str = "get_config") -> ConfigDict:
     """The config of `path/to/config.py` or `path/to/config.py:argument`.
 
+    Args:
+      function: of the file; `get_sweep` takes no argument.
+
     Raises:
-      UserError: if there is no such file, or it does not know the argument.
+      UserError: if there is no such file or function, or it does not know the argument.
     """
     path, _, argument = spec.partition(":")
     file = pathlib.Path(path)
@@ -33,6 +36,10 @@ def load(spec: str) -> ConfigDict:
     module_spec = importlib.util.spec_from_file_location("unijax_config", file)
     module = importlib.util.module_from_spec(module_spec)
     module_spec.loader.exec_module(module)
+    if not hasattr(module, function):
+        raise UserError(f"--config {spec}", f"no function {function}", "one", "Add it to the file.")
+    if function != "get_config":
+        return getattr(module, function)()
     try:
         return module.get_config(argument) if argument else module.get_config()
     except (KeyError, ValueError) as e:

@@ -8,6 +8,7 @@ import pathlib
 from unijax.core.errors import UserError
 from unijax.main import config as config_lib
 from unijax.main.run import RunConfig, resolve
+from unijax.main.scaling_verbs import fit_, gather_, ladder_, report_, sweep_  # noqa: F401
 from unijax.sample.logits import Sampling
 
 # Orbax and absl narrate every save, asyncio every failed write of one; what a user must know is

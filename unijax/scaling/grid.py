@@ -51,7 +51,7 @@ class GridConfig:
     unique_tokens: int = 0
     learning_rates: tuple[float, ...] = ()
     seeds: tuple[int, ...] = (0,)
-    tokens_per_parameter: tuple[float, ...] = (0.0, float("inf"))
+    tokens_per_parameter: tuple[float, ...] = (0.0, 1e12)
     share_trunk: bool = False
 
     def __post_init__(self):

@@ -1,0 +1,222 @@
+"""The verbs of scaling studies, from a sweep of the smallest models to the page."""
+
+import json
+import pathlib
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from tests.main import tiny
+from tests.main.test_cli import fails
+from tests.main.test_train import lines
+from tests.scaling.test_table import rows
+from unijax.core import tree
+from unijax.core.errors import UserError
+from unijax.main import sweep
+from unijax.main.cli import main
+from unijax.main.config import to_json
+from unijax.main.run import resolve
+from unijax.main.train import train
+from unijax.main.trunk import decay_start, train_on_trunk, with_length
+from unijax.scaling import table
+from unijax.scaling.grid import run_id
+from unijax.train.optimizer import schedule
+from unijax.train.stage import OptimizerConfig
+
+SWEEP = str(pathlib.Path(__file__).with_name("tiny_sweep.py"))
+
+
+def write_table(tmp_path) -> str:
+    table.write(tmp_path / "runs.parquet", rows())
+    return str(tmp_path / "runs.parquet")
+
+
+def test_fit_then_report(capsys, tmp_path):
+    out = str(tmp_path / "fit")
+    assert main(["fit", write_table(tmp_path), "--out", out, "--draws", "40"]) == 0
+    assert "approach 3: N ~ C^0.5" in capsys.readouterr().out
+    saved = json.loads((tmp_path / "fit" / "fit.json").read_text())
+    assert [f["loss"] for f in saved["fits"]] == ["text", "code"]
+    for one in saved["fits"]:
+        assert len(one["runs"]) == 20
+        for value, low, high in one["constants"].values():
+            assert low < value < high
+    assert saved["choices"]["draws"] == 40
+    assert main(["report", out, "--title", "T"]) == 0
+    assert (tmp_path / "fit" / "report.html").read_text().startswith("<!doctype html>")
+
+
+def test_report_of_another_table_is_refused(capsys, tmp_path):
+    out = tmp_path / "fit"
+    options = ["--draws", "20", "--hold-out", "0", "--loss", "text"]
+    assert main(["fit", write_table(tmp_path), "--out", str(out), *options]) == 0
+    changed = rows()
+    changed[0]["loss_text_nats_per_token"] *= 1.01
+    table.write(out / "runs.parquet", changed)
+    capsys.readouterr()  # the fit's progress bar
+    assert "another table than was fitted" in fails(capsys, "report", str(out))
+    assert not (out / "report.html").exists()
+
+
+def test_nothing_is_left_of_a_fit_that_was_refused(capsys, tmp_path):
+    table.write(tmp_path / "runs.csv", rows()[:4])
+    out = tmp_path / "fit"
+    said = fails(capsys, "fit", str(tmp_path / "runs.csv"), "--out", str(out))
+    assert "4 to fit; expected at least 6" in said
+    assert not out.exists()
+
+
+def test_report_of_no_fit(capsys, tmp_path):
+    assert "no fit.json" in fails(capsys, "report", str(tmp_path))
+
+
+def test_ladder(capsys):
+    assert main(["ladder", "transfusion", "--width", "4096"]) == 0
+    assert "7B  width 4096" in capsys.readouterr().out
+    assert "found 'nano'" in fails(capsys, "ladder", "nano")
+
+
+def test_a_length_keeps_whole_periods_and_the_share_of_decay():
+    run = resolve(tiny.get_config(), ["loop.log_every=5", "loop.eval_every=0",
+                                      "stage.optimizers.main.schedule=constant_decay"])  # fmt: skip
+    run = with_length(run, 43.0)
+    optimizer = run.stage.optimizers["main"]
+    assert run.stage.steps == 45
+    assert decay_start(optimizer, 45) == 35  # 0.2 of 40 is 8, a whole number of periods is 10
+    rate = schedule(optimizer, 45)
+    assert float(rate(35)) == pytest.approx(optimizer.learning_rate)
+    assert float(rate(36)) < optimizer.learning_rate
+
+
+def test_no_step_at_full_rate_is_refused():
+    run = resolve(tiny.get_config())
+    with pytest.raises(UserError, match="fewer than the steps of the shortest run"):
+        with_length(run, 4.0)
+
+
+@pytest.mark.parametrize("steps", [20, 31, 100])
+@pytest.mark.parametrize("warmup", [0, 7])
+def test_decay_starts_where_the_schedule_leaves_its_peak(steps, warmup):
+    config = OptimizerConfig(1e-3, "constant_decay", warmup, 0.3)
+    rate = schedule(config, steps)
+    rates = np.array([float(rate(s)) for s in range(steps)])
+    start = decay_start(config, steps)
+    np.testing.assert_allclose(rates[warmup : start + 1], 1e-3, rtol=1e-6)
+    assert (rates[start + 1 :] < 1e-3 * (1 - 1e-6)).all()
+
+
+WSD = ["stage.optimizers.main.schedule=constant_decay", "loop.eval_every=0", "validation.samples=0",
+       "loop.save_every=0"]  # fmt: skip
+
+
+def test_a_run_on_a_trunk_is_the_run_alone_to_the_bit(tmp_path):
+    base = resolve(tiny.get_config(), WSD)
+    short, long = with_length(base, 14.0), with_length(base, 20.0)
+    alone = train(short, tmp_path / "alone")
+    shared = train_on_trunk(short, tmp_path / "short", long, tmp_path / "long")
+    for (path, a), b in zip(
+        tree.flatten(jax.device_get(alone.params)).items(),
+        tree.flatten(jax.device_get(shared.params)).values(),
+        strict=True,
+    ):
+        assert a.tobytes() == b.tobytes(), path
+    assert lines(tmp_path / "short") == lines(tmp_path / "alone")
+    with pytest.raises(UserError, match="'constant_decay'"):
+        train_on_trunk(resolve(tiny.get_config()), tmp_path / "x", long, tmp_path / "long")
+
+
+@pytest.fixture(scope="module")
+def planned():
+    return sweep.plan(SWEEP, [])[0]
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("sweep")
+    sweep.sweep(SWEEP, directory, [], None)
+    return directory
+
+
+def test_a_sweep_gives_a_row_for_each_run(swept, planned):
+    runs = table.read(swept / "runs.parquet")
+    assert len(runs) == 4
+    assert runs.losses == ("text", "understanding", "code")
+    assert set(runs["state"]) == {"done"}
+    for name in runs.losses:
+        assert np.isfinite(runs.loss(name)).all()
+    assert sorted(runs["run_id"]) == sorted(p.id for p in planned)
+    for p in planned:
+        (row,) = np.flatnonzero(runs["run_id"] == p.id)
+        assert p.id.endswith(run_id(to_json(p.run)))
+        counts = p.run.model.text.count_parameters()
+        assert runs["non_embedding_parameters"][row] == counts["layers"]
+        # What was planned from a few batches is what was seen, within what packing varies.
+        assert runs["tokens"][row] == pytest.approx(p.cell.tokens, rel=0.3)
+        assert runs["training_flops"][row] > 6 * counts["layers"] * runs["tokens"][row]
+
+
+def test_parameters_of_the_table_are_those_that_train(swept, planned):
+    runs = table.read(swept / "runs.parquet")
+    for p in planned:
+        said = (swept / "runs" / p.id / "parameters.txt").read_text().splitlines()[-1]
+        (row,) = np.flatnonzero(runs["run_id"] == p.id)
+        assert said.startswith(f"Trained: {int(runs['parameters'][row]):,} of ")
+
+
+def test_a_repeated_sweep_skips_what_is_done(swept, capsys):
+    before = {p: p.stat().st_mtime_ns for p in swept.glob("runs/*/metrics.jsonl")}
+    assert main(["sweep", "--config", SWEEP, "--dir", str(swept)]) == 0
+    assert capsys.readouterr().out.count("is done") == 4
+    assert before == {p: p.stat().st_mtime_ns for p in swept.glob("runs/*/metrics.jsonl")}
+
+
+def test_unfinished_runs_are_said_in_the_table_and_refused_by_a_fit(swept, tmp_path, capsys):
+    copy = tmp_path / "sweep"
+    shutil.copytree(swept, copy)
+    first = sorted(copy.glob("runs/*/result.json"))[0]
+    first.unlink()
+    assert main(["gather", str(copy)]) == 0
+    assert "3 of 4 runs done" in capsys.readouterr().out
+    said = fails(capsys, "fit", str(copy / "runs.parquet"), "--out", str(tmp_path / "fit"))
+    assert first.parent.name in said
+
+
+def test_a_diverged_run_is_a_row_and_the_others_go_on(tmp_path, capsys, monkeypatch):
+    def diverges(run, run_dir, *rest):
+        run_dir.mkdir(parents=True)
+        (run_dir / "metrics.jsonl").write_text("")
+        raise UserError("step 3", "loss nan", "a finite loss", "Lower the learning rate.")
+
+    monkeypatch.setattr(sweep, "train", diverges)
+    monkeypatch.setattr(sweep, "train_on_trunk", diverges)
+    sweep.sweep(SWEEP, tmp_path, [], None)
+    runs = table.read(tmp_path / "runs.parquet")
+    assert set(runs["state"]) == {"diverged"}
+    assert len(runs) == 4
+
+
+def test_list_and_only(planned, capsys, tmp_path):
+    assert main(["sweep", "--config", SWEEP, "--dir", str(tmp_path), "--list"]) == 0
+    listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert listed == [p.id for p in planned]
+    assert not list(tmp_path.iterdir())
+    said = fails(capsys, "sweep", "--config", SWEEP, "--dir", str(tmp_path), "--only", "w32_x")
+    assert "one of the 4 ids" in said
+
+
+def test_a_file_without_a_grid(capsys, tmp_path):
+    config = str(pathlib.Path(__file__).with_name("tiny.py"))
+    said = fails(capsys, "sweep", "--config", config, "--dir", str(tmp_path))
+    assert "no function get_sweep" in said
+
+
+def test_longest_is_the_trunk(planned):
+    for p in planned:
+        trunk = sweep.longest(planned, p)
+        assert trunk.cell.width == p.cell.width
+        assert trunk.run.stage.steps >= p.run.stage.steps
+    assert {sweep.longest(planned, p).id for p in planned} == {
+        p.id for p in planned if p.cell.tokens > 2000
+    }

@@ -1,0 +1,24 @@
+"""A sweep of four runs that train in seconds: two sizes, two lengths on one trunk each."""
+
+from ml_collections import ConfigDict
+
+from tests.main import tiny
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """Takes no argument."""
+    config = tiny.get_config().unlock()
+    config.validation.samples = 0
+    config.loop.eval_every = 0
+    config.loop.log_every = 2
+    config.stage.ema_decay = 0.0
+    config.stage.optimizers.main.schedule = "constant_decay"
+    config.stage.optimizers.main.warmup_steps = 2
+    return config.lock()
+
+
+def get_sweep() -> ConfigDict:
+    """Tokens of a step are about 240."""
+    return ConfigDict(
+        {"kind": "tokens", "widths": (32, 48), "tokens": (1900.0, 2900.0), "share_trunk": True}
+    )

@@ -1,0 +1,148 @@
+"""`unijax fit`: laws of a table of runs, with intervals and doubts, into one folder.
+
+The folder holds a copy of the table, so that it says of itself what was fitted, and `fit.json`:
+every choice, every constant with its interval, every doubt.
+"""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+import shutil
+
+from tqdm import tqdm
+
+from unijax.core.errors import UserError
+from unijax.core.files import atomic_file
+from unijax.scaling import table
+from unijax.scaling.study import (
+    Analysis,
+    FitConfig,
+    analyse,
+    budgets,
+    choose,
+    optima,
+    systems,
+)
+
+FILE = "fit.json"
+
+
+def analyses(path: pathlib.Path, config: FitConfig) -> list[Analysis]:
+    """Of every system and loss of the table, all of it checked first; with a progress bar."""
+    runs = table.read(path)
+    todo = [(s, loss) for s in systems(runs) for loss in config.losses or runs.losses]
+    chosen = [choose(runs, system, loss, config) for system, loss in todo]
+    found = []
+    with tqdm(total=len(todo) * config.draws, desc="bootstrap", unit="draw") as bar:
+        for (system, loss), one in zip(todo, chosen):
+            found.append(analyse(one, system, loss, config, bar.update))
+    return found
+
+
+def fit(path: pathlib.Path, out: pathlib.Path, config: FitConfig) -> list[Analysis]:
+    """Fits and writes; prints the constants and the doubts."""
+    found = analyses(path, config)
+    out.mkdir(parents=True, exist_ok=True)
+    copy = out / f"runs{path.suffix}"
+    if not (copy.exists() and copy.samefile(path)):
+        with atomic_file(copy) as temporary:
+            shutil.copyfile(path, temporary)
+    with atomic_file(out / FILE) as temporary:
+        temporary.write_text(json.dumps(as_json(found, config, copy), indent=1))
+    for analysis in found:
+        print(describe(analysis, config.level))
+    print(f"written: {out / FILE}")
+    return found
+
+
+def as_json(found: list[Analysis], config: FitConfig, copy: pathlib.Path) -> dict:
+    """What `fit.json` holds."""
+    return {
+        "table": copy.name,
+        "sha256": hashlib.sha256(copy.read_bytes()).hexdigest(),
+        "choices": dataclasses.asdict(config),
+        "fits": [_one(a, config) for a in found],
+    }
+
+
+def _one(analysis: Analysis, config: FitConfig) -> dict:
+    flops = budgets(analysis, config)
+    best = optima(analysis, flops, config.level)
+    held = analysis.extrapolation
+    return {
+        "system": analysis.system,
+        "loss": analysis.modality,
+        "law": analysis.fitted.law.form,
+        "runs": analysis.ids,
+        "left_out": analysis.failed,
+        "objective": analysis.fitted.value,
+        "constants": {k: list(v) for k, v in analysis.constants(config.level).items()},
+        "exponents": {
+            f"approach {k}": [f.exponents[0], *map(float, f.exponent_interval(config.level))]
+            for k, f in analysis.frontiers.items()
+        },
+        "optima": [
+            {"flops": float(c)} | {k: [float(x) for x in v[:, i]] for k, v in best.items()}
+            for i, c in enumerate(flops)
+        ],
+        "hidden_runs": [
+            {
+                "run_id": analysis.ids[i],
+                "predicted": float(held.predicted[j]),
+                "interval": [float(x) for x in held.interval[:, j]],
+                "measured": float(held.observed[j]),
+                "relative_error": float(held.relative_error[j]),
+            }
+            for j, i in enumerate(held.held)
+        ]
+        if held is not None
+        else [],
+        "doubts": analysis.warnings,
+    }
+
+
+def describe(analysis: Analysis, level: float) -> str:
+    """For the terminal."""
+    lines = [f"{analysis.system} {analysis.modality}: {analysis.fitted.law.form}".strip()]
+    for name, (value, low, high) in analysis.constants(level).items():
+        lines.append(f"  {name:6} {value:12.6g}  [{low:.4g}, {high:.4g}]")
+    lines.append(f"  objective {analysis.fitted.value:.8g} over {len(analysis.points)} runs")
+    for approach, found in analysis.frontiers.items():
+        low, high = found.exponent_interval(level)
+        lines.append(
+            f"  approach {approach}: N ~ C^{found.exponents[0]:.3f}  [{low:.3f}, {high:.3f}]"
+        )
+    if analysis.extrapolation is not None:
+        held = analysis.extrapolation
+        for j, i in enumerate(held.held):
+            lines.append(
+                f"  hidden {analysis.ids[i]}: predicted {held.predicted[j]:.4f}, measured "
+                f"{held.observed[j]:.4f} ({100 * held.relative_error[j]:+.2f}%)"
+            )
+    lines += [f"  doubt: {w}" for w in analysis.warnings]
+    return "\n".join(lines)
+
+
+def read_choices(folder: pathlib.Path) -> tuple[pathlib.Path, FitConfig, dict]:
+    """The table of a fit, its choices, and what it found.
+
+    Raises:
+      UserError: if the folder is not of a fit, or its table changed.
+    """
+    file = folder / FILE
+    if not file.exists():
+        raise UserError(str(folder), f"no {FILE}", "a folder that unijax fit wrote", "Fit first.")
+    try:
+        saved = json.loads(file.read_text())
+        copy = folder / saved["table"]
+        same = hashlib.sha256(copy.read_bytes()).hexdigest() == saved["sha256"]
+    except (json.JSONDecodeError, KeyError, FileNotFoundError) as e:
+        raise UserError(
+            str(file), f"a broken file ({e})", "what unijax fit wrote", "Fit anew."
+        ) from e
+    if not same:
+        raise UserError(str(copy), "another table than was fitted", "the same one", "Fit anew.")
+    choices = saved["choices"]
+    lists = {k: tuple(choices[k]) for k in ("losses", "budgets")}
+    return copy, FitConfig(**(choices | lists)), saved

@@ -1,0 +1,112 @@
+"""`unijax gather`: what the runs of a sweep gave, in one table."""
+
+import json
+import math
+import pathlib
+
+import flax.linen as nn
+import jax
+
+from unijax.core import tree
+from unijax.core.errors import UserError
+from unijax.core.files import atomic_file
+from unijax.main.run import RunConfig, make_system
+from unijax.scaling import table
+from unijax.scaling.grid import Cell, GridConfig
+from unijax.train.stage import match_rules
+
+RESULT = "result.json"
+
+
+def record(
+    run: RunConfig, cell: Cell, name: str, run_dir: pathlib.Path, grid: GridConfig, state: str
+) -> None:
+    """Writes the row of a run that ended, from its log, as `result.json` in its directory."""
+    lines = [json.loads(x) for x in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    periods = [x for x in lines if "flops" in x]
+    parameters, frozen = trained(run)
+    last, tokens, flops, encoders, seconds = 0, 0.0, 0.0, 0.0, 0.0
+    for row in periods:
+        steps, last = row["step"] - last, row["step"]
+        tokens += row["tokens"] * steps
+        flops += row["flops"] * steps
+        encoders += 0.0 if run.cache_frozen else _encoder_flops(run, row, frozen) * steps
+        seconds += row["seconds_per_step"] * steps
+    row = {
+        "run_id": name,
+        "system": run.system,
+        "size": f"w{cell.width}",
+        "seed": cell.seed,
+        "learning_rate": run.stage.optimizers["main"].learning_rate,
+        "parameters": parameters,
+        "non_embedding_parameters": run.model.text.count_parameters()["layers"],
+        "tokens": tokens,
+        "training_flops": flops - encoders,
+        "seconds": seconds,
+        "steps": last,
+        "state": state,
+    }
+    if grid.unique_tokens:
+        row |= {"unique_tokens": min(grid.unique_tokens, tokens)}
+        row |= {"epochs": tokens / grid.unique_tokens}
+    row |= _losses(lines, run.stage.steps) if state == "done" else {}
+    with atomic_file(run_dir / RESULT) as temporary:
+        temporary.write_text(json.dumps(row, indent=1))
+
+
+def trained(run: RunConfig) -> tuple[int, frozenset[str]]:
+    """How many parameters train, and the encoders that are frozen whole."""
+    system = make_system(run)
+    shapes = tree.flatten(nn.unbox(jax.eval_shape(lambda: system.init(jax.random.key(0)))))
+    rules = match_rules(run.stage, list(shapes))
+    learning = {path for path, rule in rules.items() if not rule.frozen}
+    groups = {path.split("/")[0] for path in learning}
+    return sum(math.prod(shapes[p].shape) for p in learning), system.encoders - groups
+
+
+def _encoder_flops(run: RunConfig, row: dict, frozen: frozenset[str]) -> float:
+    """Of the frozen encoders in a step: they ran once for each image that was read."""
+    vision, vq = run.model.vision, run.model.vq
+    flops = 0.0
+    if "vision_model" in frozen:
+        flops += row.get("tokens/und", 0.0) / vision.num_tokens * vision.flops_per_image()
+    if "vqmodel" in frozen:
+        flops += row.get("tokens/gen", 0.0) / vq.num_tokens * vq.encode_flops_per_image()
+    return flops
+
+
+def _losses(lines: list[dict], step: int) -> dict[str, float]:
+    """Held-out losses at the last step, by modality."""
+    start, end = "validation/", "/loss"
+    at_end = [x for x in lines if x["step"] == step and any(k.startswith(start) for k in x)]
+    assert at_end, f"no held-out losses at step {step}"
+    return {
+        f"loss_{k.removeprefix(start).removesuffix(end)}{table.UNIT}": v
+        for k, v in at_end[-1].items()
+        if k.startswith(start) and k.endswith(end)
+    }
+
+
+def gather(directory: pathlib.Path) -> pathlib.Path:
+    """One row for every run of the sweep in `directory`; those that are not done say so.
+
+    Raises:
+      UserError: if there is no sweep.
+    """
+    listed = directory / "sweep.json"
+    if not listed.exists():
+        raise UserError(
+            str(directory), "no sweep.json", "the directory of a sweep", "Run unijax sweep first."
+        )
+    rows = []
+    for one in json.loads(listed.read_text())["runs"]:
+        result = directory / "runs" / one["run_id"] / RESULT
+        if result.exists():
+            rows.append(json.loads(result.read_text()))
+        else:
+            rows.append({"run_id": one["run_id"], "state": "unfinished"})
+    path = directory / "runs.parquet"
+    table.write(path, rows)
+    done = sum(r["state"] == "done" for r in rows)
+    print(f"{done} of {len(rows)} runs done: {path}")
+    return path

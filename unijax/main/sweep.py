@@ -1,0 +1,165 @@
+"""`unijax sweep`: the runs of a study, one after another, through the one trainer.
+
+A sweep file is a config file with a second function: `get_config(...)` is the run at any size,
+`get_sweep()` the grid (`scaling.grid.GridConfig`). Each run gets a directory named by what it is;
+a repeated sweep skips what is done and resumes what is not.
+"""
+
+import dataclasses
+import json
+import pathlib
+
+import jax
+import numpy as np
+
+from unijax.core import tree
+from unijax.core.batch import PackedBatch
+from unijax.core.errors import UserError
+from unijax.core.files import atomic_file, writable_directory
+from unijax.data.loader import Loader
+from unijax.data.tokenizer import load as load_tokenizer
+from unijax.main import config as config_lib
+from unijax.main.gather import RESULT, gather, record, trained
+from unijax.main.run import RunConfig, make_system, resolve
+from unijax.main.train import train
+from unijax.main.trunk import train_on_trunk, with_length
+from unijax.scaling.grid import Cell, GridConfig, cells, run_id
+from unijax.scaling.ladder import rung
+from unijax.train.stage import match_rules
+from unijax.train.step import training_flops
+
+MEASURED = 4  # batches from which tokens and FLOPs of a step are planned
+
+
+@dataclasses.dataclass(frozen=True)
+class Planned:
+    """A run of a sweep."""
+
+    id: str
+    cell: Cell
+    run: RunConfig
+
+
+def plan(file: str, overrides: list[str]) -> tuple[list[Planned], GridConfig]:
+    """All runs of a sweep file, small and short ones first.
+
+    Raises:
+      UserError: for a mistake in the file.
+    """
+    base = resolve(config_lib.load(file), overrides)
+    grid = config_lib.build(GridConfig, config_lib.load(file, "get_sweep"), "sweep")
+    if base.system != "janus" or not base.validation.batches:
+        raise UserError(
+            file, f"system {base.system!r} with {base.validation.batches} held-out batches",
+            "a janus with validation.batches above 0, whose losses are what laws are fitted to",
+            "Correct the config.",
+        )  # fmt: skip
+    sized = {width: with_width(base, grid.ladder, width) for width in grid.widths}
+    tokens, batches = _measure(base)
+    flops = {width: _step_flops(run, batches) for width, run in sized.items()}
+    found = {}
+    for cell in cells(
+        grid,
+        lambda width: flops[width] / tokens,
+        lambda width: sized[width].model.text.count_parameters()["layers"],
+    ):
+        run = with_length(sized[cell.width], cell.tokens / tokens)
+        run = dataclasses.replace(run, seed=cell.seed)
+        if cell.learning_rate is not None:
+            run = _with_rate(run, cell.learning_rate)
+        name = f"w{cell.width}_s{run.stage.steps}_{run_id(config_lib.to_json(run))}"
+        found.setdefault(name, Planned(name, cell, run))
+    return list(found.values()), grid
+
+
+def with_width(run: RunConfig, ladder: str, width: int) -> RunConfig:
+    """The run with the decoder of a ladder; vocabulary and encoders stay the config's."""
+    text = dataclasses.replace(rung(ladder, width).text, vocab_size=run.model.text.vocab_size)
+    return dataclasses.replace(run, model=dataclasses.replace(run.model, text=text))
+
+
+def _with_rate(run: RunConfig, rate: float) -> RunConfig:
+    optimizers = {
+        name: dataclasses.replace(o, learning_rate=rate) for name, o in run.stage.optimizers.items()
+    }
+    return dataclasses.replace(run, stage=dataclasses.replace(run.stage, optimizers=optimizers))
+
+
+def _measure(run: RunConfig) -> tuple[float, list[PackedBatch]]:
+    """Tokens of a step, padding excluded, and the batches that were looked at."""
+    loader = Loader(run.data, load_tokenizer(run.tokenizer))
+    try:
+        batches = [next(loader) for _ in range(MEASURED)]
+    finally:
+        loader.close()
+    return float(np.mean([np.sum(np.asarray(b.kind) != 0) for b in batches])), batches
+
+
+def _step_flops(run: RunConfig, batches: list[PackedBatch]) -> float:
+    """Training FLOPs of a step without the frozen encoders, whose outputs can be kept."""
+    system = make_system(run)
+    shapes = jax.eval_shape(lambda: system.init(jax.random.key(0)))
+    rules = match_rules(run.stage, list(tree.flatten(shapes)))
+    _, frozen = trained(run)
+    totals = []
+    for batch in batches:
+        forward = system.forward_flops(batch)
+        encoders = sum(float(v) for k, v in forward.items() if k in frozen)
+        totals.append(float(training_flops(system, batch, rules)) - encoders)
+    return float(np.mean(totals))
+
+
+def sweep(file: str, directory: pathlib.Path, overrides: list[str], only: str | None) -> None:
+    """Runs what is not done, and gathers all into `runs.parquet`.
+
+    Args:
+      only: the id of one run; then nothing is gathered.
+    """
+    planned, grid = plan(file, overrides)
+    writable_directory(directory / "runs")
+    with atomic_file(directory / "sweep.json") as temporary:
+        listed = [
+            {"run_id": p.id, "cell": dataclasses.asdict(p.cell), "run": config_lib.to_json(p.run)}
+            for p in planned
+        ]
+        temporary.write_text(
+            json.dumps({"grid": config_lib.to_json(grid), "runs": listed}, indent=1)
+        )
+    chosen = planned if only is None else [p for p in planned if p.id == only]
+    if not chosen:
+        raise UserError(
+            "--only", repr(only), f"one of the {len(planned)} ids that --list prints", "Correct it."
+        )
+    for i, one in enumerate(chosen):
+        run_dir = directory / "runs" / one.id
+        if (run_dir / RESULT).exists():
+            print(f"{i + 1} of {len(chosen)}: {one.id} is done")
+            continue
+        print(f"{i + 1} of {len(chosen)}: {one.id}", flush=True)
+        state = "done"
+        try:
+            trunk = longest(planned, one) if grid.share_trunk else one
+            if trunk is one:
+                train(one.run, run_dir)
+            else:
+                train_on_trunk(one.run, run_dir, trunk.run, directory / "runs" / trunk.id)
+        except UserError as e:
+            if not _diverged(e):
+                raise
+            state = "diverged"
+        record(one.run, one.cell, one.id, run_dir, grid, state)
+    if only is None:
+        gather(directory)
+
+
+def longest(planned: list[Planned], one: Planned) -> Planned:
+    """The run that differs from `one` in its length alone and is the longest such."""
+
+    def rest(p: Planned) -> tuple:
+        return (p.cell.width, p.cell.learning_rate, p.cell.seed)
+
+    return max((p for p in planned if rest(p) == rest(one)), key=lambda p: p.run.stage.steps)
+
+
+def _diverged(error: UserError) -> bool:
+    return error.where.startswith("step ") and error.expected == "a finite loss"

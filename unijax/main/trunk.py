@@ -1,0 +1,92 @@
+"""One run, several lengths: a constant learning rate shared, then a decay of its own for each.
+
+With the schedule "constant_decay" two runs that differ in their length alone take the same steps
+until the shorter one starts to decay. So the longest is trained up to there, the shorter one goes
+on from a copy of that checkpoint, and its result is the one it would have had alone, to the bit.
+"""
+
+import dataclasses
+import pathlib
+import shutil
+
+from unijax.core.errors import UserError
+from unijax.main.run import RunConfig
+from unijax.main.train import train
+from unijax.train.checkpoint import FOLDER
+from unijax.train.stage import OptimizerConfig
+from unijax.train.state import TrainState
+
+
+def with_length(run: RunConfig, steps: float) -> RunConfig:
+    """The run with about so many steps: a whole number of logged periods, its decay too.
+
+    Raises:
+      UserError: if no step at the full learning rate would be left.
+    """
+    every = run.loop.log_every
+    whole = max(every, round(steps / every) * every)
+    optimizers = {}
+    for name, o in run.stage.optimizers.items():
+        rest = whole - o.warmup_steps
+        if rest <= 0:
+            raise UserError(
+                f"stage.optimizers.{name}.warmup_steps",
+                f"{o.warmup_steps} in a run of {whole} steps",
+                "fewer than the steps of the shortest run",
+                "Lower it, or leave the shortest runs out.",
+            )
+        if o.schedule == "constant_decay":
+            decay = max(every, round(o.decay_fraction * rest / every) * every)
+            o = dataclasses.replace(o, decay_fraction=min(decay / rest, 1.0))
+        optimizers[name] = o
+    stage = dataclasses.replace(run.stage, steps=whole, optimizers=optimizers)
+    return dataclasses.replace(run, stage=stage)
+
+
+def decay_start(config: OptimizerConfig, steps: int) -> int:
+    """The first step whose rate is below the peak's."""
+    return steps - max(round(config.decay_fraction * (steps - config.warmup_steps)), 1)
+
+
+def train_on_trunk(
+    run: RunConfig, run_dir: pathlib.Path, trunk: RunConfig, trunk_dir: pathlib.Path
+) -> TrainState:
+    """Trains `run`, taking the steps that it shares with `trunk` from there.
+
+    Raises:
+      UserError: if an optimizer has another schedule than "constant_decay".
+    """
+    optimizers = run.stage.optimizers
+    for name, o in optimizers.items():
+        if o.schedule != "constant_decay":
+            raise UserError(
+                f"stage.optimizers.{name}.schedule", repr(o.schedule),
+                "'constant_decay', to share the constant part of runs",
+                "Change it, or set share_trunk to False in the sweep.",
+            )  # fmt: skip
+    branch = min(decay_start(o, run.stage.steps) for o in optimizers.values())
+    if _newest(run_dir) is None:
+        reached = _newest(trunk_dir) or 0
+        if reached < branch:
+            train(trunk, trunk_dir, stop_at=branch)
+            reached = branch
+        # A trunk that went on before this run was asked for has nothing to give it.
+        if reached == branch:
+            _copy(trunk_dir, run_dir, branch)
+    return train(run, run_dir)
+
+
+def _newest(run_dir: pathlib.Path) -> int | None:
+    folder = run_dir / FOLDER
+    steps = [int(p.name) for p in folder.iterdir() if p.name.isdigit()] if folder.exists() else []
+    return max(steps, default=None)
+
+
+def _copy(trunk_dir: pathlib.Path, run_dir: pathlib.Path, step: int) -> None:
+    """The checkpoint and the log, the checkpoint last: with it the run counts as begun."""
+    (run_dir / FOLDER).mkdir(parents=True, exist_ok=True)
+    shutil.copy2(trunk_dir / "metrics.jsonl", run_dir / "metrics.jsonl")
+    half = run_dir / FOLDER / f".{step}.copy"
+    shutil.rmtree(half, ignore_errors=True)
+    shutil.copytree(trunk_dir / FOLDER / str(step), half)
+    half.rename(run_dir / FOLDER / str(step))
