@@ -19,6 +19,7 @@ SHIPPED = [
     "configs/vq_demo.py",
     "configs/siglip_demo.py",
     "configs/finetune.py",
+    "configs/scaling_micro.py",
 ]  # fmt: skip
 
 
