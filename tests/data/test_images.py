@@ -119,6 +119,51 @@ def test_understanding_is_hugging_faces_processor_where_the_rounding_is(height, 
         assert (floor.transpose(2, 0, 1) / 255.0 * 2 - 1 != theirs).any()
 
 
+def test_a_long_thin_picture_is_not_blown_up_before_it_is_cropped():
+    """1 x 200000 pixels: resized whole, its long side would be 64 x 200000."""
+    for shape in ((1, 200_000), (200_000, 1)):
+        array = pixels(*shape)
+        out = images.for_generation(array, 64)
+        assert out.shape == (64, 64, 3)
+        # The square is the middle pixel, with something of its neighbours.
+        assert np.abs(out[32, 32].astype(int) - array.reshape(-1, 3)[100_000]).max() < 90
+    wide = np.repeat(np.arange(2000, dtype=np.uint8)[None, :, None] // 2, 3, axis=2)
+    out = images.for_generation(np.repeat(wide[:, :, :], 10, axis=0), 10)
+    np.testing.assert_array_equal(out[0], wide[0, 995:1005])
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+def test_a_picture_from_a_phone_is_turned_as_its_orientation_says(form):
+    upright = np.zeros((16, 32, 3), np.uint8)
+    upright[:, :16] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned by 90 degrees, clockwise
+    stored = np.rot90(upright)
+    out = decode(encoded(stored, form=form, exif=exif))
+    assert out.shape == upright.shape
+    assert np.abs(out.astype(int) - upright).max() < 40
+
+
+def test_broken_exif_turns_nothing():
+    array = pixels(4, 6)
+    for exif in (b"Exif\0\0MM", b"Exif\0\0junk and no TIFF"):
+        np.testing.assert_array_equal(decode(encoded(array, exif=exif)), array)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32])
+def test_pixels_of_32_bits_are_refused_not_made_black(dtype):
+    assert "found a picture of 32 bits a pixel" in _message(
+        encoded(np.eye(4, dtype=dtype), form="TIFF")
+    )
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF", "PPM"])
+def test_sixteen_bits_keep_their_range_in_every_format(form):
+    grey = np.array([[0, 128 * 257, 65535]], np.uint16)
+    out = decode(encoded(grey, form=form))
+    np.testing.assert_array_equal(out[0, :, 0], (0, 128, 255))
+
+
 def _message(content, max_pixels=10_000) -> str:
     with pytest.raises(UserError) as error:
         decode(content, max_pixels)

@@ -1,16 +1,21 @@
 """Pictures: from bytes to square uint8 arrays, the way each stream of Janus sees them."""
 
 import io
+import struct
 import warnings
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from unijax.core.errors import UserError
 
 PAD_COLOUR = (127, 127, 127)  # int(255 * 0.5): the mean of the released preprocessing
 MIN_SIDE = 14  # the short side is never resized below this
+# A picture to generate that is longer than this many short sides is cropped before it is resized
+# too: a line of 1 x 200000 pixels would become one of 384 x 76800000. Shorter ones are resized
+# whole, as by the released code: to resize the middle alone differs in its last bits.
+LONGEST = 16
 
 RGB = UInt8[np.ndarray, "_ _ 3"]  # of any size: one function may see several
 
@@ -18,7 +23,8 @@ RGB = UInt8[np.ndarray, "_ _ 3"]  # of any size: one function may see several
 def decode(content: bytes | np.ndarray, where: str, max_pixels: int) -> RGB:
     """RGB pixels of an encoded picture, or of an array that is one already.
 
-    Transparent pixels are laid on white. The size is checked before the pixels are decoded.
+    Transparent pixels are laid on white, and the picture is turned as its EXIF orientation says.
+    The size is checked before the pixels are decoded.
 
     Args:
       content: an encoded picture (any format that PIL reads), or uint8 [height, width, 3].
@@ -38,7 +44,8 @@ def decode(content: bytes | np.ndarray, where: str, max_pixels: int) -> RGB:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(content)) as picture:
                 _check_size(picture.width, picture.height, where, max_pixels)
-                return np.asarray(_on_white(picture))
+                _check_range(picture, where)
+                return np.asarray(_on_white(_upright(picture)))
     except Image.DecompressionBombError as error:
         expected = f"a picture of at most {max_pixels} pixels"
         raise UserError(where, f"{error}", expected, "Shrink the picture.") from error
@@ -79,12 +86,20 @@ def for_understanding(
 
 def for_generation(pixels: RGB, size: int) -> UInt8[np.ndarray, "size size 3"]:
     """The middle of the picture: short side to `size`, the long side cropped at both ends."""
+    pixels = _middle(pixels, LONGEST * min(pixels.shape[:2]))
     height, width = pixels.shape[:2]
     short = min(height, width)
     new_height, new_width = round(height / short * size), round(width / short * size)
     resized = _resize(pixels, new_width, new_height)
     top, left = (new_height - size) // 2, (new_width - size) // 2
     return resized[top : top + size, left : left + size]
+
+
+def _middle(pixels: RGB, side: int) -> RGB:
+    """The middle, `side` or a pixel more, of sides that are longer: as much goes at both ends."""
+    height, width = pixels.shape[:2]
+    top, left = max(height - side, 0) // 2, max(width - side, 0) // 2
+    return pixels[top : height - top, left : width - left]
 
 
 def _resize(pixels: RGB, width: int, height: int) -> RGB:
@@ -94,11 +109,20 @@ def _resize(pixels: RGB, width: int, height: int) -> RGB:
     return np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC))
 
 
+def _upright(picture: Image.Image) -> Image.Image:
+    """Turned as viewers show it. EXIF that cannot be read, which is common, turns nothing."""
+    picture.load()
+    try:
+        return ImageOps.exif_transpose(picture)
+    except (SyntaxError, struct.error, ValueError, TypeError, KeyError, OSError):
+        return picture
+
+
 def _on_white(picture: Image.Image) -> Image.Image:
     """RGB, transparency composited on white."""
     if picture.mode == "RGB" and "transparency" not in picture.info:
         return picture.convert("RGB")
-    if picture.mode.startswith("I") or picture.mode == "F":
+    if picture.mode.startswith("I"):
         return _sixteen_bit(picture)
     rgba = picture.convert("RGBA")
     white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
@@ -114,6 +138,18 @@ def _sixteen_bit(picture: Image.Image) -> Image.Image:
 def _check_size(width: int, height: int, where: str, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise _too_large(where, f"{width} x {height} pixels", max_pixels)
+
+
+def _check_range(picture: Image.Image, where: str) -> None:
+    """Refuses pixels of 32 bits, whose black and white no one knows."""
+    # PIL holds 16 bits of PNG and PGM in the mode I as well, and scales those of PGM to 65535.
+    if picture.mode == "F" or (picture.mode == "I" and picture.format not in ("PNG", "PPM")):
+        raise UserError(
+            where,
+            f"a picture of 32 bits a pixel (mode {picture.mode})",
+            "8 or 16 bits, where 0 is black and the largest number white",
+            "Scale its values and save it anew.",
+        )
 
 
 def _too_large(where: str, found: str, max_pixels: int) -> UserError:
