@@ -14,6 +14,7 @@ from unijax.data.mixture import Queue, choose, whole
 from unijax.data.pack import OpenRow, Packer
 from unijax.data.sources import DocumentSource
 from unijax.data.split import fit
+from unijax.data.tasks import MAY_BE_CUT
 
 
 class Placed(NamedTuple):
@@ -175,23 +176,29 @@ class RowStream:
     def _head(self, reader: Reader) -> Head:
         """The next document of a source that gives a row something."""
         if reader.head is None:
-            draw, dropped = reader.drawn, 0
+            draw, dropped, length = reader.drawn, 0, reader.source.epoch_length
             while not (parts := self._parts(reader.source, draw)):
                 draw, dropped = draw + 1, dropped + 1
-                if dropped == reader.source.epoch_length:
+                # Counted from where an epoch begins: the next one has another order.
+                if draw % length == 0 and dropped >= length:
                     raise UserError(
                         f"source {reader.source.name}",
-                        f"no document that fits, in {dropped}",
+                        f"no document that fits, in {length}",
                         f"documents of at most {self._limit.tokens} tokens, "
                         f"{self._limit.und} images to understand, {self._limit.gen} to generate",
-                        "Lengthen the rows, add image slots, or set overlong='split'.",
+                        f"Lengthen the rows, add image slots{self._advice(reader.source)}.",
                     )
             tokens = sum(document_size(part, self._images).tokens for part in parts)
             reader.head = Head(parts, draw, tokens, dropped)
         return reader.head
 
     def _parts(self, source: DocumentSource, draw: int) -> list[Document]:
-        return fit(source.document(draw), self._limit, self._images, self.config.overlong)
+        overlong = self.config.overlong if source.config.task in MAY_BE_CUT else "drop"
+        return fit(source.document(draw), self._limit, self._images, overlong)
+
+    def _advice(self, source: DocumentSource) -> str:
+        cut = self.config.overlong == "drop" and source.config.task in MAY_BE_CUT
+        return ", or set overlong='split'" if cut else ""
 
     def _place(self, parts: list[Placed]) -> None:
         for placed in parts:

@@ -175,6 +175,10 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "generate": ("image", "captions"),
 }
 
+# The tasks whose documents may be cut where they are longer than a row: each part stands alone. An
+# answer without its picture, question or earlier turns would teach to make things up.
+MAY_BE_CUT = ("text", "page")
+
 # The stream of images that a task fills in any case: a config without it is refused early.
 STREAMS = {
     **dict.fromkeys(("page", "question", "describe", "name", "category", "keywords"), "und"),

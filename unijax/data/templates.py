@@ -95,7 +95,7 @@ class Template:
             if index % 2 == 0:
                 pieces.append(Text(self.separator, trained))
             else:
-                pieces += [Eos(trained), Break()]
+                pieces.append(Eos(trained))
         return _strip_end(pieces)
 
     def _name(self, role: str, where: str) -> str:
