@@ -16,10 +16,11 @@ from unijax.data import images
 from unijax.data.assemble import assemble
 from unijax.data.batch import Cached
 from unijax.data.config import GroupConfig, SourceConfig, StreamConfig
-from unijax.data.document import document_size
+from unijax.data.document import UndSpan, document_size
 from unijax.data.loader import Loader, fixed_batches
 from unijax.data.rows import RowStream
 from unijax.data.sources import Order, open_records, open_sources
+from unijax.data.templates import IMAGE_MARKER
 
 RECORDS = make_records()
 
@@ -328,6 +329,49 @@ def test_overlong_documents_are_split_and_whole_again(tokenizer):
     ]
 
 
+def test_an_overlong_record_of_two_is_not_taken_for_a_source_without_any_that_fits(tokenizer):
+    """The last of one epoch and the first of the next may both be the long one."""
+    for seed in range(4):
+        rows = stream(tokenizer, RECORDS | {"text": [LONG, RECORDS["text"][0]]}, seed=seed)
+        for _ in range(60):
+            next(rows)
+        assert rows.dropped["text"] > 5
+
+
+TURNS = [
+    {"role": "user", "content": f"{IMAGE_MARKER} what is on the mat?"},
+    {"role": "assistant", "content": "a cat"},
+    {"role": "user", "content": "is it red? " * 12},
+    {"role": "assistant", "content": "a red cat on a mat"},
+]
+
+
+@pytest.mark.parametrize("task", ["chat", "question"])
+def test_a_picture_and_its_answer_are_never_cut_apart(tokenizer, task):
+    """What is left of such a document would teach answers to nothing."""
+    ask = RECORDS["ask"][0]
+    long = {"id": "long", "image": ask["image"], "questions": [
+        {"question": "what is shown? " * 12, "answer": "a cat"}
+    ], "messages": TURNS, "images": [ask["image"]]}  # fmt: skip
+    short = ask | {"messages": TURNS[:2], "images": [ask["image"]]}
+    groups = (GroupConfig("und", 1.0, (SourceConfig("ask", task),)),)
+    rows = stream(tokenizer, {"ask": [long, short]}, overlong="split", row_length=48, groups=groups)
+    for _ in range(20):
+        for placed in next(rows):
+            assert "#" not in placed.document.name
+            assert any(isinstance(span, UndSpan) for span in placed.document.spans)
+    assert rows.dropped["ask"] > 5
+
+
+def test_advice_to_split_is_given_where_it_helps(tokenizer):
+    with pytest.raises(UserError, match="or set overlong='split'"):
+        next(stream(tokenizer, RECORDS | {"text": [LONG]}))
+    groups = (GroupConfig("und", 1.0, (SourceConfig("ask", "question"),)),)
+    with pytest.raises(UserError) as error:
+        next(stream(tokenizer, row_length=12, groups=groups))
+    assert "split" not in str(error.value)
+
+
 def test_a_source_with_nothing_that_fits_says_so(tokenizer):
     with pytest.raises(UserError) as error:
         next(stream(tokenizer, RECORDS | {"text": [LONG]}, overlong="drop"))
@@ -435,6 +479,18 @@ def test_a_stream_without_images_has_no_slots(tokenizer):
         ({"overlong": "cut"}, "data.overlong: found 'cut'"),
         ({"template": "janu"}, "data.template: found 'janu'"),
         ({"rows": 0}, "data.rows: found 0; expected at least 1"),
+        ({"seed": -1}, "data.seed: found -1; expected at least 0"),
+        ({"groups": (GroupConfig("text", float("nan"), ()),)}, "data.groups.text.ratio: found nan"),
+        ({"groups": (GroupConfig("text", float("inf"), ()),)}, "data.groups.text.ratio: found inf"),
+        ({"groups": (GroupConfig("text", 1.0, ()),) * 2}, "found the group name 'text' twice"),
+        (
+            {"groups": (GroupConfig("text", 1.0, (SourceConfig("a", "text", limit=-5),)),)},
+            "data.groups.text.a.limit: found -5; expected at least 0",
+        ),
+        (
+            {"groups": (GroupConfig("text", 1.0, (SourceConfig("a", "text", weight=np.nan),)),)},
+            "data.groups.text.a.weight: found nan; expected a finite number",
+        ),
         ({"p_drop_condition": 1.5}, "data.p_drop_condition: found 1.5; expected a probability"),
         ({"row_length": 11}, "data.gen: found 9 tokens an image and rows of 11"),
         ({"gen": StreamConfig(16, 9, 0)}, "data.gen.slots: found 0"),

@@ -123,6 +123,8 @@ def test_mistakes_are_told(data, tokenizer):
         config(data, crop="left")
     with pytest.raises(UserError, match="no source with a weight above 0"):
         config(data, sources=())
+    with pytest.raises(UserError, match=r"data\.seed: found -1"):
+        config(data, seed=-1)
     with pytest.raises(UserError, match="found 8 pictures and 3 processes"):
         PictureLoader(config(data), None, 0, 3)
     (data / "bare.jsonl").write_text(json.dumps({"image": "0.png", "label": "x"}))

@@ -1,6 +1,7 @@
 """What the data path is told: sources, mixture, rows, images."""
 
 import dataclasses
+import math
 
 from unijax.core.errors import UserError
 from unijax.data.document import ImageTokens, Size
@@ -9,7 +10,7 @@ from unijax.data.tasks import STREAMS, TASKS
 from unijax.data.templates import TEMPLATES, Template
 
 GROUPS = ("und", "text", "gen")
-KINDS = ("shipped", "scenes", "jsonl", "folder")
+KINDS = ("shipped", "scenes", "jsonl", "folder", "mixed")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +21,8 @@ class SourceConfig:
       name: names the source in messages, metrics and states; unique.
       task: how its records are rendered, one of `data.tasks.TASKS`.
       kind: "shipped" (a dataset of this project), "scenes" (composed on the fly), "jsonl" or
-        "folder" (a user's own).
+        "folder" (a user's own, every record fit for the task), or "mixed" (a user's own file or
+        folder, of which the source has the records that can teach the task).
       path: name of the shipped dataset, or path of the user's file or folder; unused for scenes.
       split: of shipped datasets and scenes.
       weight: share within its group, relative to the group's other sources.
@@ -76,7 +78,8 @@ class DataConfig:
       rows: rows of the global batch of one step.
       und, gen: image streams; None where the run has none.
       unit: what the ratio counts, "samples" or "tokens".
-      overlong: what becomes of documents longer than a row: "split" or "drop".
+      overlong: what becomes of documents longer than a row: "drop", or "split" texts and pages and
+        drop the others.
       open_rows: rows filled at once. Of a mix 2:3:5 with images of 576 tokens in rows of 4096, 32
         waste 0.3% and 1 wastes 9.5%; of 5:1:4, with little text to fill gaps, 2.9% and 9.3%.
       template: of conversations, a name in `data.templates.TEMPLATES`.
@@ -149,7 +152,8 @@ def check(config: DataConfig) -> None:
     _one_of("data.und_rounding", config.und_rounding, ("floor", "round"))
     for name in ("row_length", "rows", "open_rows", "max_pixels", "decode_threads"):
         _at_least(f"data.{name}", getattr(config, name), 1)
-    _at_least("data.prefetch", config.prefetch, 0)
+    for name in ("prefetch", "seed"):
+        _at_least(f"data.{name}", getattr(config, name), 0)
     for name in ("p_first_sentence", "p_drop_condition"):
         p = getattr(config, name)
         if not 0 <= p <= 1:
@@ -158,19 +162,24 @@ def check(config: DataConfig) -> None:
         stream = getattr(config, name)
         if stream is not None:
             _check_stream(f"data.{name}", stream, config.row_length)
+    for group in config.groups:
+        _share(f"data.groups.{group.name}.ratio", group.ratio)
+        for source in group.sources:
+            check_source(f"data.groups.{group.name}.{source.name}", source)
+    _once("data.groups", "source", [source.name for source in config.sources])
+    _once("data.groups", "group", [group.name for group in config.groups])
     if not any(group.ratio > 0 for group in config.groups):
         raise UserError("data.groups", "no group with a ratio above 0", "at least one", "Add one.")
-    names = [source.name for source in config.sources]
-    if len(set(names)) < len(names):
-        twice = sorted({name for name in names if names.count(name) > 1})
-        raise UserError(
-            "data.groups",
-            f"the source name {twice[0]!r} twice",
-            "a name of its own for each source",
-            "Rename one: states and metrics tell sources apart by name.",
-        )
     for group in config.groups:
         _check_group(group, config)
+
+
+def check_source(where: str, source: SourceConfig) -> None:
+    """Raises a UserError for what no source can be, whatever reads it."""
+    _one_of(f"{where}.kind", source.kind, KINDS)
+    _share(f"{where}.weight", source.weight)
+    for name in ("limit", "from_step", "until_step"):
+        _at_least(f"{where}.{name}", getattr(source, name), 0)
 
 
 def _check_stream(where: str, stream: StreamConfig, row_length: int) -> None:
@@ -188,8 +197,6 @@ def _check_stream(where: str, stream: StreamConfig, row_length: int) -> None:
 def _check_group(group: GroupConfig, config: DataConfig) -> None:
     where = f"data.groups.{group.name}"
     _one_of("data.groups", group.name, GROUPS)
-    if group.ratio < 0:
-        raise UserError(where, f"ratio {group.ratio}", "0 or more", "Correct it.")
     for step in (0, *phases(config)) if group.ratio > 0 else ():
         if not any(source.weight > 0 and is_active(source, step) for source in group.sources):
             raise UserError(
@@ -201,13 +208,10 @@ def _check_group(group: GroupConfig, config: DataConfig) -> None:
     for source in group.sources:
         name = f"{where}.{source.name}"
         _one_of(f"{name}.task", source.task, tuple(TASKS))
-        _one_of(f"{name}.kind", source.kind, KINDS)
         if source.kind == "scenes" and source.categories:
             raise UserError(
                 name, "categories of scenes", "none: scenes have no category", "Remove them."
             )
-        if source.weight < 0:
-            raise UserError(name, f"weight {source.weight}", "0 or more", "Correct it.")
         stream = STREAMS.get(source.task)
         if stream is not None and getattr(config, stream) is None:
             raise UserError(
@@ -216,6 +220,22 @@ def _check_group(group: GroupConfig, config: DataConfig) -> None:
                 f"data.{stream} with size, tokens and slots",
                 "Add the stream, or choose another task.",
             )
+
+
+def _once(where: str, thing: str, names: list[str]) -> None:
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise UserError(
+            where,
+            f"the {thing} name {twice[0]!r} twice",
+            f"a name of its own for each {thing}",
+            f"Rename one: states and metrics tell {thing}s apart by name.",
+        )
+
+
+def _share(where: str, value: float) -> None:
+    if not (math.isfinite(value) and value >= 0):
+        raise UserError(where, f"{value}", "a finite number, 0 or more", "Correct it.")
 
 
 def _one_of(where: str, value: str, allowed: tuple[str, ...]) -> None:

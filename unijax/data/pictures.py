@@ -11,7 +11,7 @@ import numpy as np
 from unijax.core.batch import ImageBatch
 from unijax.core.errors import UserError
 from unijax.data import images
-from unijax.data.config import KINDS, SourceConfig
+from unijax.data.config import SourceConfig, check_source
 from unijax.data.document import ImageRef, stable_hash
 from unijax.data.sources import Order, open_records
 from unijax.data.tokenizer import Tokenizer
@@ -48,18 +48,14 @@ class PictureConfig:
             raise UserError(
                 "data.crop", repr(self.crop), "'pad' or 'centre'", "Correct the config."
             )
+        for source in self.sources:
+            check_source(f"data.sources.{source.name}", source)
         if not any(source.weight > 0 for source in self.sources):
             raise UserError(
                 "data.sources", "no source with a weight above 0", "at least one", "Add one."
             )
-        for source in self.sources:
-            if source.kind not in KINDS:
-                raise UserError(
-                    f"data.sources.{source.name}.kind",
-                    repr(source.kind),
-                    f"one of {', '.join(KINDS)}",
-                    "Correct it.",
-                )
+        if self.seed < 0:
+            raise UserError("data.seed", f"{self.seed}", "at least 0", "Correct it.")
 
 
 @dataclasses.dataclass(frozen=True)
