@@ -10,6 +10,7 @@ from unijax.core.batch import Kind
 from unijax.core.errors import UserError
 from unijax.data.config import GroupConfig, SourceConfig
 from unijax.data.loader import Loader
+from unijax.data.sources import open_records
 from unijax.data.user import open_folder, open_jsonl
 
 CHAT = [
@@ -122,6 +123,48 @@ def test_mistakes_are_told_with_file_and_line(folder, line, message):
         open_jsonl(path)
     assert str(error.value).startswith(f"{path}:2: found ")
     assert message in str(error.value)
+
+
+def test_half_a_character_in_scraped_text_becomes_the_replacement_character(folder, tokenizer):
+    path = write(folder, r'{"text": "a \ud800 cat \ud83d\ude00 \\ud800"}')
+    (record,) = open_jsonl(path)
+    assert record["text"] == "a \ufffd cat \U0001f600 \\ud800"
+    tokenizer.encode(record["text"])
+    with pytest.raises(UserError, match="half of a surrogate pair"):
+        tokenizer.encode("a \ud800 cat")
+
+
+@pytest.mark.parametrize("depth", [100, 5000, 200_000])
+def test_a_line_nested_too_deep_is_told_with_its_place(folder, depth):
+    for line in ('{"meta": %s1%s}', '{"text": %s1%s}'):
+        path = write(folder, GOOD[0], line % ("[" * depth, "]" * depth))
+        if "meta" in line and depth == 100:
+            assert len(open_jsonl(path)) == 2
+            continue
+        with pytest.raises(UserError, match=r"data\.jsonl:2: found "):
+            open_jsonl(path)
+
+
+def test_a_picture_path_that_is_too_long_is_told_with_its_line(folder):
+    for name in ("x" * 5000, "a\0.png"):
+        path = write(folder, GOOD[0], {"image": name, "caption": "x"})
+        with pytest.raises(UserError, match=r"data\.jsonl:2: found no picture '"):
+            open_jsonl(path)
+
+
+def test_a_mixed_file_gives_each_task_the_lines_that_teach_it(folder):
+    path = write(folder, *GOOD)
+
+    def lines(task):
+        records = open_records(SourceConfig("mine", task, "mixed", str(path)), 0, task)
+        return [int(record["where"].rsplit(":", 1)[1]) for record in records]
+
+    assert lines("describe") == [1, 2]
+    assert lines("generate") == [1, 2, 6]
+    assert lines("question") == [3, 4]
+    assert (lines("chat"), lines("text"), lines("page")) == ([5], [7], [8])
+    assert (lines("name"), lines("category"), lines("keywords")) == ([1], [1], [2])
+    assert lines("category_to_image") == []
 
 
 def test_lines_that_a_task_cannot_use_are_told_when_opened(folder):

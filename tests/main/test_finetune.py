@@ -11,6 +11,8 @@ from PIL import Image
 from tests.goldens import check_golden
 from unijax.core import tree
 from unijax.core.errors import UserError
+from unijax.data import tokenizer as tokenizers
+from unijax.data.loader import Loader
 from unijax.main.config import load
 from unijax.main.finetune import with_user_data
 from unijax.main.run import resolve
@@ -117,6 +119,45 @@ def test_records_of_no_group_of_the_config_are_told(whole, data):
     run = dataclasses.replace(run, data=dataclasses.replace(run.data, groups=without))
     with pytest.raises(UserError, match=r"words.jsonl.*records for \['text'\]"):
         with_user_data(run, str(whole[0]), [data / "words.jsonl"])
+
+
+def test_two_files_of_one_name_are_two_sources(whole, data, tmp_path):
+    words = write(
+        tmp_path, "mine.jsonl", [{"text": "red"}, {"prompt": "red", "image": str(data / "red.png")}]
+    )
+    run = tuned(whole[0], [data / "mine.jsonl", words])
+    named = {g.name: [s.name for s in g.sources] for g in run.data.groups}
+    assert named["gen"] == ["mine_generate", "mine.2_generate"]
+    assert (named["und"], named["text"]) == (["mine_describe"], ["mine.2_text"])
+
+
+def test_lines_of_every_documented_kind_in_one_file_teach_what_they_can(whole, data):
+    chat = [{"role": "user", "content": "Red?"}, {"role": "assistant", "content": "Yes"}]
+    lines = [
+        {"text": "red"},
+        {"image": "red.png", "caption": "a red picture"},
+        {"image": "red.png", "question": "Which colour?", "answer": "red"},
+        {"messages": chat},
+        {"parts": [{"text": "see"}, {"image": "red.png"}]},
+        {"image": "blue.png", "label": "blue", "category": "colour", "keywords": ["blue"]},
+    ]
+    run = tuned(whole[0], [write(data, "all.jsonl", lines)])
+    tasks = {g.name: {s.task for s in g.sources} for g in run.data.groups}
+    assert tasks == {
+        "und": {"describe", "question", "chat", "page", "name", "category", "keywords"},
+        "text": {"text"},
+        "gen": {"generate", "category_to_image"},
+    }
+    loader = Loader(run.data, tokenizers.load(run.tokenizer))
+    for _ in range(8):
+        next(loader)
+    loader.close()
+
+
+def test_the_tokenizer_of_a_named_step_is_the_runs(whole, data):
+    step = sorted((whole[0] / "checkpoints").iterdir())[0]
+    run = tuned(step, [data / "mine.jsonl"])
+    assert run.tokenizer == str(whole[0] / "tokenizer")
 
 
 def test_records_that_teach_nothing_are_told(whole, data, tmp_path):

@@ -12,6 +12,7 @@ from unijax.data.config import DataConfig, SourceConfig
 from unijax.data.document import Document, stable_hash
 from unijax.data.render import DocumentKey, RenderConfig, render
 from unijax.data.tokenizer import Tokenizer
+from unijax.data.user_record import teaches
 
 
 @runtime_checkable
@@ -127,6 +128,13 @@ def _open(source: SourceConfig, seed: int, task: str | None) -> Records:
             from unijax.data.user import open_folder
 
             return open_folder(source.path, task)
+        case "mixed":
+            from unijax.data.user import open_mixed
+
+            records = open_mixed(source.path)
+            if task is None:
+                return records
+            return Subset(records, [i for i, r in enumerate(records) if task in teaches(r)])
     raise AssertionError(source.kind)  # data.config.check names the kinds
 
 

@@ -56,6 +56,7 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of the text as it stands: nothing is put before or after it, nothing is special."""
+        _check_unicode(text)
         ids = self._backend.encode(text)
         if self._forbidden.isdisjoint(ids):
             return ids
@@ -145,6 +146,19 @@ def check_vocab(tokenizer: Tokenizer, vocab_size: int) -> None:
             f"ids below the model's vocab_size, {vocab_size}",
             "Use the model's own tokenizer, or a model with a larger vocab_size.",
         )
+
+
+def _check_unicode(text: str) -> None:
+    """Raises a UserError where the text holds half a character, as JSON and shells may give."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"text {text[max(error.start - 20, 0) : error.start + 20]!a}",
+            f"half of a surrogate pair, {text[error.start]!a}, at character {error.start}",
+            "text that UTF-8 can write",
+            "Take it out.",
+        ) from None
 
 
 def _find(directory: Path) -> Path:

@@ -7,6 +7,7 @@ before training begins; pictures are found then, and decoded when they are drawn
 import csv
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from unijax.data.user_record import check_task, picture, to_record
 
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 METADATA = ("metadata.jsonl", "metadata.csv")
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")  # as JSON writes it, alone or one of a pair
 
 
 class Jsonl(Sequence):
@@ -62,6 +64,11 @@ def open_jsonl(path: str | Path, task: str | None = None) -> Jsonl:
       UserError: naming the file and the line.
     """
     return Jsonl(Path(path), task)
+
+
+def open_mixed(path: str | Path) -> Sequence[dict]:
+    """Opens a JSONL file or a folder whose records need not all serve one task."""
+    return open_folder(path) if Path(path).is_dir() else open_jsonl(path)
 
 
 def open_folder(path: str | Path, task: str | None = None) -> list[dict]:
@@ -125,11 +132,23 @@ def _parse(line: bytes, path: Path, number: int) -> dict:
     where = f"{path}:{number}"
     try:
         value = json.loads(line)
+        if _SURROGATE.search(line):
+            value = _without_lone_surrogates(value)
+    except RecursionError:
+        raise UserError(
+            where, "lists or objects nested too deep", "an object as documented", "Repair the line."
+        ) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(where, f"{error}", "a line of JSON in UTF-8", "Repair the line.") from None
     if not isinstance(value, dict):
         raise UserError(where, f"a {type(value).__name__}", "an object, {...}", "Repair the line.")
     return value
+
+
+def _without_lone_surrogates(value: dict) -> dict:
+    """U+FFFD for each: scraped text has such halves of characters, and no tokenizer reads them."""
+    text = json.dumps(value, ensure_ascii=False)
+    return json.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
 
 
 def _from_metadata(

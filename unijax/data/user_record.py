@@ -30,6 +30,13 @@ KEYS: dict[str, str] = {
 }
 
 
+# Tasks that the record alone decides on: of those that differ in form only, one.
+_TAUGHT = (
+    "text", "page", "chat", "question", "describe", "name", "category", "keywords", "generate",
+    "category_to_image",
+)  # fmt: skip
+
+
 def to_record(line: dict, where: str, folder: Path) -> dict:
     """Checks a line and gives it the form that tasks read; pictures are read when needed.
 
@@ -88,13 +95,26 @@ def check_task(record: dict, task: str) -> None:
         )
 
 
+def teaches(record: dict) -> list[str]:
+    """The tasks that a record is used for where its config names none."""
+    tasks = [task for task in _TAUGHT if all(record.get(field) for field in FIELDS[task])]
+    # A prompt asks for its picture, it does not describe it; and what is drawn from a caption is
+    # not drawn from its category as well.
+    without = {"describe": "prompt", "category_to_image": "captions"}
+    return [task for task in tasks if without.get(task) not in record]
+
+
 def picture(path: str, where: str, folder: Path) -> Callable[[], bytes]:
     """Reads the picture when called; that the file is there is checked now."""
     file = folder / path
-    if not file.is_file():
+    try:
+        found = file.is_file()
+    except (OSError, ValueError):  # a name that is too long, or has a null byte
+        found = False
+    if not found:
         raise UserError(
             where,
-            f"no picture {path!r}",
+            f"no picture {_short(path)}",
             f"a file, its path relative to {folder}",
             "Correct the path.",
         )
@@ -164,9 +184,12 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
 def _check_type(where: str, key: str, value: Any, kind: str) -> None:
     good, expected = _CHECKS[kind]
     if not good(value):
-        found = repr(value)
-        found = found if len(found) <= 80 else found[:77] + "..."
-        raise UserError(where, f"{key}: {found}", expected, f"Correct {key!r}.")
+        raise UserError(where, f"{key}: {_short(value)}", expected, f"Correct {key!r}.")
+
+
+def _short(value: Any) -> str:
+    found = repr(value)
+    return found if len(found) <= 80 else found[:77] + "..."
 
 
 def _check_messages(messages: list[dict], images: list[str], where: str) -> None:

@@ -6,20 +6,26 @@ from collections.abc import Sequence
 
 from unijax.core.errors import UserError
 from unijax.data.config import GroupConfig, SourceConfig
-from unijax.data.sources import open_records
+from unijax.data.user import open_mixed
+from unijax.data.user_record import teaches
 from unijax.main.config import build
 from unijax.main.run import RunConfig, ValidationConfig
 from unijax.systems.janus import JanusConfig
-from unijax.train.checkpoint import read_run
+from unijax.train.checkpoint import read_run, step_directory
 
-# What a record can teach: the field that it needs, the task, the group of the mixture.
-_TASKS = (
-    ("captions", "describe", "und"),
-    ("captions", "generate", "gen"),
-    ("questions", "question", "und"),
-    ("messages", "chat", "und"),
-    ("text", "text", "text"),
-)
+# The group of the mixture that a task belongs to.
+_GROUPS = {
+    "describe": "und",
+    "generate": "gen",
+    "question": "und",
+    "chat": "und",
+    "text": "text",
+    "page": "und",
+    "name": "und",
+    "category": "und",
+    "keywords": "und",
+    "category_to_image": "gen",
+}
 
 
 def with_user_data(
@@ -30,12 +36,13 @@ def with_user_data(
 ) -> RunConfig:
     """The run with the checkpoint's model, template and tokenizer, and the paths as its data.
 
-    Every path must hold records of one kind; each kind is used for all that it can teach, in the
+    Each record is used for all that it can teach, whatever the others of its path are, in the
     config's ratio of groups. A group that no path feeds is left out. The records of `held_out` are
     never trained on: the validation losses are of them.
 
     Raises:
-      UserError: for a checkpoint of another system, or a path that feeds no group of the config.
+      UserError: for a checkpoint of another system, a record that teaches nothing, or paths that
+        feed no group of the config.
     """
     saved = read_run(init_from)["config"]
     if saved.get("system") != "janus":
@@ -63,17 +70,21 @@ def with_user_data(
         model=model,
         data=data,
         validation=validation,
-        tokenizer=str(pathlib.Path(init_from) / "tokenizer"),
+        tokenizer=str(step_directory(init_from).parent.parent / "tokenizer"),
     )
 
 
 def _groups(run: RunConfig, paths: Sequence[pathlib.Path]) -> tuple[GroupConfig, ...]:
     """The groups of the config that the paths feed."""
     sources: dict[str, list[SourceConfig]] = {}
+    stems: list[str] = []
     for path in paths:
-        for task, group in _what_it_teaches(path):
-            source = SourceConfig(f"{path.stem}_{task}", task, _kind(path), str(path))
-            sources.setdefault(group, []).append(source)
+        same = stems.count(path.stem)
+        stems.append(path.stem)
+        stem = f"{path.stem}.{same + 1}" if same else path.stem
+        for task in _what_they_teach(path):
+            source = SourceConfig(f"{stem}_{task}", task, "mixed", str(path))
+            sources.setdefault(_GROUPS[task], []).append(source)
     groups = tuple(
         GroupConfig(group.name, group.ratio, tuple(sources[group.name]))
         for group in run.data.groups
@@ -93,12 +104,19 @@ def _fitted(stream, size: int, tokens: int):
     return None if stream is None else dataclasses.replace(stream, size=size, tokens=tokens)
 
 
-def _kind(path: pathlib.Path) -> str:
-    return "folder" if path.is_dir() else "jsonl"
-
-
-def _what_it_teaches(path: pathlib.Path) -> list[tuple[str, str]]:
-    record = open_records(SourceConfig(path.stem, "text", _kind(path), str(path)), 0)[0]
-    tasks = [(task, group) for field, task, group in _TASKS if record.get(field)]
-    # A prompt asks for its picture; it does not describe it.
-    return [(task, group) for task, group in tasks if task != "describe" or "prompt" not in record]
+def _what_they_teach(path: pathlib.Path) -> list[str]:
+    """The tasks that the records of a path can teach, in the order of `_GROUPS`."""
+    found = set()
+    for record in open_mixed(path):
+        tasks = teaches(record)
+        if not tasks:
+            has = sorted(set(record) - {"id", "where"})
+            raise UserError(
+                record["where"],
+                f"nothing to learn ({', '.join(has) or 'nothing'} alone)",
+                "an image with caption, prompt, question and answer, label, category or keywords; "
+                "or messages, text, or parts",
+                "Add what is to be learned, or take the record out.",
+            )
+        found |= set(tasks)
+    return [task for task in _GROUPS if task in found]
