@@ -25,13 +25,14 @@ from unijax.main.judge import GUIDANCE, Pictures, draw, load, load_shipped, name
 from unijax.main.report import Answered, Drawn, Section
 from unijax.main.run import RunConfig, resolve
 from unijax.main.use import open_sampler
-from unijax.sample.logits import GREEDY
+from unijax.sample.logits import Sampling
 from unijax.sample.prompts import question
 from unijax.sample.sampler import Sampler
 from unijax.train.checkpoint import read_run
 
 SCENES = 128  # of each split
 SHOWN = 36  # cards of a section
+SCENE_SAMPLING = Sampling(temperature=1.0, top_p=0.95)
 PARTS = ("all", "background", "count", "only", "position", "relation")
 
 Shares = dict[str, tuple[int, int]]  # what was asked -> (right, of how many)
@@ -68,7 +69,7 @@ def composition(run_dir: pathlib.Path) -> pathlib.Path:
         for how, pictures in _scene_pictures(sampler, records).items():
             cards, results[f"{key}, {how}"] = _judge_scenes(detector, records, pictures, size)
             if how == "drawn":
-                note = "Greedy, from the plainest caption, beside a true picture."
+                note = f"From the plainest caption, {SCENE_SAMPLING}, beside a true picture."
                 sections.append(Section(f"{key}, drawn", note, cards[:SHOWN]))
         cards, results[f"{key}, answered"] = _ask(sampler, records)
         sections.append(Section(f"{key}, answered", "Greedy.", cards[:SHOWN]))
@@ -122,9 +123,13 @@ def _tone(words: str) -> str:
 
 
 def _scene_pictures(sampler: Sampler, records: list[dict]) -> dict[str, np.ndarray]:
-    """The true pictures, what the tokenizer alone makes of them, and the drawn ones."""
+    """The true pictures, what the tokenizer alone makes of them, and the drawn ones.
+
+    The drawn ones are samples: a caption leaves open where its things stand, so that the most
+    likely code of nearly every place is background, and a greedy picture empty.
+    """
     true = np.stack([r["image"] for r in records])
-    drawn = sampler.draw([r["captions"][0] for r in records], 1, GUIDANCE, GREEDY)[:, 0]
+    drawn = sampler.draw([r["captions"][0] for r in records], 1, GUIDANCE, SCENE_SAMPLING)[:, 0]
     return {
         "true pictures": true,
         "rebuilt by the tokenizer": sampler.rebuild(true),
