@@ -9,7 +9,7 @@ RUN := demo
 demo composition encoders bench: export GLIBC_TUNABLES = \
 	glibc.malloc.arena_max=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=68719476736:glibc.malloc.hugetlb=1
 
-.PHONY: demo test lint bench compile-check composition encoders golden clean
+.PHONY: demo test lint bench compile-check composition encoders slurm-test golden clean
 
 # Train a small Janus in front of you (about 15 minutes on 2 cores) and open demo/report.html.
 demo: $(VENV)/ready
@@ -40,6 +40,10 @@ composition: $(VENV)/ready
 # Trains the small encoders that the demo starts from (two hours on 2 cores) into assets/weights.
 encoders: $(VENV)/ready
 	$(BIN)/python assets/weights/make.py
+
+# A SLURM of one node, started here: a sweep that is preempted ends as one that is not (minutes).
+slurm-test: $(VENV)/ready
+	SLURM_TEST=1 JAX_PLATFORMS=cpu $(BIN)/python -m pytest tests/slurm -n 0 -s
 
 # Rewrites the golden files; review the diff.
 golden: $(VENV)/ready

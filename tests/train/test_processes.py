@@ -51,13 +51,13 @@ def lines(run_dir: pathlib.Path) -> list[dict]:
 def test_two_processes_preempted_and_resumed_train_as_one_process(tmp_path):
     """Parameters split over the processes (FSDP); one of them gets SIGTERM, both save one step."""
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    assert run(1, str(whole), "fsdp") == [0]
-    assert run(2, str(cut), "fsdp", "50") == [exit_codes.PREEMPTED] * 2
+    assert run(1, "--run-dir", str(whole)) == [0]
+    assert run(2, "--run-dir", str(cut), "--sigterm-at", "50") == [exit_codes.PREEMPTED] * 2
     now = status.read(cut)
     assert now.state == "preempted"
     assert 50 < now.step < 200
     assert read_run(cut)["step"] == now.step
-    assert run(2, str(cut), "fsdp") == [0, 0]
+    assert run(2, "--run-dir", str(cut)) == [0, 0]
     for ours, theirs in zip(lines(cut), lines(whole), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-5)
     ours, theirs = tree.flatten(read_params(cut)), tree.flatten(read_params(whole))

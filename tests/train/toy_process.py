@@ -1,9 +1,11 @@
-"""One process of a run of the toy: `python -m tests.train.toy_process DIR TABLE [SIGTERM_AT]`."""
+"""One process of a run of the toy: `python -m tests.train.toy_process --run-dir DIR`."""
 
+import argparse
 import os
 import pathlib
 import signal
 import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -21,11 +23,12 @@ from unijax.train.status import StatusKeeper
 class OwnRows(ToyBatches):
     """This process's rows of the stream. SIGTERM reaches the last process alone."""
 
-    def __init__(self, sigterm_at: int):
+    def __init__(self, sigterm_at: int, pause: float):
         super().__init__()
-        self._sigterm_at = sigterm_at
+        self._sigterm_at, self._pause = sigterm_at, pause
 
     def __next__(self):
+        time.sleep(self._pause)
         last = jax.process_index() == jax.process_count() - 1
         if last and self._drawn == self._sigterm_at:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -35,20 +38,29 @@ class OwnRows(ToyBatches):
         return {name: x[start : start + local] for name, x in whole.items()}
 
 
-def main(run_dir: pathlib.Path, table: str, sigterm_at: int) -> int:
+def main() -> int:
     """Trains; returns the exit status."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--run-dir", type=pathlib.Path, required=True)
+    parser.add_argument("--table", choices=("data", "fsdp"), default="fsdp")
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--pause", type=float, default=0.0, help="seconds before every step")
+    parser.add_argument("--sigterm-at", type=int, default=-1)
+    args = parser.parse_args()
     distributed.join()
-    stage = toy_stage(steps=200, ema_decay=0.9)
+    stage = toy_stage(steps=args.steps, ema_decay=0.9)
     sizes = {"data": MeshConfig(), "fsdp": MeshConfig(data=1, fsdp=-1, table="fsdp")}
-    trainer = setup.build(Toy(), stage, make_mesh(sizes[table]), table, jnp.float32, seed=3)
+    mesh = make_mesh(sizes[args.table])
+    trainer = setup.build(Toy(), stage, mesh, args.table, jnp.float32, seed=3)
     state = trainer.begin(trainer.init(7))
     loop = LoopConfig(log_every=20, writers=("jsonl",))
     description = {"stage": stage.name, "config": {}}
+    batches = OwnRows(args.sigterm_at, args.pause)
     try:
-        with StatusKeeper(run_dir, stage.steps) as keeper:
+        with StatusKeeper(args.run_dir, stage.steps) as keeper:
             state = fit(
-                state, trainer.train_step, OwnRows(sigterm_at), trainer.put, stage.steps, loop,
-                run_dir, description, trainer.rules, {}, None, [keeper],
+                state, trainer.train_step, batches, trainer.put, stage.steps, loop, args.run_dir,
+                description, trainer.rules, {}, None, [keeper],
             )  # fmt: skip
             keeper.finish(int(state.step))
     except Preempted:
@@ -57,4 +69,4 @@ def main(run_dir: pathlib.Path, table: str, sigterm_at: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(pathlib.Path(sys.argv[1]), sys.argv[2], int((*sys.argv, -1)[3])))
+    sys.exit(main())

@@ -1,0 +1,64 @@
+"""Two real processes that train the small Janus by the command line, without an engine."""
+
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.slurm.runs import NOT_ASKED, SHORT, TINY, lines
+from unijax.core import exit_codes, status
+
+pytestmark = NOT_ASKED
+
+
+def start(run_dir: pathlib.Path, processes: int, devices: int, *more: str) -> list:
+    """The processes of one run, on CPU, each with so many devices."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    environment = os.environ | {
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_DEFAULT_MATMUL_PRECISION": "highest",
+    }
+    if processes > 1:
+        environment |= {
+            "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_PROCESSES": str(processes),
+        }  # fmt: skip
+    command = [sys.executable, "-m", "unijax.main.cli", "train", "--config", str(TINY),
+               "--run-dir", str(run_dir), *more]  # fmt: skip
+    return [
+        subprocess.Popen(command, env=environment | {"JAX_PROCESS_ID": str(i)})
+        for i in range(processes)
+    ]
+
+
+@pytest.mark.parametrize("split", [(), ("mesh.data=1", "mesh.fsdp=-1", "mesh.table=fsdp")])
+def test_two_processes_train_draw_and_answer_as_one_with_two_devices(tmp_path, split):
+    more = ("stage.steps=4", "loop.eval_every=4", "loop.log_every=2", *split)
+    for name, processes in (("two", 2), ("one", 1)):
+        running = start(tmp_path / name, processes, 2 // processes, *more)
+        assert [process.wait(900) for process in running] == [0] * processes
+    two, one = lines(tmp_path / "two"), lines(tmp_path / "one")
+    for ours, theirs in zip(two, one, strict=True):
+        assert ours.keys() == theirs.keys()
+        for name, value in ours.items():
+            if name != "texts":
+                assert value == pytest.approx(theirs[name], rel=1e-5), name
+    assert len(list((tmp_path / "two" / "samples").iterdir())) == 1
+
+
+def test_a_process_that_dies_does_not_leave_the_other_waiting(tmp_path):
+    running = start(tmp_path, 2, 1, *SHORT, "stage.steps=100000")
+    while (now := status.read(tmp_path)) is None or now.step < 2:
+        assert all(process.poll() is None for process in running)
+        time.sleep(0.1)
+    running[1].kill()
+    begun = time.time()
+    code = running[0].wait(300)
+    assert running[1].wait() == -signal.SIGKILL
+    assert exit_codes.failure(code if code > 0 else 128 - code) == "node"
+    assert time.time() - begun < 150
