@@ -50,7 +50,7 @@ def test_published_intervals_of_the_bootstrap(epoch):
     points, fitted = epoch
     draws = fitted.law.constants(bootstrap(fitted, points, 2000, seed=0))
     for name, (low, high) in EPOCH_INTERVALS.items():
-        ends = interval(draws[name], 0.95, len(points), 5)
+        ends = interval(draws[name], 0.95)
         # Both intervals are of random draws: their ends agree within a tenth of their width.
         np.testing.assert_allclose(ends, (low, high), atol=0.1 * (high - low), err_msg=name)
 

@@ -1,9 +1,8 @@
 """Confidence intervals: the bootstrap over runs (Efron and Tibshirani 1993, chapter 6).
 
 Runs are drawn with replacement and the law is fitted anew, a thousand times; an interval holds the
-middle of what came out. Percentile intervals are too narrow for few runs: the quantiles are widened
-as Hesterberg (arXiv 1411.5279, section 3.2) does, by Student's t and a factor, here with the number
-of fitted constants in place of one.
+middle of what came out (percentiles). Quantiles widened for few runs (Hesterberg, arXiv 1411.5279)
+hold the truth too often: docs/log.md.
 """
 
 from collections.abc import Callable
@@ -11,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy import stats
 
 from unijax.scaling.fit import Fit
 from unijax.scaling.laws import Theta
@@ -74,10 +72,8 @@ def bootstrap(
 
 
 def interval(
-    values: Float[np.ndarray, "draws *shape"], level: float, runs: int, constants: int
+    values: Float[np.ndarray, "draws *shape"], level: float
 ) -> Float[np.ndarray, "2 *shape"]:
-    """The lower and upper end, by quantiles widened for `runs` runs and fitted `constants`."""
-    freedom = max(runs - constants, 1)
-    wide = stats.t.ppf((1 + level) / 2, freedom) * np.sqrt(runs / freedom)
-    tail = float(stats.norm.sf(wide))
+    """The lower and upper end: percentiles."""
+    tail = (1 - level) / 2
     return np.quantile(values, [tail, 1 - tail], axis=0)

@@ -38,11 +38,10 @@ def coverage(
         points = study(seed)
         fitted = fit(Chinchilla.of(points), points, objective or Objective())
         drawn = bootstrap(fitted, points, draws, seed)
-        free = sum(fitted.law.free)
         frontier = of_law(fitted.law, fitted.theta, drawn, points)
         far = np.array([100 * points.compute.max()])
         ends = {
-            name: (interval(values, level, len(points), free), truth[name])
+            name: (interval(values, level), truth[name])
             for name, values in fitted.law.constants(drawn).items()
         }
         ends["a"] = (frontier.exponent_interval(level), a)

@@ -70,8 +70,6 @@ def fit_envelope(points: Points, draws: int, seed: int) -> Frontier:
         line=line,
         draws=np.array(kept).reshape(-1, 2),
         flops_per_pair=flops_per_pair(points)[0],
-        runs=len(points),
-        constants=2,
         flops=flops[middle],
         parameters=sizes[middle],
     )

@@ -61,7 +61,7 @@ def predict_with_interval(
     # Residuals of a fit are smaller than the errors by the share of fitted constants.
     scatter = scatter * np.sqrt(len(seen) / max(len(seen) - constants, 1))
     predictions = np.log(fitted.law.predict(draws, new)[0]) + scatter
-    return np.exp(interval(predictions, level, len(seen), constants))
+    return np.exp(interval(predictions, level))
 
 
 def extrapolate(

@@ -24,7 +24,6 @@ class Frontier:
       line: intercept and slope.
       draws: [draws, 2], the lines of the bootstrap.
       flops_per_pair: k of C = k N D, for a parameter and a token.
-      runs, constants: how many were fitted, of what; intervals are widened for it.
       flops, parameters: [m], the optima that the line goes through (none for approach 3).
     """
 
@@ -32,8 +31,6 @@ class Frontier:
     line: Float[np.ndarray, "2"]
     draws: Float[np.ndarray, "draws 2"]
     flops_per_pair: float
-    runs: int
-    constants: int
     flops: Float[np.ndarray, "m"]
     parameters: Float[np.ndarray, "m"]
 
@@ -44,7 +41,7 @@ class Frontier:
 
     def exponent_interval(self, level: float) -> Float[np.ndarray, "2"]:
         """Of a; that of b is one minus it."""
-        return interval(self.draws[:, 1], level, self.runs, self.constants)
+        return interval(self.draws[:, 1], level)
 
     def optimal_parameters(self, flops: Float[np.ndarray, "c"]) -> Float[np.ndarray, "c"]:
         """N for each budget."""
@@ -59,7 +56,7 @@ class Frontier:
     ) -> Float[np.ndarray, "2 c"]:
         """Of N."""
         lines = self.draws[:, :1] + self.draws[:, 1:] * np.log(flops)
-        return np.exp(interval(lines, level, self.runs, self.constants))
+        return np.exp(interval(lines, level))
 
     def token_interval(
         self, flops: Float[np.ndarray, "c"], level: float
@@ -111,7 +108,7 @@ def of_law(law: Law, theta: Float[np.ndarray, "p"], draws: Theta, points: Points
     k, _ = flops_per_pair(points)
     none = np.zeros(0)
     line, lines = closed_form(law, theta[None], k)[0], closed_form(law, draws, k)
-    return Frontier(3, line, lines, k, len(points), sum(law.free), none, none)
+    return Frontier(3, line, lines, k, none, none)
 
 
 def optimal_loss(

@@ -120,8 +120,7 @@ def fit_isoflop(points: Points, draws: int, seed: int) -> tuple[Frontier, list[V
     kept = np.isfinite(drawn)
     whole = kept.sum(axis=1) >= 2
     lines = power_law(flops, drawn[whole], kept[whole].astype(float))
-    runs = sum(len(v.runs) for v in used)
-    return Frontier(2, line, lines, k, runs, 3 * len(used), flops, minima), found
+    return Frontier(2, line, lines, k, flops, minima), found
 
 
 def bias(law: Law, theta: Float[np.ndarray, "p"], points: Points) -> tuple[float, float] | None:

@@ -8,7 +8,7 @@ SOURCES = [
     "Hoffmann et al. 2022, Training compute-optimal large language models, arXiv 2203.15556",
     "Besiroglu et al. 2024, Chinchilla scaling: a replication attempt, arXiv 2404.10102",
     "Czech et al. 2026, Problems with Chinchilla approach 2, arXiv 2603.22339",
-    "Hesterberg 2014, What teachers should know about the bootstrap, arXiv 1411.5279",
+    "Efron and Tibshirani 1993, An introduction to the bootstrap",
 ]
 
 
@@ -50,8 +50,7 @@ def paragraph(analysis: Analysis, config: FitConfig) -> str:
         )
     said.append(
         f"Intervals are at {100 * config.level:g}%, from {config.draws:,} bootstrap draws of runs "
-        f"with replacement (seed {config.seed}), by percentiles widened for the number of runs and "
-        "constants."
+        f"with replacement (seed {config.seed}), by percentiles."
     )
     said.append(_approaches(analysis))
     if analysis.extrapolation is not None:

@@ -66,7 +66,7 @@ def parity(
     with np.errstate(divide="ignore"):
         crossing = lambda c: (np.log(reference_metric) - c[:, 0]) / c[:, 1]  # noqa: E731
         at, drawn = float(crossing(line)[0]), crossing(lines)
-    low, high = interval(drawn - np.log(reference_flops), level, len(flops), 2)
+    low, high = interval(drawn - np.log(reference_flops), level)
     x = np.log(flops)
     beyond = np.exp(max(0.0, x.min() - at, at - x.max()))
     ends = (float(np.exp(v)) for v in (at - np.log(reference_flops), low, high))

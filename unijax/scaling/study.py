@@ -98,8 +98,7 @@ class Analysis:
 
 def _with_ends(fitted: Fit, draws: Theta, level: float) -> dict[str, tuple[float, float, float]]:
     drawn = fitted.law.constants(draws)
-    free = sum(fitted.law.free)
-    ends = {k: interval(v, level, fitted.runs, free) for k, v in drawn.items()}
+    ends = {k: interval(v, level) for k, v in drawn.items()}
     return {k: (v, float(ends[k][0]), float(ends[k][1])) for k, v in fitted.constants().items()}
 
 
@@ -235,7 +234,7 @@ def optima(
     law, k = analysis.fitted.law, best.flops_per_pair
     loss = frontier.optimal_loss(law, analysis.fitted.theta[None], best.line[None], k, budgets)
     drawn = frontier.optimal_loss(law, analysis.draws, best.draws, k, budgets)
-    ends = interval(drawn, level, best.runs, best.constants)
+    ends = interval(drawn, level)
     return {
         "parameters": np.vstack(
             [best.optimal_parameters(budgets), best.parameter_interval(budgets, level)]
