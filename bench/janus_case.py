@@ -13,6 +13,7 @@ import sys
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from bench.janus_documents import IGNORED, Documents
@@ -190,7 +191,7 @@ def write_case(case: Case, folder: pathlib.Path, steps: int) -> None:
 
 def _with_codes(batch: PackedBatch, system: Janus, params: Params) -> PackedBatch:
     """Codes, as the train step finds them, in place of pixels to generate."""
-    pixels = batch.gen.pixels
+    pixels = jnp.asarray(batch.gen.pixels)
     codes = jax.jit(system.encode_gen)(params, to_signed(pixels.reshape(-1, *pixels.shape[2:])))
     codes = np.asarray(codes).reshape(*pixels.shape[:2], -1)
     return batch.replace(gen=batch.gen.replace(pixels=None, codes=codes))

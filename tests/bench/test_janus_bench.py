@@ -65,7 +65,7 @@ def test_both_have_the_same_loss_on_the_dense_batch(folder):
 
 def test_documents_of_a_packed_batch(folder):
     """Each document is a row of its own after padding; nothing is lost."""
-    documents = Documents.load(folder / "recipe-0.npz")
+    documents = Documents.load(folder / "recipe-1.npz")
     sizes = CASE.model.vision.num_tokens, CASE.model.vq.num_tokens
     assert documents.und.sum() == sizes[0] * len(documents.und_pixels) > 0
     assert documents.gen.sum() == sizes[1] * len(documents.gen_pixels) > 0

@@ -87,7 +87,7 @@ def seen_by_intervals(
 
 
 def attention_pairs(
-    kv_start: Int[Array, "B Tq"], kv_end: Int[Array, "B Tq"]
+    kv_start: Int[AnyArray, "B Tq"], kv_end: Int[AnyArray, "B Tq"]
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """The (query, key) pairs of a batch, truly and as if every row were one causal document.
 
