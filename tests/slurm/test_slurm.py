@@ -26,7 +26,7 @@ command: python -m tests.train.toy_process --steps 4000 --pause 0.02
 """,
     "janus": f"""\
 command: unijax train --config {TINY}
-overrides: [{", ".join(SHORT)}, stage.steps=300, loop.log_every=5, loop.eval_every=100]
+overrides: [{", ".join(SHORT)}, stage.steps=2000, loop.log_every=5, loop.eval_every=500]
 """,
 }
 
