@@ -5,13 +5,15 @@
 
 Needs `jax[cuda13,tpu]` (the compilers) and no device. Every case of the table that tests and bench
 share goes through the compiler of every target, in bfloat16, with what `implementation=None` picks
-there; "recomputed" is the gradient of two layers under scan and remat. Prints what each kernel
-takes: on TPU of VMEM; on Hopper of shared memory and registers, and what spills of the latter.
+there; "recomputed" is the gradient of two layers under scan and remat, "over 4 chips" has heads and
+positions split in two each. Prints what each kernel takes: on TPU of VMEM; on Hopper of shared
+memory and registers, and what spills of the latter.
 Ends with status 1 if a case does not compile, a kernel spills more than `--spill` bytes, or a
 published size has no case.
 """
 
 import argparse
+import math
 import os
 import re
 import sys
@@ -39,6 +41,7 @@ import numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from unijax.core.mesh import SEQUENCE, TENSOR
 from unijax.models import llama, siglip
 from unijax.ops.attention import attention, select_implementation
 from unijax.ops.attention.cases import CASES, Case
@@ -69,6 +72,7 @@ A100 = GPU.format(
     memory_bandwidth: 2039000000000  device_memory_size: 84929347584
     cuda_compute_capability { major: 8 }""",
 )
+RECOMPUTED, SPLIT = ", recomputed", ", over 4 chips"
 DUMP = Path(os.environ["MOSAIC_GPU_DUMP_TO"])
 TARGETS = {
     "v5e": dict(platform="tpu", topology_name="v5e:2x2"),
@@ -91,6 +95,13 @@ def missing_sizes() -> list[str]:
     return [n for n, heads in sizes.items() if not n.endswith("_test") and heads not in have]
 
 
+def variants(target: str, name: str) -> list[str]:
+    if name != "Janus 1B":
+        return [""]
+    # The GPU topology is of one device.
+    return ["", RECOMPUTED] + [SPLIT] * (TARGETS[target]["platform"] == "tpu")
+
+
 def program(case: Case, recomputed: bool):
     def layer(q, k, v, start, end):
         return attention(q, k, v, start, end)
@@ -107,10 +118,9 @@ def program(case: Case, recomputed: bool):
 
 
 def arguments(case: Case, mesh: Mesh):
-    sharding = NamedSharding(mesh, PartitionSpec())
-
     def array(dtype, *shape):
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+        spec = PartitionSpec(None, SEQUENCE, TENSOR) if len(shape) > 2 else PartitionSpec()
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec))
 
     b, d = case.rows, case.head_dim
     q = array(jnp.bfloat16, b, case.tokens, case.heads, d)
@@ -153,19 +163,21 @@ def kernels_of_gpu(spill: int) -> dict[str, str]:
     return found
 
 
-def check(target: str, name: str, recomputed: bool, spill: int) -> str:
+def check(target: str, name: str, variant: str, spill: int) -> str:
     """Compiles a case and says what it took.
 
     Raises:
       Whatever the compiler does.
     """
     topology = topologies.get_topology_desc(**TARGETS[target])
-    mesh = Mesh(np.array(topology.devices[:1]), ("x",))
+    sides = (2, 2) if variant == SPLIT else (1, 1)
+    devices = np.array(topology.devices[: math.prod(sides)]).reshape(sides)
+    mesh = Mesh(devices, (TENSOR, SEQUENCE))
     case = CASES[name]
     began = time.perf_counter()
     with jax.set_mesh(mesh):
         chosen = select_implementation(case.tokens, case.keys, case.head_dim, jnp.bfloat16)
-        compiled = program(case, recomputed).lower(*arguments(case, mesh)).compile()
+        compiled = program(case, variant == RECOMPUTED).lower(*arguments(case, mesh)).compile()
     seconds = time.perf_counter() - began
     kernels = (
         kernels_of_gpu(spill)
@@ -186,10 +198,10 @@ def main():
     failures = [f"no case for {name}" for name in missing_sizes()]
     for target in options.targets:
         for name in options.cases:
-            for recomputed in (False, True) if name == "Janus 1B" else (False,):
-                title = f"{name}, recomputed" if recomputed else name
+            for variant in variants(target, name):
+                title = f"{name}{variant}"
                 try:
-                    result = check(target, name, recomputed, options.spill)
+                    result = check(target, name, variant, options.spill)
                 except Exception as error:  # any refusal of any compiler
                     result = f"FAILED: {str(error).splitlines()[0][:300]}"
                     failures.append(f"{target}, {title}")

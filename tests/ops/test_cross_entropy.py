@@ -167,19 +167,30 @@ def test_no_array_of_all_logits():
     assert memory.temp_size_in_bytes < 4 * n * v / 4
 
 
+SHAPES = (
+    {"kernel": jax.ShapeDtypeStruct((D, V), jnp.float32)},
+    jax.ShapeDtypeStruct((B, T, D), jnp.float32),
+    jax.ShapeDtypeStruct((B, T), jnp.int32),
+    jax.ShapeDtypeStruct((B, T), jnp.float32),
+)
+
+
 @pytest.mark.parametrize(("mode", "products"), [("no gradient", 1), ("frozen", 2), ("trained", 3)])
 def test_products_worked_are_those_needed(mode, products):
     """Logits; for a gradient that of hidden; and that of the kernel only where it trains."""
-    shapes = (
-        {"kernel": jax.ShapeDtypeStruct((D, V), jnp.float32)},
-        jax.ShapeDtypeStruct((B, T, D), jnp.float32),
-        jax.ShapeDtypeStruct((B, T), jnp.int32),
-        jax.ShapeDtypeStruct((B, T), jnp.float32),
-    )
     evaluate, differentiate = compiled(linear, 8, mode == "frozen")
-    program = (evaluate if mode == "no gradient" else differentiate).trace(*shapes).jaxpr
+    program = (evaluate if mode == "no gradient" else differentiate).trace(*SHAPES).jaxpr
     names = [e.primitive.name for e in all_equations(program)]
     assert names.count("dot_general") == products
+
+
+@pytest.mark.parametrize("chunk", [5, N, 64])
+def test_the_compiler_takes_no_product_out_of_the_loop(chunk):
+    """It would be worked without a position too: of one chunk it takes those of the logits."""
+    program = compiled(linear, chunk)[1].lower(*SHAPES).compile().as_text()
+    outside = program[program.index("\nENTRY") :]
+    assert program.count(" dot(") == 3
+    assert " dot(" not in outside
 
 
 def test_chunks_without_a_position_are_not_worked():

@@ -1,4 +1,4 @@
-"""Run by test_janus_devices.py in a process with 4 devices: the loss of Janus over a mesh."""
+"""Run by test_janus_devices.py in a process with 8 devices: the loss of Janus over a mesh."""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from tests.systems.test_janus import (
     batch_of,
     objective,
 )
-from unijax.core.mesh import DATA, TENSOR
+from unijax.core.mesh import DATA, SEQUENCE, TENSOR
 
 CLASSES = {"lm_head": P(None, TENSOR), "vision_head": P(None, TENSOR)}
 
@@ -31,7 +31,7 @@ def main():
     program = jax.jit(jax.value_and_grad(objective, has_aux=True))
     (want, want_metrics), want_grads = program(PARAMS, batch)
 
-    mesh = Mesh(np.array(jax.devices()).reshape(2, 2), (DATA, TENSOR))
+    mesh = Mesh(np.array(jax.devices()).reshape(2, 2, 2), (DATA, TENSOR, SEQUENCE))
 
     def place(path, x):
         split = [spec for name, spec in CLASSES.items() if any(k.key == name for k in path)]
@@ -39,7 +39,10 @@ def main():
         return jax.device_put(x, NamedSharding(mesh, spec))
 
     params = jax.tree_util.tree_map_with_path(place, PARAMS)
-    rows = jax.tree.map(lambda x: jax.device_put(x, NamedSharding(mesh, P(DATA))), batch)
+    places = jax.tree.map(lambda x: P(DATA, SEQUENCE) if x.ndim == 2 else P(DATA), batch)
+    places = places.replace(und=jax.tree.map(lambda _: P(DATA), batch.und))
+    places = places.replace(gen=jax.tree.map(lambda _: P(DATA), batch.gen))
+    rows = jax.tree.map(lambda x, p: jax.device_put(x, NamedSharding(mesh, p)), batch, places)
     with jax.set_mesh(mesh):
         (loss, metrics), grads = program(params, rows)
     np.testing.assert_allclose(loss, want, rtol=1e-5)

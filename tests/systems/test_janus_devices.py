@@ -1,4 +1,4 @@
-"""Janus with its rows and the classes of both heads split over devices equals Janus on one."""
+"""Janus with its rows, their positions, heads and classes split over devices equals that of one."""
 
 import os
 import subprocess
@@ -7,7 +7,7 @@ import sys
 
 def test_over_devices_equals_one():
     environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0",
         "JAX_PLATFORMS": "cpu",
     }
     run = subprocess.run(

@@ -74,14 +74,14 @@ def head_loss(
     by_class = jax.tree.broadcast(by_class, params)
     split = _split(params, by_class)
     place = PartitionSpec(split.rows, split.length)
-    of_params = jax.tree.map(split.of_leaf, params, by_class)
+    of_params, of_sums = (jax.tree.map(f, params, by_class) for f in (split.leaf, split.gradient))
 
     def run(differentiate: tuple[str, ...], params, hidden, target, weight):
         """`(sum, nll, correct)`, and the gradients of those of "hidden" and "params" asked for."""
         params = jax.tree.map(lambda p: p.astype(hidden.dtype), params)
         work = functools.partial(_work, head, chunk, z_weight, split, by_class, differentiate)
         if split.axes:
-            gradients = {"hidden": place, "params": of_params}
+            gradients = {"hidden": place, "params": of_sums}
             work = jax.shard_map(
                 work,
                 in_specs=(of_params, place, place, place),
@@ -124,9 +124,30 @@ class _Split(NamedTuple):
     def axes(self) -> tuple[str, ...]:
         return self.rows + self.length + self.classes
 
-    def of_leaf(self, leaf: Array, by_class: bool) -> PartitionSpec:
+    def leaf(self, leaf: Array, by_class: bool) -> PartitionSpec:
+        """Of a parameter as the head uses it."""
         whole = (None,) * (leaf.ndim - 1)
         return PartitionSpec(*whole, self.classes) if by_class else PartitionSpec()
+
+    def gradient(self, leaf: Array, by_class: bool) -> PartitionSpec:
+        """Of the gradient of a parameter: matrices lie over `fsdp` as they do when not in use."""
+        spec = self.leaf(leaf, by_class)
+        return PartitionSpec(FSDP, *spec[1:]) if self.scatters(leaf) else spec
+
+    def scatters(self, leaf: Array) -> bool:
+        count = jax.sharding.get_abstract_mesh().shape.get(FSDP, 1)
+        return FSDP in self.rows and leaf.ndim > 1 and leaf.shape[0] % count == 0
+
+    def sum(self, gradient: Array, by_class: bool) -> Array:
+        """Over devices, of what each has found. To be called by each."""
+        axes = self.rows + self.length
+        if not by_class:
+            # A layer below split classes is whole on every device, and its gradient in parts.
+            axes += self.classes
+        if self.scatters(gradient):
+            gradient = jax.lax.psum_scatter(gradient, FSDP, scatter_dimension=0, tiled=True)
+            axes = tuple(axis for axis in axes if axis != FSDP)
+        return _over(jax.lax.psum, gradient, axes)
 
 
 def _split(params: Params, by_class: Any) -> _Split:
@@ -146,8 +167,9 @@ def _work(head, chunk, z_weight, split, by_class, differentiate, params, hidden,
     n = weight.size
     chunk = min(chunk, n)
     # The positions with weight, then an index out of range: gathers of it are zero, scatters of it
-    # are dropped.
-    order = jnp.nonzero(weight, size=n + -n % chunk, fill_value=n)[0]
+    # are dropped. Of two chunks at least: of one alone the compiler sees that its positions do not
+    # change from turn to turn, and takes its products out of the loop, to be worked in any case.
+    order = jnp.nonzero(weight, size=max(2, -(-n // chunk)) * chunk, fill_value=n)[0]
     chunks = (jnp.count_nonzero(weight) + chunk - 1) // chunk
 
     def body(i, state):
@@ -189,17 +211,11 @@ def _work(head, chunk, z_weight, split, by_class, differentiate, params, hidden,
     state = (jnp.zeros((), jnp.float32), zeros, zeros), gradients
     (total, nll, correct), gradients = jax.lax.fori_loop(0, chunks, body, state)
 
-    over = split.rows + split.length
     if "hidden" in gradients:
         gradients["hidden"] = gradients["hidden"].reshape(shape)
     if "params" in gradients:
-        # A layer below split classes is whole on every device, and its gradient in parts.
-        gradients["params"] = jax.tree.map(
-            lambda g, named: _over(jax.lax.psum, g, over if named else over + split.classes),
-            gradients["params"],
-            by_class,
-        )
-    total = _over(jax.lax.psum, total, over)
+        gradients["params"] = jax.tree.map(split.sum, gradients["params"], by_class)
+    total = _over(jax.lax.psum, total, split.rows + split.length)
     return (total, nll.reshape(shape[:2]), correct.reshape(shape[:2])), gradients
 
 

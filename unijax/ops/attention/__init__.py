@@ -7,7 +7,6 @@ from unijax.ops.attention.intervals import (
     full_intervals,
     packed_intervals,
 )
-from unijax.ops.attention.sequence import sequence_parallel_attention
 
 __all__ = [
     "IMPLEMENTATIONS",
@@ -17,5 +16,4 @@ __all__ = [
     "full_intervals",
     "packed_intervals",
     "select_implementation",
-    "sequence_parallel_attention",
 ]

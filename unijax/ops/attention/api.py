@@ -45,6 +45,9 @@ def attention(
     and `H` may be a multiple of `Hkv`: head `h` reads key/value head `h // (H // Hkv)`. A query
     without a visible key yields zeros and passes no gradient.
 
+    Where the mesh of the context (`core.mesh`) has several devices, each works the rows, heads and
+    queries that it holds.
+
     Args:
       kv_start, kv_end: int32, neither ever decreasing along a row (`intervals.check_intervals`).
       scale: of the scores, positive; `D ** -0.5` if None.

@@ -30,6 +30,7 @@ from unijax.ops.attention.blocks import (
     transposed_block_map,
 )
 from unijax.ops.attention.scores import HIDDEN, LOWEST, capped, capped_slope, dot
+from unijax.ops.attention.split import queries_of_device
 from unijax.ops.attention.vjp import Kernels, Options, attend
 
 LANES = 128
@@ -50,7 +51,8 @@ def attention_tpu(
 ) -> Float[Array, "B Tq H D"]:
     """See `attention`. float16, which the matrix unit lacks, is worked in float32."""
     largest = block_sizes("tpu", q.shape[3], q.dtype)
-    block_q = block_q or _block_size(q.shape[1], largest["block_q"])
+    of_device = queries_of_device(q.shape[1], k.shape[1])
+    block_q = block_q or _block_size(of_device, largest["block_q"])
     block_k = block_k or _block_size(k.shape[1], largest["block_k"])
     options = Options(scale, soft_cap, block_q, block_k, interpret)
     dtype = q.dtype

@@ -1,63 +1,93 @@
-"""Kernels on many devices: each works the rows and heads it holds.
+"""Kernels on many devices: each works the rows, heads and queries that it holds.
 
-Rows and heads of attention need nothing of each other, but a compiler cannot see that in a kernel,
-and would gather everything to every device. Here it is told, by names of dims.
+A compiler cannot see in a kernel what needs what, and would gather everything to every device. So
+the mesh of the context (`core.mesh`) says what each device has: rows and heads need nothing of each
+other; queries, where a row itself is split, need its keys and values, which are gathered, and whose
+gradients are summed back to where they belong (Llama 3, arXiv 2407.21783, section 3.3.2). The
+intervals of some queries of a row are intervals still, so blocks that nobody on a device sees are
+skipped there.
 """
 
+import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax import Array
-from jax.experimental.custom_partitioning import custom_partitioning
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import PartitionSpec
 
-# Of each array: b rows, h query heads, k key heads; the others stay whole.
+from unijax.core.mesh import DATA, FSDP, SEQUENCE, TENSOR, axes_in_use
+
+# Dims of arrays: b rows, t queries, s keys, h query heads, k key heads, d whole.
 Q, K, END, ROW = "bthd", "bskd", "bt", "bht"
 
 
-def over_rows_and_heads(
+class Split(NamedTuple):
+    """Axes of the mesh over which dims are split: those that divide them, none on one device."""
+
+    rows: tuple[str, ...]
+    heads: tuple[str, ...]
+    positions: tuple[str, ...]
+
+    @classmethod
+    def of(cls, rows: int, kv_heads: int, q_len: int, k_len: int) -> "Split":
+        """Query heads go with the key heads that they read."""
+        mesh = jax.sharding.get_abstract_mesh()
+
+        def dividing(axes, *sizes):
+            count = math.prod(mesh.shape[axis] for axis in axes)
+            return axes if all(size % count == 0 for size in sizes) else ()
+
+        return cls(
+            dividing(axes_in_use(DATA, FSDP), rows),
+            dividing(axes_in_use(TENSOR), kv_heads),
+            dividing(axes_in_use(SEQUENCE), q_len, k_len),
+        )
+
+    def spec(self, dims: str, keys_split: bool) -> PartitionSpec:
+        by = dict(b=self.rows, h=self.heads, k=self.heads, t=self.positions)
+        if keys_split:
+            by["s"] = self.positions
+        return PartitionSpec(*(by.get(dim, ()) for dim in dims))
+
+
+def over_devices(
     fn: Callable, dims: tuple[str, ...], out_dims: tuple[str, ...], *args: Array
 ) -> tuple[Array, ...]:
-    """`fn(*args)`, on every device over the rows and heads that it holds of the first argument.
+    """`fn(*args)`, on every device over what it holds.
 
     Args:
-      dims, out_dims: the dims of every argument and result, as above; the first argument is `Q`,
-        the second `K`.
-
-    Query heads are split with the key heads they read: not at all where these do not divide over
-    the devices.
+      fn: of arrays, a tuple of arrays. A result of the dims `K` is a sum over queries.
+      dims, out_dims: of every argument and result, as above; the first argument is `Q`, the second
+        `K`.
     """
-    if max(jax.device_count(), jax.sharding.get_abstract_mesh().size) == 1:
+    (rows, q_len, *_), (_, k_len, kv_heads, _) = args[0].shape, args[1].shape
+    split = Split.of(rows, kv_heads, q_len, k_len)
+    if not any(split):
         return fn(*args)
-    kv_heads = args[1].shape[2]
-    group = args[0].shape[2] // kv_heads
 
-    def partition(mesh, arg_shapes, result_shapes):
-        rows, _, heads, _ = arg_shapes[0].sharding.spec
-        axes = (heads,) if isinstance(heads, str) else heads or ()
-        count = 1
-        for axis in axes:
-            count *= mesh.shape[axis]
-        heads = heads if kv_heads % count == 0 else None
-        by = {"b": rows, "h": heads, "k": heads}
+    def whole(x, dims):
+        if dims != K or not split.positions:
+            return x
+        sums = jax.lax.psum_scatter(
+            x.astype(jnp.float32), SEQUENCE, scatter_dimension=1, tiled=True
+        )
+        return sums.astype(x.dtype)
 
-        def shardings(names):
-            return tuple(
-                NamedSharding(mesh, PartitionSpec(*(by.get(n) for n in name))) for name in names
-            )
+    def of_device(*args):
+        return tuple(map(whole, fn(*args), out_dims))
 
-        return mesh, fn, shardings(out_dims), shardings(dims)
+    return jax.shard_map(
+        of_device,
+        in_specs=tuple(split.spec(names, keys_split=False) for names in dims),
+        out_specs=tuple(split.spec(names, keys_split=True) for names in out_dims),
+        check_vma=False,
+    )(*args)
 
-    heads = "k" if group == 1 else "g" if kv_heads == 1 else "(k g)"
-    rule = " -> ".join(
-        ", ".join(" ".join(heads if n == "h" else n for n in name) for name in names)
-        for names in (dims, out_dims)
-    )
-    split = custom_partitioning(fn)
-    sizes = {"g": group} if "(" in heads else {}
-    # In the order in which the rule names them, which the compiler insists on.
-    whole = [n for n in dict.fromkeys(rule) if n.isalpha() and n not in "bk"]
-    split.def_partition(
-        partition, sharding_rule=rule, need_replication_factors=tuple(whole), **sizes
-    )
-    return split(*args)
+
+def queries_of_device(q_len: int, k_len: int) -> int:
+    """How many queries of a row a device works."""
+    mesh = jax.sharding.get_abstract_mesh()
+    positions = Split.of(0, 0, q_len, k_len).positions
+    return q_len // math.prod(mesh.shape[axis] for axis in positions)

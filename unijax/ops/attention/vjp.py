@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from unijax.ops.attention.split import END, ROW, K, Q, over_rows_and_heads
+from unijax.ops.attention.split import END, ROW, K, Q, over_devices
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +56,7 @@ def _forward(q, k, v, start, end, kernels, options):
     def forward(*args):
         return kernels.forward(*args, options)
 
-    return over_rows_and_heads(forward, (Q, K, K, END, END), (Q, ROW), q, k, v, start, end)
+    return over_devices(forward, (Q, K, K, END, END), (Q, ROW), q, k, v, start, end)
 
 
 def _attend_fwd(q, k, v, start, end, kernels, options):
@@ -73,7 +73,7 @@ def _attend_bwd(kernels, options, residuals, dout):
 
     delta = jnp.einsum("bthd,bthd->bht", out.astype(jnp.float32), dout.astype(jnp.float32))
     dims = (Q, K, K, END, END, Q, ROW, ROW), (Q, K, K)
-    gradients = over_rows_and_heads(backward, *dims, *inputs, dout, lse, delta)
+    gradients = over_devices(backward, *dims, *inputs, dout, lse, delta)
     return *gradients, None, None
 
 
