@@ -1,6 +1,5 @@
 """The whole path: a config, shipped data, the loop, a run directory."""
 
-import json
 import pathlib
 import re
 import shutil
@@ -9,7 +8,9 @@ import jax
 import numpy as np
 import pytest
 
+from tests import logs
 from tests.goldens import check_golden
+from tests.logs import everything
 from tests.main import tiny
 from unijax.core import tree
 from unijax.core.errors import UserError
@@ -17,16 +18,9 @@ from unijax.main.run import resolve
 from unijax.main.train import train
 from unijax.train.checkpoint import read_params, read_run
 
-TIMING = ("seconds_per_step", "tokens_per_second", "model_flops_per_second")
-
-
-def everything(run_dir: pathlib.Path) -> list[dict]:
-    return [json.loads(x) for x in (run_dir / "metrics.jsonl").read_text().splitlines()]
-
 
 def lines(run_dir: pathlib.Path) -> list[dict]:
-    rows = [row for row in everything(run_dir) if "texts" not in row]
-    return [{k: v for k, v in row.items() if not k.startswith(TIMING)} for row in rows]
+    return [row for row in logs.lines(run_dir) if "texts" not in row]
 
 
 def test_golden_loss_curve(whole):

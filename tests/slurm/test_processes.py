@@ -10,7 +10,8 @@ import time
 
 import pytest
 
-from tests.slurm.runs import NOT_ASKED, SHORT, TINY, lines
+from tests.logs import lines
+from tests.slurm.runs import NOT_ASKED, SHORT, TINY
 from unijax.core import exit_codes, status
 
 pytestmark = NOT_ASKED

@@ -10,6 +10,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from tests.logs import lines
 from tests.train.toy import Toy, ToyBatches, toy_stage
 from unijax.core import tree
 from unijax.core.errors import UserError
@@ -64,19 +65,14 @@ def test_resuming_gives_the_bits_of_never_stopping(tmp_path):
 
 
 def test_log_after_a_resume_is_the_log_of_one_run(tmp_path):
-    def lines(name):
-        rows = [json.loads(x) for x in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
-        timing = ("seconds_per_step", "model_flops_per_second")
-        return [{k: v for k, v in row.items() if not k.startswith(timing)} for row in rows]
-
     run(tmp_path / "whole")
     run(tmp_path / "cut", stop_at=10)
     # A run killed while it wrote: a line of a future that is undone, and half a line.
     with (tmp_path / "cut" / "metrics.jsonl").open("a") as f:
         f.write('{"step": 15, "loss": 9}\n{"step": 2')
     run(tmp_path / "cut")
-    assert lines("whole") == lines("cut")
-    assert [row["step"] for row in lines("cut")] == [5, 10, 15, 20]
+    assert lines(tmp_path / "whole") == lines(tmp_path / "cut")
+    assert [row["step"] for row in lines(tmp_path / "cut")] == [5, 10, 15, 20]
 
 
 def test_frozen_parameters_have_no_optimizer_state_and_do_not_move(tmp_path):
@@ -241,12 +237,6 @@ def test_a_truncated_checkpoint_is_told_not_traced(tmp_path):
 def test_a_directory_without_checkpoint_says_so(tmp_path):
     with pytest.raises(UserError, match="no checkpoint"):
         read_run(tmp_path / "nothing")
-
-
-def test_loss_that_is_not_finite_stops_the_run(tmp_path):
-    stage = toy_stage(optimizers={"main": OptimizerConfig(learning_rate=float("inf"))})
-    with pytest.raises(UserError, match="a finite loss"):
-        run(tmp_path, stage)
 
 
 def test_every_parameter_needs_a_rule_and_every_rule_a_parameter():

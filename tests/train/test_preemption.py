@@ -1,6 +1,5 @@
 """SIGTERM: saved, told, resumed to the same bits; and the status file on the way."""
 
-import json
 import os
 import pathlib
 import signal
@@ -8,6 +7,7 @@ import signal
 import jax
 import pytest
 
+from tests.logs import lines
 from tests.train.test_loop import run, same_bits
 from tests.train.toy import ToyBatches, toy_stage
 from unijax.core import status
@@ -26,12 +26,6 @@ class Interrupted(ToyBatches):
         if self._drawn == self._at:
             os.kill(os.getpid(), signal.SIGTERM)
         return super().__next__()
-
-
-def lines(run_dir: pathlib.Path) -> list[dict]:
-    rows = [json.loads(x) for x in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    timing = ("seconds_per_step", "model_flops_per_second")
-    return [{k: v for k, v in row.items() if not k.startswith(timing)} for row in rows]
 
 
 @pytest.mark.parametrize("at", [6, 9])

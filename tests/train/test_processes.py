@@ -1,8 +1,6 @@
 """Two real processes, over TCP: what one process with two devices does, preempted and resumed."""
 
-import json
 import os
-import pathlib
 import socket
 import subprocess
 import sys
@@ -11,12 +9,11 @@ import jax
 import numpy as np
 import pytest
 
+from tests.logs import lines
 from unijax.core import exit_codes, status, tree
 from unijax.core.errors import UserError
 from unijax.main import distributed
 from unijax.train.checkpoint import read_params, read_run
-
-TIMING = ("seconds_per_step", "model_flops_per_second")
 
 
 def run(processes: int, *arguments: str) -> list[int]:
@@ -41,11 +38,6 @@ def run(processes: int, *arguments: str) -> list[int]:
     said = [process.communicate(timeout=300)[1] for process in running]
     print(*said, sep="\n-----\n")
     return [process.returncode for process in running]
-
-
-def lines(run_dir: pathlib.Path) -> list[dict]:
-    rows = [json.loads(x) for x in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if not k.startswith(TIMING)} for row in rows]
 
 
 def test_two_processes_preempted_and_resumed_train_as_one_process(tmp_path):

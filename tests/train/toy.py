@@ -58,13 +58,14 @@ class ToyBatches:
     def __init__(self, seed: int = 0, rows: int = 16):
         self._seed, self._rows, self._drawn = seed, rows, 0
         self.served = []
-        self.metrics = {}
+        self.metrics, self.documents = {}, {}
 
     def __next__(self):
         rng = np.random.default_rng((self._seed, self._drawn))
         self.served.append(self._drawn)
         self._drawn += 1
         self.metrics = {"rows": self._rows}
+        self.documents = {self._drawn - 1: f"toy/{self._drawn - 1}"}
         x = rng.normal(size=(self._rows, 4)).astype(np.float32)
         weight = np.ones(self._rows, np.float32)
         return {"x": x, "y": np.tanh(x[:, 0] * x[:, 1]).astype(np.float32), "weight": weight}

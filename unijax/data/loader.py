@@ -93,6 +93,11 @@ class Loader:
         """Of the last batch; none before the first."""
         return {} if self.info is None else self.info.metrics
 
+    @property
+    def documents(self) -> dict[int, str]:
+        """Of the last global batch: source/epoch/index by uid."""
+        return {} if self.info is None else self.info.names
+
     def get_state(self) -> dict[str, Any]:
         """Plain JSON."""
         return self._batches.get_state()

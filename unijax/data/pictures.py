@@ -77,6 +77,7 @@ class PictureLoader:
     """
 
     metrics: Mapping[str, float]
+    documents: Mapping[int, str]  # of the last global batch: source/draw by uid
 
     def __init__(
         self,
@@ -91,22 +92,25 @@ class PictureLoader:
                 "data.batch", f"{config.batch} pictures and {process_count} processes",
                 "pictures that the processes can share evenly", "Change data.batch.",
             )  # fmt: skip
-        self.metrics = {}
+        self.metrics, self.documents = {}, {}
         self._config, self._tokenizer = config, tokenizer
         local = config.batch // process_count
         parts = [self._source(source, shuffle) for source in config.sources if source.weight > 0]
         weights = [source.weight for source in config.sources if source.weight > 0]
         mixed = grain.MapDataset.mix(parts, weights)
-        batches = mixed.batch(config.batch, batch_fn=list).map(
-            lambda records: self._batch(
-                records[process_index * local : (process_index + 1) * local]
-            )
-        )
+        own = slice(process_index * local, (process_index + 1) * local)
+
+        def materialise(pictures: list[Drawn]) -> tuple[ImageBatch, dict[int, str]]:
+            names = [f"{drawn.source}/{drawn.draw}" for drawn in pictures]
+            return self._batch(pictures[own]), {stable_hash(name): name for name in names}
+
+        batches = mixed.batch(config.batch, batch_fn=list).map(materialise)
         options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=max(config.prefetch, 1))
         self._batches = iter(batches.to_iter_dataset(options))
 
     def __next__(self) -> ImageBatch:
-        return next(self._batches)
+        batch, self.documents = next(self._batches)
+        return batch
 
     def get_state(self) -> dict[str, Any]:
         return self._batches.get_state()

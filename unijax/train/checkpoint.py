@@ -26,7 +26,8 @@ SCHEMA = 1
 FOLDER = "checkpoints"
 
 
-def _abstract(x: Any) -> Any:
+def abstract(x: Any) -> Any:
+    """Shapes, dtypes and shardings of a tree of arrays."""
     return jax.tree.map(
         lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=getattr(a, "sharding", None)), x
     )
@@ -69,12 +70,12 @@ class Checkpoints:
         """The newest checkpoint, in the shapes, dtypes and shardings of `state`; and `run`."""
         step = self.latest()
         items = {
-            "params": ocp.args.StandardRestore(_abstract(merge(state.params, state.frozen))),
-            "optimizer": ocp.args.StandardRestore(_abstract(state.opt_state)),
+            "params": ocp.args.StandardRestore(abstract(merge(state.params, state.frozen))),
+            "optimizer": ocp.args.StandardRestore(abstract(state.opt_state)),
             "run": ocp.args.JsonRestore(),
         }
         if state.ema is not None:
-            items["ema"] = ocp.args.StandardRestore(_abstract(state.ema))
+            items["ema"] = ocp.args.StandardRestore(abstract(state.ema))
         with _readable(self._directory / str(step)):
             got = self._manager.restore(step, args=ocp.args.Composite(**items))
         params, frozen = split(got["params"], rules)
@@ -177,7 +178,7 @@ def read_params(path: str | pathlib.Path, like: Params | None = None) -> Params:
         if like is None:
             target = stored
         else:
-            target = tree.flatten(_abstract(like))
+            target = tree.flatten(abstract(like))
             check_same(
                 str(path),
                 {p: a.shape for p, a in stored.items()},

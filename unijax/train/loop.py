@@ -4,28 +4,30 @@ Its order is fixed: save if due, evaluate if due, next batch, step, report. Savi
 evaluating, so that an evaluation that fails loses nothing; the batch is drawn after the save, so
 that the data state that is saved names exactly the batches that were trained on. A run that is
 asked to end saves, evaluates if that was due, and ends there.
+
+What a step did is judged a step late (`train.guard`), and always before the state is saved.
 """
 
 import contextlib
 import dataclasses
-import math
 import pathlib
 import sys
-import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from unijax.core.errors import Preempted, UserError
-from unijax.core.processes import is_lead
+from unijax.core.files import atomic_file
+from unijax.core.processes import is_lead, of_the_lead
 from unijax.core.system import Metrics
 from unijax.train import metrics as metrics_lib
-from unijax.train.checkpoint import Checkpoints
+from unijax.train.checkpoint import Checkpoints, abstract
+from unijax.train.events import Events
+from unijax.train.guard import POLICIES, Guard
 from unijax.train.preemption import Preemption
+from unijax.train.report import Report
 from unijax.train.resume import check_resumable
 from unijax.train.stage import Rule
 from unijax.train.state import TrainState
@@ -42,6 +44,10 @@ class LoopConfig:
       save_every: checkpoints.
       keep: number of newest checkpoints that stay.
       writers: some of "jsonl", "tensorboard", "wandb".
+      non_finite: what follows a step whose loss or gradient is not finite; it is never applied.
+        "stop"; "skip": go on with the next batch; "roll_back": go on from the last checkpoint with
+        the data that follows.
+      max_non_finite: so many such steps of a run are skipped or undone, then it stops.
     """
 
     log_every: int = 50
@@ -49,13 +55,19 @@ class LoopConfig:
     save_every: int = 0
     keep: int = 2
     writers: tuple[str, ...] = ("jsonl", "tensorboard")
+    non_finite: str = "stop"
+    max_non_finite: int = 10
 
     def __post_init__(self):
         if unknown := sorted(set(self.writers) - set(WRITERS)):
             raise UserError(
                 "loop.writers", f"{unknown}", f"some of {sorted(WRITERS)}", "Correct the config."
             )
-        for name, least in (("log_every", 1), ("eval_every", 0), ("save_every", 0), ("keep", 1)):
+        if self.non_finite not in POLICIES:
+            found = repr(self.non_finite)
+            raise UserError("loop.non_finite", found, f"one of {POLICIES}", "Correct the config.")
+        leasts = {"log_every": 1, "eval_every": 0, "save_every": 0, "keep": 1, "max_non_finite": 0}
+        for name, least in leasts.items():
             if getattr(self, name) < least:
                 found = f"{getattr(self, name)}"
                 raise UserError(f"loop.{name}", found, f"{least} or more", "Change it.")
@@ -75,9 +87,11 @@ class Batches(Protocol):
 
     Attributes:
       metrics: what the host knows of the last batch, such as the realised shares of a mixture.
+      documents: names of its documents by uid, those of all processes.
     """
 
     metrics: Mapping[str, int | float]
+    documents: Mapping[int, str]
 
     def __next__(self) -> Any: ...
 
@@ -116,48 +130,77 @@ def fit(
       more_writers: beside those that the config names.
 
     Raises:
-      UserError: if a loss is not finite, or the checkpoint there is of another run.
+      UserError: where steps are not finite and the config does not let that pass, or the
+        checkpoint there is of another run.
       Preempted: on SIGTERM, when all is saved.
     """
     checkpoints = Checkpoints(run_dir, config.keep)
+    events = Events(run_dir)
+    guard = Guard(config.non_finite, config.max_non_finite, events)
+    like = abstract(state)
     saved: dict = {}
     if checkpoints.latest() is not None:
         changed = check_resumable(str(run_dir), checkpoints.read_run(), run)
         if changed and is_lead():
             tell = (f"{key} {old!r} -> {new!r}" for key, (old, new) in changed.items())
             print("resuming with changes:", ", ".join(tell), file=sys.stderr)
-        state, saved = checkpoints.restore(state, rules)
+        jax.tree.map(lambda x: x.delete(), state)  # there may not be room for two
+        state, saved = checkpoints.restore(like, rules)
         batches.set_state(saved["data"])
-    start = int(state.step)
+        guard.resume(saved.get("guard"))
+    step = int(state.step)
     end = steps if stop_at is None else min(stop_at, steps)
-    writers = Writers(config.writers, run_dir, start, more_writers)
-    saved_step = evaluated_step = start if start else -1
+    saved_step = step if saved else -1
+    evaluated = Evaluated(run_dir, step)
 
     def due(every: int, step: int) -> bool:
         return step == steps or (every > 0 and step > 0 and step % every == 0)
 
-    report = _Report(writers, run["stage"], start, steps, saved.get("report"))
+    def open_log(step: int, saved: dict) -> tuple[Writers, Report]:
+        half = due(config.eval_every, step) and step != evaluated.step
+        writers = Writers(config.writers, run_dir, step, half, more_writers)
+        return writers, Report(writers, run["stage"], step, steps, saved.get("report"))
+
+    writers, report = open_log(step, saved)
     with contextlib.ExitStack() as at_end:
         preemption = at_end.enter_context(Preemption())
         at_end.callback(checkpoints.close)
-        at_end.callback(writers.close)
-        at_end.callback(report.close)
-        for step in range(start, end + 1):
-            asked_to_end = preemption.reached(step) and step != end
+        at_end.callback(lambda: writers.close())
+        at_end.callback(lambda: report.close())
+        while True:
+            asked_to_end = preemption.reached() and step != end
             save = due(config.save_every, step) or step == end or asked_to_end
-            if save and step != saved_step:
-                report.flush()
-                checkpoints.save(state, run | {"report": report.pending()}, batches.get_state())
-            if due(config.eval_every, step) and step != evaluated_step:
-                report.flush()
-                for evaluator in evaluators.values():
-                    evaluator(state, step, writers)
-                report.restart_clock()
-            if step == end or asked_to_end:
-                break
-            state, step_metrics = train_step(state, put(next(batches)))
-            emit = due(config.log_every, step + 1)
-            report.add(step + 1, step_metrics, batches.metrics, emit)
+            save |= config.non_finite == "roll_back" and saved_step == -1  # there must be one
+            undo = save and guard.must_roll_back(leave=0)
+            if not undo:
+                if save and step != saved_step:
+                    report.flush()
+                    more = {"report": report.pending(), "guard": guard.state()}
+                    checkpoints.save(state, run | more, batches.get_state())
+                    saved_step = step
+                if due(config.eval_every, step) and step != evaluated.step:
+                    report.flush()
+                    for evaluator in evaluators.values():
+                        evaluator(state, step, writers)
+                    evaluated.finish(step)
+                    report.restart_clock()
+                if step == end or asked_to_end:
+                    break
+                state, step_metrics = train_step(state, put(next(batches)))
+                step += 1
+                report.add(step, step_metrics, batches.metrics, due(config.log_every, step))
+                guard.add(step, step_metrics, batches.documents)
+                undo = guard.must_roll_back(leave=1)
+            if undo:
+                checkpoints.wait()
+                del state  # there may not be room for two
+                state, saved = checkpoints.restore(like, rules)
+                step = saved_step = int(state.step)
+                guard.roll_back(saved.get("guard"))
+                report.close()
+                writers.close()
+                evaluated = Evaluated(run_dir, step)
+                writers, report = open_log(step, saved)
         report.flush()
         checkpoints.wait()
     if asked_to_end:
@@ -165,74 +208,26 @@ def fit(
     return state
 
 
-class _Report:
-    """Adds metrics up on the device and writes them a step late, so that the host never waits."""
+class Evaluated:
+    """The step of the last evaluation that was finished: a run may be killed before, or in, one.
 
-    def __init__(
-        self, writers: Writers, stage: str, start: int, steps: int, pending: dict | None = None
-    ):
-        """`pending` is what a run that is resumed had added up."""
-        self._writers = writers
-        self._bar = tqdm(
-            total=steps, initial=start, desc=stage, unit="step", dynamic_ncols=True,
-            disable=not is_lead(),
-        )  # fmt: skip
-        pending = pending or {"total": {}, "host": {}, "count": 0}
-        total = {name: tuple(map(np.float32, pair)) for name, pair in pending["total"].items()}
-        self._total: Metrics | None = total or None
-        self._host: Counter[str] = Counter(pending["host"])
-        self._count: int = pending["count"]
-        self._ready: tuple[int, int, Metrics, Counter[str]] | None = None
-        self.restart_clock()
+    It stands in a file of its own, as saving comes before evaluating.
+    """
 
-    def pending(self) -> dict:
-        """The sums of a period that is not over, as JSON. Floats keep their bits. Waits."""
-        total = jax.device_get(self._total or {})
-        total = {name: list(map(float, pair)) for name, pair in total.items()}
-        return {"total": total, "host": dict(self._host), "count": self._count}
+    def __init__(self, run_dir: pathlib.Path, start: int):
+        """A later step than `start` is of a history that is undone."""
+        self._path = run_dir / "evaluated"
+        step = int(self._path.read_text()) if is_lead() and self._path.exists() else -1
+        step = int(of_the_lead(np.asarray(step, np.int32)))
+        self.step = step if step <= start else -1
+        if self.step != step and is_lead():
+            self._path.unlink()
 
-    def restart_clock(self) -> None:
-        """Time spent outside of training does not count as step time."""
-        self._clock = time.perf_counter()
-
-    def add(self, step: int, metrics: Metrics, host: Mapping[str, int | float], emit: bool) -> None:
-        self._host.update(host)
-        self._total = metrics if self._total is None else metrics_lib.add(self._total, metrics)
-        self._count += 1
-        self._bar.update(1)
-        self.flush()
-        if emit:
-            self._ready = (step, self._count, self._total, self._host)
-            self._total, self._count, self._host = None, 0, Counter()
-
-    def flush(self) -> None:
-        """Writes the period that was closed before the newest step was dispatched."""
-        if self._ready is None:
-            return
-        step, count, total, host = self._ready
-        self._ready = None
-        values = metrics_lib.quotients(total)
-        values |= {f"data/{name}": value / count for name, value in host.items()}
-        now = time.perf_counter()
-        seconds, self._clock = (now - self._clock) / count, now
-        values["seconds_per_step"] = seconds
-        if "tokens" in values:
-            values["tokens_per_second"] = values["tokens"] / seconds
-        # By the pairs that attention sees, and as if every row were one causal document.
-        values["model_flops_per_second"] = values["flops"] / seconds
-        values["model_flops_per_second_if_causal"] = values["flops_if_causal"] / seconds
-        self._writers.scalars(step, values)
-        self._bar.set_postfix(loss=f"{values['loss']:.3f}", refresh=False)
-        if not math.isfinite(values["loss"]):
-            raise UserError(
-                f"step {step}",
-                f"loss {values['loss']}",
-                "a finite loss",
-                "Lower the learning rate or inspect the data; the last checkpoint is intact.",
-            )
-
-    def close(self) -> None:
-        self._bar.close()
+    def finish(self, step: int) -> None:
+        self.step = step
+        if is_lead():
+            with atomic_file(self._path) as temporary:
+                temporary.write_text(f"{step}\n")
 
 
 def validation(

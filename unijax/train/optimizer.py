@@ -86,15 +86,31 @@ class GroupedOptimizer:
         parts = self.split(params)
         return {name: opt.init(parts[name]) for name, opt in self._optimizers.items()}
 
-    def update(self, grads: dict, state: dict, params: dict) -> tuple[dict, dict, dict]:
-        """New parameters, new state, and the norm of each group's raw gradient."""
+    def norms(self, grads: dict) -> dict[str, jax.Array]:
+        """The norm of each group's raw gradient."""
+        return {name: optax.global_norm(part) for name, part in self.split(grads).items()}
+
+    def update(self, grads: dict, state: dict, params: dict, apply: jax.Array) -> tuple[dict, dict]:
+        """New parameters and new state; the old ones where `apply`, a bool scalar, is false.
+
+        Schedules count the step in any case: they are functions of the step.
+        """
+
+        def chosen(new, old):
+            if isinstance(new, optax.ScaleByScheduleState):
+                return new
+            return jax.tree.map(lambda n, o: jnp.where(apply, n, o), new, old)
+
         grads, parts = self.split(grads), self.split(params)
-        flat, new_state, norms = {}, {}, {}
+        flat, new_state = {}, {}
         for name, opt in self._optimizers.items():
-            norms[name] = optax.global_norm(grads[name])
-            updates, new_state[name] = opt.update(grads[name], state[name], parts[name])
-            flat |= tree.flatten(optax.apply_updates(parts[name], updates))
-        return tree.unflatten(flat), new_state, norms
+            updates, new = opt.update(grads[name], state[name], parts[name])
+            new_state[name] = jax.tree.map(
+                chosen, new, state[name],
+                is_leaf=lambda x: isinstance(x, optax.ScaleByScheduleState),
+            )  # fmt: skip
+            flat |= tree.flatten(chosen(optax.apply_updates(parts[name], updates), parts[name]))
+        return tree.unflatten(flat), new_state
 
     def learning_rates(self, step: jax.Array) -> dict[str, jax.Array]:
         return {name: jnp.asarray(fn(step)) for name, fn in self.schedules.items()}

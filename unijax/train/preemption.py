@@ -12,12 +12,12 @@ class Preemption:
     """Between entering and leaving, SIGTERM does not end the process: `reached` tells of it.
 
     With one process the signal is caught here. With several, JAX's preemption service catches it
-    from `jax.distributed.initialize` on, whichever of them gets it, and names one step that all
+    from `jax.distributed.initialize` on, whichever of them gets it, and names one moment that all
     reach, so that all save the same.
     """
 
     def __init__(self):
-        self._told = False
+        self._told, self._asked = False, 0
         self._before = None
 
     def __enter__(self) -> "Preemption":
@@ -33,8 +33,9 @@ class Preemption:
     def _tell(self, number: int, frame: types.FrameType | None) -> None:
         self._told = True
 
-    def reached(self, step: int) -> bool:
-        """Whether the run should end at this step. To be asked at every step, by every process."""
+    def reached(self) -> bool:
+        """Whether the run should end here. To be asked before every step, by every process."""
         if jax.process_count() == 1:
             return self._told
-        return multihost_utils.reached_preemption_sync_point(step)
+        self._asked += 1  # not the step, which may go back
+        return multihost_utils.reached_preemption_sync_point(self._asked)

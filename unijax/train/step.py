@@ -5,9 +5,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax import Array
 
 from unijax.core.system import Metrics, System
+from unijax.train.metrics import APPLIED, PART_NORM
 from unijax.train.optimizer import GroupedOptimizer
 from unijax.train.stage import Rule
 from unijax.train.state import TrainState, evaluation_params, merge
@@ -79,6 +81,9 @@ def make_train_step(
 ) -> Callable[[TrainState, Any], tuple[TrainState, Metrics]]:
     """`(state, batch) -> (state, metrics)`, to be jitted with the state donated.
 
+    Where the loss or a gradient is not finite, parameters, moments and averages stay as they are;
+    the step counts, and so do the schedules.
+
     Args:
       parts: the rows of a step are worked in so many parts, one after another, to the sums and
         gradients of the whole: denominators are those of the step. It divides the rows.
@@ -98,18 +103,26 @@ def make_train_step(
             return jax.value_and_grad(objective, has_aux=True)(state.params)
 
         (loss, metrics), grads = sum_over_parts(work, batch, parts)
-        params, opt_state, norms = optimizer.update(grads, state.opt_state, state.params)
+        norms = optimizer.norms(grads)
+        # A step whose loss or gradient is not finite is not applied; the host reads of it later.
+        applied = jnp.isfinite(loss) & jnp.all(jnp.isfinite(jnp.stack(list(norms.values()))))
+        params, opt_state = optimizer.update(grads, state.opt_state, state.params, applied)
         ema = state.ema
         if ema is not None:
             # Early on the average follows closely, or it would remember the random start.
             decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
-            ema = jax.tree.map(lambda e, p: e + (1 - decay) * (p - e), ema, params)
+            ema = jax.tree.map(
+                lambda e, p: jnp.where(applied, e + (1 - decay) * (p - e), e), ema, params
+            )
         metrics = metrics | system.counts(batch)
         metrics["loss"] = _once(loss)
+        metrics[APPLIED] = _once(applied)
         metrics["flops"] = _once(training_flops(system, batch, rules))
         metrics["flops_if_causal"] = _once(training_flops(system, batch, rules, as_causal=True))
         for name, value in norms.items():
             metrics[f"grad_norm/{name}"] = _once(value)
+        for part, leaves in grads.items():
+            metrics[f"{PART_NORM}{part}"] = _once(optax.global_norm(leaves))
         for name, value in optimizer.learning_rates(state.step).items():
             metrics[f"learning_rate/{name}"] = _once(value)
         state = state.replace(step=state.step + 1, params=params, opt_state=opt_state, ema=ema)

@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from unijax.core.errors import UserError
+from unijax.core.files import atomic_file
 from unijax.core.processes import is_lead
 
 
@@ -27,19 +28,29 @@ class Writer(Protocol):
 class JsonlWriter:
     """One JSON object a line: `{"step": ..., name: value, ...}`. Pictures become PNG files."""
 
-    def __init__(self, run_dir: pathlib.Path, resume_step: int):
-        """Lines after `resume_step` belong to a history that is being rewritten: they are cut."""
+    def __init__(self, run_dir: pathlib.Path, resume_step: int, evaluates_again: bool):
+        """Lines of a history that is being rewritten are cut.
+
+        Those are the lines after `resume_step`, and where the evaluation of that step is to be made
+        again all lines of that step but the first, which is of training.
+        """
         self._dir = run_dir
         path = run_dir / "metrics.jsonl"
-        kept = []
+        kept: list[str] = []
+        last = -1
         if path.exists():
             for line in path.read_text().splitlines():
                 try:
-                    if json.loads(line)["step"] <= resume_step:
-                        kept.append(line)
+                    step = json.loads(line)["step"]
                 except json.JSONDecodeError:
-                    pass  # the line that was being written when the run was killed
-        path.write_text("".join(line + "\n" for line in kept))
+                    continue  # the line that was being written when the run was killed
+                if step < resume_step or (
+                    step == resume_step and not (evaluates_again and last == step)
+                ):
+                    kept.append(line)
+                last = step
+        with atomic_file(path) as temporary:
+            temporary.write_text("".join(line + "\n" for line in kept))
         self._file = path.open("a", buffering=1)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
@@ -63,7 +74,8 @@ class JsonlWriter:
 class TensorBoardWriter:
     """Event files by tensorboardX, which needs no TensorFlow."""
 
-    def __init__(self, run_dir: pathlib.Path, resume_step: int):
+    def __init__(self, run_dir: pathlib.Path, resume_step: int, evaluates_again: bool):
+        del evaluates_again  # the same values at the same step
         from tensorboardX import SummaryWriter
 
         self._writer = SummaryWriter(str(run_dir / "tensorboard"), purge_step=resume_step + 1)
@@ -87,8 +99,9 @@ class TensorBoardWriter:
 class WandbWriter:
     """Weights & Biases, where its package is installed and configured by its own environment."""
 
-    def __init__(self, run_dir: pathlib.Path, resume_step: int):
-        del resume_step  # the service refuses steps that went by; it keeps the first history
+    def __init__(self, run_dir: pathlib.Path, resume_step: int, evaluates_again: bool):
+        # The service refuses steps that went by; it keeps the first history.
+        del resume_step, evaluates_again
         try:
             import wandb
         except ImportError as e:
@@ -127,12 +140,14 @@ class Writers:
         names: Sequence[str],
         run_dir: pathlib.Path,
         resume_step: int,
+        evaluates_again: bool = False,
         more: Sequence[Writer] = (),
     ):
-        """`names` are keys of `WRITERS`; `more` are writers beside those."""
+        """`names` are keys of `WRITERS`; `more` are writers beside those. See `JsonlWriter`."""
         self._writers: list[Writer] = []
         if is_lead():
-            self._writers = [*(WRITERS[name](run_dir, resume_step) for name in names), *more]
+            own = (WRITERS[name](run_dir, resume_step, evaluates_again) for name in names)
+            self._writers = [*own, *more]
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         for writer in self._writers:
