@@ -19,7 +19,7 @@ setup(
     packages=find_packages(include=["unijax", "unijax.*", "launch"]),
     package_data={"unijax.ops.attention": ["block_sizes.json"]},
     install_requires=[
-        "jax>=0.10.2,<0.12",
+        "jax>=0.10.2,<0.11",
         "flax>=0.12.8,<0.14",
         "optax>=0.2.8,<0.4",
         "orbax-checkpoint>=0.12.8,<0.14",
