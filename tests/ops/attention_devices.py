@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 from unijax.core.mesh import DATA, FSDP, SEQUENCE, TENSOR
 from unijax.ops.attention import attention
 from unijax.ops.attention.cases import Case, case_intervals
+from unijax.ops.attention.pallas_tpu import attention_tpu
 
 MESHES = {
     "rows and heads": {DATA: 2, FSDP: 2, TENSOR: 2},
@@ -110,10 +111,25 @@ def check_half_precision() -> None:
         assert np.abs(np.asarray(x, np.float32) - y).max() <= 2**-6 * np.abs(y).max()
 
 
+def check_sizes_that_do_not_divide() -> None:
+    """Every device works all then; a kernel is not left to the compiler, which cannot split it."""
+    axes = MESHES["rows and heads"]
+    mesh = Mesh(np.array(jax.devices()).reshape(*axes.values()), tuple(axes))
+    arrays = [x[:3] for x in inputs(2, 1)]
+    options = IMPLEMENTATIONS["tpu"]
+    attend = both(functools.partial(attention, implementation="tpu", **options))
+    compiled = both(functools.partial(attention_tpu, scale=1.0))
+    want = jax.jit(both(functools.partial(attention, implementation="reference")))(*arrays)
+    with jax.set_mesh(mesh):
+        close(jax.jit(attend)(*arrays), want)
+        jax.jit(compiled).trace(*arrays).lower(lowering_platforms=("tpu",))
+
+
 if __name__ == "__main__":
     for axes in MESHES.values():
         for heads in HEADS:
             check(axes, *heads)
     check_by_hand()
     check_half_precision()
+    check_sizes_that_do_not_divide()
     print("equal")

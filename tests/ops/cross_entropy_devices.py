@@ -136,6 +136,23 @@ def check(case: Case, head, shapes, by_class) -> None:
     assert bool(inside_loops(traced.jaxpr)) == split
 
 
+def check_rows_that_do_not_divide() -> None:
+    """Every device works all of them then."""
+    head, shapes, by_class = HEADS["mlp"]
+    for axes, part in (
+        ({DATA: 8}, np.s_[:3]),
+        ({SEQUENCE: 2, TENSOR: 4}, np.s_[:, :11]),
+        ({DATA: 2, FSDP: 2, SEQUENCE: 2}, np.s_[:3, :11]),
+    ):
+        case = Case(axes)
+        params, *rest = inputs(case, shapes)
+        args = params, *(x[part] for x in rest)
+        want = both(functools.partial(dense_loss, head, z_weight=0.1))(*args)
+        with jax.set_mesh(case.mesh):
+            found = fused(head, by_class)(*args)
+        jax.tree.map(assert_close, found, want)
+
+
 def check_empty_chunks() -> None:
     """Counted where they run: every device works the chunks that its own rows fill."""
     calls = []
@@ -168,6 +185,7 @@ if __name__ == "__main__":
     for case in CASES.values():
         for head in HEADS.values():
             check(case, *head)
+    check_rows_that_do_not_divide()
     check_empty_chunks()
     check_half_precision()
     print("equal")

@@ -10,6 +10,7 @@ of the answer and largest logit of a chunk are put together from what each devic
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -56,7 +57,7 @@ def head_loss(
     """Summed cross-entropy of `head(params, hidden)` against `target`.
 
     On several devices the mesh of the context says what each holds (`core.mesh`): B is split over
-    `data` and `fsdp`, T over `sequence`, classes over `tensor` if their number divides.
+    `data` and `fsdp`, T over `sequence`, classes over `tensor`, each if its size divides.
 
     Args:
       head: linear layer or small network, position by position. Its parameters come in the dtype of
@@ -72,7 +73,7 @@ def head_loss(
     """
     weight = jax.lax.stop_gradient(weight.astype(jnp.float32))
     by_class = jax.tree.broadcast(by_class, params)
-    split = _split(params, by_class)
+    split = _split(target.shape, params, by_class)
     place = PartitionSpec(split.rows, split.length)
     of_params, of_sums = (jax.tree.map(f, params, by_class) for f in (split.leaf, split.gradient))
 
@@ -150,14 +151,20 @@ class _Split(NamedTuple):
         return _over(jax.lax.psum, gradient, axes)
 
 
-def _split(params: Params, by_class: Any) -> _Split:
-    classes = axes_in_use(TENSOR)
-    if classes:
-        count = jax.sharding.get_abstract_mesh().shape[TENSOR]
-        leaves = zip(jax.tree.leaves(params), jax.tree.leaves(by_class))
-        divides = [leaf.shape[-1] % count == 0 for leaf, named in leaves if named]
-        classes = classes if divides and all(divides) else ()
-    return _Split(axes_in_use(DATA, FSDP), axes_in_use(SEQUENCE), classes)
+def _split(shape: tuple[int, int], params: Params, by_class: Any) -> _Split:
+    """Axes that divide the rows and positions of `shape`, and all leaves that end with classes."""
+    mesh = jax.sharding.get_abstract_mesh()
+
+    def dividing(axes, *sizes):
+        count = math.prod(mesh.shape[axis] for axis in axes)
+        return axes if sizes and all(size % count == 0 for size in sizes) else ()
+
+    leaves = zip(jax.tree.leaves(params), jax.tree.leaves(by_class))
+    return _Split(
+        dividing(axes_in_use(DATA, FSDP), shape[0]),
+        dividing(axes_in_use(SEQUENCE), shape[1]),
+        dividing(axes_in_use(TENSOR), *(leaf.shape[-1] for leaf, named in leaves if named)),
+    )
 
 
 def _work(head, chunk, z_weight, split, by_class, differentiate, params, hidden, target, weight):
