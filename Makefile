@@ -59,9 +59,7 @@ $(VENV)/ready: requirements.txt setup.py
 
 .venv-compile/ready:
 	$(PYTHON) -m venv .venv-compile
-	.venv-compile/bin/python -m pip install -q "jax[cuda13,tpu]>=0.10.2,<0.11" \
-	    "flax>=0.12.8,<0.14" "jaxtyping>=0.3.3,<0.5"
-	.venv-compile/bin/python -m pip install -q --no-deps -e .
+	.venv-compile/bin/python -m pip install -q -e . "jax[cuda13,tpu]>=0.10.2,<0.11"
 	touch $@
 
 clean:

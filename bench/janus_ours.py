@@ -89,7 +89,8 @@ def recipe(case: Case, folder: pathlib.Path, cache_frozen: bool) -> dict:
     tokenizer = tokenizers.load(folder / "run" / "tokenizer")
     run = run_config(case, cache_frozen)
     began = time.perf_counter()
-    loader, _ = rows(run, training.system, training.params, tokenizer, folder / "cache")
+    share = {"process_index": 0, "process_count": 1}
+    loader, _ = rows(run, training.system, training.params, tokenizer, folder / "cache", share)
     ahead = time.perf_counter() - began
 
     def steps(count: int) -> dict:

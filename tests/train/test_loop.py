@@ -266,3 +266,15 @@ def test_a_full_disk_is_told_and_leaves_no_half_checkpoint(tmp_path, monkeypatch
     with pytest.raises(UserError, match=r"no space left on the disk.*resumes from step 0"):
         run(tmp_path)
     assert not half.exists()
+
+
+def test_a_step_that_moves_something_from_the_host_is_refused(tmp_path, monkeypatch):
+    """What is not put beforehand would be waited for by every step."""
+    built = setup.build
+
+    def without_put(*args, **kwargs):
+        return dataclasses.replace(built(*args, **kwargs), put=lambda batch: batch)
+
+    monkeypatch.setattr(setup, "build", without_put)
+    with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
+        run(tmp_path)

@@ -2,7 +2,8 @@
 
 LAYERS = "layers"  # scanned stack of blocks
 VOCAB = "vocab"  # text vocabulary
-CODES = "codes"  # image codebook entries, also the classes of the image head
+CODES = "codes"  # classes of the image head
+CODEBOOK = "codebook"  # entries of a table of image codes, which is narrow and stays whole
 CODE_DIM = "code_dim"  # width of an image code
 EMBED = "embed"  # residual width of the decoder
 MLP = "mlp"  # hidden width of a decoder MLP, or of an adaptor
@@ -20,7 +21,7 @@ NORM = "norm"  # scales and offsets of norms, biases: small vectors that stay wh
 
 ALL = frozenset(
     {
-        LAYERS, VOCAB, CODES, CODE_DIM, EMBED, MLP, HEADS, KV_HEADS, VISION_EMBED, VISION_MLP,
-        VISION_HEADS, PATCH, POSITIONS, CONV_IN, CONV_OUT, SPATIAL, NORM,
+        LAYERS, VOCAB, CODES, CODEBOOK, CODE_DIM, EMBED, MLP, HEADS, KV_HEADS, VISION_EMBED,
+        VISION_MLP, VISION_HEADS, PATCH, POSITIONS, CONV_IN, CONV_OUT, SPATIAL, NORM,
     }
 )  # fmt: skip

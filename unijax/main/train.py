@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import pathlib
+import sys
 from typing import Any
 
 import jax
@@ -30,7 +31,7 @@ from unijax.main import cache, samples
 from unijax.main.config import to_json
 from unijax.main.run import RunConfig, make_system
 from unijax.ops.image import to_signed
-from unijax.parallel.sharding import batch_sharding, make_mesh
+from unijax.parallel.sharding import describe, make_mesh, reader, row_shards
 from unijax.systems.janus import Janus
 from unijax.systems.tokenizer import Tokenizer as TokenizerSystem
 from unijax.train import setup
@@ -79,15 +80,19 @@ def _train(
     system = make_system(run)
     mesh = make_mesh(run.mesh)
     check_rows(run, mesh)
+    if is_lead():
+        print(describe(mesh, run.mesh.table), file=sys.stderr)
+    index, count = reader(mesh)
+    share = {"process_index": index, "process_count": count}
     trainer = setup.build(
         system, run.stage, mesh, run.mesh.table, system.dtype, run.seed, run.accumulate
     )
     tokenizer = load_tokenizer(run.tokenizer) if run.tokenizer else None
     params = initial_params(run, trainer, init_from)
     if isinstance(run.data, PictureConfig):
-        batches, held_out = pictures(run, tokenizer)
+        batches, held_out = pictures(run, tokenizer, share)
     else:
-        batches, held_out = rows(run, system, params, tokenizer, run_dir)
+        batches, held_out = rows(run, system, params, tokenizer, run_dir, share)
     checks = {}
     if held_out:
         checks["validation"] = validation("validation", trainer.eval_step, held_out, trainer.put)
@@ -121,13 +126,13 @@ def _train(
 def check_rows(run: RunConfig, mesh: Mesh) -> None:
     """Raises UserError where a step's rows do not divide over parts and devices."""
     name = "batch" if isinstance(run.data, PictureConfig) else "rows"
-    rows, devices = getattr(run.data, name), batch_sharding(mesh).num_devices
-    if run.accumulate < 1 or rows % (run.accumulate * devices):
+    rows, shards = getattr(run.data, name), row_shards(mesh)
+    if run.accumulate < 1 or rows % (run.accumulate * shards):
         raise UserError(
             f"data.{name}",
-            f"{rows} in {run.accumulate} parts (accumulate) on {devices} devices",
+            f"{rows} in {run.accumulate} parts (accumulate), split over {shards} (data x fsdp)",
             "as many rows on every device in every part",
-            f"Make it a multiple of {max(run.accumulate, 1) * devices}, or change the parts.",
+            f"Make it a multiple of {max(run.accumulate, 1) * shards}, or change the parts.",
         )
 
 
@@ -166,32 +171,38 @@ def initial_params(run: RunConfig, trainer: Trainer, init_from: str | None) -> P
     return params
 
 
-def _this_process() -> dict[str, int]:
-    return {"process_index": jax.process_index(), "process_count": jax.process_count()}
-
-
-def pictures(run: RunConfig, tokenizer: Tokenizer | None) -> tuple[PictureLoader, list[ImageBatch]]:
-    """The stream of pictures to train on, and the held-out batches."""
-    loader = PictureLoader(run.data, tokenizer, **_this_process())
+def pictures(
+    run: RunConfig, tokenizer: Tokenizer | None, share: dict[str, int]
+) -> tuple[PictureLoader, list[ImageBatch]]:
+    """The stream of pictures to train on, and the held-out batches; this process's share."""
+    loader = PictureLoader(run.data, tokenizer, **share)
     if not run.validation.batches:
         return loader, []
     sources = tuple(s for group in run.validation.groups for s in group.sources)
     data = dataclasses.replace(run.data, sources=sources)
-    fixed = PictureLoader(data, tokenizer, **_this_process(), shuffle=False)
+    fixed = PictureLoader(data, tokenizer, **share, shuffle=False)
     return loader, take(fixed, run.validation.batches)
 
 
 def rows(
-    run: RunConfig, system: Janus, params: Params, tokenizer: Tokenizer, run_dir: pathlib.Path
+    run: RunConfig,
+    system: Janus,
+    params: Params,
+    tokenizer: Tokenizer,
+    run_dir: pathlib.Path,
+    share: dict[str, int],
 ) -> tuple[Loader, list[PackedBatch]]:
-    """The stream of packed rows to train on, and the held-out batches, which never change."""
+    """The stream of packed rows to train on, and the held-out batches, which never change.
+
+    `share` says which rows of a batch this process reads (`parallel.sharding.reader`).
+    """
     check_vocab(tokenizer, run.model.text.vocab_size)
     tables = cached_tables(run, system, params, tokenizer, run_dir) if run.cache_frozen else None
-    loader = Loader(run.data, tokenizer, cached=tables, **_this_process())
+    loader = Loader(run.data, tokenizer, cached=tables, **share)
     if not run.validation.batches:
         return loader, []
     data = dataclasses.replace(run.data, groups=run.validation.groups)
-    fixed = fixed_batches(data, tokenizer, run.validation.batches, cached=tables, **_this_process())
+    fixed = fixed_batches(data, tokenizer, run.validation.batches, cached=tables, **share)
     return loader, fixed
 
 

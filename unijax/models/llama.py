@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 
 from unijax.core import axes
 from unijax.core.errors import UserError
+from unijax.core.mesh import POSITIONS, ROWS, WHOLE, lay
 from unijax.nn.layers import Dense, Embed, RMSNorm
 from unijax.nn.stack import stack
 from unijax.ops.attention import attention
@@ -175,6 +176,7 @@ class Layer(nn.Module):
     def __call__(self, x, cache, shared):
         eps = self.config.rms_norm_eps
         kinds = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        x = lay(x, ROWS, POSITIONS, WHOLE)
         h = RMSNorm(eps, name="input_layernorm", **kinds)(x)
         h, cache = Attention(self.config, name="self_attn", **kinds)(h, cache, *shared)
         x = x + h

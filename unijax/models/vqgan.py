@@ -26,6 +26,7 @@ from jaxtyping import Float, Int
 
 from unijax.core import axes
 from unijax.core.errors import UserError
+from unijax.core.mesh import IMAGES, WHOLE, lay
 from unijax.nn.conv_blocks import (
     NORM_EPSILON,
     NORM_GROUPS,
@@ -144,6 +145,7 @@ class Encoder(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B height width 3"]) -> Float[Array, "B h w c"]:
         cfg, kinds = self.config, {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        x = lay(x, IMAGES, WHOLE, WHOLE, WHOLE)
         x = Conv(cfg.base_channels, 3, padding=SAME_3X3, name="conv_in", **kinds)(x)
         for level, channels in enumerate(cfg.level_channels):
             coarsest = level == len(cfg.level_channels) - 1
@@ -220,7 +222,7 @@ class Codebook(nn.Module):
 
     def setup(self):
         init = nn.with_logical_partitioning(
-            nn.initializers.normal(self.embed_dim**-0.5), (axes.CODES, axes.CODE_DIM)
+            nn.initializers.normal(self.embed_dim**-0.5), (axes.CODEBOOK, axes.CODE_DIM)
         )
         shape = (self.num_embeddings, self.embed_dim)
         self.embedding = self.param("embedding", init, shape, self.param_dtype)

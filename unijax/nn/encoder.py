@@ -11,6 +11,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Float, Int
 
 from unijax.core import axes
+from unijax.core.mesh import POSITIONS, ROWS, WHOLE, lay
 from unijax.nn.layers import Dense, LayerNorm
 from unijax.nn.stack import stack
 from unijax.ops.attention import attention
@@ -74,6 +75,7 @@ class Layer(nn.Module):
         intervals: Intervals,
     ) -> tuple[Float[Array, "B N D"], None]:
         kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        x = lay(x, ROWS, POSITIONS, WHOLE)
         h = LayerNorm(self.epsilon, name="layer_norm1", **kinds)(x)
         x = x + SelfAttention(self.num_heads, name="self_attn", **kinds)(h, *intervals)
         h = LayerNorm(self.epsilon, name="layer_norm2", **kinds)(x)

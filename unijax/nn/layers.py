@@ -13,6 +13,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Float, Int
 
 from unijax.core import axes
+from unijax.core.mesh import DATA, FSDP, PARTS, POSITIONS, ROWS, WHOLE, axes_in_use, lay
+from unijax.ops.linear import linear
 
 Initializer = Callable[..., Array]
 DEFAULT_INIT = nn.initializers.normal(0.02)
@@ -32,14 +34,22 @@ class Dense(nn.Module):
     def __call__(self, x: Float[Array, "*batch d_in"]) -> Float[Array, "*batch d_out"]:
         init = nn.with_logical_partitioning(self.kernel_init, self.axes)
         kernel = self.param("kernel", init, (x.shape[-1], self.features), self.param_dtype)
-        # As one matrix: for the kernel's gradient, a sum over several dims, XLA's CPU backend would
-        # make transposed copies that took a quarter of a training step.
-        rows = x.astype(self.dtype).reshape(-1, x.shape[-1])
-        y = jnp.dot(rows, kernel.astype(self.dtype)).reshape(*x.shape[:-1], self.features)
+        y = x.astype(self.dtype)
+        if not axes_in_use(*POSITIONS):
+            # As one matrix: for the kernel's gradient, a sum over several dims, XLA's CPU backend
+            # would make transposed copies that took a quarter of a training step. Where positions
+            # are split, no split of the one dim would be that of the two.
+            y = y.reshape(-1, x.shape[-1])
+        y = linear(y, kernel).reshape(*x.shape[:-1], self.features)
         if self.use_bias:
             zeros = nn.with_logical_partitioning(nn.initializers.zeros, (self.axes[1],))
-            y = y + self.param("bias", zeros, (self.features,), self.param_dtype).astype(self.dtype)
+            y = y + _spread(self.param("bias", zeros, (self.features,), self.param_dtype), y)
         return y
+
+
+def _spread(vector: Float[Array, " d"], like: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
+    """`vector` in the shape and dtype of `like`; its gradient is summed in its own dtype."""
+    return jnp.broadcast_to(vector, like.shape).astype(like.dtype)
 
 
 class Embed(nn.Module):
@@ -58,7 +68,17 @@ class Embed(nn.Module):
         self.embedding = self.param("embedding", init, shape, self.param_dtype)
 
     def __call__(self, ids: Int[Array, "*batch"]) -> Float[Array, "*batch d"]:
-        return jnp.take(self.embedding, ids, axis=0).astype(self.dtype)
+        by_parts = ids.ndim == 2 and axes_in_use(*PARTS)
+        if by_parts:
+            # The table is split along its width: every device looks up its part of the width for
+            # the rows of all, then parts are exchanged for rows. The table would be far more.
+            ids = lay(ids, (DATA,), WHOLE)
+        x = jnp.take(self.embedding, ids, axis=0).astype(self.dtype)
+        if by_parts:
+            x = lay(x, (DATA,), WHOLE, PARTS)
+            x = lay(x, (DATA,), POSITIONS, (FSDP,))
+            x = lay(x, ROWS, POSITIONS, WHOLE)
+        return x
 
 
 class RMSNorm(nn.Module):
@@ -74,7 +94,8 @@ class RMSNorm(nn.Module):
         scale = self.param("scale", init, (x.shape[-1],), self.param_dtype)
         x = x.astype(jnp.float32)
         x = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.epsilon)
-        return x.astype(self.dtype) * scale.astype(self.dtype)
+        x = x.astype(self.dtype)
+        return x * _spread(scale, x)
 
 
 class LayerNorm(nn.Module):

@@ -40,4 +40,4 @@ class CodeHead(nn.Module):
         kinds = dict(dtype=self.dtype, param_dtype=self.param_dtype)
         x = Dense(self.hidden, (axes.EMBED, axes.MLP), name="proj_out", **kinds)(x)
         x = jax.nn.gelu(x, approximate=False)
-        return Dense(self.num_codes, (axes.MLP, axes.CODES), name="vision_head", **kinds)(x)
+        return Dense(self.num_codes, (axes.EMBED, axes.CODES), name="vision_head", **kinds)(x)

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int
 
 from unijax.core import axes, tree
 from unijax.core.batch import ImageSlots, Kind, PackedBatch, Target
+from unijax.core.mesh import POSITIONS, ROWS, WHOLE, lay
 from unijax.core.system import Metrics, Params, Sums
 from unijax.models import llama, siglip, vqgan
 from unijax.models.llama import Llama, LlamaConfig
@@ -91,7 +92,7 @@ class Janus:
     @property
     def generation_embeddings(self) -> Embed:
         vq = self.config.vq
-        names = (axes.CODES, axes.CODE_DIM)
+        names = (axes.CODEBOOK, axes.CODE_DIM)
         return Embed(vq.num_embeddings, vq.embed_dim, names, **self._kinds)
 
     @property
@@ -163,14 +164,15 @@ class Janus:
         b, i, h, w, _ = slots.pixels.shape
         pixels = to_signed(slots.pixels.reshape(b * i, h, w, 3), self.dtype)
         features = self.encode_und(params, pixels)
-        return features.reshape(b, i, *features.shape[1:])
+        return lay(features.reshape(b, i, *features.shape[1:]), ROWS, WHOLE, POSITIONS, WHOLE)
 
     def _gen_codes(self, params: Params, slots: ImageSlots) -> Int[Array, "B I N"]:
         if slots.codes is not None:
             return slots.codes
         b, i, h, w, _ = slots.pixels.shape
         pixels = to_signed(slots.pixels.reshape(b * i, h, w, 3), self.dtype)
-        return self.encode_gen(params, pixels).reshape(b, i, -1)
+        codes = lay(self.encode_gen(params, pixels), ROWS, WHOLE)
+        return lay(codes.reshape(b, i, -1), ROWS, WHOLE, POSITIONS)
 
     def embed(
         self, params: Params, batch: PackedBatch, codes: Int[Array, "B I N"] | None = None
@@ -327,10 +329,12 @@ def _place(
 ) -> Float[Array, "B T D"]:
     """`x` with the addressed image token where the input is of `kind`."""
     here = batch.kind == kind
+    # Any position may show any image token of its row.
+    images = lay(images, ROWS, WHOLE, WHOLE, WHOLE)
     flat = images.reshape(images.shape[0], -1, images.shape[-1])
     address = jnp.where(here, batch.tokens, 0)
     found = jnp.take_along_axis(flat, address[..., None], axis=1)
-    return jnp.where(here[..., None], found, x)
+    return jnp.where(here[..., None], lay(found, ROWS, POSITIONS, WHOLE), x)
 
 
 def _same_document_has(batch: PackedBatch, kind: Kind) -> Bool[Array, "B T"]:

@@ -110,7 +110,11 @@ def build(
 
         return traced
 
-    step = on_mesh(make_train_step(system, optimizer, rules, stage.ema_decay, seed, parts))
+    step = on_mesh(
+        make_train_step(
+            system, optimizer, rules, stage.ema_decay, seed, parts, state_shardings.params
+        )
+    )
     return Trainer(
         rules=rules,
         abstract=abstract,

@@ -78,6 +78,7 @@ def make_train_step(
     ema_decay: float,
     seed: int,
     parts: int = 1,
+    shardings: Any = None,
 ) -> Callable[[TrainState, Any], tuple[TrainState, Metrics]]:
     """`(state, batch) -> (state, metrics)`, to be jitted with the state donated.
 
@@ -87,6 +88,7 @@ def make_train_step(
     Args:
       parts: the rows of a step are worked in so many parts, one after another, to the sums and
         gradients of the whole: denominators are those of the step. It divides the rows.
+      shardings: of the trained parameters. Their gradients, of every part, lie likewise.
     """
     frozen_paths = frozenset(p for p, r in rules.items() if r.frozen)
 
@@ -100,7 +102,10 @@ def make_train_step(
                 sums, metrics = system.loss(whole, part, key, state.step, frozen_paths)
                 return total_loss(sums, weights), metrics
 
-            return jax.value_and_grad(objective, has_aux=True)(state.params)
+            values, grads = jax.value_and_grad(objective, has_aux=True)(state.params)
+            if shardings is not None:
+                grads = jax.lax.with_sharding_constraint(grads, shardings)
+            return values, grads
 
         (loss, metrics), grads = sum_over_parts(work, batch, parts)
         norms = optimizer.norms(grads)
