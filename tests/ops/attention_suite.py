@@ -235,6 +235,18 @@ class AttentionSuite:
             assert x[:, seen].any()
             assert not x[:, ~seen].any()
 
+    def test_nothing_is_loaded_from_a_gap_between_the_keys_of_a_block(self):
+        """Queries side by side that see the first and the last keys: not what lies between."""
+        if self.implementation == "reference":
+            pytest.skip("it works all pairs")
+        size = self.block
+        form = self.form(q_len=size, k_len=3 * size)
+        start = np.where(np.arange(size) < size // 4, 0, 2 * size)[None].astype(np.int32)
+        q, k, v, dout = form.inputs(7)
+        k, v = (x.at[:, size : 2 * size].set(jnp.nan) for x in (k, v))
+        for x in self.run(form, (q, k, v, dout), start, start + size):
+            assert np.isfinite(np.asarray(x, np.float32)).all()
+
     def test_large_scores(self):
         """The running maximum keeps the exponential in range, whatever the order of blocks."""
         form = self.form()

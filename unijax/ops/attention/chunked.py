@@ -1,9 +1,9 @@
 """Attention in blocks, in plain XLA: no array of all pairs, forward or backward.
 
 The online softmax of FlashAttention (arXiv 2205.14135, algorithm 1; backward: arXiv 2307.08691,
-algorithm 2), with the block ranges taken from the intervals: a block of queries visits the blocks
-of keys between the first `kv_start` and the last `kv_end` in it, and no other. Kept for the
-backward pass are the inputs, the output and one log-sum-exp for each query and head.
+algorithm 2). A block of queries walks through the list of the blocks of keys that hold an allowed
+pair (`blocks.BlockMap`): first those to be masked, then the others, which need no mask. Kept for
+the backward pass are the inputs, the output and one log-sum-exp for each query and head.
 
 Inside, arrays are block-major: `n` counts the blocks of all rows, one after another, so that every
 row has its own trip counts. The queries of the `G` heads that share a key head lie side by side in
@@ -16,6 +16,7 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from unijax.ops.attention.block_sizes import block_sizes
+from unijax.ops.attention.blocks import block_map
 from unijax.ops.attention.scores import HIDDEN, LOWEST, capped, capped_slope
 from unijax.ops.attention.vjp import Kernels, Options, attend
 
@@ -49,16 +50,18 @@ def _forward(q, k, v, start, end, options):
     nk, bk = _blocks(tk, options.block_k)
     q = _block_major(q, nq, bq, hkv)
     k, v = (_block_major(x, nk, bk, hkv) for x in (k, v))
+    lists = _lists(start, end, tk, bq, bk)
 
     def block(_, x):
-        n, q_n, start_n, end_n = x
+        n, q_n, start_n, end_n, *listed = x
 
-        def step(j, state):
+        def step(j, masked, state):
             top, total, acc = state
             k_j, v_j = _take(k, n // nq * nk + j), _take(v, n // nq * nk + j)
-            visible = _visible(start_n[:, None], end_n[:, None], j * bk + jnp.arange(bk))
             s = capped(_dot("hqd,hkd->hqk", q_n, k_j) * options.scale, options.soft_cap)
-            s = jnp.where(visible, s, HIDDEN)
+            if masked:
+                visible = _visible(start_n[:, None], end_n[:, None], j * bk + jnp.arange(bk))
+                s = jnp.where(visible, s, HIDDEN)
             new_top = jnp.maximum(top, jnp.max(s, axis=-1))
             p = jnp.exp(s - new_top[..., None])
             shrink = jnp.exp(top - new_top)
@@ -68,12 +71,12 @@ def _forward(q, k, v, start, end, options):
 
         rows = q_n.shape[:2]
         state = jnp.full(rows, LOWEST), jnp.zeros(rows), jnp.zeros(q_n.shape)
-        top, total, acc = jax.lax.fori_loop(*_key_blocks(start_n, end_n, bk), step, state)
+        top, total, acc = _walk(listed, step, state)
         total = jnp.where(total > 0, total, 1.0)  # a query without a key: zero, not 0 / 0
         return None, ((acc / total[..., None]).astype(q.dtype), top + jnp.log(total))
 
     ends = (_ends_block_major(x, nq, bq, h // hkv) for x in (start, end))
-    _, (out, lse) = jax.lax.scan(block, None, (jnp.arange(len(q)), q, *ends))
+    _, (out, lse) = jax.lax.scan(block, None, (jnp.arange(len(q)), q, *ends, *lists))
     lse = lse.reshape(b, nq, h, bq).transpose(0, 2, 1, 3).reshape(b, h, nq * bq)
     return _row_major(out, b, tq, nq), lse[..., :tq]
 
@@ -85,21 +88,24 @@ def _backward(q, k, v, start, end, dout, lse, delta, options):
     scale, soft_cap = options.scale, options.soft_cap
     q, dout = (_block_major(x, nq, bq, hkv) for x in (q, dout))
     k, v = (_block_major(x, nk, bk, hkv) for x in (k, v))
+    lists = _lists(start, end, tk, bq, bk)
     lse, delta = (
         _block_major(x.transpose(0, 2, 1)[..., None], nq, bq, hkv)[..., 0] for x in (lse, delta)
     )
 
     def block(carry, x):
-        n, q_n, start_n, end_n, dout_n, lse_n, delta_n = x
+        n, q_n, start_n, end_n, dout_n, lse_n, delta_n, *listed = x
 
-        def step(j, state):
+        def step(j, masked, state):
             # Keys first, queries last: what is known of a query then lies along the fast dim.
             dq_n, dk, dv = state
             at = n // nq * nk + j
             k_j, v_j = _take(k, at), _take(v, at)
-            visible = _visible(start_n, end_n, j * bk + jnp.arange(bk)[:, None])
-            shown = capped(_dot("hkd,hqd->hkq", k_j, q_n) * scale, soft_cap)
-            p = jnp.exp(jnp.where(visible, shown, HIDDEN) - lse_n[:, None])
+            shown = s = capped(_dot("hkd,hqd->hkq", k_j, q_n) * scale, soft_cap)
+            if masked:
+                visible = _visible(start_n, end_n, j * bk + jnp.arange(bk)[:, None])
+                s = jnp.where(visible, shown, HIDDEN)
+            p = jnp.exp(s - lse_n[:, None])
             dp = _dot("hkd,hqd->hkq", v_j, dout_n)
             ds = p * (dp - delta_n[:, None]) * (scale * capped_slope(shown, soft_cap))
             ds = ds.astype(q.dtype)
@@ -108,11 +114,11 @@ def _backward(q, k, v, start, end, dout, lse, delta, options):
             return dq_n + _dot("hkd,hkq->hdq", k_j, ds), dk, dv
 
         state = jnp.zeros(q_n.swapaxes(1, 2).shape), *carry
-        dq_n, *carry = jax.lax.fori_loop(*_key_blocks(start_n, end_n, bk), step, state)
+        dq_n, *carry = _walk(listed, step, state)
         return tuple(carry), dq_n.swapaxes(1, 2).astype(q.dtype)
 
     ends = (_ends_block_major(x, nq, bq, h // hkv) for x in (start, end))
-    xs = jnp.arange(len(q)), q, *ends, dout, lse, delta
+    xs = jnp.arange(len(q)), q, *ends, dout, lse, delta, *lists
     (dk, dv), dq = jax.lax.scan(block, (jnp.zeros(k.shape), jnp.zeros(v.shape)), xs)
     dk, dv = (_row_major(x.astype(k.dtype), b, tk, nk) for x in (dk, dv))
     return _row_major(dq, b, tq, nq), dk, dv
@@ -160,7 +166,13 @@ def _visible(start, end, key):
     return (key >= start) & (key < end)
 
 
-def _key_blocks(start_n, end_n, bk):
-    """The blocks of keys that a block of queries needs: none when it is all padding."""
-    start, end = start_n[0], end_n[-1]
-    return start // bk, jnp.where(start < end, (end + bk - 1) // bk, 0)
+def _lists(start, end, k_len, bq, bk):
+    """Of each block of queries: its blocks of keys, how many of them are to be masked, and all."""
+    return [x.reshape(-1, *x.shape[2:]) for x in block_map(start, end, k_len, bq, bk)]
+
+
+def _walk(listed, step, state):
+    """Runs `step(block, masked, state)` for every listed block."""
+    index, partial, visited = listed
+    state = jax.lax.fori_loop(0, partial, lambda t, x: step(index[t], True, x), state)
+    return jax.lax.fori_loop(partial, visited, lambda t, x: step(index[t], False, x), state)
