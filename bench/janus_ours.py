@@ -18,7 +18,7 @@ from bench.janus_contender import serve
 from unijax.core.batch import PackedBatch
 from unijax.data import tokenizer as tokenizers
 from unijax.data.templates import TEMPLATES
-from unijax.main.train import rows
+from unijax.main.train import cached_tables, rows
 from unijax.parallel.sharding import MeshConfig, make_mesh
 from unijax.sample.image import show_codes
 from unijax.sample.logits import GREEDY
@@ -89,8 +89,12 @@ def recipe(case: Case, folder: pathlib.Path, cache_frozen: bool) -> dict:
     tokenizer = tokenizers.load(folder / "run" / "tokenizer")
     run = run_config(case, cache_frozen)
     began = time.perf_counter()
+    tables = None
+    if cache_frozen:
+        cache = folder / "cache"
+        tables = cached_tables(run, training.system, training.params, tokenizer, cache)
     share = {"process_index": 0, "process_count": 1}
-    loader, _ = rows(run, training.system, training.params, tokenizer, folder / "cache", share)
+    loader, _ = rows(run, tokenizer, tables, share)
     ahead = time.perf_counter() - began
 
     def steps(count: int) -> dict:

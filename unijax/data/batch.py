@@ -108,13 +108,6 @@ class BatchMaker:
 
 
 def _read_cached(cached: Cached, stream: str, image: ImageRef) -> np.ndarray:
-    if image.key is None:
-        raise UserError(
-            image.where,
-            f"a picture made on the fly, and cached {cached.kind} for the stream {stream!r}",
-            "pictures that keep their bytes",
-            "Leave scenes out of the mixture, or encode in the step.",
-        )
     try:
         return cached.lookup(image.key)
     except KeyError:

@@ -31,10 +31,12 @@ class ImageRef:
         return self.raw() if callable(self.raw) else self.raw
 
     @functools.cached_property
-    def key(self) -> str | None:
-        """What cached features are filed under: SHA-1 of the bytes. None for pixels."""
+    def key(self) -> str:
+        """What cached features are filed under: SHA-1 of the bytes, or of the pixels' and shape."""
         content = self.read()
-        return hashlib.sha1(content).hexdigest() if isinstance(content, bytes) else None
+        if isinstance(content, bytes):
+            return hashlib.sha1(content).hexdigest()
+        return hashlib.sha1(repr(content.shape).encode() + content.tobytes()).hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)

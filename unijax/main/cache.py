@@ -18,6 +18,7 @@ from unijax.data.document import ImageRef
 from unijax.data.sources import DocumentSource
 
 _BATCH = 64
+ENDLESS = 10_000_000  # documents: more is a source that composes them for ever
 
 
 class ImageTable:
@@ -38,22 +39,21 @@ def pictures(sources: Iterable[DocumentSource], span: type) -> dict[str, ImageRe
     """Every picture that the sources show in spans of one class, by key.
 
     Raises:
-      UserError: for a source that makes its pictures on the fly: they have no key.
+      UserError: for a source that makes pictures without end.
     """
     found = {}
     for source in sources:
+        if source.epoch_length > ENDLESS:
+            raise UserError(
+                f"source {source.name}",
+                f"{source.epoch_length} pictures made on the fly",
+                f"at most {ENDLESS}, as features of all of them are cached",
+                "Give the source a limit, or set cache_frozen=false.",
+            )
         for draw in range(source.epoch_length):
             for s in source.document(draw).spans:
-                if not isinstance(s, span):
-                    continue
-                if s.image.key is None:
-                    raise UserError(
-                        f"source {source.name}",
-                        "pictures made on the fly",
-                        "stored pictures, as features can be cached of these alone",
-                        "Set cache_frozen=false.",
-                    )
-                found.setdefault(s.image.key, s.image)
+                if isinstance(s, span):
+                    found.setdefault(s.image.key, s.image)
     return found
 
 

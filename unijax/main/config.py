@@ -22,7 +22,7 @@ def load(spec: str, function: str = "get_config") -> ConfigDict:
     """The config of `path/to/config.py` or `path/to/config.py:argument`.
 
     Args:
-      function: of the file; `get_sweep` takes no argument.
+      function: of the file; it takes the argument.
 
     Raises:
       UserError: if there is no such file or function, or it does not know the argument.
@@ -38,17 +38,16 @@ def load(spec: str, function: str = "get_config") -> ConfigDict:
     module_spec.loader.exec_module(module)
     if not hasattr(module, function):
         raise UserError(f"--config {spec}", f"no function {function}", "one", "Add it to the file.")
-    if function != "get_config":
-        return getattr(module, function)()
+    get = getattr(module, function)
     try:
-        return module.get_config(argument) if argument else module.get_config()
+        return get(argument) if argument else get()
     except (KeyError, ValueError) as e:
         if isinstance(e, UserError):
             raise
         raise UserError(
             f"--config {spec}",
             f"argument {argument!r} ({e})",
-            "one that get_config takes",
+            f"one that {function} takes",
             f"The first lines of {path} name them.",
         ) from e
 

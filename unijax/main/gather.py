@@ -10,9 +10,11 @@ import jax
 from unijax.core import tree
 from unijax.core.errors import UserError
 from unijax.core.files import atomic_file
+from unijax.main import config as config_lib
 from unijax.main.run import RunConfig, make_system
 from unijax.scaling import table
 from unijax.scaling.grid import Cell, GridConfig
+from unijax.systems.janus import Janus
 from unijax.train.stage import match_rules
 
 RESULT = "result.json"
@@ -32,12 +34,7 @@ def record(
         flops += row["flops"] * steps
         encoders += 0.0 if run.cache_frozen else _encoder_flops(run, row, frozen) * steps
         seconds += row["seconds_per_step"] * steps
-    row = {
-        "run_id": name,
-        "system": run.system,
-        "size": f"w{cell.width}",
-        "seed": cell.seed,
-        "learning_rate": run.stage.optimizers["main"].learning_rate,
+    row = _described(name, config_lib.to_json(run), cell.width) | {
         "parameters": parameters,
         "non_embedding_parameters": run.model.text.count_parameters()["layers"],
         "tokens": tokens,
@@ -45,6 +42,7 @@ def record(
         "seconds": seconds,
         "steps": last,
         "state": state,
+        **dict.fromkeys(map(_column, Janus.losses)),
     }
     if grid.unique_tokens:
         row |= {"unique_tokens": min(grid.unique_tokens, tokens)}
@@ -52,6 +50,21 @@ def record(
     row |= _losses(lines, run.stage.steps) if state == "done" else {}
     with atomic_file(run_dir / RESULT) as temporary:
         temporary.write_text(json.dumps(row, indent=1))
+
+
+def _described(name: str, run: dict, width: int) -> dict:
+    """What a row says of a run before it has begun."""
+    return {
+        "run_id": name,
+        "system": run["system"],
+        "size": f"w{width}",
+        "seed": run["seed"],
+        "learning_rate": run["stage"]["optimizers"]["main"]["learning_rate"],
+    }
+
+
+def _column(loss: str) -> str:
+    return f"loss_{loss}{table.UNIT}"
 
 
 def trained(run: RunConfig) -> tuple[int, frozenset[str]]:
@@ -81,7 +94,7 @@ def _losses(lines: list[dict], step: int) -> dict[str, float]:
     at_end = [x for x in lines if x["step"] == step and any(k.startswith(start) for k in x)]
     assert at_end, f"no held-out losses at step {step}"
     return {
-        f"loss_{k.removeprefix(start).removesuffix(end)}{table.UNIT}": v
+        _column(k.removeprefix(start).removesuffix(end)): v
         for k, v in at_end[-1].items()
         if k.startswith(start) and k.endswith(end)
     }
@@ -104,7 +117,10 @@ def gather(directory: pathlib.Path) -> pathlib.Path:
         if result.exists():
             rows.append(json.loads(result.read_text()))
         else:
-            rows.append({"run_id": one["run_id"], "state": "unfinished"})
+            row = _described(one["run_id"], one["run"], one["cell"]["width"])
+            unknown = ("tokens", "parameters", "non_embedding_parameters", "training_flops")
+            unknown += tuple(map(_column, Janus.losses))
+            rows.append(row | {"state": "unfinished"} | dict.fromkeys(unknown))
     path = directory / "runs.parquet"
     table.write(path, rows)
     done = sum(r["state"] == "done" for r in rows)

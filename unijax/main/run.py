@@ -56,6 +56,9 @@ class RunConfig:
       stage: what is trained, and how.
       tokenizer: directory of the text tokenizer; empty where there is no text.
       init: weight files of parts that do not start at random: {group: path}.
+      mup_base: sizes, as `model`, at which the initialisation and the learning rates are as given;
+        those of `model` follow by the maximal-update parametrisation (`train.mup`). None: they are
+        as given at any size, the standard parametrisation.
       cache_frozen: compute features and codes of frozen encoders once, ahead of training.
       dtype: of compute.
       param_dtype: of trained parameters.
@@ -74,6 +77,7 @@ class RunConfig:
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     validation: ValidationConfig = dataclasses.field(default_factory=ValidationConfig)
     init: dict[str, str] = dataclasses.field(default_factory=dict)
+    mup_base: Any = None
     cache_frozen: bool = False
     dtype: str = "float32"
     param_dtype: str = "float32"
@@ -111,6 +115,13 @@ def resolve(values: Any, overrides: Sequence[str] = ()) -> RunConfig:
     run = dataclasses.replace(
         run, model=build(model, run.model, "model"), data=build(data, run.data, "data")
     )
+    if run.mup_base is not None:
+        if run.system == "tokenizer":
+            raise UserError(
+                "mup_base", "sizes", "none for system 'tokenizer': it has no transformer",
+                "Remove mup_base.",
+            )  # fmt: skip
+        run = dataclasses.replace(run, mup_base=build(model, run.mup_base, "mup_base"))
     if not overrides:
         _cross_check(run)
         return run
@@ -141,7 +152,14 @@ def _cross_check(run: RunConfig) -> None:
 
 def make_system(run: RunConfig) -> System:
     """The recipe of a resolved run."""
+    return _of_sizes(run, run.model)
+
+
+def make_mup_base(run: RunConfig) -> System | None:
+    """The recipe at the sizes of `mup_base`, where there are any."""
+    return None if run.mup_base is None else _of_sizes(run, run.mup_base)
+
+
+def _of_sizes(run: RunConfig, model: Any) -> System:
     cls = SYSTEMS[run.system][0]
-    return cls(
-        run.model, dtype=DTYPES[run.dtype], param_dtype=DTYPES[run.param_dtype], remat=run.remat
-    )
+    return cls(model, dtype=DTYPES[run.dtype], param_dtype=DTYPES[run.param_dtype], remat=run.remat)

@@ -21,7 +21,7 @@ from unijax.data.tokenizer import load as load_tokenizer
 from unijax.main import config as config_lib
 from unijax.main.gather import RESULT, gather, record, trained
 from unijax.main.run import RunConfig, make_system, resolve
-from unijax.main.train import train
+from unijax.main.train import shared_tables, train
 from unijax.main.trunk import train_on_trunk, with_length
 from unijax.scaling.grid import Cell, GridConfig, cells, run_id
 from unijax.scaling.ladder import rung
@@ -54,6 +54,9 @@ def plan(file: str, overrides: list[str]) -> tuple[list[Planned], GridConfig]:
             "a janus with validation.batches above 0, whose losses are what laws are fitted to",
             "Correct the config.",
         )  # fmt: skip
+    if grid.mup_width:
+        small = with_width(base, grid.ladder, grid.mup_width).model
+        base = dataclasses.replace(base, mup_base=small)
     sized = {width: with_width(base, grid.ladder, width) for width in grid.widths}
     tokens, batches = _measure(base)
     flops = {width: _step_flops(run, batches) for width, run in sized.items()}
@@ -130,19 +133,22 @@ def sweep(file: str, directory: pathlib.Path, overrides: list[str], only: str | 
         raise UserError(
             "--only", repr(only), f"one of the {len(planned)} ids that --list prints", "Correct it."
         )
+    tables = None
     for i, one in enumerate(chosen):
         run_dir = directory / "runs" / one.id
         if (run_dir / RESULT).exists():
             print(f"{i + 1} of {len(chosen)}: {one.id} is done")
             continue
         print(f"{i + 1} of {len(chosen)}: {one.id}", flush=True)
+        tables = tables or shared_tables(one.run, directory)
         state = "done"
         try:
             trunk = longest(planned, one) if grid.share_trunk else one
             if trunk is one:
-                train(one.run, run_dir)
+                train(one.run, run_dir, tables=tables)
             else:
-                train_on_trunk(one.run, run_dir, trunk.run, directory / "runs" / trunk.id)
+                trunk_dir = directory / "runs" / trunk.id
+                train_on_trunk(one.run, run_dir, trunk.run, trunk_dir, tables)
         except UserError as e:
             if not _diverged(e):
                 raise

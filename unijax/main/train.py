@@ -29,7 +29,7 @@ from unijax.data.tokenizer import Tokenizer, check_vocab
 from unijax.data.tokenizer import load as load_tokenizer
 from unijax.main import cache, samples
 from unijax.main.config import to_json
-from unijax.main.run import RunConfig, make_system
+from unijax.main.run import RunConfig, make_mup_base, make_system
 from unijax.ops.image import to_signed
 from unijax.parallel.sharding import describe, make_mesh, reader, row_shards
 from unijax.systems.janus import Janus
@@ -48,12 +48,14 @@ def train(
     run_dir: pathlib.Path,
     init_from: str | None = None,
     stop_at: int | None = None,
+    tables: dict[str, Cached] | None = None,
 ) -> TrainState:
     """Trains, or resumes, the stage of `run` in `run_dir`.
 
     Args:
       init_from: run directory whose parameters the stage starts from, all of them.
       stop_at: save and return at this step.
+      tables: of `shared_tables`, for a run that keeps the outputs of its encoders.
 
     Raises:
       UserError: for a mistake in the config or the data.
@@ -65,7 +67,7 @@ def train(
         )
     writable_directory(run_dir)
     with StatusKeeper(run_dir, run.stage.steps) as status:
-        state = _train(run, run_dir, init_from, stop_at, status)
+        state = _train(run, run_dir, init_from, stop_at, tables, status)
         status.finish(int(state.step))
     return state
 
@@ -75,24 +77,23 @@ def _train(
     run_dir: pathlib.Path,
     init_from: str | None,
     stop_at: int | None,
+    tables: dict[str, Cached] | None,
     status: StatusKeeper,
 ) -> TrainState:
-    system = make_system(run)
     mesh = make_mesh(run.mesh)
-    check_rows(run, mesh)
     if is_lead():
         print(describe(mesh, run.mesh.table), file=sys.stderr)
     index, count = reader(mesh)
     share = {"process_index": index, "process_count": count}
-    trainer = setup.build(
-        system, run.stage, mesh, run.mesh.table, system.dtype, run.seed, run.accumulate
-    )
+    system, trainer = build(run, mesh)
     tokenizer = load_tokenizer(run.tokenizer) if run.tokenizer else None
     params = initial_params(run, trainer, init_from)
     if isinstance(run.data, PictureConfig):
         batches, held_out = pictures(run, tokenizer, share)
     else:
-        batches, held_out = rows(run, system, params, tokenizer, run_dir, share)
+        if run.cache_frozen and tables is None:
+            tables = cached_tables(run, system, params, tokenizer, run_dir)
+        batches, held_out = rows(run, tokenizer, tables, share)
     checks = {}
     if held_out:
         checks["validation"] = validation("validation", trainer.eval_step, held_out, trainer.put)
@@ -121,6 +122,17 @@ def _train(
         )
     finally:
         batches.close()
+
+
+def build(run: RunConfig, mesh: Mesh) -> tuple[System, Trainer]:
+    """The system of a run, and what trains it on the devices of the mesh."""
+    system = make_system(run)
+    check_rows(run, mesh)
+    trainer = setup.build(
+        system, run.stage, mesh, run.mesh.table, system.dtype, run.seed, run.accumulate,
+        make_mup_base(run),
+    )  # fmt: skip
+    return system, trainer
 
 
 def check_rows(run: RunConfig, mesh: Mesh) -> None:
@@ -186,10 +198,8 @@ def pictures(
 
 def rows(
     run: RunConfig,
-    system: Janus,
-    params: Params,
     tokenizer: Tokenizer,
-    run_dir: pathlib.Path,
+    tables: dict[str, Cached] | None,
     share: dict[str, int],
 ) -> tuple[Loader, list[PackedBatch]]:
     """The stream of packed rows to train on, and the held-out batches, which never change.
@@ -197,7 +207,6 @@ def rows(
     `share` says which rows of a batch this process reads (`parallel.sharding.reader`).
     """
     check_vocab(tokenizer, run.model.text.vocab_size)
-    tables = cached_tables(run, system, params, tokenizer, run_dir) if run.cache_frozen else None
     loader = Loader(run.data, tokenizer, cached=tables, **share)
     if not run.validation.batches:
         return loader, []
@@ -206,10 +215,24 @@ def rows(
     return loader, fixed
 
 
+def shared_tables(run: RunConfig, folder: pathlib.Path) -> dict[str, Cached] | None:
+    """Features and codes for all runs that differ in the decoder alone, or None.
+
+    Runs share their encoders where these come from files.
+    """
+    if not run.cache_frozen:
+        return None
+    system, trainer = build(run, make_mesh(run.mesh))
+    if not system.encoders <= run.init.keys():
+        return None
+    params = initial_params(run, trainer, None)
+    return cached_tables(run, system, params, load_tokenizer(run.tokenizer), folder)
+
+
 def cached_tables(
-    run: RunConfig, system: Janus, params: Params, tokenizer: Tokenizer, run_dir: pathlib.Path
+    run: RunConfig, system: Janus, params: Params, tokenizer: Tokenizer, folder: pathlib.Path
 ) -> dict[str, Cached]:
-    """Features and codes of every picture of the training and held-out sources."""
+    """Features and codes of every picture of all sources, held-out ones too, kept in `folder`."""
     data: DataConfig = run.data
     sources = list(open_sources(data, tokenizer).values())
     if run.validation.batches:
@@ -217,17 +240,17 @@ def cached_tables(
         sources += open_sources(held, tokenizer).values()
     tables = {}
     if data.und is not None:
-        table = _table(run_dir, "und", "vision_model", UndSpan, sources, system, params, data)
+        table = _table(folder, "und", "vision_model", UndSpan, sources, system, params, data)
         shape = (run.model.vision.num_tokens, run.model.vision.hidden_size)
         tables["und"] = Cached("features", table, shape, np.float32)
     if data.gen is not None:
-        table = _table(run_dir, "gen", "vqmodel", GenSpan, sources, system, params, data)
+        table = _table(folder, "gen", "vqmodel", GenSpan, sources, system, params, data)
         tables["gen"] = Cached("codes", table, (run.model.vq.num_tokens,), np.int32)
     return tables
 
 
 def _table(
-    run_dir: pathlib.Path,
+    folder: pathlib.Path,
     stream: str,
     group: str,
     span: type,
@@ -250,4 +273,4 @@ def _table(
     # A source of 40,000 texts is not rendered to find that it has no picture.
     showing = [source for source in sources if may_show(source.config.task, stream)]
     refs = cache.pictures(showing, span)
-    return cache.table(run_dir / "cache", stream, params[group], forward, read, refs)
+    return cache.table(folder / "cache", stream, params[group], forward, read, refs)

@@ -10,6 +10,7 @@ import pathlib
 import shutil
 
 from unijax.core.errors import UserError
+from unijax.data.batch import Cached
 from unijax.main.run import RunConfig
 from unijax.main.train import train
 from unijax.train.checkpoint import FOLDER
@@ -49,9 +50,16 @@ def decay_start(config: OptimizerConfig, steps: int) -> int:
 
 
 def train_on_trunk(
-    run: RunConfig, run_dir: pathlib.Path, trunk: RunConfig, trunk_dir: pathlib.Path
+    run: RunConfig,
+    run_dir: pathlib.Path,
+    trunk: RunConfig,
+    trunk_dir: pathlib.Path,
+    tables: dict[str, Cached] | None = None,
 ) -> TrainState:
     """Trains `run`, taking the steps that it shares with `trunk` from there.
+
+    Args:
+      tables: see `train`.
 
     Raises:
       UserError: if an optimizer has another schedule than "constant_decay".
@@ -68,12 +76,12 @@ def train_on_trunk(
     if _newest(run_dir) is None:
         reached = _newest(trunk_dir) or 0
         if reached < branch:
-            train(trunk, trunk_dir, stop_at=branch)
+            train(trunk, trunk_dir, stop_at=branch, tables=tables)
             reached = branch
         # A trunk that went on before this run was asked for has nothing to give it.
         if reached == branch:
             _copy(trunk_dir, run_dir, branch)
-    return train(run, run_dir)
+    return train(run, run_dir, tables=tables)
 
 
 def _newest(run_dir: pathlib.Path) -> int | None:

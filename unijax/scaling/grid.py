@@ -35,7 +35,10 @@ class GridConfig:
       epochs: of an epochs grid.
       unique_tokens: of one epoch; 0 where data does not repeat.
       learning_rates: none for the config's.
-      seeds: of initialisation and data.
+      seeds: of initialisation.
+      mup_width: the width at which learning rates and initialisation are as the config says; other
+        widths take theirs by the maximal-update parametrisation (`train.mup`). 0: every width has
+        the config's.
       tokens_per_parameter: runs whose tokens over non-embedding parameters lie outside are left
         out, so that a budget does not ask for a giant of three steps.
       share_trunk: runs that differ in length alone share the constant part of their schedule, and
@@ -51,6 +54,7 @@ class GridConfig:
     unique_tokens: int = 0
     learning_rates: tuple[float, ...] = ()
     seeds: tuple[int, ...] = (0,)
+    mup_width: int = 0
     tokens_per_parameter: tuple[float, ...] = (0.0, 1e12)
     share_trunk: bool = False
 

@@ -169,7 +169,13 @@ def write(path: str | os.PathLike, rows: Sequence[Mapping]) -> None:
             str(path), f"a file of kind {path.suffix!r}", ".parquet or .csv", "Change it."
         )
     names = list(dict.fromkeys(name for row in rows for name in row))
-    table = pa.table({name: [row.get(name) for row in rows] for name in names})
+    # Typed, so that a column without a value yet is one of numbers all the same.
+    numbers = [n for n in names if n in NUMBERS or n.endswith(UNIT)]
+    columns = {
+        name: pa.array([row.get(name) for row in rows], pa.float64() if name in numbers else None)
+        for name in names
+    }
+    table = pa.table(columns)
     with atomic_file(path) as temporary:
         if path.suffix == ".parquet":
             pa.parquet.write_table(table, temporary)

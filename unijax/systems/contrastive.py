@@ -61,6 +61,12 @@ class Contrastive:
     rows_alone = False  # every image meets every text
 
     @property
+    def head_dims(self) -> dict[str, int]:
+        """Width of a head of attention, by group (`train.mup`)."""
+        towers = {"vision_model": self.config.vision, "text_model": self.config.text}
+        return {name: c.hidden_size // c.num_attention_heads for name, c in towers.items()}
+
+    @property
     def _kinds(self) -> dict:
         return {"dtype": self.dtype, "param_dtype": self.param_dtype}
 

@@ -68,6 +68,15 @@ class Janus:
     # Parts on the input side: when frozen they cost a forward pass and nothing more.
     encoders = frozenset({"vision_model", "vqmodel"})
     rows_alone = True
+    # Modalities whose `NAME/loss` is among the metrics.
+    losses = ("text", "understanding", "code")
+
+    @property
+    def head_dims(self) -> dict[str, int]:
+        """Width of a head of attention, by group (`train.mup`)."""
+        vision = self.config.vision
+        width = vision.hidden_size // vision.num_attention_heads
+        return {"language_model": self.config.text.head_dim, "vision_model": width}
 
     @property
     def _kinds(self) -> dict:

@@ -13,6 +13,7 @@ from unijax.core import tree
 from unijax.core.errors import UserError
 from unijax.core.system import Params, System
 from unijax.parallel import sharding
+from unijax.train import mup
 from unijax.train import state as state_lib
 from unijax.train.optimizer import GroupedOptimizer
 from unijax.train.stage import Rule, StageConfig, match_rules
@@ -50,14 +51,18 @@ def build(
     compute_dtype: DTypeLike,
     seed: int,
     parts: int = 1,
+    mup_base: System | None = None,
 ) -> Trainer:
     """Matches rules, places parameters and compiles nothing yet.
 
     Args:
       parts: of the rows of a step, see `make_train_step`.
+      mup_base: the system at the widths where initialisation and learning rates are as they are
+        given (`mup`); None: they are as given at any width.
 
     Raises:
-      UserError: for several parts of a system that needs the whole batch at once.
+      UserError: for several parts of a system that needs the whole batch at once, or for a base of
+        other parameters.
     """
     if parts > 1 and not system.rows_alone:
         raise UserError(
@@ -70,6 +75,10 @@ def build(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), nn.unbox(boxed), shardings
     )
     rules = match_rules(stage, list(tree.flatten(abstract)))
+    scales = {} if mup_base is None else _mup_scales(system, boxed, mup_base)
+    for path, scale in scales.items():
+        rate = rules[path].lr_multiple * scale.rate
+        rules[path] = dataclasses.replace(rules[path], lr_multiple=rate)
     trained = {p: r for p, r in rules.items() if not r.frozen}
     optimizer = GroupedOptimizer(stage, trained)
 
@@ -95,8 +104,14 @@ def build(
     rows = sharding.batch_sharding(mesh)
 
     def init(run_seed: int) -> Params:
-        fresh = jax.jit(lambda key: nn.unbox(system.init(key)), out_shardings=shardings)
-        return fresh(jax.random.key(run_seed))
+        def fresh(key):
+            params = nn.unbox(system.init(key))
+            if not scales:
+                return params
+            flat = tree.flatten(params)
+            return tree.unflatten({p: x * scales[p].init for p, x in flat.items()})
+
+        return jax.jit(fresh, out_shardings=shardings)(jax.random.key(run_seed))
 
     def put(batch: Any) -> Any:
         return jax.tree.map(lambda x: jax.make_array_from_process_local_data(rows, x), batch)
@@ -124,3 +139,8 @@ def build(
         eval_step=jax.jit(on_mesh(make_eval_step(system))),
         put=put,
     )
+
+
+def _mup_scales(system: System, boxed: Params, base: System) -> dict[str, mup.Scale]:
+    shapes = jax.eval_shape(lambda: base.init(jax.random.key(0)))
+    return mup.scales(boxed, shapes, system.head_dims, base.head_dims)
