@@ -22,6 +22,7 @@ from unijax.main.train import train
 from unijax.main.trunk import decay_start, train_on_trunk, with_length
 from unijax.scaling import table
 from unijax.scaling.grid import run_id
+from unijax.train.guard import NotFinite
 from unijax.train.optimizer import schedule
 from unijax.train.stage import OptimizerConfig
 
@@ -187,7 +188,7 @@ def test_a_diverged_run_is_a_row_and_the_others_go_on(tmp_path, capsys, monkeypa
     def diverges(run, run_dir, *rest, **more):
         run_dir.mkdir(parents=True)
         (run_dir / "metrics.jsonl").write_text("")
-        raise UserError("step 3", "loss nan", "a finite loss", "Lower the learning rate.")
+        raise NotFinite("step 3", "loss nan", "finite values", "Lower the learning rate.")
 
     monkeypatch.setattr(sweep, "train", diverges)
     monkeypatch.setattr(sweep, "train_on_trunk", diverges)

@@ -107,7 +107,7 @@ def test_a_multiplier_is_a_factor_on_start_and_rate(factor):
         state = optimizer.init(params)
         loss = jax.grad(lambda p: jnp.mean((jnp.tanh(x @ p["a"]["kernel"] * multiplier) - y) ** 2))
         for _ in range(20):
-            params, state, _ = optimizer.update(loss(params), state, params)
+            params, state = optimizer.update(loss(params), state, params, jnp.array(True))
         return params["a"]["kernel"] * multiplier
 
     multiplied, folded = train(start, factor, 1.0), train(start * factor, 1.0, factor)

@@ -25,6 +25,7 @@ from unijax.main.train import shared_tables, train
 from unijax.main.trunk import train_on_trunk, with_length
 from unijax.scaling.grid import Cell, GridConfig, cells, run_id
 from unijax.scaling.ladder import rung
+from unijax.train.guard import NotFinite
 from unijax.train.stage import match_rules
 from unijax.train.step import training_flops
 
@@ -149,9 +150,7 @@ def sweep(file: str, directory: pathlib.Path, overrides: list[str], only: str | 
             else:
                 trunk_dir = directory / "runs" / trunk.id
                 train_on_trunk(one.run, run_dir, trunk.run, trunk_dir, tables)
-        except UserError as e:
-            if not _diverged(e):
-                raise
+        except NotFinite:
             state = "diverged"
         record(one.run, one.cell, one.id, run_dir, grid, state)
     if only is None:
@@ -165,7 +164,3 @@ def longest(planned: list[Planned], one: Planned) -> Planned:
         return (p.cell.width, p.cell.learning_rate, p.cell.seed)
 
     return max((p for p in planned if rest(p) == rest(one)), key=lambda p: p.run.stage.steps)
-
-
-def _diverged(error: UserError) -> bool:
-    return error.where.startswith("step ") and error.expected == "a finite loss"

@@ -19,6 +19,11 @@ from unijax.train.metrics import APPLIED, PART_NORM
 
 POLICIES = ("stop", "skip", "roll_back")
 
+
+class NotFinite(UserError):
+    """A run that stops for losses or gradients that are not finite."""
+
+
 WINDOW = 128  # losses that a new one is compared with
 LEAST = 32  # of them before anything is called a spike
 SPIKE = 8.0  # standard deviations above the median
@@ -78,7 +83,7 @@ class Guard:
           Whether to go back to the last checkpoint.
 
         Raises:
-          UserError: for a step that is not finite, where the policy or its limit says so.
+          NotFinite: for a step that is not finite, where the policy or its limit says so.
         """
         while len(self._waiting) > leave:
             step, metrics, documents = self._waiting.popleft()
@@ -109,7 +114,7 @@ class Guard:
             names = list(documents.values())
             of_batch = ", ".join(names[:3]) + (f" and {len(names) - 3} more" * (len(names) > 3))
             past = f", {self._limit} such steps before it" if self._policy != "stop" else ""
-            raise UserError(
+            raise NotFinite(
                 f"step {step}",
                 found + past,
                 "finite values",
