@@ -3,11 +3,12 @@
     python bench/attention_device.py [--cases "plain causal"] [--rounds 20] [--dtype bfloat16]
     python bench/attention_device.py --tune
 
-Forward, and forward with backward, of every case of the table that tests and compile-check share;
-milliseconds (the median of the rounds) and TFLOP/s on true FLOPs: those of the (query, key) pairs
-that are allowed, `4 H D` forward and 2.5 times that backward. A peer that is not installed, or
-cannot say a case's mask, is left out; one that fails says so. `--tokens` shortens all rows. Writes
-a table in Markdown and, with `--plot`, a figure.
+Forward, backward, and both in one program, of every case of the table that tests and compile-check
+share; milliseconds (the median of the rounds) and TFLOP/s on true FLOPs: those of the (query, key)
+pairs that are allowed, `4 H D` forward and 2.5 times that backward; a case names how many these are
+of the pairs of a causal row that is one document. A peer that is not installed, or cannot say a
+case's mask, is left out; one that fails says so. `--tokens` shortens all rows. Writes a table in
+Markdown and, with `--plot`, a figure.
 
 With `--tune`: tries sizes of blocks for each head dim, and writes the quickest into
 `unijax/ops/attention/block_sizes.json`, where the kernels find them.
@@ -32,6 +33,9 @@ from unijax.ops.attention import IMPLEMENTATIONS, attention, attention_pairs, se
 from unijax.ops.attention.cases import CASES, Case, case_intervals
 from unijax.ops.attention.reference import attention_reference
 
+# Passes that are timed, and their FLOPs as those of so many forward passes.
+FORWARDS = {"forward": 1, "backward": 2.5, "both": 3.5}
+
 
 def ours(case: Case, start, end, dtype) -> dict:
     """The implementation that None picks, and chunked for comparison."""
@@ -45,8 +49,11 @@ def ours(case: Case, start, end, dtype) -> dict:
 
 
 def jax_programs(attend, inputs):
-    """Compiled `() -> results` of both passes."""
+    """Compiled `() -> results`: forward, backward from what forward keeps, both."""
     q, k, v, dout = inputs
+
+    def keep(q, k, v):
+        return jax.vjp(attend, q, k, v)[1]
 
     def both(q, k, v, dout):
         out, pull = jax.vjp(attend, q, k, v)
@@ -54,8 +61,11 @@ def jax_programs(attend, inputs):
 
     forward = jax.jit(attend).lower(q, k, v).compile()
     both = jax.jit(both).lower(q, k, v, dout).compile()
+    pull = jax.jit(keep)(q, k, v)
+    backward = jax.jit(lambda pull, dout: pull(dout)).lower(pull, dout).compile()
     return (
         lambda: jax.block_until_ready(forward(q, k, v)),
+        lambda: jax.block_until_ready(backward(pull, dout)),
         lambda: jax.block_until_ready(both(q, k, v, dout)),
     )
 
@@ -84,7 +94,14 @@ def torch_programs(attend, inputs):
         wait()
         return out, *gradients
 
-    return forward, both
+    kept = attend(q, k, v)
+
+    def backward():
+        gradients = torch.autograd.grad(kept, (q, k, v), dout, retain_graph=True)
+        wait()
+        return gradients
+
+    return forward, backward, both
 
 
 def milliseconds(program, rounds: int) -> float:
@@ -122,11 +139,11 @@ def with_sizes(case: Case, implementation: str, sizes: dict, dtype, rounds: int)
     def attend(q, k, v):
         return attention(q, k, v, *ends, implementation=implementation, **sizes)
 
-    return milliseconds(jax_programs(attend, random_inputs(case, dtype))[1], rounds)
+    return milliseconds(jax_programs(attend, random_inputs(case, dtype))[2], rounds)
 
 
 def measure(case: Case, dtype, rounds: int):
-    """Yields `(contender, forward ms, both ms, error)` or `(contender, what went wrong)`."""
+    """Yields `(contender, ms of forward, backward, both, error)` or `(contender, what failed)`."""
     start, end = case_intervals(case)
     inputs = random_inputs(case, dtype)
     # The seeing queries alone count: peers give those that see nothing the mean of all values.
@@ -152,13 +169,13 @@ def measure(case: Case, dtype, rounds: int):
                 attend = attend(case, start, end)
             if attend is None:
                 continue
-            forward, both = programs(attend, inputs)
-            results = both()
+            passes = programs(attend, inputs)
+            results = passes[-1]()
             first = results[0] * (
                 seeing if programs is jax_programs else results[0].new_tensor(seeing)
             )
             wrong = error((first,), want)
-            yield name, milliseconds(forward, rounds), milliseconds(both, rounds), wrong
+            yield name, *(milliseconds(program, rounds) for program in passes), wrong
         except Exception as problem:  # a peer's, whatever it is
             yield name, f"{type(problem).__name__}: {str(problem).splitlines()[0][:80]}"
 
@@ -204,25 +221,23 @@ def main():
         command = " ".join(["python bench/attention_device.py", *sys.argv[1:]])
         return attention_tune.write(attention_tune.tune(cases, dtype.name, clock, command))
     print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}, {dtype}\n")
-    print("| case | contender | forward ms | TFLOP/s | both ms | TFLOP/s | error |")
-    print("|---|---|---|---|---|---|---|")
+    titles = [f"{what} ms | true TFLOP/s" for what in FORWARDS]
+    print(" | ".join(["| case", "contender", *titles, "error |"]))
+    print("|---" * 9 + "|")
     rows = []
     for name, case in cases.items():
         pairs, causal = map(float, attention_pairs(*map(jnp.asarray, case_intervals(case))))
         flops = 4 * case.heads * case.head_dim * pairs
-        title = f"{name} ({pairs / causal:.2f} of causal pairs)"
+        title = f"{name} ({pairs / causal:.2f} of causal-full pairs)"
         for who, *result in measure(case, dtype, options.rounds):
             if len(result) == 1:
-                print(f"| {title} | {who} | {result[0]} | | | | |", flush=True)
+                print(f"| {title} | {who} | {result[0]} | | | | | | |", flush=True)
                 continue
-            forward, both, wrong = result
-            speeds = flops / forward / 1e9, 3.5 * flops / both / 1e9
-            print(
-                f"| {title} | {who} | {forward:.3f} | {speeds[0]:.2f} | {both:.3f} "
-                f"| {speeds[1]:.2f} | {wrong:.1e} |",
-                flush=True,
-            )
-            rows.append((name, who, speeds[1]))
+            *times, wrong = result
+            speeds = [n * flops / ms / 1e9 for n, ms in zip(FORWARDS.values(), times)]
+            cells = [f"{ms:.3f} | {speed:.2f}" for ms, speed in zip(times, speeds)]
+            print(" | ".join([f"| {title}", who, *cells, f"{wrong:.1e} |"]), flush=True)
+            rows.append((name, who, speeds[-1]))
     if options.plot:
         plot(rows, options.plot)
 

@@ -188,11 +188,12 @@ class AttentionSuite:
 
         check()
 
-    def test_bfloat16(self):
-        """Probabilities, their gradients and the result each keep 8 bits of mantissa."""
+    @pytest.mark.parametrize(("dtype", "tolerance"), [("bfloat16", 2**-7), ("float16", 2**-10)])
+    def test_16_bits(self, dtype, tolerance):
+        """Probabilities, their gradients and the result each keep 8 bits of mantissa, or 11."""
         fields = nasty_row(NASTY["two images side by side"], self.tokens)
         args = intervals(*map(jnp.asarray, fields), (G,))
-        self.check(self.form(), *args, dtype=jnp.bfloat16, tolerance=2**-7)
+        self.check(self.form(), *args, dtype=jnp.dtype(dtype), tolerance=tolerance)
 
     def test_soft_cap(self):
         end = np.arange(self.tokens, dtype=np.int32)[None] + 1
