@@ -71,6 +71,17 @@ def test_none_is_the_choice_and_can_be_asked():
     np.testing.assert_array_equal(chosen, attention(q, k, v, *ends, implementation="chunked"))
 
 
+def test_the_choice_is_said_once(caplog):
+    q, k, v, _ = Form(1, 70, 71, 2, 2, 8).inputs(0)
+    ends = full_intervals(1, 70, 71)
+    with caplog.at_level("INFO", "unijax"):
+        attention(q, k, v, *ends, implementation="reference")
+        attention(q, k, v, *ends)
+        attention(q, k, v, *ends)
+    want = "attention of 70 queries, 71 keys, head dim 8, float32, on cpu: chunked"
+    assert caplog.messages == [want]
+
+
 @pytest.mark.parametrize(
     ("platform", "kind", "dtype", "head_dim", "want"),
     [

@@ -1,6 +1,7 @@
 """`unijax train`: from a resolved config to a trained run directory."""
 
 import dataclasses
+import logging
 import math
 import pathlib
 import sys
@@ -83,6 +84,8 @@ def _train(
     mesh = make_mesh(run.mesh)
     if is_lead():
         print(describe(mesh, run.mesh.table), file=sys.stderr)
+        logging.basicConfig(format="%(message)s")
+        logging.getLogger("unijax").setLevel(logging.INFO)  # which kernels are picked
     index, count = reader(mesh)
     share = {"process_index": index, "process_count": count}
     system, trainer = build(run, mesh)

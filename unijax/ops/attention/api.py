@@ -1,5 +1,7 @@
 """The one attention op of every transformer here."""
 
+import functools
+import logging
 from typing import Any
 
 import jax.numpy as jnp
@@ -25,6 +27,7 @@ IMPLEMENTATIONS = {
 LARGEST_HEAD_DIM = 128  # that the GPU kernels have registers for
 HOPPER = ("H100", "H200", "H800", "H20", "GH200")
 HALVES = (jnp.bfloat16, jnp.float16)
+LOG = logging.getLogger(__name__)
 
 
 def attention(
@@ -53,7 +56,7 @@ def attention(
       scale: of the scores, positive; `D ** -0.5` if None.
       soft_cap: if given, scores become `soft_cap * tanh(score / soft_cap)` after scaling.
       implementation: a key of `IMPLEMENTATIONS`, which runs or raises; None lets
-        `select_implementation` choose.
+        `select_implementation` choose, and the choice is logged once for each kind of call.
       **options: of the implementation: sizes of blocks (`block_sizes.json`), `interpret`.
 
     Returns:
@@ -73,6 +76,7 @@ def attention(
     of = q.shape[1], k.shape[1], q.shape[3], q.dtype
     if implementation is None:
         implementation = select_implementation(*of)
+        _say(implementation, *of, target()[1])
     elif implementation not in IMPLEMENTATIONS:
         raise UserError(
             f"attention {implementation=}", "an unknown name",
@@ -103,6 +107,12 @@ def select_implementation(
         return "mosaic_gpu" if _is_hopper(kind) else "triton"
     block = block_sizes("chunked", head_dim, dtype)["block_k"]
     return "reference" if k_len < block else "chunked"
+
+
+@functools.cache
+def _say(implementation: str, q_len: int, k_len: int, head_dim: int, dtype: Any, device: str):
+    of = f"{q_len} queries, {k_len} keys, head dim {head_dim}, {dtype}, on {device}"
+    LOG.info("attention of %s: %s", of, implementation)
 
 
 def _is_hopper(kind: str) -> bool:
