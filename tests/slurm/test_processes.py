@@ -12,6 +12,7 @@ import pytest
 
 from tests.logs import lines
 from tests.slurm.runs import NOT_ASKED, SHORT, TINY
+from tests.train.test_processes import run as run_toy
 from unijax.core import exit_codes, status
 
 pytestmark = NOT_ASKED
@@ -63,3 +64,13 @@ def test_a_process_that_dies_does_not_leave_the_other_waiting(tmp_path):
     assert running[1].wait() == -signal.SIGKILL
     assert exit_codes.failure(code if code > 0 else 128 - code) == "node"
     assert time.time() - begun < 150
+
+
+def test_a_hang_of_one_process_ends_both_and_is_told_by_stack(tmp_path):
+    """The first process waits for the second, which waits for a batch that never comes."""
+    codes = run_toy(2, "--run-dir", str(tmp_path), "--hang-at", "30", "--hang-seconds", "15")
+    assert exit_codes.HUNG in codes
+    assert all(exit_codes.failure(code) == "node" for code in codes if code > 0)
+    told = (tmp_path / "hang-1.txt").read_text()
+    assert told.startswith("process 1 has not gone on for 15 s while drawing the batch of step 31")
+    assert "in _wait_for_nothing" in told

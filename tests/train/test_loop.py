@@ -7,7 +7,6 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 
 from tests.logs import lines
@@ -31,7 +30,7 @@ def run(
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     trainer = setup.build(Toy(), stage, mesh, "data", jnp.float32, seed=3)
     state = trainer.begin(trainer.init(7))
-    config = LoopConfig(log_every=5, keep=3, **loop)
+    config = LoopConfig(**({"log_every": 5, "keep": 3} | loop))
     return fit(
         state,
         trainer.train_step,
@@ -225,15 +224,6 @@ def test_resuming_a_checkpoint_of_another_schema_is_refused(tmp_path):
         run(tmp_path)
 
 
-def test_a_truncated_checkpoint_is_told_not_traced(tmp_path):
-    run(tmp_path, stop_at=5)
-    for file in (tmp_path / "checkpoints" / "5" / "params").rglob("d/*"):
-        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    for read in (read_params, run):
-        with pytest.raises(UserError, match="a checkpoint that cannot be read"):
-            read(tmp_path)
-
-
 def test_a_directory_without_checkpoint_says_so(tmp_path):
     with pytest.raises(UserError, match="no checkpoint"):
         read_run(tmp_path / "nothing")
@@ -252,20 +242,6 @@ def test_every_parameter_needs_a_rule_and_every_rule_a_parameter():
 def test_periods_that_would_cut_an_average_are_refused():
     with pytest.raises(UserError, match=r"a multiple of loop\.log_every"):
         LoopConfig(log_every=5, save_every=7)
-
-
-def test_a_full_disk_is_told_and_leaves_no_half_checkpoint(tmp_path, monkeypatch):
-    """Orbax raised a ValueError of its storage, and left its directory."""
-    half = tmp_path / "checkpoints" / "20.orbax-checkpoint-tmp"
-
-    def save(*args, **kwargs):
-        half.mkdir()
-        raise ValueError("RESOURCE_EXHAUSTED: Failed to write 9 bytes: No space left on device")
-
-    monkeypatch.setattr(ocp.CheckpointManager, "save", save)
-    with pytest.raises(UserError, match=r"no space left on the disk.*resumes from step 0"):
-        run(tmp_path)
-    assert not half.exists()
 
 
 def test_a_step_that_moves_something_from_the_host_is_refused(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ import os
 import pathlib
 import signal
 import sys
+import threading
 import time
 
 import jax
@@ -21,21 +22,26 @@ from unijax.train.status import StatusKeeper
 
 
 class OwnRows(ToyBatches):
-    """This process's rows of the stream. SIGTERM reaches the last process alone."""
+    """This process's rows of the stream. SIGTERM reaches the last process alone, which may hang."""
 
-    def __init__(self, sigterm_at: int, pause: float):
+    def __init__(self, sigterm_at: int, hang_at: int, pause: float):
         super().__init__()
-        self._sigterm_at, self._pause = sigterm_at, pause
+        self._sigterm_at, self._hang_at, self._pause = sigterm_at, hang_at, pause
 
     def __next__(self):
         time.sleep(self._pause)
         last = jax.process_index() == jax.process_count() - 1
         if last and self._drawn == self._sigterm_at:
             os.kill(os.getpid(), signal.SIGTERM)
+        if last and self._drawn == self._hang_at:
+            self._wait_for_nothing()
         whole = super().__next__()
         local = self._rows // jax.process_count()
         start = jax.process_index() * local
         return {name: x[start : start + local] for name, x in whole.items()}
+
+    def _wait_for_nothing(self):
+        threading.Event().wait()
 
 
 def main() -> int:
@@ -46,6 +52,10 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--pause", type=float, default=0.0, help="seconds before every step")
     parser.add_argument("--sigterm-at", type=int, default=-1)
+    parser.add_argument("--hang-at", type=int, default=-1)
+    parser.add_argument("--hang-seconds", type=float, default=1800)
+    parser.add_argument("--save-every", type=int, default=0)
+    parser.add_argument("--eval-every", type=int, default=0)
     args = parser.parse_args()
     distributed.join()
     stage = toy_stage(steps=args.steps, ema_decay=0.9)
@@ -53,9 +63,12 @@ def main() -> int:
     mesh = make_mesh(sizes[args.table])
     trainer = setup.build(Toy(), stage, mesh, args.table, jnp.float32, seed=3)
     state = trainer.begin(trainer.init(7))
-    loop = LoopConfig(log_every=20, writers=("jsonl",))
+    loop = LoopConfig(
+        log_every=20, writers=("jsonl",), hang_seconds=args.hang_seconds,
+        save_every=args.save_every, eval_every=args.eval_every,
+    )  # fmt: skip
     description = {"stage": stage.name, "config": {}}
-    batches = OwnRows(args.sigterm_at, args.pause)
+    batches = OwnRows(args.sigterm_at, args.hang_at, args.pause)
     try:
         with StatusKeeper(args.run_dir, stage.steps) as keeper:
             state = fit(

@@ -35,6 +35,13 @@ def of_the_lead(x: np.ndarray) -> np.ndarray:
     return np.asarray(multihost_utils.broadcast_one_to_all(x))
 
 
+def all_agree(ok: bool) -> bool:
+    """Whether every process says so."""
+    if jax.process_count() == 1:
+        return ok
+    return bool(np.all(multihost_utils.process_allgather(np.asarray(ok))))
+
+
 def job_id() -> str:
     """The id that an engine gave this run; "" where nothing did."""
     return os.environ.get("UNIJAX_JOB", "")

@@ -2,13 +2,15 @@
 
 A run directory holds `checkpoints/<step>/` with four items: `params` (the whole tree, trained and
 frozen together, so that any reader can use it alone), `ema` where one is kept, `optimizer`, and
-`run` (JSON: schema, stage, resolved config, state of the data iterator).
+`run` (JSON: schema, stage, resolved config, state of the data iterator, checksums of the arrays).
 """
 
 import contextlib
+import errno
+import os
 import pathlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -18,12 +20,20 @@ import orbax.checkpoint as ocp
 from unijax.core import tree
 from unijax.core.errors import UserError
 from unijax.core.files import writable_directory
+from unijax.core.processes import all_agree, is_lead, wait_for_all
 from unijax.core.system import Params
+from unijax.train.checksum import checksums
 from unijax.train.stage import Rule
 from unijax.train.state import TrainState, merge, split
 
 SCHEMA = 1
 FOLDER = "checkpoints"
+DAMAGED = "damaged"  # beside it: what could not be restored
+
+# How a disk that cannot be written is told, in an errno or in words of one of several libraries.
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
+         errno.ESTALE, errno.EFBIG)  # fmt: skip
+_ROOM = 2**20  # bytes, of what stands in a checkpoint beside arrays
 
 
 def abstract(x: Any) -> Any:
@@ -33,14 +43,24 @@ def abstract(x: Any) -> Any:
     )
 
 
+class Damaged(UserError):
+    """Files of a checkpoint that cannot be read, or do not hold what was saved."""
+
+
+class NotSaved(UserError):
+    """The place of the checkpoints cannot be written. The earlier ones are as they were."""
+
+
 class Checkpoints:
     """The checkpoints of one run directory, for writing and resuming."""
 
-    def __init__(self, run_dir: str | pathlib.Path, keep: int):
-        """`keep` is the number of newest checkpoints that stay."""
+    def __init__(self, run_dir: str | pathlib.Path, keep: int, keep_every: int = 0):
+        """`keep` newest ones stay, and the multiples of `keep_every` for good; 0 for none."""
         self._directory = writable_directory(pathlib.Path(run_dir).absolute() / FOLDER)
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
-        self._manager = ocp.CheckpointManager(self._directory, options=options)
+        self._options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, keep_period=keep_every or None, enable_async_checkpointing=True
+        )
+        self._manager = ocp.CheckpointManager(self._directory, options=self._options)
 
     def latest(self) -> int | None:
         return self._manager.latest_step()
@@ -51,72 +71,167 @@ class Checkpoints:
         Args:
           run: JSON description of the run: stage and resolved config.
           data_state: JSON state of the data iterator, as of the last batch that was consumed.
+
+        Raises:
+          NotSaved: if it cannot be written. What fails in the background `wait` raises.
         """
-        items = {
-            "params": ocp.args.StandardSave(merge(state.params, state.frozen)),
-            "optimizer": ocp.args.StandardSave(state.opt_state),
-            "run": ocp.args.JsonSave({"schema": SCHEMA, "data": data_state, **run}),
-        }
+        arrays = {"params": merge(state.params, state.frozen), "optimizer": state.opt_state}
         if state.ema is not None:
-            items["ema"] = ocp.args.StandardSave(state.ema)
-        with self._room():
+            arrays["ema"] = state.ema
+        self._check_room(sum(x.nbytes for x in jax.tree.leaves(arrays)))
+        known = {"schema": SCHEMA, "data": data_state, "checksums": checksums(arrays)}
+        items = {name: ocp.args.StandardSave(part) for name, part in arrays.items()}
+        items["run"] = ocp.args.JsonSave(known | run)
+        with self._writing():
             self._manager.save(int(state.step), args=ocp.args.Composite(**items))
 
-    def read_run(self) -> dict:
-        """The JSON description of the newest. See the function of the same name."""
-        return read_run(self._directory / str(self.latest()))
+    def restore(
+        self,
+        like: TrainState,
+        rules: dict[str, Rule],
+        check: Callable[[dict], None],
+        tell: Callable[[int, Damaged], None],
+    ) -> tuple[TrainState, dict]:
+        """The newest checkpoint that is whole, in the shapes, dtypes and shardings of `like`.
 
-    def restore(self, state: TrainState, rules: dict[str, Rule]) -> tuple[TrainState, dict]:
-        """The newest checkpoint, in the shapes, dtypes and shardings of `state`; and `run`."""
-        step = self.latest()
-        items = {
-            "params": ocp.args.StandardRestore(abstract(merge(state.params, state.frozen))),
-            "optimizer": ocp.args.StandardRestore(abstract(state.opt_state)),
-            "run": ocp.args.JsonRestore(),
-        }
-        if state.ema is not None:
-            items["ema"] = ocp.args.StandardRestore(abstract(state.ema))
-        with _readable(self._directory / str(step)):
+        Newer ones, which are damaged, are moved to `damaged/` beside `checkpoints/`.
+
+        Args:
+          check: takes the description of the run, ahead of the arrays, and may raise.
+          tell: takes the step of a damaged checkpoint, and what is wrong with it.
+
+        Returns:
+          The state and the description.
+
+        Raises:
+          Damaged: if none is whole; all stay where they are.
+        """
+        damaged: dict[int, Damaged] = {}
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            found, error = None, None
+            try:
+                found = self._read(step, like, rules, check)
+            except Damaged as e:
+                error = e
+            if all_agree(error is None):
+                break
+            elsewhere = _damaged(self._directory / str(step), "files that another process misses")
+            damaged[step] = error or elsewhere
+        else:
+            raise damaged[max(damaged)]
+        for step, error in damaged.items():
+            tell(step, error)
+        if damaged:
+            self._set_aside(list(damaged))
+        return found
+
+    def _read(
+        self, step: int, like: TrainState, rules: dict[str, Rule], check: Callable[[dict], None]
+    ) -> tuple[TrainState, dict]:
+        directory = self._directory / str(step)
+        saved = read_run(directory)
+        check(saved)
+        wanted = {"params": merge(like.params, like.frozen), "optimizer": like.opt_state}
+        if like.ema is not None:
+            wanted["ema"] = like.ema
+        items = {name: ocp.args.StandardRestore(abstract(part)) for name, part in wanted.items()}
+        with _readable(directory):
             got = self._manager.restore(step, args=ocp.args.Composite(**items))
+        sums = saved.get("checksums", {})  # `train.streaming` writes none
+        for name, found in checksums({name: got[name] for name in wanted}).items():
+            if sums.get(name, found) != found:
+                raise _damaged(directory, f"other values than were saved in {name}")
         params, frozen = split(got["params"], rules)
         state = TrainState(
-            step=jax.device_put(np.int32(step), state.step.sharding),
+            step=jax.device_put(np.int32(step), like.step.sharding),
             params=params,
             frozen=frozen,
             opt_state=got["optimizer"],
-            ema=got["ema"] if state.ema is not None else None,
+            ema=got["ema"] if like.ema is not None else None,
         )
-        return state, got["run"]
+        return state, saved
+
+    def _set_aside(self, steps: list[int]) -> None:
+        self._manager.close()
+        if is_lead():
+            aside = self._directory.parent / DAMAGED
+            aside.mkdir(exist_ok=True)
+            for step in steps:
+                shutil.rmtree(aside / str(step), ignore_errors=True)
+                os.replace(self._directory / str(step), aside / str(step))
+        wait_for_all("damaged checkpoints are set aside")
+        self._manager = ocp.CheckpointManager(self._directory, options=self._options)
 
     def wait(self) -> None:
-        """Blocks until what was saved is on disk."""
-        with self._room():
+        """Blocks until what was saved is on disk.
+
+        Raises:
+          NotSaved: if it could not be written.
+        """
+        with self._writing():
             self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits, and removes what a failed save left."""
-        try:
-            with self._room():
-                self._manager.close()
-        finally:
-            if jax.process_index() == 0:
-                for half in self._directory.glob("*.orbax-checkpoint-tmp"):
-                    shutil.rmtree(half, ignore_errors=True)
+        with contextlib.suppress(NotSaved), self._writing():
+            self._manager.close()
+        self._remove_halves()
+
+    def _remove_halves(self) -> None:
+        if is_lead():
+            for half in self._directory.glob("*.orbax-checkpoint-tmp"):
+                shutil.rmtree(half, ignore_errors=True)
+
+    def _check_room(self, nbytes: int) -> None:
+        """Process 0 looks and all are told, so that none waits for one that could not write."""
+        found = ""
+        if is_lead():
+            try:
+                writable_directory(self._directory)
+                free = shutil.disk_usage(self._directory).free
+                if free < nbytes + _ROOM:
+                    found = f"{free / 1e6:,.0f} MB free for {(nbytes + _ROOM) / 1e6:,.0f}"
+            except (UserError, OSError) as e:
+                found = e.found if isinstance(e, UserError) else str(e)
+        if not all_agree(not found):
+            raise self._not_saved(found or "a place that process 0 cannot write")
 
     @contextlib.contextmanager
-    def _room(self) -> Iterator[None]:
-        """A full disk, which comes in many errors of several libraries, told as one."""
+    def _writing(self) -> Iterator[None]:
+        """A disk that cannot be written, told as one.
+
+        One process goes on, with a new manager; of several, the others wait in the one that failed.
+        """
         try:
             yield
         except Exception as e:
-            if "No space left" not in str(e) and "quota" not in str(e):
+            if not _is_of_disk(e):
                 raise
-            raise UserError(
-                str(self._directory),
-                "no space left on the disk for a checkpoint",
-                "room for loop.keep + 1 checkpoints",
-                f"Free space and repeat the command: it resumes from step {self.latest() or 0}.",
-            ) from e
+            self._remove_halves()
+            told = self._not_saved(str(e).splitlines()[0][:200])
+            if jax.process_count() > 1:
+                raise UserError(told.where, told.found, told.expected, told.fix) from e
+            self._manager = ocp.CheckpointManager(self._directory, options=self._options)
+            raise told from e
+
+    def _not_saved(self, found: str) -> NotSaved:
+        return NotSaved(
+            str(self._directory),
+            f"no way to write a checkpoint ({found})",
+            "a writable place with room for loop.keep + 1 checkpoints",
+            f"Free space and repeat the command: it resumes from step {self.latest() or 0}.",
+        )
+
+
+def _is_of_disk(error: BaseException | None) -> bool:
+    """By its number or its words, or those of what caused it."""
+    if error is None:
+        return False
+    said = str(error)
+    of_disk = getattr(error, "errno", None) in _DISK or any(
+        words in said for words in (*map(os.strerror, _DISK), "quota")
+    )
+    return of_disk or _is_of_disk(error.__cause__)
 
 
 def step_directory(path: str | pathlib.Path) -> pathlib.Path:
@@ -201,12 +316,16 @@ def _readable(directory: pathlib.Path) -> Iterator[None]:
         raise
     except Exception as e:
         first = (str(e).strip() or type(e).__name__).splitlines()[0]
-        raise UserError(
-            str(directory),
-            f"a checkpoint that cannot be read ({first[:200]})",
-            "the files as they were written",
-            "Restore them, or remove this step's directory to go on from the one before.",
-        ) from e
+        raise _damaged(directory, f"a checkpoint that cannot be read ({first[:200]})") from e
+
+
+def _damaged(directory: pathlib.Path, found: str) -> Damaged:
+    return Damaged(
+        str(directory),
+        found,
+        "the files as they were written",
+        "Restore them, or remove this step's directory to go on from the one before.",
+    )
 
 
 def _stored_shapes(reader: ocp.StandardCheckpointer, item: pathlib.Path) -> Params:

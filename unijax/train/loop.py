@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import pathlib
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -23,7 +24,7 @@ from unijax.core.files import atomic_file
 from unijax.core.processes import is_lead, of_the_lead
 from unijax.core.system import Metrics
 from unijax.train import metrics as metrics_lib
-from unijax.train.checkpoint import Checkpoints, abstract
+from unijax.train.checkpoint import DAMAGED, Checkpoints, Damaged, NotSaved, abstract
 from unijax.train.events import Events
 from unijax.train.guard import POLICIES, Guard
 from unijax.train.preemption import Preemption
@@ -31,7 +32,11 @@ from unijax.train.report import Report
 from unijax.train.resume import check_resumable
 from unijax.train.stage import Rule
 from unijax.train.state import TrainState
+from unijax.train.watchdog import Watchdog
 from unijax.train.writers import WRITERS, Writer, Writers
+
+# The last checkpoint of a run is tried so often, so many seconds apart, where the disk is full.
+_LAST_TRIES, _LAST_PAUSE = 20, 30.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,20 +48,25 @@ class LoopConfig:
       eval_every: validation losses and samples.
       save_every: checkpoints.
       keep: number of newest checkpoints that stay.
+      keep_every: checkpoints of multiples of so many steps stay for good; 0 for none.
       writers: some of "jsonl", "tensorboard", "wandb".
       non_finite: what follows a step whose loss or gradient is not finite; it is never applied.
         "stop"; "skip": go on with the next batch; "roll_back": go on from the last checkpoint with
         the data that follows.
       max_non_finite: so many such steps of a run are skipped or undone, then it stops.
+      hang_seconds: a process that does nothing for so long (a step, a save, one evaluation) ends
+        itself, to be started again; 0 for never.
     """
 
     log_every: int = 50
     eval_every: int = 0
     save_every: int = 0
     keep: int = 2
+    keep_every: int = 0
     writers: tuple[str, ...] = ("jsonl", "tensorboard")
     non_finite: str = "stop"
     max_non_finite: int = 10
+    hang_seconds: float = 1800.0
 
     def __post_init__(self):
         if unknown := sorted(set(self.writers) - set(WRITERS)):
@@ -66,8 +76,9 @@ class LoopConfig:
         if self.non_finite not in POLICIES:
             found = repr(self.non_finite)
             raise UserError("loop.non_finite", found, f"one of {POLICIES}", "Correct the config.")
-        leasts = {"log_every": 1, "eval_every": 0, "save_every": 0, "keep": 1, "max_non_finite": 0}
-        for name, least in leasts.items():
+        at_least = dict.fromkeys(("eval_every", "save_every", "keep_every", "max_non_finite"), 0)
+        at_least |= {"log_every": 1, "keep": 1, "hang_seconds": 0}
+        for name, least in at_least.items():
             if getattr(self, name) < least:
                 found = f"{getattr(self, name)}"
                 raise UserError(f"loop.{name}", found, f"{least} or more", "Change it.")
@@ -134,82 +145,196 @@ def fit(
         checkpoint there is of another run.
       Preempted: on SIGTERM, when all is saved.
     """
-    checkpoints = Checkpoints(run_dir, config.keep)
-    events = Events(run_dir)
-    guard = Guard(config.non_finite, config.max_non_finite, events)
-    like = abstract(state)
-    saved: dict = {}
-    if checkpoints.latest() is not None:
-        changed = check_resumable(str(run_dir), checkpoints.read_run(), run)
-        if changed and is_lead():
-            tell = (f"{key} {old!r} -> {new!r}" for key, (old, new) in changed.items())
-            print("resuming with changes:", ", ".join(tell), file=sys.stderr)
-        jax.tree.map(lambda x: x.delete(), state)  # there may not be room for two
-        state, saved = checkpoints.restore(like, rules)
-        batches.set_state(saved["data"])
-        guard.resume(saved.get("guard"))
-    step = int(state.step)
     end = steps if stop_at is None else min(stop_at, steps)
-    saved_step = step if saved else -1
-    evaluated = Evaluated(run_dir, step)
-
-    def due(every: int, step: int) -> bool:
-        return step == steps or (every > 0 and step > 0 and step % every == 0)
-
-    def open_log(step: int, saved: dict) -> tuple[Writers, Report]:
-        half = due(config.eval_every, step) and step != evaluated.step
-        writers = Writers(config.writers, run_dir, step, half, more_writers)
-        return writers, Report(writers, run["stage"], step, steps, saved.get("report"))
-
-    writers, report = open_log(step, saved)
     with contextlib.ExitStack() as at_end:
+        watchdog = at_end.enter_context(Watchdog(run_dir, config.hang_seconds))
+        now = _Run(
+            state, train_step, batches, put, steps, config, run_dir, run, rules, evaluators,
+            more_writers, watchdog,
+        )  # fmt: skip
+        del state
+        at_end.callback(now.close)
         preemption = at_end.enter_context(Preemption())
-        at_end.callback(checkpoints.close)
-        at_end.callback(lambda: writers.close())
-        at_end.callback(lambda: report.close())
         while True:
-            asked_to_end = preemption.reached() and step != end
-            save = due(config.save_every, step) or step == end or asked_to_end
-            save |= config.non_finite == "roll_back" and saved_step == -1  # there must be one
-            undo = save and guard.must_roll_back(leave=0)
-            if not undo:
-                if save and step != saved_step:
-                    report.flush()
-                    more = {"report": report.pending(), "guard": guard.state()}
-                    checkpoints.save(state, run | more, batches.get_state())
-                    saved_step = step
-                if due(config.eval_every, step) and step != evaluated.step:
-                    report.flush()
-                    for evaluator in evaluators.values():
-                        evaluator(state, step, writers)
-                    evaluated.finish(step)
-                    report.restart_clock()
-                if step == end or asked_to_end:
-                    break
-                # Put while the devices work on the step before, which nothing here waits for: the
-                # step itself moves nothing between host and devices.
-                batch = put(next(batches))
-                with jax.transfer_guard("disallow"):
-                    state, step_metrics = train_step(state, batch)
-                step += 1
-                report.add(step, step_metrics, batches.metrics, due(config.log_every, step))
-                guard.add(step, step_metrics, batches.documents)
-                undo = guard.must_roll_back(leave=1)
-            if undo:
-                checkpoints.wait()
-                del state  # there may not be room for two
-                state, saved = checkpoints.restore(like, rules)
-                step = saved_step = int(state.step)
-                guard.roll_back(saved.get("guard"))
-                report.close()
-                writers.close()
-                evaluated = Evaluated(run_dir, step)
-                writers, report = open_log(step, saved)
-        report.flush()
-        checkpoints.wait()
+            asked_to_end = preemption.reached() and now.step != end
+            last = now.step == end or asked_to_end
+            if last or now.is_due(config.save_every) or now.is_first_to_go_back_to():
+                if now.must_roll_back(newest=True):
+                    now.roll_back()
+                    continue
+                now.save(last)
+            if now.is_due(config.eval_every):
+                now.evaluate()
+            if last:
+                break
+            now.take_step()
+            if now.must_roll_back(newest=False):
+                now.roll_back()
     if asked_to_end:
-        raise Preempted(step)
-    return state
+        raise Preempted(now.step)
+    return now.state
+
+
+class _Run:
+    """What a run is made of between two steps.
+
+    Attributes:
+      state: after `step` steps.
+    """
+
+    def __init__(
+        self,
+        state: TrainState,
+        train_step: Callable[[TrainState, Any], tuple[TrainState, Metrics]],
+        batches: Batches,
+        put: Callable[[Any], Any],
+        steps: int,
+        config: LoopConfig,
+        run_dir: pathlib.Path,
+        run: dict,
+        rules: dict[str, Rule],
+        evaluators: dict[str, Evaluator],
+        more_writers: Sequence[Writer],
+        watchdog: Watchdog,
+    ):
+        """As `fit`. Resumes where there is a checkpoint."""
+        self._train_step, self._batches, self._put, self._steps = train_step, batches, put, steps
+        self._config, self._dir, self._run, self._rules = config, run_dir, run, rules
+        self._evaluators, self._more_writers = evaluators, more_writers
+        self._watchdog = watchdog
+        self._events = Events(run_dir)
+        self._checkpoints = Checkpoints(run_dir, config.keep, config.keep_every)
+        self._guard = Guard(config.non_finite, config.max_non_finite, self._events)
+        self._like = abstract(state)
+        saved: dict = {}
+        if self._checkpoints.latest() is not None:
+            jax.tree.map(lambda x: x.delete(), state)  # there may not be room for two
+            state, saved = self._restore()
+            batches.set_state(saved["data"])
+            self._guard.resume(saved.get("guard"))
+        self.state, self.step = state, int(state.step)
+        self._saved_step = self.step if saved else -1
+        self._open_log(saved)
+
+    def _restore(self) -> tuple[TrainState, dict]:
+        def check(saved: dict) -> None:
+            changed = check_resumable(str(self._dir), saved, self._run)
+            if changed and is_lead():
+                tell = (f"{key} {old!r} -> {new!r}" for key, (old, new) in changed.items())
+                print("resuming with changes:", ", ".join(tell), file=sys.stderr)
+
+        def tell(step: int, error: Damaged) -> None:
+            message = f"{error.found}; moved to {DAMAGED}/, and the one before it is used"
+            self._events.tell("damaged", step, message)
+
+        self._watchdog.beat("restoring a checkpoint")
+        return self._checkpoints.restore(self._like, self._rules, check, tell)
+
+    def _open_log(self, saved: dict) -> None:
+        self._evaluated = Evaluated(self._dir, self.step)
+        evaluates = self.is_due(self._config.eval_every) and self.step != self._evaluated.step
+        names = self._config.writers
+        self._writers = Writers(names, self._dir, self.step, evaluates, self._more_writers)
+        stage, pending = self._run["stage"], saved.get("report")
+        self._report = Report(self._writers, stage, self.step, self._steps, pending)
+
+    def is_due(self, every: int) -> bool:
+        """Whether this step is a multiple, or the last."""
+        step = self.step
+        return step == self._steps or (every > 0 and step > 0 and step % every == 0)
+
+    def is_first_to_go_back_to(self) -> bool:
+        """Whether there is no checkpoint, and there should be."""
+        return self._config.non_finite == "roll_back" and self._saved_step == -1
+
+    def take_step(self) -> None:
+        self._watchdog.beat(f"drawing the batch of step {self.step + 1}")
+        # Put while the devices work on the step before, which nothing here waits for: the step
+        # itself moves nothing between host and devices.
+        batch = self._put(next(self._batches))
+        self._watchdog.beat(f"training step {self.step + 1}, or one that is still in work")
+        with jax.transfer_guard("disallow"):
+            self.state, metrics = self._train_step(self.state, batch)
+        self.step += 1
+        emit = self.is_due(self._config.log_every)
+        self._report.add(self.step, metrics, self._batches.metrics, emit)
+        self._guard.add(self.step, metrics, self._batches.documents)
+
+    def must_roll_back(self, newest: bool) -> bool:
+        """Judges the steps up to the newest, or the one before it (`train.guard`)."""
+        return self._guard.must_roll_back(leave=0 if newest else 1)
+
+    def roll_back(self) -> None:
+        """To the last checkpoint; the batches go on where they are."""
+        self._settle()
+        if self._checkpoints.latest() is None:
+            raise UserError(
+                str(self._dir), "no checkpoint to go back to", "one, as loop.non_finite says",
+                "See in events.jsonl why none could be saved.",
+            )  # fmt: skip
+        self.state = None  # there may not be room for two
+        self.state, saved = self._restore()
+        self.step = self._saved_step = int(self.state.step)
+        self._guard.roll_back(saved.get("guard"))
+        self._report.close()
+        self._writers.close()
+        self._open_log(saved)
+
+    def save(self, last: bool) -> None:
+        """The run goes on where it cannot be saved; the last time it tries again for a while."""
+        if self.step == self._saved_step:
+            return
+        self._report.flush()
+        self._settle()
+        more = {"report": self._report.pending(), "guard": self._guard.state()}
+        tries = _LAST_TRIES if last else 1
+        for left in reversed(range(tries)):
+            self._watchdog.beat(f"saving step {self.step}")
+            try:
+                self._checkpoints.save(self.state, self._run | more, self._batches.get_state())
+                if last:
+                    self._checkpoints.wait()
+            except NotSaved as e:
+                self._tell_not_saved(e, again=left > 0)
+                if left:
+                    time.sleep(_LAST_PAUSE)
+                elif last:
+                    raise
+            else:
+                self._saved_step = self.step
+                return
+
+    def _settle(self) -> None:
+        """What was saved before is on disk, or told as lost."""
+        self._watchdog.beat("waiting for a checkpoint to be written")
+        try:
+            self._checkpoints.wait()
+        except NotSaved as e:
+            self._tell_not_saved(e, again=False)
+
+    def _tell_not_saved(self, error: NotSaved, again: bool) -> None:
+        then = f"tried again in {_LAST_PAUSE:g} s" if again else "the run goes on without"
+        kept = self._checkpoints.latest()
+        kept = "none is saved" if kept is None else f"the last one is of step {kept}"
+        self._events.tell("not_saved", self.step, f"{error.found}; {then}; {kept}")
+
+    def evaluate(self) -> None:
+        if self.step == self._evaluated.step:
+            return
+        self._report.flush()
+        for name, evaluator in self._evaluators.items():
+            self._watchdog.beat(f"evaluating {name} at step {self.step}")
+            evaluator(self.state, self.step, self._writers)
+        self._evaluated.finish(self.step)
+        self._report.restart_clock()
+
+    def close(self) -> None:
+        """Writes what is known and waits for what is being saved."""
+        with contextlib.ExitStack() as at_end:
+            at_end.callback(self._checkpoints.close)
+            at_end.callback(self._writers.close)
+            at_end.callback(self._report.close)
+            at_end.callback(self._report.flush)
 
 
 class Evaluated:
@@ -228,9 +353,10 @@ class Evaluated:
             self._path.unlink()
 
     def finish(self, step: int) -> None:
+        """On a disk that cannot be written: after a restart it is made a second time."""
         self.step = step
         if is_lead():
-            with atomic_file(self._path) as temporary:
+            with contextlib.suppress(UserError), atomic_file(self._path) as temporary:
                 temporary.write_text(f"{step}\n")
 
 

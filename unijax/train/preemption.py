@@ -34,8 +34,8 @@ class Preemption:
         self._told = True
 
     def reached(self) -> bool:
-        """Whether the run should end here. To be asked before every step, by every process."""
-        if jax.process_count() == 1:
-            return self._told
-        self._asked += 1  # not the step, which may go back
-        return multihost_utils.reached_preemption_sync_point(self._asked)
+        """Whether the run should end. To be asked before every step, by every process."""
+        if jax.process_count() > 1:
+            self._asked += 1  # not the step, which may go back
+            self._told |= multihost_utils.reached_preemption_sync_point(self._asked)
+        return self._told

@@ -2,10 +2,13 @@
 
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
-from typing import Protocol, runtime_checkable
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from tqdm import tqdm
 
 from unijax.core.errors import UserError
 from unijax.core.files import atomic_file
@@ -51,10 +54,16 @@ class JsonlWriter:
                 last = step
         with atomic_file(path) as temporary:
             temporary.write_text("".join(line + "\n" for line in kept))
-        self._file = path.open("a", buffering=1)
+        self._file = path.open("ab", buffering=0)
+        self._unwritten = b""  # for a disk that is full for a while
+
+    def _write(self, line: dict) -> None:
+        self._unwritten += json.dumps(line).encode() + b"\n"
+        while self._unwritten:
+            self._unwritten = self._unwritten[self._file.write(self._unwritten) :]
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._write({"step": step, **values})
 
     def images(self, step: int, values: Mapping[str, np.ndarray]) -> None:
         from PIL import Image
@@ -65,35 +74,65 @@ class JsonlWriter:
             Image.fromarray(pixels).save(folder / f"{step:07d}_{name.replace('/', '_')}.png")
 
     def texts(self, step: int, values: Mapping[str, str]) -> None:
-        self._file.write(json.dumps({"step": step, "texts": dict(values)}) + "\n")
+        self._write({"step": step, "texts": dict(values)})
 
     def close(self) -> None:
         self._file.close()
 
 
 class TensorBoardWriter:
-    """Event files by tensorboardX, which needs no TensorFlow."""
+    """Event files by tensorboardX, which needs no TensorFlow.
+
+    Its SummaryWriter writes in a thread, and whoever logs waits for it without end where the thread
+    died of a full disk: so events are written here. After a failure the file ends.
+    """
 
     def __init__(self, run_dir: pathlib.Path, resume_step: int, evaluates_again: bool):
         del evaluates_again  # the same values at the same step
-        from tensorboardX import SummaryWriter
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import SessionLog
 
-        self._writer = SummaryWriter(str(run_dir / "tensorboard"), purge_step=resume_step + 1)
+        (run_dir / "tensorboard").mkdir(exist_ok=True)
+        self._events = EventsWriter(str(run_dir / "tensorboard" / "events"))
+        # Hides what an undone history wrote from this step on.
+        self._write(resume_step + 1, session_log=SessionLog(status=SessionLog.START))
+
+    def _write(self, step: int, **content: Any) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+
+        if self._events is None:
+            return
+        try:
+            self._events.write_event(Event(wall_time=time.time(), step=step, **content))
+            self._events.flush()
+        except OSError:
+            self._events = None
+            raise
+
+    def _summaries(self, step: int, values: Iterable) -> None:
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        self._write(step, summary=Summary(value=[v for one in values for v in one.value]))
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
+        from tensorboardX import summary
+
+        self._summaries(step, (summary.scalar(name, x) for name, x in values.items()))
 
     def images(self, step: int, values: Mapping[str, np.ndarray]) -> None:
-        for name, pixels in values.items():
-            self._writer.add_image(name, pixels, step, dataformats="HWC")
+        from tensorboardX import summary
+
+        drawn = (summary.image(name, x, dataformats="HWC") for name, x in values.items())
+        self._summaries(step, drawn)
 
     def texts(self, step: int, values: Mapping[str, str]) -> None:
-        for name, text in values.items():
-            self._writer.add_text(name, text, step)
+        from tensorboardX import summary
+
+        self._summaries(step, (summary.text(name, x) for name, x in values.items()))
 
     def close(self) -> None:
-        self._writer.close()
+        if self._events is not None:
+            self._events.close()
 
 
 class WandbWriter:
@@ -133,7 +172,10 @@ WRITERS = {"jsonl": JsonlWriter, "tensorboard": TensorBoardWriter, "wandb": Wand
 
 
 class Writers:
-    """Several writers as one. What they write is written once: by process 0."""
+    """Several writers as one. What they write is written once: by process 0.
+
+    A disk that cannot be written is told, once in a row, and the run goes on.
+    """
 
     def __init__(
         self,
@@ -145,22 +187,30 @@ class Writers:
     ):
         """`names` are keys of `WRITERS`; `more` are writers beside those. See `JsonlWriter`."""
         self._writers: list[Writer] = []
+        self._told = False
         if is_lead():
             own = (WRITERS[name](run_dir, resume_step, evaluates_again) for name in names)
             self._writers = [*own, *more]
 
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+    def _each(self, write: Callable[[Writer], None]) -> None:
+        failed = None
         for writer in self._writers:
-            writer.scalars(step, values)
+            try:
+                write(writer)
+            except OSError as e:
+                failed = e
+        if failed and not self._told:
+            tqdm.write(f"metrics cannot be written ({failed}); the run goes on", file=sys.stderr)
+        self._told = failed is not None
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        self._each(lambda writer: writer.scalars(step, values))
 
     def images(self, step: int, values: Mapping[str, np.ndarray]) -> None:
-        for writer in self._writers:
-            writer.images(step, values)
+        self._each(lambda writer: writer.images(step, values))
 
     def texts(self, step: int, values: Mapping[str, str]) -> None:
-        for writer in self._writers:
-            writer.texts(step, values)
+        self._each(lambda writer: writer.texts(step, values))
 
     def close(self) -> None:
-        for writer in self._writers:
-            writer.close()
+        self._each(lambda writer: writer.close())

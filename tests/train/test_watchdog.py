@@ -1,0 +1,40 @@
+"""A process that does not go on ends itself, and says where it stood."""
+
+import time
+
+import pytest
+
+from tests.train.test_processes import run
+from unijax.core import exit_codes
+from unijax.train.watchdog import Watchdog
+
+
+def test_a_process_that_hangs_ends_and_tells_its_stacks(tmp_path):
+    """It waits for a batch that never comes."""
+    codes = run(1, "--run-dir", str(tmp_path), "--hang-at", "30", "--hang-seconds", "8")
+    assert codes == [exit_codes.HUNG]
+    told = (tmp_path / "hang-0.txt").read_text()
+    assert told.startswith("process 0 has not gone on for 8 s while drawing the batch of step 31")
+    assert "in _wait_for_nothing" in told
+
+
+def test_beats_keep_a_process_alive_and_leaving_ends_the_watch(tmp_path, monkeypatch):
+    ended = []
+    monkeypatch.setattr(Watchdog, "_end", lambda self: ended.append(self._doing))
+    with Watchdog(tmp_path, 0.4) as watchdog:
+        for _ in range(15):
+            time.sleep(0.05)
+            watchdog.beat("working")
+        assert ended == []
+        watchdog.beat("sleeping")
+        until = time.time() + 20
+        while not ended and time.time() < until:
+            time.sleep(0.05)
+        assert set(ended) == {"sleeping"}
+    watchdog._thread.join(5)
+    assert not watchdog._thread.is_alive()
+
+
+@pytest.mark.parametrize("code", [exit_codes.HUNG, exit_codes.PEER_LOST])
+def test_a_hang_is_a_failure_of_a_node(code):
+    assert exit_codes.failure(code) == "node"
