@@ -1,5 +1,6 @@
 """Every implementation of attention through one suite; names, choices and mistakes."""
 
+from types import SimpleNamespace
 from typing import ClassVar
 
 import jax
@@ -11,6 +12,7 @@ from tests.ops.attention_suite import AttentionSuite, Form
 from unijax.core.errors import UserError
 from unijax.ops.attention import attention, full_intervals, select_implementation
 from unijax.ops.attention.api import IMPLEMENTATIONS
+from unijax.ops.attention.block_sizes import target
 from unijax.ops.attention.reference import attention_reference
 
 
@@ -121,3 +123,13 @@ def test_mistakes():
 def test_a_mesh_names_the_device():
     with jax.set_mesh(jax.sharding.Mesh(np.array(jax.devices()[:1]), ("x",))):
         assert select_implementation(70, 70) == "chunked"
+
+
+def test_the_default_device_is_the_target(monkeypatch):
+    """A model may be made on the CPU of a machine that has a GPU."""
+    cpu, gpu = jax.devices()[0], SimpleNamespace(platform="gpu", device_kind="NVIDIA H100")
+    monkeypatch.setattr(jax, "devices", lambda of=None: [cpu if of == "cpu" else gpu])
+    assert target() == ("gpu", "NVIDIA H100")
+    for default in (cpu, "cpu"):
+        with jax.default_device(default):
+            assert target() == ("cpu", "cpu")

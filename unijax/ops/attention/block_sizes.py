@@ -77,6 +77,8 @@ def target() -> tuple[str, str]:
     That is the device of the mesh set by `jax.set_mesh` if there is one, so that a program compiled
     ahead of time gets the kernels of its target; else jax's default device.
     """
-    device = jax.sharding.get_abstract_mesh().abstract_device or jax.devices()[0]
+    device = jax.sharding.get_abstract_mesh().abstract_device or jax.config.jax_default_device
+    if device is None or isinstance(device, str):
+        device = jax.devices(device)[0]
     platform = "gpu" if device.platform in ("cuda", "rocm") else device.platform
     return platform, device.device_kind
