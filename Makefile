@@ -9,7 +9,7 @@ RUN := demo
 demo composition encoders bench: export GLIBC_TUNABLES = \
 	glibc.malloc.arena_max=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=68719476736:glibc.malloc.hugetlb=1
 
-.PHONY: demo test lint bench compile-check composition encoders slurm-test golden clean
+.PHONY: demo test lint bench compile-check composition encoders slurm-test chaos golden clean
 
 # Train a small Janus in front of you (about 15 minutes on 2 cores) and open demo/report.html.
 demo: $(VENV)/ready
@@ -44,6 +44,10 @@ encoders: $(VENV)/ready
 # A SLURM of one node, started here: a sweep that is preempted ends as one that is not (minutes).
 slurm-test: $(VENV)/ready
 	SLURM_TEST=1 JAX_PLATFORMS=cpu $(BIN)/python -m pytest tests/slurm -n 0 -s
+
+# Kills a training run 50 times at random moments; what is left must equal one that was let alone.
+chaos: $(VENV)/ready
+	$(BIN)/python -m tests.chaos --dir runs/chaos
 
 # Rewrites the golden files; review the diff.
 golden: $(VENV)/ready

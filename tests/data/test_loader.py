@@ -8,6 +8,8 @@ from fractions import Fraction
 import jax
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tests.data.conftest import make_records, small_config
 from unijax.core.batch import Kind, Target
@@ -156,6 +158,45 @@ def test_resuming_gives_the_same_remaining_batches(tokenizer, changes):
         for expected in batches[consumed:]:
             assert_same(next(resumed), expected)
         resumed.close()
+
+
+@pytest.fixture(scope="module")
+def straight(tokenizer):
+    """Batches of one process that never stopped, and their documents."""
+    loader = Loader(small_config(), tokenizer, RECORDS)
+    batches = [(next(loader), loader.documents) for _ in range(12)]
+    loader.close()
+    return batches
+
+
+@settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(lives=st.lists(st.tuples(st.sampled_from([1, 2, 4]), st.integers(0, 3)), max_size=4))
+def test_restarted_with_any_number_of_processes_the_rows_go_on_where_they_were(
+    tokenizer, straight, lives
+):
+    """Each life has so many processes and batches, and begins with the state that one of the
+    processes before it saved."""
+    state, given = None, 0
+    for processes, batches in lives:
+        loaders = [
+            Loader(small_config(), tokenizer, RECORDS, None, p, processes) for p in range(processes)
+        ]
+        for loader in loaders:
+            if state is not None:
+                loader.set_state(state)
+        for _ in range(batches):
+            pieces = [next(loader) for loader in loaders]
+            expected, documents = straight[given]
+            assert_same(jax.tree.map(lambda *parts: np.concatenate(parts), *pieces), expected)
+            assert all(loader.documents == documents for loader in loaders)
+            given += 1
+        states = [json.loads(json.dumps(loader.get_state())) for loader in loaders]
+        assert all(other == states[0] for other in states)
+        state = states[-1]
+        for loader in loaders:
+            loader.close()
 
 
 def test_a_state_of_other_data_is_refused(tokenizer):

@@ -96,6 +96,27 @@ def test_processes_share_the_same_global_batches(data, tokenizer):
             np.testing.assert_array_equal(together, getattr(batch, name))
 
 
+@pytest.mark.parametrize(("before", "after"), [(1, 4), (4, 1), (2, 4)])
+def test_another_number_of_processes_goes_on_where_the_pictures_were(data, before, after):
+    settings = config(data)
+    whole = PictureLoader(settings, None)
+    expected = []
+    for _ in range(5):
+        expected.append((next(whole), whole.documents))
+    stopped = [PictureLoader(settings, None, p, before) for p in range(before)]
+    for _ in range(2):
+        for loader in stopped:
+            next(loader)
+    resumed = [PictureLoader(settings, None, p, after) for p in range(after)]
+    for loader in resumed:
+        loader.set_state(json.loads(json.dumps(stopped[-1].get_state())))
+    for batch, documents in expected[2:]:
+        pieces = [next(loader) for loader in resumed]
+        np.testing.assert_array_equal(np.concatenate([b.pixels for b in pieces]), batch.pixels)
+        assert len(documents) == len(batch.pixels)
+        assert all(loader.documents == documents for loader in resumed)
+
+
 @pytest.mark.parametrize("length", [4, 24])
 def test_captions_are_cut_and_padded(data, tokenizer, length):
     loader = PictureLoader(config(data, text_length=length, crop="pad"), tokenizer)

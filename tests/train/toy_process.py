@@ -1,6 +1,7 @@
 """One process of a run of the toy: `python -m tests.train.toy_process --run-dir DIR`."""
 
 import argparse
+import json
 import os
 import pathlib
 import signal
@@ -17,16 +18,17 @@ from unijax.core.errors import Preempted
 from unijax.main import distributed
 from unijax.parallel.sharding import MeshConfig, make_mesh
 from unijax.train import setup
-from unijax.train.loop import LoopConfig, fit
+from unijax.train.loop import LoopConfig, fit, validation
 from unijax.train.status import StatusKeeper
 
 
 class OwnRows(ToyBatches):
     """This process's rows of the stream. SIGTERM reaches the last process alone, which may hang."""
 
-    def __init__(self, sigterm_at: int, hang_at: int, pause: float):
+    def __init__(self, sigterm_at: int, hang_at: int, pause: float, note: pathlib.Path | None):
         super().__init__()
         self._sigterm_at, self._hang_at, self._pause = sigterm_at, hang_at, pause
+        self._note = note
 
     def __next__(self):
         time.sleep(self._pause)
@@ -36,6 +38,10 @@ class OwnRows(ToyBatches):
         if last and self._drawn == self._hang_at:
             self._wait_for_nothing()
         whole = super().__next__()
+        if self._note is not None:
+            with self._note.open("a") as file:
+                names = list(self.documents.values())
+                file.write(json.dumps({"step": self._drawn, "documents": names}) + "\n")
         local = self._rows // jax.process_count()
         start = jax.process_index() * local
         return {name: x[start : start + local] for name, x in whole.items()}
@@ -56,6 +62,7 @@ def main() -> int:
     parser.add_argument("--hang-seconds", type=float, default=1800)
     parser.add_argument("--save-every", type=int, default=0)
     parser.add_argument("--eval-every", type=int, default=0)
+    parser.add_argument("--documents", action="store_true", help="notes those of every step")
     args = parser.parse_args()
     distributed.join()
     stage = toy_stage(steps=args.steps, ema_decay=0.9)
@@ -68,12 +75,17 @@ def main() -> int:
         save_every=args.save_every, eval_every=args.eval_every,
     )  # fmt: skip
     description = {"stage": stage.name, "config": {}}
-    batches = OwnRows(args.sigterm_at, args.hang_at, args.pause)
+    note = args.run_dir / "documents.jsonl" if args.documents else None
+    batches = OwnRows(args.sigterm_at, args.hang_at, args.pause, note)
+    evaluators = {}
+    if args.eval_every:
+        held_out = [next(ToyBatches(9))]
+        evaluators["held out"] = validation("held out", trainer.eval_step, held_out, trainer.put)
     try:
         with StatusKeeper(args.run_dir, stage.steps) as keeper:
             state = fit(
                 state, trainer.train_step, batches, trainer.put, stage.steps, loop, args.run_dir,
-                description, trainer.rules, {}, None, [keeper],
+                description, trainer.rules, evaluators, None, [keeper],
             )  # fmt: skip
             keeper.finish(int(state.step))
     except Preempted:
