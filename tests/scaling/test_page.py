@@ -8,25 +8,28 @@ import pytest
 from tests.scaling.test_table import rows
 from unijax.scaling import figures, methods, page, table
 from unijax.scaling.paper import style
-from unijax.scaling.study import FitConfig, analyse, choose
+from unijax.scaling.results import analyse_table
+from unijax.scaling.study import FitConfig
 
 CONFIG = FitConfig(draws=60, hold_out=2, budgets=(1e22,))
 
 
 @pytest.fixture(scope="module")
-def analyses(tmp_path_factory):
+def results(tmp_path_factory):
     path = tmp_path_factory.mktemp("table") / "runs.parquet"
     table.write(path, rows())
-    runs = table.read(path)
-    return [
-        analyse(choose(runs, "janus", loss, CONFIG), "janus", loss, CONFIG) for loss in runs.losses
-    ]
+    return analyse_table(table.read(path), CONFIG)
 
 
 @pytest.fixture(scope="module")
-def written(analyses, tmp_path_factory):
+def analyses(results):
+    return results.analyses
+
+
+@pytest.fixture(scope="module")
+def written(results, tmp_path_factory):
     out = tmp_path_factory.mktemp("report")
-    return page.write(out, "A & B", analyses, CONFIG)
+    return page.write(out, "A & B", results, CONFIG)
 
 
 def test_nothing_is_loaded_from_elsewhere(written):

@@ -15,34 +15,23 @@ from tqdm import tqdm
 from unijax.core.errors import UserError
 from unijax.core.files import atomic_file
 from unijax.scaling import table
-from unijax.scaling.study import (
-    Analysis,
-    FitConfig,
-    analyse,
-    budgets,
-    choose,
-    optima,
-    systems,
-)
+from unijax.scaling.results import Results, analyse_table, chosen_runs
+from unijax.scaling.study import Analysis, FitConfig, budgets, optima
 
 FILE = "fit.json"
 
 
-def analyses(path: pathlib.Path, config: FitConfig) -> list[Analysis]:
-    """Of every system and loss of the table, all of it checked first; with a progress bar."""
+def results(path: pathlib.Path, config: FitConfig) -> Results:
+    """Of the table, all of it checked first; with a progress bar."""
     runs = table.read(path)
-    todo = [(s, loss) for s in systems(runs) for loss in config.losses or runs.losses]
-    chosen = [choose(runs, system, loss, config) for system, loss in todo]
-    found = []
-    with tqdm(total=len(todo) * config.draws, desc="bootstrap", unit="draw") as bar:
-        for (system, loss), one in zip(todo, chosen):
-            found.append(analyse(one, system, loss, config, bar.update))
-    return found
+    laws = len(chosen_runs(runs, config))
+    with tqdm(total=laws * config.draws, desc="bootstrap", unit="draw") as bar:
+        return analyse_table(runs, config, bar.update)
 
 
-def fit(path: pathlib.Path, out: pathlib.Path, config: FitConfig) -> list[Analysis]:
+def fit(path: pathlib.Path, out: pathlib.Path, config: FitConfig) -> Results:
     """Fits and writes; prints the constants and the doubts."""
-    found = analyses(path, config)
+    found = results(path, config)
     out.mkdir(parents=True, exist_ok=True)
     copy = out / f"runs{path.suffix}"
     if not (copy.exists() and copy.samefile(path)):
@@ -50,19 +39,38 @@ def fit(path: pathlib.Path, out: pathlib.Path, config: FitConfig) -> list[Analys
             shutil.copyfile(path, temporary)
     with atomic_file(out / FILE) as temporary:
         temporary.write_text(json.dumps(as_json(found, config, copy), indent=1))
-    for analysis in found:
+    for analysis in found.analyses:
         print(describe(analysis, config.level))
+    for line in _more(found, config.level):
+        print(line)
     print(f"written: {out / FILE}")
     return found
 
 
-def as_json(found: list[Analysis], config: FitConfig, copy: pathlib.Path) -> dict:
+def as_json(found: Results, config: FitConfig, copy: pathlib.Path) -> dict:
     """What `fit.json` holds."""
     return {
         "table": copy.name,
         "sha256": hashlib.sha256(copy.read_bytes()).hexdigest(),
         "choices": dataclasses.asdict(config),
-        "fits": [_one(a, config) for a in found],
+        "fits": [_one(a, config) for a in found.analyses],
+        "bimodal": [
+            {
+                "system": system,
+                "modalities": list(one.modalities),
+                "law": one.fitted.law.form,
+                "runs": one.ids,
+                "objective": one.fitted.value,
+                "constants": {k: list(v) for k, v in one.constants(config.level).items()},
+                "lost_by_mixing": [list(map(float, column)) for column in one.gain(config.level).T],
+            }
+            for system, one in found.interactions.items()
+        ],
+        "parity": [
+            {"system": system, "loss": loss, "reference": config.reference}
+            | dataclasses.asdict(ratio)
+            for (system, loss), ratio in found.parities.items()
+        ],
     }
 
 
@@ -124,6 +132,24 @@ def describe(analysis: Analysis, level: float) -> str:
     return "\n".join(lines)
 
 
+def _more(found: Results, level: float) -> list[str]:
+    """Of mixtures and of systems beside each other, for the terminal."""
+    lines = []
+    for system, one in found.interactions.items():
+        lines.append(f"{system} {' and '.join(one.modalities)}: {one.fitted.law.form}".strip())
+        for name, (value, low, high) in one.constants(level).items():
+            lines.append(f"  {name:6} {value:12.6g}  [{low:.4g}, {high:.4g}]")
+        better = int((one.gain(level)[0] < 0).sum())
+        lines.append(f"  {better} of {len(one.ids)} mixed runs are better than two runs apart")
+    for (system, loss), ratio in found.parities.items():
+        lines.append(
+            f"{system} {loss}: parity FLOP ratio {ratio.ratio:.3f}  "
+            f"[{ratio.low:.3f}, {ratio.high:.3f}]"
+            + (f", a factor of {ratio.beyond:.2g} outside of its runs" * (ratio.beyond > 1))
+        )
+    return lines
+
+
 def read_choices(folder: pathlib.Path) -> tuple[pathlib.Path, FitConfig, dict]:
     """The table of a fit, its choices, and what it found.
 
@@ -144,5 +170,5 @@ def read_choices(folder: pathlib.Path) -> tuple[pathlib.Path, FitConfig, dict]:
     if not same:
         raise UserError(str(copy), "another table than was fitted", "the same one", "Fit anew.")
     choices = saved["choices"]
-    lists = {k: tuple(choices[k]) for k in ("losses", "budgets")}
+    lists = {k: tuple(choices[k]) for k in ("losses", "budgets", "bimodal")}
     return copy, FitConfig(**(choices | lists)), saved

@@ -18,6 +18,7 @@ from unijax.systems.janus import Janus
 from unijax.train.stage import match_rules
 
 RESULT = "result.json"
+TEACHES = {"text": "text", "understanding": "und", "code": "gen"}  # loss -> group of the data
 
 
 def record(
@@ -28,16 +29,20 @@ def record(
     periods = [x for x in lines if "flops" in x]
     parameters, frozen = trained(run)
     last, tokens, flops, encoders, seconds = 0, 0.0, 0.0, 0.0, 0.0
+    taught = dict.fromkeys(TEACHES, 0.0)
     for row in periods:
         steps, last = row["step"] - last, row["step"]
         tokens += row["tokens"] * steps
         flops += row["flops"] * steps
         encoders += 0.0 if run.cache_frozen else _encoder_flops(run, row, frozen) * steps
         seconds += row["seconds_per_step"] * steps
+        for loss, group in TEACHES.items():
+            taught[loss] += row[f"data/{group}_tokens"] * steps
     row = _described(name, config_lib.to_json(run), cell.width) | {
         "parameters": parameters,
         "non_embedding_parameters": run.model.text.count_parameters()["layers"],
         "tokens": tokens,
+        **{f"tokens_{loss}": count for loss, count in taught.items()},
         "training_flops": flops - encoders,
         "seconds": seconds,
         "steps": last,

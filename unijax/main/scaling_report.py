@@ -5,7 +5,7 @@ import pathlib
 import numpy as np
 
 from unijax.core.errors import UserError
-from unijax.main.fit import analyses, as_json, read_choices
+from unijax.main.fit import as_json, read_choices, results
 from unijax.scaling import page
 
 
@@ -16,9 +16,10 @@ def report(folder: pathlib.Path, title: str) -> pathlib.Path:
       UserError: if the constants that come out are not those that the fit recorded.
     """
     copy, config, saved = read_choices(folder)
-    found = analyses(copy, config)
-    again = as_json(found, config, copy)["fits"]
-    for old, new in zip(saved["fits"], again, strict=True):
+    found = results(copy, config)
+    again = as_json(found, config, copy)
+    pairs = [p for k in ("fits", "bimodal") for p in zip(saved[k], again[k], strict=True)]
+    for old, new in pairs:
         ours, theirs = (np.array([v[0] for v in f["constants"].values()]) for f in (new, old))
         if not np.allclose(ours, theirs, rtol=1e-6):
             raise UserError(

@@ -41,6 +41,9 @@ def add_parsers(verbs) -> None:
     p.add_argument("--drop-failed", action="store_true", help="leave out runs that failed")
     p.add_argument("--best-learning-rate", action="store_true", help="the best of each setting")
 
+    p.add_argument("--bimodal", nargs=2, default=[], metavar="LOSS", help="what two do together")
+    p.add_argument("--reference", default="", metavar="SYSTEM", help="for parity FLOP ratios")
+
     p = verbs.add_parser("report", help="a page and figures of a fit")
     p.add_argument("dir", help="folder that unijax fit wrote")
     p.add_argument("--title", default="Scaling laws")
@@ -82,7 +85,8 @@ def fit_(args: argparse.Namespace) -> None:
     from unijax.main.fit import fit
     from unijax.scaling.study import FitConfig
 
-    given = vars(args) | {"losses": tuple(args.loss), "budgets": tuple(args.budget)}
+    lists = {"losses": args.loss, "budgets": args.budget, "bimodal": args.bimodal}
+    given = vars(args) | {name: tuple(values) for name, values in lists.items()}
     names = [f.name for f in dataclasses.fields(FitConfig)]
     fit(pathlib.Path(args.table), pathlib.Path(args.out), FitConfig(**{n: given[n] for n in names}))
 

@@ -6,6 +6,7 @@ from matplotlib import pyplot as plt
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
+from unijax.scaling.interaction import Interaction
 from unijax.scaling.paper import (
     BUDGETS,
     COLUMN,
@@ -153,4 +154,19 @@ def extrapolation(analysis: Analysis) -> Figure:
     axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.set_xlabel(loss_name(analysis))
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+    return figure
+
+
+def together(found: Interaction, level: float) -> Figure:
+    """What mixed runs lost against runs apart, by size and tokens."""
+    p = found.points
+    measured, _, low, high = found.gain(level)
+    figure, axes = plt.subplots(figsize=(COLUMN + 0.5, HEIGHT), layout="constrained")
+    norm = size_norm(p.parameters)
+    colors = matplotlib.colormaps[SIZES](norm(p.parameters))
+    axes.axhline(0, color="k", lw=0.6)
+    axes.vlines(p.tokens, low, high, color=colors, lw=2.2, alpha=0.4)
+    axes.scatter(p.tokens, measured, c=p.parameters, norm=norm, cmap=SIZES, s=11, lw=0, zorder=3)
+    log_axes(axes, "tokens of both $D_i + D_j$", "lost by mixing (nats per token)")
+    size_bar(figure, axes, norm)
     return figure

@@ -12,7 +12,9 @@ from matplotlib.figure import Figure
 
 from unijax.core.files import atomic_file
 from unijax.scaling import contours, figures, methods
+from unijax.scaling.interaction import Interaction
 from unijax.scaling.paper import short, style
+from unijax.scaling.results import Results
 from unijax.scaling.study import Analysis, FitConfig, budgets, optima
 
 _STYLE = """
@@ -157,19 +159,25 @@ def drawings(analysis: Analysis, level: float) -> dict[str, tuple[Figure, str]]:
     return found
 
 
-def write(
-    out: pathlib.Path, title: str, analyses: list[Analysis], config: FitConfig
-) -> pathlib.Path:
+def write(out: pathlib.Path, title: str, results: Results, config: FitConfig) -> pathlib.Path:
     """Writes `report.html`, and figures/*.svg and *.pdf, into the folder `out`.
 
     Returns:
       The path of the page.
     """
     sections, links = [], []
-    for i, analysis in enumerate(analyses):
+    for i, analysis in enumerate(results.analyses):
         name = " · ".join(x for x in (analysis.system, analysis.modality.replace("_", " ")) if x)
         links.append(f"<a href='#s{i}'>{html.escape(name)}</a>")
         sections.append(f"<h2 id=s{i}>{html.escape(name)}</h2>" + _section(out, analysis, config))
+    for i, (system, found) in enumerate(results.interactions.items()):
+        name = " · ".join(x for x in (system, " and ".join(found.modalities)) if x)
+        links.append(f"<a href='#m{i}'>{html.escape(name)}</a>")
+        body = _interaction(out, system, found, config.level)
+        sections.append(f"<h2 id=m{i}>{html.escape(name)}, together</h2>" + body)
+    if results.parities:
+        links.append("<a href='#p'>parity</a>")
+        sections.append("<h2 id=p>Parity FLOP ratios</h2>" + _parities(results, config))
     references = "".join(f"<li>{html.escape(s)}</li>" for s in methods.SOURCES)
     page = (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title>"
@@ -202,6 +210,49 @@ def _section(out: pathlib.Path, analysis: Analysis, config: FitConfig) -> str:
             body.append(f"<figure>{image}<figcaption>{html.escape(caption)}</figcaption></figure>")
     body.append(f"<h3>Methods</h3><p>{html.escape(methods.paragraph(analysis, config))}</p>")
     return "".join(body)
+
+
+def _interaction(out: pathlib.Path, system: str, found: Interaction, level: float) -> str:
+    rows = [
+        [SYMBOLS.get(name, name), number(value), _ends(low, high)]
+        for name, (value, low, high) in found.constants(level).items()
+    ]
+    rows.append(["objective", number(found.fitted.value), f"{len(found.ids)} mixed runs"])
+    table = _table(["constant", "value", f"{100 * level:g}% interval"], rows)
+    with style():
+        stem = "_".join(x for x in (system, *found.modalities, "together") if x)
+        image = _save(out / "figures", stem, figures.together(found, level))
+    caption = (
+        "What mixed runs lose, in the mean of both losses, against two runs of one modality each "
+        "with the same tokens of it, as their laws have it. Below zero together is better. Points: "
+        f"measured; bars: the law's {100 * level:g}% interval."
+    )
+    methods = (
+        "The laws of one modality were fitted to the runs that saw no other, and held; the other "
+        "constants to the mixed runs (Aghajanyan et al. 2023, arXiv 2301.03728). Each bootstrap "
+        "draw holds one of both unimodal laws and resamples the mixed runs."
+    )
+    return (
+        f"<h3>Constants of {_formula(found.fitted.law.form)}</h3>{table}"
+        f"<figure>{image}<figcaption>{html.escape(caption)}</figcaption></figure>"
+        f"<h3>Methods</h3><p>{html.escape(methods)}</p>"
+    )
+
+
+def _parities(results: Results, config: FitConfig) -> str:
+    rows = [
+        [html.escape(system), loss, f"{r.ratio:.3f}", _ends(r.low, r.high, "{:.3f}".format),
+         "inside" if r.beyond == 1 else f"{r.beyond:.2g} times beyond"]
+        for (system, loss), r in results.parities.items()
+    ]  # fmt: skip
+    head = ["system", "loss", f"FLOP of {html.escape(config.reference)}", "", "runs"]
+    methods = (
+        f"The compute that a system needs for the perplexity of the best run of {config.reference},"
+        " over what that run took (Zhou et al. 2024, arXiv 2408.11039, section 4.2): a line of the "
+        "logarithms through the runs that no cheaper run of the system is as good as. Below 1 the "
+        "system is the cheaper one. Intervals are of the bootstrap over those runs."
+    )
+    return _table(head, rows) + f"<p>{html.escape(methods)}</p>"
 
 
 def _save(folder: pathlib.Path, name: str, figure: Figure) -> str:

@@ -8,11 +8,14 @@ FLOPs that the other one took. Any metric with a power law will do: perplexity, 
 import dataclasses
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from unijax.core.errors import UserError
 from unijax.scaling.bootstrap import interval, resample
 from unijax.scaling.frontier import power_law
+from unijax.scaling.points import Points
+
+NEAREST = 4  # runs of a system that its line goes through, where the table has more
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,3 +74,32 @@ def parity(
     beyond = np.exp(max(0.0, x.min() - at, at - x.max()))
     ends = (float(np.exp(v)) for v in (at - np.log(reference_flops), low, high))
     return Parity(*ends, float(beyond))
+
+
+def frontier_runs(points: Points) -> Int[np.ndarray, "m"]:
+    """The runs that no cheaper or equally cheap run is as good as, by compute."""
+    order = np.lexsort((points.loss, points.compute))
+    best = np.minimum.accumulate(points.loss[order])
+    return order[np.diff(best, prepend=np.inf) < 0]
+
+
+def parity_of_systems(
+    system: Points, reference: Points, draws: int, level: float, seed: int
+) -> Parity:
+    """Of two systems' perplexities, at the reference's best run.
+
+    A system's runs are those that no cheaper run of its own is as good as, and of these the
+    `NEAREST` to the reference's loss: losses end in a floor, so that a line through runs of all
+    sizes misses the ratio by several times.
+
+    Raises:
+      UserError: as `parity`.
+    """
+    best = frontier_runs(reference)[-1]
+    ours = system.take(frontier_runs(system))
+    away = np.abs(ours.loss - reference.loss[best])
+    ours = ours.take(np.sort(np.argsort(away, kind="stable")[:NEAREST]))
+    return parity(
+        ours.compute, np.exp(ours.loss), float(reference.compute[best]),
+        float(np.exp(reference.loss[best])), draws, level, seed,
+    )  # fmt: skip

@@ -37,6 +37,9 @@ class FitConfig:
       budgets: FLOPs to name the optimum of; none for ten and a hundred times the largest run.
       drop_failed: leave out runs that diverged or are not done.
       best_learning_rate: keep the best rate of each setting.
+      bimodal: two modalities whose interaction is fitted: then the laws are of the runs that saw
+        one of them alone.
+      reference: the system that the others' parity FLOP ratios are against.
     """
 
     losses: tuple[str, ...] = ()
@@ -52,6 +55,14 @@ class FitConfig:
     budgets: tuple[float, ...] = ()
     drop_failed: bool = False
     best_learning_rate: bool = False
+    bimodal: tuple[str, ...] = ()
+    reference: str = ""
+
+    def __post_init__(self):
+        if self.bimodal and len(set(self.bimodal)) != 2:
+            raise UserError(
+                "--bimodal", f"{list(self.bimodal)}", "two modalities", "Name two losses."
+            )
 
     @property
     def objective(self) -> Objective:

@@ -6,6 +6,7 @@
 | parameters, non_embedding_parameters | counts (not millions); at least one of the two |
 | tokens | seen in training, repetitions included |
 | loss_NAME_nats_per_token | held-out loss of a modality; at least one |
+| tokens_NAME | of `tokens`, those of documents that teach the loss NAME |
 | unique_tokens | different tokens among `tokens`, where data repeats |
 | training_flops | of the whole run; without it compute is 6 N D |
 | system, size, seed, learning_rate, epochs | what the run was |
@@ -141,6 +142,8 @@ def _check_form(path: pathlib.Path, table: pa.Table) -> Runs:
     columns = {}
     for name in names:
         column = table.column(name)
+        if pa.types.is_null(column.type) and (name in NUMBERS or name.endswith(UNIT)):
+            column = column.cast(pa.float64())  # of a file without types: no value yet
         if name in TEXT or not (pa.types.is_floating(column.type) or _is_integer(column.type)):
             if name in NUMBERS or name.endswith(UNIT):
                 raise UserError(
@@ -169,12 +172,10 @@ def write(path: str | os.PathLike, rows: Sequence[Mapping]) -> None:
             str(path), f"a file of kind {path.suffix!r}", ".parquet or .csv", "Change it."
         )
     names = list(dict.fromkeys(name for row in rows for name in row))
-    # Typed, so that a column without a value yet is one of numbers all the same.
-    numbers = [n for n in names if n in NUMBERS or n.endswith(UNIT)]
-    columns = {
-        name: pa.array([row.get(name) for row in rows], pa.float64() if name in numbers else None)
-        for name in names
-    }
+    columns = {name: pa.array([row.get(name) for row in rows]) for name in names}
+    for name, column in columns.items():
+        if pa.types.is_null(column.type) and (name in NUMBERS or name.endswith(UNIT)):
+            columns[name] = column.cast(pa.float64())  # numbers, though none is known yet
     table = pa.table(columns)
     with atomic_file(path) as temporary:
         if path.suffix == ".parquet":

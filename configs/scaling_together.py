@@ -1,0 +1,53 @@
+"""Does training understanding and generation together help or hurt each? Janus's ablation, small.
+
+    unijax sweep --config configs/scaling_together.py:together --dir runs/together
+    unijax sweep --config configs/scaling_together.py:understanding --dir runs/understanding
+    unijax sweep --config configs/scaling_together.py:generation --dir runs/generation
+
+After arXiv 2410.13848, table 5, experiments D (both), E (understanding alone) and F (generation
+alone), where "the kept part runs the same number of steps". Here both have one row of a step each,
+on average, in D, and the one row of a step in E and F: equal steps, equal tokens of each kind, and
+equal held-out rows. Five seeds of initialisation; the order of the data is one. The rest is that of
+configs/scaling_micro.py, without its words.
+"""
+
+import pathlib
+
+from ml_collections import ConfigDict
+
+from unijax.main.config import load
+
+KEPT = {"together": ("und", "gen"), "understanding": ("und",), "generation": ("gen",)}
+
+
+def get_config(arg: str = "together") -> ConfigDict:
+    """`arg`: together, understanding or generation."""
+    config = load(str(pathlib.Path(__file__).with_name("scaling_micro.py"))).unlock()
+    kept = KEPT[arg]
+    config.reproduces = "the question of arXiv 2410.13848, table 5, D to F, at micro scale"
+    config.data.unit = "tokens"
+    config.data.rows = len(kept)
+    config.data.groups = _groups(config.data.groups, kept)
+    config.validation.groups = _groups(config.validation.groups, KEPT["together"])
+    config.validation.batches = 128 // len(kept)
+    return config.lock()
+
+
+def get_sweep(arg: str = "together") -> ConfigDict:
+    """1,000 steps of one size."""
+    return ConfigDict(
+        {
+            "kind": "tokens",
+            "ladder": "micro",
+            "widths": (64,),
+            "mup_width": 32,
+            "tokens": ({"together": 1.02e6}.get(arg, 5e5),),  # 1,000 steps of each
+            "seeds": (0, 1, 2, 3, 4),
+        }
+    )
+
+
+def _groups(groups, kept: tuple[str, ...]) -> list:
+    """As many tokens of each kind."""
+    chosen = [g.unlock() if isinstance(g, ConfigDict) else dict(g) for g in groups]
+    return [{**g, "ratio": 1.0} for g in chosen if g["name"] in kept]

@@ -1,0 +1,135 @@
+"""A whole table: laws of one modality, what two do together, systems beside each other."""
+
+import numpy as np
+import pytest
+
+from tests.scaling.synthetic import TRUTH, loss
+from unijax.core.errors import UserError
+from unijax.scaling import page, table
+from unijax.scaling.parity import frontier_runs
+from unijax.scaling.points import Points
+from unijax.scaling.results import analyse_table
+from unijax.scaling.study import FitConfig
+
+TEXT, CODE = TRUTH, {"E": 2.5, "A": 90.0, "B": 400.0, "alpha": 0.25, "beta": 0.28}
+BOTH = {"C": 0.12, "A": 40.0, "B": 300.0, "alpha": 0.3, "beta": 0.4}
+CONFIG = FitConfig(draws=30, hold_out=0, bimodal=("text", "code"))
+
+
+def row(name: str, system: str, n: float, on_text: float, on_code: float, **losses) -> dict:
+    counts = {"non_embedding_parameters": n, "tokens": on_text + on_code}
+    seen = {"tokens_text": on_text, "tokens_code": on_code}
+    told = {f"loss_{k}_nats_per_token": losses.get(k) for k in ("text", "code")}
+    return {"run_id": name, "system": system, **counts, **seen, **told}
+
+
+def mixed_rows() -> list[dict]:
+    """Runs on text, on codes and on both, whose mean loss follows a known law."""
+    found = []
+    for i, n in enumerate(np.geomspace(1e7, 3e9, 5)):
+        for j, d in enumerate(np.geomspace(4e8, 1e11, 5)):
+            t, c = loss(n, d, TEXT), loss(n, d, CODE)
+            found.append(row(f"t{i}{j}", "s", n, d, 0.0, text=t))
+            found.append(row(f"c{i}{j}", "s", n, 0.0, d, code=c))
+            more = BOTH["A"] / n ** BOTH["alpha"] + BOTH["B"] / (2 * d) ** BOTH["beta"] - BOTH["C"]
+            found.append(row(f"b{i}{j}", "s", n, d, d, text=t + more, code=c + more))
+    return found
+
+
+@pytest.fixture(scope="module")
+def mixture(tmp_path_factory):
+    path = tmp_path_factory.mktemp("mixture") / "runs.csv"
+    table.write(path, mixed_rows())
+    return analyse_table(table.read(path), CONFIG)
+
+
+def test_a_table_of_two_modalities_gives_both_laws_and_what_they_do_together(mixture):
+    for analysis, truth in zip(mixture.analyses, (TEXT, CODE), strict=True):
+        assert analysis.fitted.constants() == pytest.approx(truth, rel=1e-3)
+        assert len(analysis.points) == 25
+    found = mixture.interactions["s"]
+    assert found.fitted.constants() == pytest.approx(BOTH, rel=0.02)
+    for value, low, high in found.constants(0.95).values():
+        assert low <= value * 1.01
+        assert high >= value * 0.99
+    gain, by_law, low, high = found.gain(0.95)
+    np.testing.assert_allclose(gain, by_law, atol=1e-3)
+    assert (low <= by_law + 1e-3).all()
+    assert (by_law - 1e-3 <= high).all()
+    assert 0 < (gain < 0).sum() < len(gain)  # the competition barrier is among the runs
+
+
+def test_the_page_shows_what_two_modalities_do_together(mixture, tmp_path):
+    text = page.write(tmp_path, "T", mixture, CONFIG).read_text()
+    assert "s · text and code, together" in text
+    assert "25 mixed runs" in text
+    assert page.number(mixture.interactions["s"].fitted.constants()["C"]) in text
+    assert (tmp_path / "figures" / "s_text_code_together.svg").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda r: {k: v for k, v in r.items() if k != "tokens_code"}, "no column tokens_code"),
+        (lambda r: r | {"tokens_code": max(r["tokens_code"], 1e3)}, "0 to fit"),
+    ],
+)
+def test_a_table_without_what_the_bimodal_law_needs_is_refused(change, message, tmp_path):
+    table.write(tmp_path / "t.csv", [change(r) for r in mixed_rows()])
+    with pytest.raises(UserError, match=message):
+        analyse_table(table.read(tmp_path / "t.csv"), CONFIG)
+
+
+def test_a_table_without_mixed_runs_is_refused(tmp_path):
+    table.write(tmp_path / "t.csv", [r for r in mixed_rows() if r["run_id"][0] != "b"])
+    with pytest.raises(UserError, match="0 runs on both of"):
+        analyse_table(table.read(tmp_path / "t.csv"), CONFIG)
+
+
+def two_systems(factor: float) -> list[dict]:
+    """The second needs `factor` times the tokens for the same loss."""
+    found = []
+    for i, n in enumerate(np.geomspace(1e7, 3e9, 6)):
+        for j, d in enumerate(np.geomspace(1e9, 1e11, 4)):
+            for name, more in (("fast", 1.0), ("slow", factor)):
+                known = loss(n, d)
+                found.append(row(f"{name}{i}{j}", name, n, more * d, 0.0, text=known))
+    return found
+
+
+def test_parity_of_systems_is_the_factor_between_them(tmp_path):
+    table.write(tmp_path / "t.csv", two_systems(3.0))
+    config = FitConfig(draws=30, hold_out=0, losses=("text",), reference="slow")
+    found = analyse_table(table.read(tmp_path / "t.csv"), config)
+    ((key, ratio),) = found.parities.items()
+    assert key == ("fast", "text")
+    assert ratio.ratio == pytest.approx(1 / 3, rel=0.05)
+    assert ratio.low < 1 / 3 < ratio.high
+    assert "Parity FLOP ratios" in page.write(tmp_path, "T", found, config).read_text()
+    with pytest.raises(UserError, match="found 'other'"):
+        analyse_table(table.read(tmp_path / "t.csv"), FitConfig(reference="other"))
+
+
+def test_frontier_runs_are_those_that_no_cheaper_run_is_as_good_as():
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        n = int(rng.integers(1, 9))
+        points = Points(*(rng.integers(1, 5, n).astype(float) for _ in range(3)))
+        c = points.compute
+        slow = [
+            i
+            for i in range(n)
+            if not any(
+                ((c[j] <= c[i]) and (points.loss[j] < points.loss[i]))
+                or ((c[j] < c[i]) and (points.loss[j] <= points.loss[i]))
+                for j in range(n)
+            )
+        ]  # fmt: skip
+        found = frontier_runs(points)
+        # Of runs that are equal in both, one stands for all.
+        assert {(c[i], points.loss[i]) for i in found} == {(c[i], points.loss[i]) for i in slow}
+
+
+def test_one_modality_is_not_two():
+    with pytest.raises(UserError, match="two modalities"):
+        FitConfig(bimodal=("text", "text"))

@@ -1,0 +1,111 @@
+"""The law of two modalities, from a table of runs on one or on both of them (`bimodal`)."""
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Float
+
+from unijax.core.errors import UserError
+from unijax.scaling.bimodal import Bimodal, MixedPoints
+from unijax.scaling.bootstrap import interval, resample
+from unijax.scaling.fit import Fit, fit
+from unijax.scaling.laws import Theta
+from unijax.scaling.solver import minimise
+from unijax.scaling.study import Analysis, FitConfig
+from unijax.scaling.table import Runs
+from unijax.scaling.validate import FEWEST
+
+
+@dataclasses.dataclass(frozen=True)
+class Interaction:
+    """What two modalities do to each other.
+
+    Attributes:
+      modalities: their names.
+      points: the mixed runs.
+      ids: of these.
+      fitted: the law, whose unimodal parts are held.
+      draws: [draws, p], of the bootstrap over unimodal and over mixed runs.
+    """
+
+    modalities: tuple[str, str]
+    points: MixedPoints
+    ids: list[str]
+    fitted: Fit
+    draws: Theta
+
+    def constants(self, level: float) -> dict[str, tuple[float, float, float]]:
+        """Name -> value, lower, upper."""
+        drawn = self.fitted.law.constants(self.draws)
+        ends = {k: interval(v, level) for k, v in drawn.items()}
+        values = self.fitted.constants().items()
+        return {k: (v, float(ends[k][0]), float(ends[k][1])) for k, v in values}
+
+    def gain(self, level: float) -> Float[np.ndarray, "4 n"]:
+        """Nats per token that each mixed run lost against two runs of one modality each.
+
+        Below zero: together is better. Measured, by the law, and the law's lower and upper end.
+        """
+        law, p = self.fitted.law, self.points
+        apart = law.unimodal(self.fitted.theta[None], p)[0]
+        drawn = law.predict(self.draws, p)[0] - law.unimodal(self.draws, p)
+        return np.vstack([p.loss - apart, self.fitted.predict(p) - apart, interval(drawn, level)])
+
+
+def alone(runs: Runs, modality: str, other: str) -> Runs:
+    """The runs that saw nothing of the other modality.
+
+    Raises:
+      UserError: if the table does not say what was seen of each.
+    """
+    for name in (modality, other):
+        if f"tokens_{name}" not in runs:
+            raise UserError(
+                "bimodal law", f"no column tokens_{name}",
+                f"the tokens of documents that teach {name!r}, in every row", "Add it.",
+            )  # fmt: skip
+    return runs.where((runs[f"tokens_{other}"] == 0) & (runs[f"tokens_{modality}"] > 0))
+
+
+def interaction(runs: Runs, first: Analysis, second: Analysis, config: FitConfig) -> Interaction:
+    """Fits what remains of the mixed runs' mean loss beside both unimodal laws.
+
+    Args:
+      first, second: of the runs of one modality each, with as many bootstrap draws.
+
+    Raises:
+      UserError: with too few runs on both.
+    """
+    names = (first.modality, second.modality)
+    tokens = [runs[f"tokens_{name}"] for name in names]
+    losses = [runs.loss(name) for name in names]
+    both = (tokens[0] > 0) & (tokens[1] > 0) & np.isfinite(losses[0]) & np.isfinite(losses[1])
+    if both.sum() < FEWEST:
+        raise UserError(
+            "bimodal law", f"{both.sum()} runs on both of {list(names)}", f"at least {FEWEST}",
+            "Add runs that see both.",
+        )  # fmt: skip
+    mean = (losses[0][both] + losses[1][both]) / 2
+    points = MixedPoints(runs[config.parameters][both], *(t[both] for t in tokens), mean)
+    law = Bimodal.of(first.fitted, second.fitted, points)
+    fitted = fit(law, points, config.objective)
+    return Interaction(
+        names, points, [str(i) for i in runs["run_id"][both]], fitted,
+        _bootstrap(fitted, points, first.draws, second.draws, config.seed),
+    )  # fmt: skip
+
+
+def _bootstrap(
+    fitted: Fit,
+    points: MixedPoints,
+    first: Float[np.ndarray, "draws q"],
+    second: Float[np.ndarray, "draws r"],
+    seed: int,
+) -> Float[np.ndarray, "draws p"]:
+    """Each draw holds one of both unimodal laws and resamples the mixed runs."""
+    rng = np.random.default_rng(seed)
+    free = sum(fitted.law.free)
+    counts = resample(rng, len(points.loss), len(first), lambda here: np.sum(here) > free)
+    ours = np.broadcast_to(fitted.theta[-free:], (len(first), free))
+    starts = np.concatenate([first, second, ours], axis=1)
+    return minimise(fitted.law, points, fitted.objective, starts, counts.astype(float)).theta

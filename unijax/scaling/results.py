@@ -1,0 +1,75 @@
+"""Everything that a table of runs says: laws by system and loss, mixtures, ratios of systems."""
+
+import dataclasses
+from collections.abc import Callable
+
+from unijax.core.errors import UserError
+from unijax.scaling.interaction import Interaction, alone, interaction
+from unijax.scaling.parity import Parity, parity_of_systems
+from unijax.scaling.study import Analysis, Chosen, FitConfig, analyse, choose, systems
+from unijax.scaling.table import Runs
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """What was found.
+
+    Attributes:
+      analyses: of every system and loss; with a bimodal law, of the runs of one modality.
+      interactions: the bimodal law by system; empty unless asked for.
+      parities: (system, loss) -> the ratio to the reference; empty unless asked for.
+    """
+
+    analyses: list[Analysis]
+    interactions: dict[str, Interaction]
+    parities: dict[tuple[str, str], Parity]
+
+
+def chosen_runs(runs: Runs, config: FitConfig) -> dict[tuple[str, str], Chosen]:
+    """The runs behind the law of each (system, loss), all of them checked.
+
+    Raises:
+      UserError: for whatever `validate` refuses, or names that the table does not have.
+    """
+    names = systems(runs)
+    if config.reference and config.reference not in names:
+        raise UserError(
+            "--reference", repr(config.reference), f"a system of the table: {names}", "Correct it."
+        )
+    if not config.bimodal:
+        losses = config.losses or runs.losses
+        return {(s, loss): choose(runs, s, loss, config) for s in names for loss in losses}
+    first, second = config.bimodal
+    found = {}
+    for loss, other in ((first, second), (second, first)):
+        here = alone(runs, loss, other)
+        found |= {(s, loss): choose(here, s, loss, config) for s in names}
+    return found
+
+
+def analyse_table(
+    runs: Runs, config: FitConfig, progress: Callable[[int], None] = lambda done: None
+) -> Results:
+    """Checks everything, then fits everything.
+
+    Args:
+      progress: called with the number of bootstrap draws done since the last call.
+
+    Raises:
+      UserError: as `chosen_runs`; then nothing is fitted.
+    """
+    chosen = chosen_runs(runs, config)
+    found = {key: analyse(one, *key, config, progress) for key, one in chosen.items()}
+    interactions, parities = {}, {}
+    if config.bimodal:
+        for system in systems(runs):
+            here = runs.where(runs["system"] == system) if system else runs
+            laws = (found[system, loss] for loss in config.bimodal)
+            interactions[system] = interaction(here, *laws, config)
+    if config.reference:
+        for system, loss in found:
+            if system != config.reference:
+                pair = (chosen[system, loss].points, chosen[config.reference, loss].points)
+                choices = (config.draws, config.level, config.seed)
+                parities[system, loss] = parity_of_systems(*pair, *choices)
+    return Results(list(found.values()), interactions, parities)
