@@ -9,7 +9,10 @@ from unijax.core import status as status_lib
 from unijax.core.errors import UserError
 from unijax.core.status import Status
 
-_HEAD = ("run", "state", "step", "of", "loss", "tokens/s", "updated", "attempt", "host", "job")
+_HEAD = (
+    "run", "state", "step", "of", "loss", "tokens/s", "s/step", "MFU", "goodput", "GiB", "updated",
+    "attempt", "host", "job",
+)  # fmt: skip
 _SILENT_SECONDS = 600.0  # of a run that says nothing, which may also evaluate or compile
 
 
@@ -75,13 +78,21 @@ def _row(name: str, status: Status | None, now: float) -> Sequence[str]:
         _state(status, now),
         f"{status.step:,}",
         f"{status.steps:,}",
-        "" if status.loss is None else f"{status.loss:.4f}",
-        "" if status.tokens_per_second is None else f"{status.tokens_per_second:,.0f}",
+        _cell(status.loss, ".4f"),
+        _cell(status.tokens_per_second, ",.0f"),
+        _cell(status.step_seconds.get("p50"), ".3g"),
+        _cell(status.mfu, ".1%"),
+        _cell(status.goodput, ".0%"),
+        _cell(status.memory_gib, ".1f"),
         f"{_ago(now - status.updated)} ago",
         str(status.attempt),
         status.host,
         status.job,
     )
+
+
+def _cell(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
 
 
 def _ago(seconds: float) -> str:

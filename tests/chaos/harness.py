@@ -60,7 +60,8 @@ def kill(
     begun = time.monotonic()
     strikes_save = chance.choice([0, 0, 1, 2])  # which one; 0: any moment
     moment, delay = chance.uniform(0, seconds), chance.uniform(0, 0.05)
-    saves, saving = 0, False
+    # What the last kill left is removed when the run begins: it is no save of this process.
+    saves, saving = 0, any(run_dir.glob(_HALF))
     while process.poll() is None:
         before, saving = saving, any(run_dir.glob(_HALF))
         saves += saving and not before
@@ -69,7 +70,7 @@ def kill(
         elif strikes_save or time.monotonic() - begun < moment:
             time.sleep(0.002)
             continue
-        found = any(run_dir.glob(_HALF))
+        found = saves > 0 and any(run_dir.glob(_HALF))
         process.send_signal(signal.SIGKILL)
         process.wait()
         return Kill(time.monotonic() - begun, found, newest(run_dir))

@@ -11,7 +11,8 @@ from unijax.core.status import Status
 
 NOW = 1_800_000_000.0
 RUNNING = Status(
-    "a", "running", 1200, 40_000, 2.34567, 81234.5, NOW - 5, "node-1", 1, "40_0"
+    "a", "running", 1200, 40_000, 2.34567, 81234.5, NOW - 5, "node-1", 1, "40_0",
+    goodput=0.934, mfu=0.4567, step_seconds={"p50": 1.2345}, memory_gib=61.25,
 )  # fmt: skip
 
 
@@ -32,13 +33,16 @@ def test_one_line_a_run_and_a_sum(tmp_path):
     (tmp_path / "launch").mkdir()
     (tmp_path / "launch" / "runs.txt").write_text("a\tunijax train\nd\tunijax train\n")
     lines = table(tmp_path, NOW).splitlines()
+    machine = ["1.23", "45.7%", "93%", "61.2"]
     assert [line.split() for line in lines[:5]] == [
-        ["run", "state", "step", "of", "loss", "tokens/s", "updated", "attempt", "host", "job"],
-        ["a", "running", "1,200", "40,000", "2.3457", "81,234", "5", "s", "ago", "1", "node-1",
-         "40_0"],
-        ["b", "failed", "1,200", "40,000", "81,234", "2", "h", "ago", "1", "node-1", "40_0"],
-        ["c", "silent", "1,200", "40,000", "2.3457", "81,234", "17", "min", "ago", "3", "node-1",
-         "40_0"],
+        ["run", "state", "step", "of", "loss", "tokens/s", "s/step", "MFU", "goodput", "GiB",
+         "updated", "attempt", "host", "job"],
+        ["a", "running", "1,200", "40,000", "2.3457", "81,234", *machine, "5", "s", "ago", "1",
+         "node-1", "40_0"],
+        ["b", "failed", "1,200", "40,000", "81,234", *machine, "2", "h", "ago", "1",
+         "node-1", "40_0"],
+        ["c", "silent", "1,200", "40,000", "2.3457", "81,234", *machine, "17", "min", "ago", "3",
+         "node-1", "40_0"],
         ["d", "waiting"],
     ]  # fmt: skip
     assert lines[5:] == ["4 runs: 1 failed, 1 running, 1 silent, 1 waiting", "b: data: broken"]

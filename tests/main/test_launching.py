@@ -2,6 +2,8 @@
 
 import pathlib
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -94,3 +96,17 @@ def test_status(tmp_path, capsys):
     status.write(tmp_path / "a", one)
     assert cli.main(["status", str(tmp_path)]) == 0
     assert "1 runs: 1 done" in capsys.readouterr().out
+
+
+def test_a_table_of_runs_does_not_wait_for_jax(tmp_path):
+    status.write(tmp_path, Status("a", "done", 10, 10, 1.0, 100.0, 1.8e9, "here", 1, ""))
+    script = (
+        "import sys; from unijax.main import cli; "
+        f"codes = [cli.main(['status', {str(tmp_path)!r}]), cli.main(['status', '/nothing'])]; "
+        "assert codes == [0, 2], codes; "
+        "loaded = {'jax', 'numpy', 'orbax', 'ml_collections'} & set(sys.modules); "
+        "assert not loaded, loaded"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "1 runs: 1 done" in done.stdout

@@ -34,6 +34,11 @@ class Status:
       attempt: 1, 2, ...: how often the run was started.
       job: id that the engine gave it; "" without an engine.
       message: of a failure.
+      seconds: of all attempts so far, from when the command began to read data.
+      goodput: share of `seconds` in steps that changed the parameters and were not undone.
+      mfu: model FLOPs (by the pairs that attention sees) as a share of the devices' peak.
+      step_seconds: percentiles of the newest 1,000 steps: {"p50": ..., "p90": ..., "p99": ...}.
+      memory_gib: most that was in use: of one device, or of the host where devices do not tell.
     """
 
     run: str
@@ -47,6 +52,11 @@ class Status:
     attempt: int
     job: str
     message: str = ""
+    seconds: float = 0.0
+    goodput: float | None = None
+    mfu: float | None = None
+    step_seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+    memory_gib: float | None = None
 
 
 def write(run_dir: str | os.PathLike, status: Status) -> None:

@@ -4,13 +4,20 @@ import argparse
 import difflib
 import errno
 import itertools
+import logging
 import sys
 import traceback
-from collections.abc import Sequence
+import types
+from collections.abc import Callable, Sequence
 
 from unijax.core import exit_codes
 from unijax.core.errors import Preempted, UserError
-from unijax.main import scaling_verbs
+from unijax.main import launch_verbs, scaling_verbs
+
+# Orbax and absl narrate every save, asyncio every failed write of one; what a user must know is
+# said by this project.
+logging.getLogger("absl").setLevel(logging.CRITICAL)
+logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -133,15 +140,7 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
 
     scaling_verbs.add_parsers(verbs)
 
-    p = verbs.add_parser("launch", help="start a run or a sweep on a cluster, or show how")
-    p.add_argument("file", help="what to run, as YAML or Python")
-    p.add_argument("changes", nargs="*", metavar="key=value", help="changes to the file")
-    p.add_argument("--engine", required=True, choices=("local", "slurm", "gke", "tpu", "sky"))
-    p.add_argument("--dry-run", action="store_true", help="show the rendered files alone")
-    p.add_argument("--out", help="folder of the rendered files; DIRECTORY/launch by default")
-
-    p = verbs.add_parser("status", help="table the runs of a sweep")
-    p.add_argument("dir", help="a directory of runs, or one run")
+    launch_verbs.add_parsers(verbs)
     return top, verbs.choices
 
 
@@ -161,25 +160,40 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a verb. Returns the exit status, one of `core.exit_codes`."""
     args = parse(argv)
-    from unijax.main import distributed
-
     try:
         status = _run(args)
     except Exception as e:
-        if distributed.is_one_of_several():
+        if distributed := _if_one_of_several():
             traceback.print_exception(e)
             distributed.leave(distributed.status_of(e))
         raise
-    if status not in (exit_codes.DONE, exit_codes.PREEMPTED) and distributed.is_one_of_several():
+    failed = status not in (exit_codes.DONE, exit_codes.PREEMPTED)
+    if failed and (distributed := _if_one_of_several()):
         distributed.leave(status)
     return status
 
 
-def _run(args: argparse.Namespace) -> int:
+def _if_one_of_several() -> types.ModuleType | None:
+    """The module `distributed`, where this process joined others; without loading JAX for it."""
+    if "jax" not in sys.modules:
+        return None
+    from unijax.main import distributed
+
+    return distributed if distributed.is_one_of_several() else None
+
+
+def _verb(name: str) -> Callable[[argparse.Namespace], int | None]:
+    for light in (launch_verbs, scaling_verbs):
+        if hasattr(light, name):
+            return getattr(light, name)
     from unijax.main import verbs
 
+    return getattr(verbs, name)
+
+
+def _run(args: argparse.Namespace) -> int:
     try:
-        return getattr(verbs, f"{args.verb}_")(args) or exit_codes.DONE
+        return _verb(f"{args.verb}_")(args) or exit_codes.DONE
     except UserError as e:
         print(f"error: {e}", file=sys.stderr)
         return exit_codes.MISTAKE

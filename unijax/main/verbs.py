@@ -1,20 +1,13 @@
 """What each verb of the command line does. Libraries are imported when they are needed."""
 
 import argparse
-import logging
 import math
 import pathlib
 
 from unijax.core.errors import UserError
 from unijax.main import config as config_lib
 from unijax.main.run import RunConfig, resolve
-from unijax.main.scaling_verbs import fit_, gather_, ladder_, report_, sweep_  # noqa: F401
 from unijax.sample.logits import Sampling
-
-# Orbax and absl narrate every save, asyncio every failed write of one; what a user must know is
-# said by this project.
-logging.getLogger("absl").setLevel(logging.CRITICAL)
-logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 
 
 def _resolved(args: argparse.Namespace) -> RunConfig:
@@ -134,17 +127,3 @@ def composition_(args: argparse.Namespace) -> None:
     from unijax.main.composition import composition
 
     print(composition(pathlib.Path(args.run_dir)))
-
-
-def launch_(args: argparse.Namespace) -> int:
-    """`unijax launch`."""
-    from unijax.main.launching import start
-
-    return start(args.file, args.changes, args.engine, args.out, args.dry_run)
-
-
-def status_(args: argparse.Namespace) -> None:
-    """`unijax status`."""
-    from launch.table import table
-
-    print(table(pathlib.Path(args.dir)))

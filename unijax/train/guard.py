@@ -44,30 +44,34 @@ def spike_limit(recent: np.ndarray) -> float:
 
 
 class Guard:
-    """Judges steps in their order."""
+    """Judges steps in their order.
+
+    Attributes:
+      not_finite: steps of the run that were found so.
+    """
 
     def __init__(self, policy: str, limit: int, events: Events):
         """`policy` is one of `POLICIES`; `limit` is the number of steps that it may be used on."""
         self._policy, self._limit, self._events = policy, limit, events
         self._waiting: deque[tuple[int, Metrics, Mapping[int, str]]] = deque()
         self._recent: deque[float] = deque(maxlen=WINDOW)
-        self._not_finite = 0
+        self.not_finite = 0
 
     def state(self) -> dict:
         """What a resumed run must know, as JSON. Of steps that were judged."""
-        return {"recent": list(self._recent), "not_finite": self._not_finite}
+        return {"recent": list(self._recent), "not_finite": self.not_finite}
 
     def resume(self, state: dict | None) -> None:
         """Of a checkpoint; None of one that has no such state."""
         state = state or {"recent": [], "not_finite": 0}
         self._recent = deque(state["recent"], maxlen=WINDOW)
-        self._not_finite = state["not_finite"]
+        self.not_finite = state["not_finite"]
 
     def roll_back(self, state: dict | None) -> None:
         """As `resume`, to go on in this run: what it may still undo is not won back."""
-        count = self._not_finite
+        count = self.not_finite
         self.resume(state)
-        self._not_finite = count
+        self.not_finite = count
         self._waiting.clear()
 
     def add(self, step: int, metrics: Metrics, documents: Mapping[int, str]) -> None:
@@ -105,9 +109,9 @@ class Guard:
         known = _known(metrics, documents)
         loss, worst = known["loss"], known["worst"]
         found = f"loss {loss}, gradient of {worst} {known['gradient_norms'][worst]}"
-        allowed = self._policy != "stop" and self._not_finite < self._limit
+        allowed = self._policy != "stop" and self.not_finite < self._limit
         action = self._policy if allowed else "stop"
-        self._not_finite += 1
+        self.not_finite += 1
         said = {"stop": "stopped", "skip": "step not applied", "roll_back": "going back"}[action]
         self._events.tell("not_finite", step, f"{found}: {said}", action=action, **known)
         if action == "stop":

@@ -262,7 +262,12 @@ class _Run:
 
     def must_roll_back(self, newest: bool) -> bool:
         """Judges the steps up to the newest, or the one before it (`train.guard`)."""
-        return self._guard.must_roll_back(leave=0 if newest else 1)
+        before = self._guard.not_finite
+        if self._guard.must_roll_back(leave=0 if newest else 1):
+            return True
+        if not newest:
+            self._report.arrived(applied=self._guard.not_finite == before)
+        return False
 
     def roll_back(self) -> None:
         """To the last checkpoint; the batches go on where they are."""
@@ -285,20 +290,23 @@ class _Run:
         if self.step == self._saved_step:
             return
         self._report.flush()
+        with self._report.paused():
+            self._save(tries=_LAST_TRIES if last else 1, wait=last)
+
+    def _save(self, tries: int, wait: bool) -> None:
         self._settle()
         more = {"report": self._report.pending(), "guard": self._guard.state()}
-        tries = _LAST_TRIES if last else 1
         for left in reversed(range(tries)):
             self._watchdog.beat(f"saving step {self.step}")
             try:
                 self._checkpoints.save(self.state, self._run | more, self._batches.get_state())
-                if last:
+                if wait:
                     self._checkpoints.wait()
             except NotSaved as e:
                 self._tell_not_saved(e, again=left > 0)
                 if left:
                     time.sleep(_LAST_PAUSE)
-                elif last:
+                elif wait:
                     raise
             else:
                 self._saved_step = self.step
@@ -322,11 +330,11 @@ class _Run:
         if self.step == self._evaluated.step:
             return
         self._report.flush()
-        for name, evaluator in self._evaluators.items():
-            self._watchdog.beat(f"evaluating {name} at step {self.step}")
-            evaluator(self.state, self.step, self._writers)
+        with self._report.paused():
+            for name, evaluator in self._evaluators.items():
+                self._watchdog.beat(f"evaluating {name} at step {self.step}")
+                evaluator(self.state, self.step, self._writers)
         self._evaluated.finish(self.step)
-        self._report.restart_clock()
 
     def close(self) -> None:
         """Writes what is known and waits for what is being saved."""

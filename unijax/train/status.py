@@ -26,6 +26,8 @@ class StatusKeeper:
         """`steps` is the number of steps of the whole stage."""
         self._dir, self._lead, self._written = run_dir, is_lead(), 0.0
         before = status_lib.read(run_dir) if self._lead else None
+        self._began = time.monotonic()
+        self._before = before.seconds if before else 0.0
         self._now = {
             "run": run_dir.absolute().name,
             "state": "starting",
@@ -56,11 +58,20 @@ class StatusKeeper:
         self._now |= {"state": state, "step": step}
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        if "loss" not in values:  # of an evaluation
+        if "machine/useful_seconds" not in values:  # of an evaluation
             return
         begins = self._now["state"] != "running"
-        self._now |= {"state": "running", "step": step, "loss": values["loss"]}
+        self._now |= {"state": "running", "step": step}
+        if "loss" in values:  # none where no step of the period was applied
+            self._now["loss"] = values["loss"]
         self._now["tokens_per_second"] = values.get("tokens_per_second")
+        self._now["mfu"] = values.get("machine/mfu")
+        host = values.get("machine/host_memory_gib")
+        self._now["memory_gib"] = values.get("machine/device_memory_gib", host)
+        self._now["goodput"] = values["machine/useful_seconds"] / self._seconds()
+        prefix = "seconds_per_step_"
+        percentiles = {k.removeprefix(prefix): v for k, v in values.items() if k.startswith(prefix)}
+        self._now["step_seconds"] = percentiles
         if begins or time.time() - self._written > _SECONDS:
             self._write()
 
@@ -77,5 +88,9 @@ class StatusKeeper:
         if not self._lead:
             return
         self._written = time.time()
+        now = Status(updated=self._written, seconds=self._seconds(), **self._now)
         with contextlib.suppress(UserError):
-            status_lib.write(self._dir, Status(updated=self._written, **self._now))
+            status_lib.write(self._dir, now)
+
+    def _seconds(self) -> float:
+        return self._before + time.monotonic() - self._began
