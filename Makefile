@@ -9,7 +9,8 @@ RUN := demo
 demo composition encoders bench: export GLIBC_TUNABLES = \
 	glibc.malloc.arena_max=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=68719476736:glibc.malloc.hugetlb=1
 
-.PHONY: demo test lint bench compile-check composition encoders slurm-test chaos golden clean
+.PHONY: demo test lint bench compile-check plan-all composition encoders slurm-test chaos golden \
+	clean
 
 # Train a small Janus in front of you (about 15 minutes on 2 cores) and open demo/report.html.
 demo: $(VENV)/ready
@@ -31,6 +32,12 @@ bench: $(VENV)/ready
 # Attention through the compilers of TPUs and GPUs, none of which is needed (5 GB of packages).
 compile-check: .venv-compile/ready
 	.venv-compile/bin/python bench/compile_check.py
+
+# The step of every full-size config, compiled for the hardware that it names (hours of one core the
+# first time; what was compiled before is read from .plan/). Writes the tables of docs/plan.md.
+plan-all: .venv-compile/ready
+	.venv-compile/bin/python -m bench.plan_all
+	.venv-compile/bin/python -m bench.plan_all --scaling
 
 # A larger run on all the data (hours on CPU), then what it never saw together: composition.html.
 composition: $(VENV)/ready

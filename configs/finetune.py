@@ -60,5 +60,6 @@ def get_config(arg: str = "") -> ConfigDict:
     }
     config.validation = {"batches": 4, "samples": 4}  # of --held-out
     config.mesh = {"data": 1, "fsdp": -1, "table": "fsdp"}
+    config.hardware = "h100:8"
     config.loop = {"log_every": 10, "eval_every": 100, "save_every": 200, "keep": 2}
     return config.lock()

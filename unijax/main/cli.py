@@ -89,6 +89,13 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
     p.add_argument("--run-dir", required=True)
     p.add_argument("--stop-at", type=int)
 
+    p = verbs.add_parser("plan", help="compile a config's train step for hardware that is not here")
+    _config_flags(p)
+    p.add_argument("--topology", help="as v5p:4x4x8, v5e:16x16*2 or h100:8*4; the config's if none")
+    p.add_argument("--json", help="file for the plan as JSON")
+    p.add_argument("--cache", default=".plan", help="folder of what was compiled before")
+    p.add_argument("--no-search", action="store_true", help="look for no change that fits")
+
     p = verbs.add_parser("show", help="print rendered and packed rows of a config as text")
     _config_flags(p)
     p.add_argument("--rows", type=int, default=2)

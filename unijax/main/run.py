@@ -65,6 +65,7 @@ class RunConfig:
       remat: "none", "dots" or "full".
       accumulate: parts in which the rows of a step are worked, one after another, to save memory.
       seed: of initialisation and of the steps' keys; data has its own.
+      hardware: topology that the run is meant for, as `unijax plan` takes it; empty for none.
     """
 
     reproduces: str
@@ -84,6 +85,7 @@ class RunConfig:
     remat: str = "none"
     accumulate: int = 1
     seed: int = 0
+    hardware: str = ""
 
 
 # system -> (class of the system, class of `model`, class of `data`)

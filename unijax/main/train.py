@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 from clu.parameter_overview import get_parameter_overview
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 
 from unijax.core import tree
 from unijax.core.batch import ImageBatch, PackedBatch
@@ -83,7 +83,6 @@ def _train(
 ) -> TrainState:
     mesh = make_mesh(run.mesh)
     if is_lead():
-        print(describe(mesh, run.mesh.table), file=sys.stderr)
         logging.basicConfig(format="%(message)s")
         logging.getLogger("unijax").setLevel(logging.INFO)  # which kernels are picked
     index, count = reader(mesh)
@@ -107,6 +106,7 @@ def _train(
             tokenizer.save(run_dir / "tokenizer")  # for whoever reads the checkpoints
         with atomic_file(run_dir / "parameters.txt") as temporary:
             temporary.write_text(parameter_table(trainer))
+        print(describe(mesh, run.mesh.table), file=sys.stderr)
     state = trainer.begin(params)
     try:
         return fit(
@@ -138,7 +138,7 @@ def build(run: RunConfig, mesh: Mesh) -> tuple[System, Trainer]:
     return system, trainer
 
 
-def check_rows(run: RunConfig, mesh: Mesh) -> None:
+def check_rows(run: RunConfig, mesh: Mesh | AbstractMesh) -> None:
     """Raises UserError where a step's rows do not divide over parts and devices."""
     name = "batch" if isinstance(run.data, PictureConfig) else "rows"
     rows, shards = getattr(run.data, name), row_shards(mesh)

@@ -35,6 +35,24 @@ def finetune_(args: argparse.Namespace) -> None:
     train(run, pathlib.Path(args.run_dir), args.init_from, args.stop_at)
 
 
+def plan_(args: argparse.Namespace) -> int:
+    """`unijax plan`: exit status 1 where the step does not fit."""
+    from unijax.main import plan
+    from unijax.plan import target
+
+    target.prepare()
+    run = _resolved(args)
+    given = plan.topology_of(run, args.topology)
+    cache = pathlib.Path(args.cache)
+    asked = found = plan.plan(run, given, {}, cache)
+    if not asked.fits and not args.no_search:
+        found = plan.nearest(run, given, asked, cache)
+    print(plan.show(args.config, found, asked))
+    if args.json is not None:
+        plan.write_json(pathlib.Path(args.json), asked, found)
+    return 0 if asked.fits else 1
+
+
 def show_(args: argparse.Namespace) -> None:
     """`unijax show`."""
     from unijax.data import show

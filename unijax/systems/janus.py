@@ -311,18 +311,22 @@ class Janus:
         code_targets = count((batch.target_kind == Target.CODE) & (batch.weight > 0))
         und, gen = count(batch.kind == Kind.UND), count(batch.kind == Kind.GEN)
         width, k, d = c.text.hidden_size, c.vq.num_embeddings, c.vq.embed_dim
+        # Counts of published sizes do not fit into 32 bits.
+        per_token, per_pair = map(float, (c.text.flops_per_token(), c.text.flops_per_pair()))
         flops = {
-            "language_model": count(batch.kind != Kind.PAD) * c.text.flops_per_token()
-            + (pairs_if_causal if as_causal else pairs) * c.text.flops_per_pair()
-            + text_targets * 2 * width * c.text.vocab_size,
-            "aligner": und * 2 * (c.vision.hidden_size + width) * width,
-            "generation_aligner": gen * 2 * (d + width) * width,
-            "generation_head": code_targets * 2 * (width + k) * width,
+            "language_model": count(batch.kind != Kind.PAD) * per_token
+            + (pairs_if_causal if as_causal else pairs) * per_pair
+            + text_targets * float(2 * width * c.text.vocab_size),
+            "aligner": und * float(2 * (c.vision.hidden_size + width) * width),
+            "generation_aligner": gen * float(2 * (d + width) * width),
+            "generation_head": code_targets * float(2 * (width + k) * width),
         }
         if batch.und is not None and batch.und.features is None:
-            flops["vision_model"] = count(batch.und.weight) * c.vision.flops_per_image()
+            per_image = float(c.vision.flops_per_image())
+            flops["vision_model"] = count(batch.und.weight) * per_image
         if batch.gen is not None and batch.gen.codes is None:
-            flops["vqmodel"] = count(batch.gen.weight) * c.vq.encode_flops_per_image()
+            per_image = float(c.vq.encode_flops_per_image())
+            flops["vqmodel"] = count(batch.gen.weight) * per_image
         return flops
 
 

@@ -28,6 +28,8 @@ class Trainer:
     Attributes:
       rules: of every parameter path.
       abstract: nested tree of the shapes, dtypes and shardings of all parameters.
+      abstract_state: the same of a `TrainState`.
+      batch_sharding: of every leaf of a batch.
       init: seed -> fresh parameters, placed.
       begin: parameters -> fresh `TrainState`. Consumes its argument.
       train_step, eval_step: jitted.
@@ -36,6 +38,8 @@ class Trainer:
 
     rules: dict[str, Rule]
     abstract: Params
+    abstract_state: TrainState
+    batch_sharding: jax.sharding.NamedSharding
     init: Callable[[int], Params]
     begin: Callable[[Params], TrainState]
     train_step: Callable
@@ -100,7 +104,8 @@ def build(
                 return found
         return whole
 
-    state_shardings = jax.tree_util.tree_map_with_path(place, jax.eval_shape(begin, abstract))
+    shapes = jax.eval_shape(begin, abstract)
+    state_shardings = jax.tree_util.tree_map_with_path(place, shapes)
     rows = sharding.batch_sharding(mesh)
 
     def init(run_seed: int) -> Params:
@@ -133,6 +138,10 @@ def build(
     return Trainer(
         rules=rules,
         abstract=abstract,
+        abstract_state=jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, state_shardings
+        ),
+        batch_sharding=rows,
         init=init,
         begin=jax.jit(begin, out_shardings=state_shardings, donate_argnums=0),
         train_step=jax.jit(step, donate_argnums=0, out_shardings=(state_shardings, None)),

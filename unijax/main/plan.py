@@ -1,0 +1,289 @@
+"""`unijax plan`: the train step of a config, compiled for a topology that need not be there."""
+
+import dataclasses
+import json
+import math
+import pathlib
+import sys
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from unijax.core.batch import ImageBatch
+from unijax.core.errors import UserError
+from unijax.core.files import atomic_file
+from unijax.core.mesh import SEQUENCE
+from unijax.core.vocab import SpecialIds
+from unijax.data.batch import BatchMaker
+from unijax.data.pictures import PictureConfig
+from unijax.main.run import DTYPES, RunConfig
+from unijax.main.train import build
+from unijax.parallel.sharding import describe, make_mesh, row_shards
+from unijax.plan import hardware, target
+from unijax.plan.collectives import collectives
+from unijax.plan.compiled import compile_once, digest_of, progress
+from unijax.plan.hardware import Topology
+from unijax.plan.memory import Memory, account, in_use
+from unijax.plan.roofline import Roofline, roofline
+from unijax.plan.work import Part, Rows, parts
+from unijax.systems.janus import Janus
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a compiled step says of a run on a topology.
+
+    Attributes:
+      topology, mesh: as given, and as the run would describe it.
+      change: what was changed in the config; empty for the config as it is.
+      digest: of the program and the versions of its compiler.
+      fits: whether the compiler found room, and the bytes it found agree.
+      refusal: what the compiler said where it found none.
+      memory: on a device.
+      tokens: of a step, padding excluded, as `unijax.plan.work.Rows.expected` assumes.
+      parts: FLOPs of a step by part; empty for systems without a decoder.
+      roofline: None where the compiler refused.
+      seconds: that the compiler took.
+    """
+
+    topology: str
+    mesh: str
+    change: dict[str, Any]
+    digest: str
+    fits: bool
+    refusal: str
+    memory: Memory
+    tokens: float
+    parts: dict[str, Part]
+    roofline: Roofline | None
+    seconds: float
+
+    def to_json(self) -> dict:
+        """Plain values, with what follows from others beside them."""
+        out = dataclasses.asdict(self)
+        out["memory"]["total"] = self.memory.total
+        if self.roofline is not None:
+            line = self.roofline
+            out["roofline"] |= {
+                "seconds": line.seconds,
+                "seconds_in_turn": line.seconds_in_turn,
+                "bottleneck": line.bottleneck,
+                "mfu": line.mfu,
+                "mfu_in_turn": line.mfu_in_turn,
+            }
+        return out
+
+
+def topology_of(run: RunConfig, text: str | None) -> Topology:
+    """What is asked for, else what the config names.
+
+    Raises:
+      UserError: if neither is there, or it is none.
+    """
+    if not (text or run.hardware):
+        raise UserError(
+            "--topology", "none, and none in the config", "a topology, as v5p:4x4x8", "Add it."
+        )
+    return hardware.parse(text or run.hardware)
+
+
+def write_json(path: pathlib.Path, asked: Plan, found: Plan) -> None:
+    """Both plans; `nearest` is null where the config fits as it is, or nothing does."""
+    other = found.to_json() if found is not asked else None
+    with atomic_file(path) as temporary:
+        temporary.write_text(json.dumps({"plan": asked.to_json(), "nearest": other}, indent=1))
+
+
+def abstract_batch(run: RunConfig, sharding: Any) -> Any:
+    """Shapes, dtypes and shardings of a step's batch."""
+    if isinstance(run.data, PictureConfig):
+        d, b = run.data, run.data.batch
+        shapes = {"pixels": ((b, d.size, d.size, 3), jnp.uint8), "weight": ((b,), jnp.float32)}
+        if d.text_length:
+            shapes |= {"text": ((b, d.text_length), jnp.int32), "text_length": ((b,), jnp.int32)}
+        return ImageBatch(
+            **{n: jax.ShapeDtypeStruct(s, t, sharding=sharding) for n, (s, t) in shapes.items()}
+        )
+    one = BatchMaker(run.data, SpecialIds(bos=1, eos=2, pad=0, boi=3, eoi=4, image_placeholder=5))
+    rows = run.data.rows
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype, sharding=sharding),
+        one([[]]),
+    )
+
+
+def plan(run: RunConfig, topology: Topology, change: dict, cache: pathlib.Path | None) -> Plan:
+    """Compiles the step of `run` for `topology`, or reads what was found of the same program.
+
+    Args:
+      change: what was changed in the config, to be kept.
+      cache: folder of what was found before.
+
+    Raises:
+      UserError: where the config does not fit the topology's number of devices.
+    """
+    mesh = make_mesh(run.mesh, target.devices(topology))
+    system, trainer = build(run, mesh)
+    batch = abstract_batch(run, trainer.batch_sharding)
+    with progress(f"{topology}: lowering"):
+        lowered = trainer.train_step.lower(trainer.abstract_state, batch)
+    digest = digest_of(lowered.as_text(), topology)
+    compiled = compile_once(lowered, topology, digest, cache)
+    memory = account(trainer.abstract_state, batch, topology.chip.memory, compiled)
+    found, tokens, line = {}, 0.0, None
+    if isinstance(system, Janus):
+        rows = Rows.expected(run.data, run.cache_frozen)
+        tokens, found = rows.tokens, parts(run.model, trainer.rules, run.remat, rows)
+    if compiled.text and found:
+        sent = collectives(compiled.text, dict(mesh.shape), _turns(run, rows, mesh))
+        passes = run.accumulate * (3 if run.remat == "full" else 2)
+        line = roofline(
+            topology,
+            mesh.devices,
+            sent,
+            memory,
+            passes * in_use(trainer.abstract_state, jnp.dtype(DTYPES[run.dtype]).itemsize),
+            sum(part.true for part in found.values()),
+            sum(part.executed for part in found.values()),
+        )
+    return Plan(
+        topology=str(topology),
+        mesh=describe(mesh, run.mesh.table),
+        change=change,
+        digest=digest,
+        fits=not compiled.refusal and memory.fits,
+        refusal=compiled.refusal,
+        memory=memory,
+        tokens=tokens,
+        parts=found,
+        roofline=line,
+        seconds=compiled.seconds,
+    )
+
+
+def _turns(run: RunConfig, rows: Rows, mesh: Any) -> int:
+    """Of the loops whose length is data: the chunks of a head that a device works."""
+    targets = max(rows.text_targets, rows.code_targets) / run.accumulate / row_shards(mesh)
+    return math.ceil(targets / mesh.shape[SEQUENCE] / run.model.head_chunk)
+
+
+# What to change where a step does not fit
+
+
+def changes(run: RunConfig, devices: int) -> list[dict[str, Any]]:
+    """What may make a step fit, the nearest to the config first; keys as on the command line.
+
+    What leaves the numbers as they are comes before what costs time, and that before a smaller
+    batch: recomputation, parts of a step, parameters in more parts, heads and widths split.
+    """
+    out: list[dict[str, Any]] = []
+    order = ["none", "dots", "full"]
+    stronger = order[order.index(run.remat) + 1 :]
+    out += [{"remat": remat} for remat in stronger]
+    full = {} if run.remat == "full" else {"remat": "full"}
+    rows = run.data.batch if isinstance(run.data, PictureConfig) else run.data.rows
+    name = "data.batch" if isinstance(run.data, PictureConfig) else "data.rows"
+    split = {"mesh.data": 1, "mesh.fsdp": -1, "mesh.table": "fsdp"}
+    meshes: list[dict[str, Any]] = [{}]
+    if run.mesh.table == "data" or run.mesh.data != 1:
+        meshes.append(split)
+    for tensor in (2, 4, 8):
+        if devices % tensor == 0 and run.mesh.tensor < tensor:
+            meshes.append(split | {"mesh.tensor": tensor, "mesh.table": "fsdp_tensor"})
+    for mesh in meshes:
+        shards = devices // mesh.get("mesh.tensor", run.mesh.tensor * run.mesh.sequence)
+        if mesh and rows % (shards * run.accumulate) == 0:
+            out.append(full | mesh)
+        times = [n for n in (2, 4, 8, 16, 32) if rows % (shards * run.accumulate * n) == 0]
+        out += [full | mesh | {"accumulate": run.accumulate * n} for n in times]
+    out += [full | {name: rows // n} for n in (2, 4) if rows % (devices * n) == 0]
+    return out
+
+
+def changed(run: RunConfig, change: dict[str, Any]) -> RunConfig:
+    """`run` with the values of `change`."""
+    for key, value in change.items():
+        group, _, name = key.rpartition(".")
+        if group:
+            inner = dataclasses.replace(getattr(run, group), **_whole(run, group, change))
+            run = dataclasses.replace(run, **{group: inner})
+        else:
+            run = dataclasses.replace(run, **{name: value})
+    return run
+
+
+def _whole(run: RunConfig, group: str, change: dict[str, Any]) -> dict[str, Any]:
+    """All changes of a group: it is checked as one."""
+    return {k.split(".")[1]: v for k, v in change.items() if k.startswith(group + ".")}
+
+
+def nearest(run: RunConfig, topology: Topology, first: Plan, cache: pathlib.Path | None) -> Plan:
+    """The first change that fits, found by compiling; `first` where none does."""
+    for change in changes(run, topology.size):
+        other = changed(run, change)
+        text = " ".join(f"{k}={v}" for k, v in change.items())
+        print(f"does not fit; trying {text}", file=sys.stderr, flush=True)
+        try:
+            tried = plan(other, topology, change, cache)
+        except UserError as refused:
+            print(f"  {refused}", file=sys.stderr)
+            continue
+        if tried.fits:
+            return tried
+    return first
+
+
+# What is printed
+
+
+def _bytes(n: float | int) -> str:
+    return f"{n / 2**30:9.2f} GiB"
+
+
+def show(name: str, found: Plan, asked: Plan) -> str:
+    """A plan as text. `asked` is that of the config as it is, `found` the nearest that fits."""
+    m, out = asked.memory, [f"{name} on {asked.topology}", asked.mesh]
+    out += [f"fits: {'yes' if asked.fits else 'no'}" + f" ({asked.refusal})" * bool(asked.refusal)]
+    out += ["", "bytes per device"]
+    rows = {
+        "parameters": m.parameters, "optimizer": m.optimizer, "batch": m.batch,
+        "temporaries": m.temporaries, "  of these gradients": m.gradients,
+        "program, results": m.other, "in all": m.total, "there are": m.capacity,
+    }  # fmt: skip
+    out += [f"  {label:22}{_bytes(n)}" for label, n in rows.items()]
+    if asked.roofline is None and asked.refusal:
+        out += ["  (the compiler refused: temporaries are not known)"]
+    if asked.parts:
+        out += ["", f"FLOPs per token ({asked.tokens:,.0f} tokens a step)"]
+        out += [f"  {'':12}{'forward':>10}{'true':>10}{'executed':>10}"]
+        for part, p in asked.parts.items():
+            figures = (p.forward, p.true, p.executed)
+            out.append(f"  {part:12}" + "".join(f"{x / asked.tokens:10.3g}" for x in figures))
+    if asked.roofline is not None:
+        out += ["", *_show_roofline(asked)]
+    if not asked.fits:
+        out.append("")
+        if found is asked:
+            out.append("nothing that was tried fits: take more devices")
+        else:
+            change = " ".join(f"{k}={v}" for k, v in found.change.items())
+            out += [f"nearest that fits: {change}", f"  {'in all':22}{_bytes(found.memory.total)}"]
+            out += _show_roofline(found)
+    return "\n".join(out)
+
+
+def _show_roofline(p: Plan) -> list[str]:
+    line = p.roofline
+    out = ["step time (s), each resource alone"]
+    out += [f"  {'compute':24}{line.compute:9.4f}", f"  {'memory':24}{line.memory:9.4f}"]
+    out += [f"  collectives, {axes:11}{s:9.4f}" for axes, s in sorted(line.collectives.items())]
+    out.append(
+        f"  at least {line.seconds:.4f} s, MFU at most {line.mfu:.1%}; "
+        f"bottleneck: {line.bottleneck}"
+    )
+    out.append(
+        f"  nothing at once: {line.seconds_in_turn:.4f} s, MFU {line.mfu_in_turn:.1%}; "
+        f"{p.tokens / line.seconds_in_turn:,.0f} to {p.tokens / line.seconds:,.0f} tokens/s"
+    )
+    return out
