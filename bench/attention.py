@@ -1,163 +1,245 @@
-"""Time of attention, forward and with its gradients, on packed rows: in blocks and as written.
+"""Time of attention on the device that is there, ours and its peers', on the same rows.
 
-    python bench/attention.py [--blocks 64 128] [--rounds 10]
-    python bench/attention.py --lengths 512 1024 2048 4096 8192 [--plot docs/attention_cpu.svg]
+    python bench/attention.py [--cases "plain causal"] [--rounds 20] [--dtype bfloat16]
+    python bench/attention.py --tune
 
-Prints a table: of rows as the models here have them, or, with `--lengths`, of one packed row of
-each length, in Markdown, with the memory that the compiler reports for temporaries. The contenders
-take turns, and the best of the rounds counts, by the clock and by processor time (all threads): on
-a busy machine the second is the one to compare.
+Forward, backward, and both in one program, of every case of the table that tests and compile-check
+share; milliseconds (the median of the rounds) and TFLOP/s on true FLOPs: those of the (query, key)
+pairs that are allowed, `4 H D` forward and 2.5 times that backward; a case names how many these are
+of the pairs of a causal row that is one document. A peer that is not installed, or cannot say a
+case's mask, is left out; one that fails says so. `--tokens` shortens all rows. Writes a table in
+Markdown and, with `--plot`, a figure.
+
+With `--tune`: tries sizes of blocks for each head dim, and writes the quickest into
+`unijax/ops/attention/block_sizes.json`, where the kernels find them.
 """
 
 import argparse
 import functools
+import importlib.util
 import os
-import resource
+import sys
 import time
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch needs some memory too
 
+import attention_peers
+import attention_tune
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unijax.ops.attention.chunked import attention_chunked
+from unijax.ops.attention import IMPLEMENTATIONS, attention, attention_pairs, select_implementation
+from unijax.ops.attention.cases import CASES, Case, case_intervals
 from unijax.ops.attention.reference import attention_reference
 
-# name: rows, tokens of a row, heads, head dim, mean tokens of a document (0: all see all)
-CASES = {
-    "demo decoder": (8, 512, 6, 32, 75),
-    "one long row": (1, 4096, 8, 64, 700),
-    "small picture tower": (16, 64, 6, 32, 0),
-    "SigLIP-L/16 at 384": (1, 576, 16, 64, 0),
-}
-
-LONG_ROW = 4, 64, 700  # heads, head dim, mean tokens of a document
+# Passes that are timed, and their FLOPs as those of so many forward passes.
+FORWARDS = {"forward": 1, "backward": 2.5, "both": 3.5}
 
 
-def intervals(rows: int, length: int, mean: int) -> tuple[np.ndarray, np.ndarray]:
-    """Causal documents of half to one and a half times the mean, filling every row."""
-    start, end = np.zeros((2, rows, length), np.int32)
-    end += length if mean == 0 else np.arange(length, dtype=np.int32) + 1
-    rng = np.random.default_rng(0)
-    for row in start if mean else ():
-        at = 0
-        while at < length:
-            size = int(rng.integers(mean // 2, mean * 3 // 2))
-            row[at : at + size] = at
-            at += size
-    return start, end
+def ours(case: Case, start, end, dtype) -> dict:
+    """The implementation that None picks, and chunked for comparison."""
+    picked = select_implementation(case.tokens, case.keys, case.head_dim, dtype)
+    ends = jnp.asarray(start), jnp.asarray(end)
+
+    def of(name):
+        return lambda q, k, v: attention(q, k, v, *ends, implementation=name)
+
+    return {f"unijax {n}": of(n) for n in IMPLEMENTATIONS if n in (picked, "chunked")}
 
 
-def spent() -> np.ndarray:
-    """Seconds by the clock, and of the processor by all threads of this process."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return np.array([time.perf_counter(), usage.ru_utime + usage.ru_stime])
+def jax_programs(attend, inputs):
+    """Compiled `() -> results`: forward, backward from what forward keeps, both."""
+    q, k, v, dout = inputs
+
+    def keep(q, k, v):
+        return jax.vjp(attend, q, k, v)[1]
+
+    def both(q, k, v, dout):
+        out, pull = jax.vjp(attend, q, k, v)
+        return out, *pull(dout)
+
+    forward = jax.jit(attend).lower(q, k, v).compile()
+    both = jax.jit(both).lower(q, k, v, dout).compile()
+    pull = jax.jit(keep)(q, k, v)
+    backward = jax.jit(lambda pull, dout: pull(dout)).lower(pull, dout).compile()
+    return (
+        lambda: jax.block_until_ready(forward(q, k, v)),
+        lambda: jax.block_until_ready(backward(pull, dout)),
+        lambda: jax.block_until_ready(both(q, k, v, dout)),
+    )
 
 
-def programs(fn, args):
-    """Compiled forward pass, and forward with backward."""
+def torch_programs(attend, inputs):
+    import torch
 
-    def out(q, k, v, start, end):
-        return fn(q, k, v, start, end, scale=q.shape[-1] ** -0.5)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = getattr(torch, str(inputs[0].dtype))
+    q, k, v, dout = (
+        torch.tensor(np.asarray(x, np.float32), dtype=dtype, device=device) for x in inputs
+    )
+    for x in (q, k, v):
+        x.requires_grad_()
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
 
-    def loss(*args):
-        return jnp.sum(jnp.sin(out(*args)))
+    def forward():
+        with torch.no_grad():
+            out = attend(q, k, v)
+        wait()
+        return out
 
-    gradients = jax.grad(loss, (0, 1, 2))
-    return [jax.jit(f).lower(*args).compile() for f in (out, gradients)]
+    def both():
+        out = attend(q, k, v)
+        gradients = torch.autograd.grad(out, (q, k, v), dout)
+        wait()
+        return out, *gradients
+
+    kept = attend(q, k, v)
+
+    def backward():
+        gradients = torch.autograd.grad(kept, (q, k, v), dout, retain_graph=True)
+        wait()
+        return gradients
+
+    return forward, backward, both
 
 
-def measure(compiled: dict, args, rounds: int) -> dict[str, np.ndarray]:
-    """Milliseconds `[program, (clock, processor)]` of each contender."""
-    best = {name: np.full((2, 2), np.inf) for name in compiled}
+def milliseconds(program, rounds: int) -> float:
+    for _ in range(2):
+        program()
+    times = []
     for _ in range(rounds):
-        for name, both in compiled.items():
-            for i, program in enumerate(both):
-                before = spent()
-                jax.block_until_ready(program(*args))
-                best[name][i] = np.minimum(best[name][i], 1e3 * (spent() - before))
-    return best
+        began = time.perf_counter()
+        program()
+        times.append(1e3 * (time.perf_counter() - began))
+    return float(np.median(times))
 
 
-def random_inputs(b: int, t: int, h: int, d: int) -> list:
-    return [jax.random.normal(key, (b, t, h, d)) for key in jax.random.split(jax.random.key(0), 3)]
+def error(results, want) -> float:
+    """Largest difference of the output, relative to the largest of the reference."""
+    out = results[0]
+    out = np.asarray(out.float().detach().cpu() if hasattr(out, "detach") else out, np.float32)
+    return float(np.abs(out - want).max() / np.abs(want).max())
 
 
-def of_models(blocks: list[int], rounds: int) -> None:
-    contenders = {"reference": attention_reference} | {
-        f"blocks of {n}": functools.partial(attention_chunked, block_q=n, block_k=n) for n in blocks
-    }
-    titles = "forward ms", "cpu ms", "+ backward ms", "cpu ms", "of reference"
-    print(f"{'':22}" + "".join(f"{t:>15}" for t in titles))
-    for name, (b, t, h, d, mean) in CASES.items():
-        kind = f"documents of {mean}" if mean else "all see all"
-        print(f"{name}: B={b} T={t} H={h} D={d}, {kind}")
-        args = *random_inputs(b, t, h, d), *intervals(b, t, mean)
-        best = measure({n: programs(fn, args) for n, fn in contenders.items()}, args, rounds)
-        whole = best["reference"][1, 1]
-        for contender, times in best.items():
-            columns = "".join(f"{x:15.1f}" for x in times.ravel())
-            print(f"  {contender:20}{columns}{times[1, 1] / whole:14.2f}x", flush=True)
+def random_inputs(case: Case, dtype) -> list:
+    """q, k, v and a cotangent."""
+    rng = np.random.default_rng(0)
+    shapes = [(case.rows, t, h, case.head_dim) for t, h in (
+        (case.tokens, case.heads), (case.keys, case.kv_heads), (case.keys, case.kv_heads),
+        (case.tokens, case.heads),
+    )]  # fmt: skip
+    return [jnp.asarray(rng.standard_normal(s), dtype) for s in shapes]
 
 
-def by_length(lengths: list[int], rounds: int) -> np.ndarray:
-    """Processor time of the reference over that of blocks `[length, (forward, both)]`."""
-    h, d, mean = LONG_ROW
-    print(f"One row of documents of {mean} tokens on average, {h} heads of {d}, float32.\n")
-    titles = (
-        "tokens", "reference: forward ms", "both ms", "MiB", "blocks: forward ms", "both ms", "MiB",
-        "reference / blocks: forward", "both",
-    )  # fmt: skip
-    print("| " + " | ".join(titles) + " |\n" + "|---" * len(titles) + "|")
-    ratios = []
-    for t in lengths:
-        args = *random_inputs(1, t, h, d), *intervals(1, t, mean)
-        contenders = {"reference": attention_reference, "blocks": attention_chunked}
-        compiled = {name: programs(fn, args) for name, fn in contenders.items()}
-        best = {n: times[:, 1] for n, times in measure(compiled, args, rounds).items()}
-        ratios.append(best["reference"] / best["blocks"])
-        cells = [f"{t}"]
-        for name, (_, both) in compiled.items():
-            memory = both.memory_analysis().temp_size_in_bytes / 2**20
-            cells += [*(f"{x:.0f}" for x in best[name]), f"{memory:.0f}"]
-        print("| " + " | ".join([*cells, *(f"{x:.2f}" for x in ratios[-1])]) + " |", flush=True)
-    return np.array(ratios)
+def with_sizes(case: Case, implementation: str, sizes: dict, dtype, rounds: int) -> float:
+    """Milliseconds of both passes with these sizes of blocks."""
+    ends = tuple(map(jnp.asarray, case_intervals(case)))
+
+    def attend(q, k, v):
+        return attention(q, k, v, *ends, implementation=implementation, **sizes)
+
+    return milliseconds(jax_programs(attend, random_inputs(case, dtype))[2], rounds)
 
 
-def plot(lengths: list[int], ratios: np.ndarray, path: str) -> None:
+def measure(case: Case, dtype, rounds: int):
+    """Yields `(contender, ms of forward, backward, both, error)` or `(contender, what failed)`."""
+    start, end = case_intervals(case)
+    inputs = random_inputs(case, dtype)
+    # The seeing queries alone count: peers give those that see nothing the mean of all values.
+    seeing = (start < end)[..., None, None]
+    inputs[3] = inputs[3] * seeing
+    want = np.asarray(
+        jax.jit(attention_reference, static_argnames="scale")(
+            *inputs[:3], start, end, scale=case.head_dim**-0.5
+        ),
+        np.float32,
+    )
+    peers = {n: (attend, jax_programs) for n, attend in ours(case, start, end, dtype).items()}
+    for table, programs in (
+        (attention_peers.OF_JAX, jax_programs),
+        (attention_peers.OF_TORCH, torch_programs),
+    ):
+        if programs is torch_programs and importlib.util.find_spec("torch") is None:
+            continue
+        peers |= {name: (make, programs) for name, make in table.items()}
+    for name, (attend, programs) in peers.items():
+        try:
+            if not name.startswith("unijax"):
+                attend = attend(case, start, end)
+            if attend is None:
+                continue
+            passes = programs(attend, inputs)
+            results = passes[-1]()
+            first = results[0] * (
+                seeing if programs is jax_programs else results[0].new_tensor(seeing)
+            )
+            wrong = error((first,), want)
+            yield name, *(milliseconds(program, rounds) for program in passes), wrong
+        except Exception as problem:  # a peer's, whatever it is
+            yield name, f"{type(problem).__name__}: {str(problem).splitlines()[0][:80]}"
+
+
+def plot(rows: list, path: str):
+    """TFLOP/s of both passes together, a group of bars for each case."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(6, 4))
-    for values, label in zip(ratios.T, ("forward", "forward with backward")):
-        axes.plot(lengths, values, marker="o", label=label)
-    axes.axhline(1, color="gray", linewidth=1)
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(lengths, [f"{n}" for n in lengths])
-    axes.set_xlabel(f"tokens of a packed row, documents of {LONG_ROW[-1]} on average")
-    axes.set_ylabel("processor time of the reference / of blocks")
-    axes.set_title("CPU, float32: ratios of one run")
-    axes.set_ylim(bottom=0)
+    cases, names = list(dict.fromkeys(r[0] for r in rows)), list(dict.fromkeys(r[1] for r in rows))
+    figure, axes = plt.subplots(figsize=(2 + 1.6 * len(cases), 4))
+    for i, name in enumerate(names):
+        found = {case: speed for case, who, speed in rows if who == name}
+        at = [cases.index(case) + i * 0.8 / len(names) for case in found]
+        axes.bar(at, found.values(), 0.8 / len(names), align="edge", label=name)
+    axes.set_xticks([n + 0.4 for n in range(len(cases))], cases, rotation=20, ha="right")
+    axes.set_ylabel("TFLOP/s, forward with backward, true FLOPs")
+    axes.set_title(jax.devices()[0].device_kind)
     axes.legend()
     figure.tight_layout()
-    figure.savefig(path, metadata={"Date": None})
+    figure.savefig(path, dpi=150)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--blocks", type=int, nargs="+", default=[32, 64, 128])
-    parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--lengths", type=int, nargs="+", help="of one packed row")
-    parser.add_argument("--plot", help="where to write a figure of --lengths")
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--tokens", type=int, help="at most so many of a row")
+    parser.add_argument("--plot", help="where to write a figure")
+    parser.add_argument("--tune", action="store_true", help="write sizes of blocks, no table")
     options = parser.parse_args()
-    if options.lengths is None:
-        return of_models(options.blocks, options.rounds)
-    ratios = by_length(options.lengths, options.rounds)
+    dtype = jnp.dtype(options.dtype)
+    cases = {name: CASES[name] for name in options.cases}
+    if options.tokens:
+        cases = {name: case.small(options.tokens) for name, case in cases.items()}
+    if options.tune and options.tokens:
+        parser.error("--tune is for rows as they are: leave --tokens out")
+    if options.tune:
+        clock = functools.partial(with_sizes, dtype=dtype, rounds=options.rounds)
+        command = " ".join(["python bench/attention.py", *sys.argv[1:]])
+        return attention_tune.write(attention_tune.tune(cases, dtype.name, clock, command))
+    print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}, {dtype}\n")
+    titles = [f"{what} ms | true TFLOP/s" for what in FORWARDS]
+    print(" | ".join(["| case", "contender", *titles, "error |"]))
+    print("|---" * 9 + "|")
+    rows = []
+    for name, case in cases.items():
+        pairs, causal = map(float, attention_pairs(*map(jnp.asarray, case_intervals(case))))
+        flops = 4 * case.heads * case.head_dim * pairs
+        title = f"{name} ({pairs / causal:.2f} of causal-full pairs)"
+        for who, *result in measure(case, dtype, options.rounds):
+            if len(result) == 1:
+                print(f"| {title} | {who} | {result[0]} | | | | | | |", flush=True)
+                continue
+            *times, wrong = result
+            speeds = [n * flops / ms / 1e9 for n, ms in zip(FORWARDS.values(), times)]
+            cells = [f"{ms:.3f} | {speed:.2f}" for ms, speed in zip(times, speeds)]
+            print(" | ".join([f"| {title}", who, *cells, f"{wrong:.1e} |"]), flush=True)
+            rows.append((name, who, speeds[-1]))
     if options.plot:
-        plot(options.lengths, ratios, options.plot)
+        plot(rows, options.plot)
 
 
 if __name__ == "__main__":

@@ -9,10 +9,11 @@ there; "recomputed" is the gradient of two layers under scan and remat, "over 4 
 positions split in two each. Prints what each kernel takes: on TPU of VMEM; on Hopper of shared
 memory and registers, and what spills of the latter.
 Ends with status 1 if a case does not compile, a kernel spills more than `--spill` bytes, or a
-published size has no case.
+size that is published here, or that a config or a ladder uses, has no case.
 """
 
 import argparse
+import dataclasses
 import math
 import os
 import re
@@ -43,9 +44,12 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from unijax.core.mesh import SEQUENCE, TENSOR
+from unijax.main import config as config_lib
+from unijax.main.run import resolve
 from unijax.models import llama, siglip
 from unijax.ops.attention import attention, select_implementation
 from unijax.ops.attention.cases import CASES, Case
+from unijax.scaling.ladder import LADDERS
 
 GPU = """
 gpu_device_info {{
@@ -73,6 +77,7 @@ A100 = GPU.format(
     memory_bandwidth: 2039000000000  device_memory_size: 84929347584
     cuda_compute_capability { major: 8 }""",
 )
+CONFIGS = Path(__file__).parent.parent / "configs"
 RECOMPUTED, SPLIT = ", recomputed", ", over 4 chips"
 DUMP = Path(os.environ["MOSAIC_GPU_DUMP_TO"])
 TARGETS = {
@@ -84,16 +89,34 @@ TARGETS = {
 }
 
 
+def sizes() -> dict[str, object]:
+    """Every decoder and tower that is published here, or that a config or a ladder uses."""
+    found = {name: c for name, c in (llama.SIZES | siglip.SIZES).items() if name[-5:] != "_test"}
+    for ladder, (rung, dials) in LADDERS.items():
+        found |= {f"{ladder} ladder, {dial}": rung(dial).text for dial in dials}
+    for path in sorted(CONFIGS.glob("*.py")):
+        model = resolve(config_lib.load(str(path))).model
+        parts = {f.name: getattr(model, f.name) for f in dataclasses.fields(model)}
+        found |= {
+            f"{path.name}, {name}": c
+            for name, c in parts.items()
+            if hasattr(c, "num_attention_heads")
+        }
+    return found
+
+
 def missing_sizes() -> list[str]:
-    """Published sizes whose heads no case has."""
-    have = {(c.heads, c.kv_heads, c.head_dim) for c in CASES.values()}
-    sizes = {}
-    for name, c in llama.SIZES.items():
-        sizes[name] = c.num_attention_heads, c.num_key_value_heads, c.head_dim
-    for name, c in siglip.SIZES.items():
+    """Those whose head dim and group no case has: more heads or rows are more of the same grid."""
+    have = {(c.heads // c.kv_heads, c.head_dim) for c in CASES.values()}
+
+    def of(c):
         heads = c.num_attention_heads
-        sizes[name] = heads, heads, c.hidden_size // heads
-    return [n for n, heads in sizes.items() if not n.endswith("_test") and heads not in have]
+        group = heads // getattr(c, "num_key_value_heads", heads)
+        return group, getattr(c, "head_dim", c.hidden_size // heads)
+
+    return [
+        f"{name}: group and head dim {of(c)}" for name, c in sizes().items() if of(c) not in have
+    ]
 
 
 def variants(target: str, name: str) -> list[str]:

@@ -96,7 +96,7 @@ def select_implementation(
     A few queries against a cache are quickest at once, and have no square of scores to save. For
     more, the kernels of the device where it has some: on GPUs those of Mosaic on Hopper and of
     Triton elsewhere, in 16 bits and up to `LARGEST_HEAD_DIM`. Otherwise blocks in plain XLA, which
-    on CPU win wherever there is more than one (bench/attention.py).
+    on CPU win wherever there is more than one (bench/attention_chunked.py).
     """
     platform, kind = target()
     if q_len <= 8:
