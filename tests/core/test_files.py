@@ -73,3 +73,19 @@ def test_a_place_that_cannot_be_a_directory_is_told(tmp_path):
         told = r"cannot be written|exists already"
         with pytest.raises(UserError, match=told), atomic_directory(pathlib.Path(path)):
             pass
+
+
+def test_an_error_inside_a_new_directory_names_what_it_would_have_been(tmp_path):
+    path = tmp_path / "run"
+
+    def fail():
+        with atomic_directory(path) as temporary:
+            raise UserError(
+                str(temporary / "checkpoints"), "no room", "some", f"Clear {temporary}."
+            )
+
+    with pytest.raises(UserError) as e:
+        fail()
+    told = f"{path}/checkpoints: found no room; expected some. Clear {path}."
+    assert str(e.value) == told
+    assert os.listdir(tmp_path) == []

@@ -116,6 +116,23 @@ def test_tokenizer_with_more_ids_than_rows_is_refused(tmp_path):
         train(run, tmp_path)
 
 
+def test_a_mistake_leaves_no_new_directory_but_what_was_there(tmp_path, monkeypatch):
+    run = resolve(tiny.get_config(), ["model.text.vocab_size=1000"])
+
+    def fails(name):
+        with pytest.raises(UserError, match="vocab_size, 1000"):
+            train(run, tmp_path / name)
+        return sorted(path.name for path in tmp_path.glob(f"{name}/*"))
+
+    assert fails("new") == []
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "mine.txt").write_text("mine")
+    assert "mine.txt" in fails("old")
+    monkeypatch.setenv("UNIJAX_JOB", "40_1")  # an engine tables the failure
+    assert fails("job") == ["status.json"]
+
+
 def test_initial_weights_of_another_size_are_refused(whole, tmp_path):
     run = resolve(tiny.get_config(), ["model.text.hidden_size=64"])
     with pytest.raises(UserError, match="parameters of another shape"):

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from tests.logs import lines
+from tests.logs import events, lines
 from tests.slurm.runs import NOT_ASKED, SHORT, TINY
 from tests.train.test_processes import run as run_toy
 from unijax.core import exit_codes, status
@@ -74,3 +74,16 @@ def test_a_hang_of_one_process_ends_both_and_is_told_by_stack(tmp_path):
     told = (tmp_path / "hang-1.txt").read_text()
     assert told.startswith("process 1 has not gone on for 15 s while drawing the batch of step 31")
     assert "in _wait_for_nothing" in told
+
+
+@pytest.mark.parametrize("where", ["params", "run"])
+def test_two_processes_agree_on_a_checkpoint_that_is_damaged(tmp_path, where):
+    more = ("--run-dir", str(tmp_path), "--save-every", "20")
+    assert run_toy(2, *more, "--sigterm-at", "45") == [exit_codes.PREEMPTED] * 2
+    newest = max((tmp_path / "checkpoints").iterdir(), key=lambda path: int(path.name))
+    for file in (newest / where).rglob("d/*" if where == "params" else "metadata"):
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    assert run_toy(2, *more) == [0, 0]
+    (event,) = [event for event in events(tmp_path) if event["event"] != "spike"]
+    assert (event["event"], event["step"]) == ("damaged", int(newest.name))
+    assert status.read(tmp_path).state == "done"

@@ -1,6 +1,7 @@
 """Two real processes, over TCP: what one process with two devices does, preempted and resumed."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -42,20 +43,23 @@ def run(processes: int, *arguments: str) -> list[int]:
 
 def test_two_processes_preempted_and_resumed_train_as_one_process(tmp_path):
     """Parameters split over the processes (FSDP); one of them gets SIGTERM, both save one step."""
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    whole, cut, one = tmp_path / "whole", tmp_path / "cut", tmp_path / "one"
     assert run(1, "--run-dir", str(whole)) == [0]
     assert run(2, "--run-dir", str(cut), "--sigterm-at", "50") == [exit_codes.PREEMPTED] * 2
     now = status.read(cut)
     assert now.state == "preempted"
     assert 50 < now.step < 200
     assert read_run(cut)["step"] == now.step
+    shutil.copytree(cut, one)
     assert run(2, "--run-dir", str(cut)) == [0, 0]
-    for ours, theirs in zip(lines(cut), lines(whole), strict=True):
-        assert ours == pytest.approx(theirs, rel=1e-5)
-    ours, theirs = tree.flatten(read_params(cut)), tree.flatten(read_params(whole))
-    for path, x in ours.items():
-        np.testing.assert_allclose(x, theirs[path], rtol=1e-5, err_msg=path)
-    assert (status.read(cut).state, status.read(cut).attempt) == ("done", 2)
+    assert run(1, "--run-dir", str(one)) == [0]  # another number of processes goes on, too
+    theirs = tree.flatten(read_params(whole))
+    for resumed in (cut, one):
+        for a, b in zip(lines(resumed), lines(whole), strict=True):
+            assert a == pytest.approx(b, rel=1e-5)
+        for path, x in tree.flatten(read_params(resumed)).items():
+            np.testing.assert_allclose(x, theirs[path], rtol=1e-5, err_msg=path)
+        assert (status.read(resumed).state, status.read(resumed).attempt) == ("done", 2)
 
 
 def test_half_of_the_variables_is_told(monkeypatch):

@@ -69,7 +69,8 @@ def atomic_directory(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Yields a temporary directory beside `path`, which must not exist; moved there on success.
 
     Raises:
-      UserError: if `path` exists and is not an empty directory, or the place cannot be written.
+      UserError: if `path` exists and is not an empty directory, or the place cannot be written. One
+        that is raised inside names `path`, too, not the temporary directory.
     """
     path = pathlib.Path(path)
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
@@ -90,6 +91,10 @@ def atomic_directory(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         if path.exists():
             path.rmdir()
         os.replace(temporary, path)
+    except UserError as e:
+        # Who reads it knows the place by the name that it would have got.
+        said = (e.where, e.found, e.expected, e.fix)
+        raise type(e)(*(text.replace(temporary.name, path.name) for text in said)) from e
     except OSError as e:
         raise _unwritable(path, e) from e
     finally:

@@ -1,10 +1,13 @@
 """`unijax train`: from a resolved config to a trained run directory."""
 
+import contextlib
 import dataclasses
 import logging
 import math
 import pathlib
+import shutil
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -16,7 +19,7 @@ from unijax.core import tree
 from unijax.core.batch import ImageBatch, PackedBatch
 from unijax.core.errors import UserError
 from unijax.core.files import atomic_file, writable_directory
-from unijax.core.processes import is_lead
+from unijax.core.processes import is_lead, job_id
 from unijax.core.system import Params, System
 from unijax.data import images
 from unijax.data.batch import Cached
@@ -36,12 +39,17 @@ from unijax.parallel.sharding import describe, make_mesh, reader, row_shards
 from unijax.systems.janus import Janus
 from unijax.systems.tokenizer import Tokenizer as TokenizerSystem
 from unijax.train import setup
-from unijax.train.checkpoint import read_params
+from unijax.train.checkpoint import FOLDER, read_params
 from unijax.train.loop import Evaluator, fit, take, validation
 from unijax.train.setup import Trainer
 from unijax.train.state import TrainState
 from unijax.train.status import StatusKeeper
 from unijax.train.weights import load_weights
+
+# What a run directory holds before the first step is logged or saved.
+_WITHOUT_A_STEP = {
+    "status.json", "parameters.txt", "tokenizer", "metrics.jsonl", "tensorboard", FOLDER,
+}  # fmt: skip
 
 
 def train(
@@ -66,11 +74,30 @@ def train(
         raise UserError(
             "tokenizer", "''", "the directory of the text tokenizer", "Name it in the config."
         )
-    writable_directory(run_dir)
-    with StatusKeeper(run_dir, run.stage.steps) as status:
-        state = _train(run, run_dir, init_from, stop_at, tables, status)
-        status.finish(int(state.step))
+    with _leaves_nothing_of_a_mistake(run_dir):
+        writable_directory(run_dir)
+        with StatusKeeper(run_dir, run.stage.steps) as status:
+            state = _train(run, run_dir, init_from, stop_at, tables, status)
+            status.finish(int(state.step))
     return state
+
+
+@contextlib.contextmanager
+def _leaves_nothing_of_a_mistake(run_dir: pathlib.Path) -> Iterator[None]:
+    """Removes a new directory where a mistake ended the run before there was anything to keep.
+
+    Not where an engine started it: its table tells what became of every run.
+    """
+    is_new = not (run_dir.exists() and any(run_dir.iterdir()))
+    try:
+        yield
+    except UserError:
+        log, saved = run_dir / "metrics.jsonl", run_dir / FOLDER
+        trained = any(saved.glob("*")) or (log.exists() and log.stat().st_size > 0)
+        worthless = {path.name for path in run_dir.glob("*")} <= _WITHOUT_A_STEP and not trained
+        if is_new and worthless and not job_id() and is_lead():
+            shutil.rmtree(run_dir, ignore_errors=True)
+        raise
 
 
 def _train(
