@@ -1,7 +1,7 @@
 """Plans every shipped full-size config on the hardware that it names, and a scaling table.
 
     make plan-all
-    .venv-compile/bin/python -m bench.plan_all [--scaling] [--only pro.py:1b] [--table-only]
+    .venv-compile/bin/python -m bench.plan_all [--scaling] [--only REGEX]
 
 A program that was compiled before, by the same compilers, is not compiled again: results lie in
 `.plan/` under the hash of the program, so that what was interrupted goes on. Rewrites the tables of
@@ -9,15 +9,15 @@ docs/plan.md, whose lines carry that hash. Ends with status 1 if a config does n
 """
 
 import argparse
+import math
 import pathlib
 import re
 import sys
 
-from unijax.core.errors import UserError
 from unijax.main import config as config_lib
 from unijax.main import plan as plan_lib
 from unijax.main.plan import Plan
-from unijax.main.run import RunConfig, resolve
+from unijax.main.run import resolve
 from unijax.plan import target
 
 DOCS = pathlib.Path("docs/plan.md")
@@ -27,22 +27,24 @@ FULL_SIZE = [
     *(f"configs/janus.py:stage{n}" for n in (2, 3, 1)),
     "configs/finetune.py",
 ]
-# Rows a chip, so that all sizes do the same work on each: 4 of 1.5B, 1 of 7B.
+# By model and chip: the rows a chip, the topology that is compiled for, and those that its program
+# is carried over to.
 SCALING = {
-    "1.5B": ("configs/janus_pro.py:1b,stage3", 4),
-    "7B": ("configs/janus_pro.py:7b,stage3", 1),
+    ("1.5B", "v5p"): (2, "4x4x4", ("2x2x2", "2x4x4", "4x4x8", "4x8x8", "8x8x8")),
+    ("7B", "v5p"): (1, "4x4x8", ("2x2x2", "2x4x4", "4x4x4", "4x8x8", "8x8x8")),
+    ("1.5B", "v6e"): (2, "2x4", ("4x8", "8x8", "8x16", "16x16", "16x16*2")),
+    ("7B", "v6e"): (1, "4x8", ("2x4", "8x8", "8x16", "16x16", "16x16*2")),
+    ("1.5B", "h100"): (4, "8", ("8*4", "8*8", "8*16", "8*32", "8*64")),
+    ("7B", "h100"): (1, "8", ("8*4", "8*8", "8*16", "8*32", "8*64")),
 }
-SLICES = {
-    "v5p": ("2x2x2", "2x4x4", "4x4x8", "8x8x8"),
-    "v6e": ("2x4", "4x8", "8x16", "16x16*2"),
-    "h100": ("8", "8*4", "8*16", "8*64"),
-}
+STAGE = {"1.5B": "configs/janus_pro.py:1b,stage3", "7B": "configs/janus_pro.py:7b,stage3"}
 HEADS = {
     "configs": "| config | hardware | fits | GiB a device: parameters + optimizer + batch + "
     "temporaries + rest = all of what there is | step at least (s) | MFU at most | in turn | "
     "bottleneck | program |\n|---|---|---|---|---|---|---|---|---|",
-    "scaling": "| model | chips | step (s), all at once to in turn | MFU, all at once to in turn | "
-    "tokens/s, in turn | bottleneck | program |\n|---|---|---|---|---|---|---|",
+    "scaling": "| model, rows a chip | chips | GiB a chip, of | step (s), at once to in turn | "
+    "MFU, at once to in turn | tokens/s, in turn | bottleneck | program |\n"
+    "|---|---|---|---|---|---|---|---|",
 }
 
 
@@ -72,21 +74,21 @@ def config_line(name: str, p: Plan) -> str:
     return "| " + " | ".join([*cells, *rest, f"`{p.digest}`"]) + " |"
 
 
-def scaling_line(size: str, p: Plan) -> str:
-    line = p.roofline
-    if line is None or not p.fits:
-        return f"| {size} | `{p.topology}` | does not fit {p.refusal} | | | | `{p.digest}` |"
-    return "| " + " | ".join(
-        [
-            size,
-            f"`{p.topology}`",
-            f"{line.seconds:.3f} to {line.seconds_in_turn:.3f}",
-            f"{line.mfu:.0%} to {line.mfu_in_turn:.0%}",
-            f"{p.tokens / line.seconds_in_turn:,.0f}",
-            line.bottleneck,
-            f"`{p.digest}`",
-        ]
-    ) + " |"  # fmt: skip
+def scaling_line(key: str, p: Plan, compiled_for: str) -> str:
+    line, m = p.roofline, p.memory
+    room = f"{gib(m.total)} of {gib(m.capacity)}" + " **no**" * (not p.fits)
+    source = f"`{p.digest}`" + f" of `{compiled_for}`" * (p.topology != compiled_for)
+    if line is None:
+        return f"{key}{p.refusal} | | | | | {source} |"
+    cells = [
+        room,
+        f"{line.seconds:.3f} to {line.seconds_in_turn:.3f}",
+        f"{line.mfu:.0%} to {line.mfu_in_turn:.0%}",
+        f"{p.tokens / line.seconds_in_turn:,.0f}",
+        line.bottleneck,
+        source,
+    ]
+    return key + " | ".join(cells) + " |"
 
 
 def put(table: str, key: str, line: str) -> None:
@@ -102,11 +104,31 @@ def put(table: str, key: str, line: str) -> None:
 
 
 def _in_order(line: str) -> tuple:
-    return tuple(int(x) if x.isdigit() else x for x in re.split(r"(\d+)", line.split("| `")[0]))
+    """By the first column; where the second is a topology, then by kind and number of chips."""
+    first, second = line.split(" | ")[:2]
+    found = re.search(r"`(\w+):([\dx]+)(?:\*(\d+))?`", second)
+    return first, found[1], math.prod(map(int, found[2].split("x"))) * int(found[3] or 1)
 
 
-def planned(run: RunConfig, topology: str) -> Plan:
-    return plan_lib.plan(run, plan_lib.topology_of(run, topology), {}, CACHE)
+def scale(size: str, chip: str) -> None:
+    """Compiles a step for one topology, and fills the lines of all."""
+    rows, compiled_for, others = SCALING[size, chip]
+    base = None
+    for sides in (compiled_for, *others):
+        chips = plan_lib.topology_of(resolve(config_lib.load(STAGE[size])), f"{chip}:{sides}")
+        changes = [f"data.rows={rows * chips.size}"]
+        if chips.count > 1 and chips.chip.dims:
+            changes.append(f"mesh.data={chips.count}")
+        run = resolve(config_lib.load(STAGE[size]), changes)
+        if base is None:
+            p = base = plan_lib.plan(run, chips, {}, CACHE)
+        elif base.roofline is not None:
+            p = plan_lib.carried_over(base, run, chips)
+        else:
+            continue
+        key = f"| {size}, {rows} | `{p.topology}` | "
+        put("scaling", key, scaling_line(key, p, base.topology))
+        print(scaling_line(key, p, base.topology), flush=True)
 
 
 def main() -> int:
@@ -120,28 +142,15 @@ def main() -> int:
         for name in FULL_SIZE:
             if not re.search(options.only, name):
                 continue
-            p = planned(resolve(config_lib.load(name)), "")
+            run = resolve(config_lib.load(name))
+            p = plan_lib.plan(run, plan_lib.topology_of(run, None), {}, CACHE)
             put("configs", f"| `{name}` ", config_line(name, p))
             print(config_line(name, p), flush=True)
             bad += [] if p.fits else [name]
     else:
-        cells = [(s, c, f"{c}:{x}") for c, all_ in SLICES.items() for x in all_ for s in SCALING]
-        for size, _, topology in cells:
-            if not re.search(options.only, f"{size} {topology}"):
-                continue
-            name, rows = SCALING[size]
-            run = resolve(config_lib.load(name))
-            chips = plan_lib.topology_of(run, topology).size
-            run = resolve(config_lib.load(name), [f"data.rows={rows * chips}"])
-            if "*" in topology and not topology.startswith("h100"):
-                run = plan_lib.changed(run, {"mesh.data": int(topology.split("*")[1])})
-            try:
-                p = planned(run, topology)
-            except UserError as refused:
-                print(f"{size} {topology}: {refused}", file=sys.stderr)
-                continue
-            put("scaling", f"| {size} | `{topology}` ", scaling_line(size, p))
-            print(scaling_line(size, p), flush=True)
+        for size, chip in SCALING:
+            if re.search(options.only, f"{size} {chip}"):
+                scale(size, chip)
     if bad:
         print("do not fit: " + ", ".join(bad), file=sys.stderr)
     return 1 if bad else 0

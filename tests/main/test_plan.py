@@ -14,6 +14,7 @@ from unijax.main import plan
 from unijax.main.run import RunConfig, make_system, resolve
 from unijax.main.train import check_rows
 from unijax.parallel.sharding import MeshConfig, make_mesh, mesh_shape
+from unijax.plan.collectives import Collective
 from unijax.plan.memory import Memory
 from unijax.plan.roofline import Roofline
 from unijax.plan.work import Part
@@ -79,6 +80,7 @@ def a_plan(fits: bool) -> plan.Plan:
         memory=Memory(2 * gib, 4 * gib, gib, gib, 3 * gib, 0, 95.0 * gib), tokens=1000.0,
         parts={"decoder": Part(1e6, 3e6, 4e6)},
         roofline=Roofline(0.5, 0.1, {"fsdp": 0.2}, 4e14, 2e15) if fits else None, seconds=1.0,
+        collectives=(Collective("all-gather", ("fsdp",), (0, 1, 2, 3), 100, 24, "bf16"),),
     )  # fmt: skip
 
 
@@ -94,6 +96,13 @@ def test_what_is_printed_and_written_says_all(tmp_path):
     assert written["nearest"]["change"] == {"remat": "full"}
     assert written["nearest"]["roofline"]["seconds"] == 0.5
     assert written["nearest"]["memory"]["total"] == 10 * 2**30
+    (one,) = written["nearest"]["collectives"]
+    assert (one["kind"], one["axes"], one["members"], one["times"]) == (
+        "all-gather",
+        ["fsdp"],
+        4,
+        24,
+    )
 
 
 def test_the_search_takes_the_first_change_that_fits(monkeypatch):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unijax.plan.collectives import KINDS, Collective, collectives
+from unijax.plan.collectives import KINDS, Collective, collectives, on_mesh
 
 MESH = {"data": 2, "fsdp": 4, "sequence": 1, "tensor": 2}
 
@@ -135,3 +135,16 @@ def test_groups_of_every_way_to_write_them(sizes, along):
         else:
             assert [c.group for c in found] == [tuple(groups[0])]
             assert found[0].axes == ("abc"[along],)
+
+
+def test_on_a_larger_mesh_groups_grow_along_their_axes():
+    found = collectives(PROGRAM, MESH, 7)
+    assert [set(c.group) for c in on_mesh(found, MESH)] == [set(c.group) for c in found]
+    larger = MESH | {"fsdp": 32}
+    for old, new in zip(found, on_mesh(found, larger), strict=True):
+        grown = 8 if "fsdp" in old.axes else 1
+        assert len(new.group) == grown * len(old.group)
+        assert (new.axes, new.bytes, new.times) == (old.axes, old.bytes, old.times)
+        places = np.array(np.unravel_index(new.group, tuple(larger.values())))
+        varies = [a for a, along in zip(larger, places) if len(set(along.tolist())) > 1]
+        assert tuple(varies) == new.axes

@@ -9,11 +9,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from unijax.core.batch import ImageBatch
 from unijax.core.errors import UserError
 from unijax.core.files import atomic_file
-from unijax.core.mesh import SEQUENCE
+from unijax.core.mesh import DATA, SEQUENCE
 from unijax.core.vocab import SpecialIds
 from unijax.data.batch import BatchMaker
 from unijax.data.pictures import PictureConfig
@@ -21,13 +22,14 @@ from unijax.main.run import DTYPES, RunConfig
 from unijax.main.train import build
 from unijax.parallel.sharding import describe, make_mesh, row_shards
 from unijax.plan import hardware, target
-from unijax.plan.collectives import collectives
+from unijax.plan.collectives import Collective, collectives, on_mesh
 from unijax.plan.compiled import compile_once, digest_of, progress
 from unijax.plan.hardware import Topology
-from unijax.plan.memory import Memory, account, in_use
+from unijax.plan.memory import Memory, account, in_use, on_device
 from unijax.plan.roofline import Roofline, roofline
 from unijax.plan.work import Part, Rows, parts
 from unijax.systems.janus import Janus
+from unijax.train.setup import Trainer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +47,7 @@ class Plan:
       parts: FLOPs of a step by part; empty for systems without a decoder.
       roofline: None where the compiler refused.
       seconds: that the compiler took.
+      collectives: of a step.
     """
 
     topology: str
@@ -58,11 +61,14 @@ class Plan:
     parts: dict[str, Part]
     roofline: Roofline | None
     seconds: float
+    collectives: tuple[Collective, ...] = ()
 
     def to_json(self) -> dict:
         """Plain values, with what follows from others beside them."""
         out = dataclasses.asdict(self)
         out["memory"]["total"] = self.memory.total
+        for one in out["collectives"]:
+            one["members"] = len(one.pop("group"))
         if self.roofline is not None:
             line = self.roofline
             out["roofline"] |= {
@@ -131,23 +137,7 @@ def plan(run: RunConfig, topology: Topology, change: dict, cache: pathlib.Path |
     digest = digest_of(lowered.as_text(), topology)
     compiled = compile_once(lowered, topology, digest, cache)
     memory = account(trainer.abstract_state, batch, topology.chip.memory, compiled)
-    found, tokens, line = {}, 0.0, None
-    if isinstance(system, Janus):
-        rows = Rows.expected(run.data, run.cache_frozen)
-        tokens, found = rows.tokens, parts(run.model, trainer.rules, run.remat, rows)
-    if compiled.text and found:
-        sent = collectives(compiled.text, dict(mesh.shape), _turns(run, rows, mesh))
-        passes = run.accumulate * (3 if run.remat == "full" else 2)
-        line = roofline(
-            topology,
-            mesh.devices,
-            sent,
-            memory,
-            passes * in_use(trainer.abstract_state, jnp.dtype(DTYPES[run.dtype]).itemsize),
-            sum(part.true for part in found.values()),
-            sum(part.executed for part in found.values()),
-        )
-    return Plan(
+    base = Plan(
         topology=str(topology),
         mesh=describe(mesh, run.mesh.table),
         change=change,
@@ -155,11 +145,81 @@ def plan(run: RunConfig, topology: Topology, change: dict, cache: pathlib.Path |
         fits=not compiled.refusal and memory.fits,
         refusal=compiled.refusal,
         memory=memory,
-        tokens=tokens,
-        parts=found,
-        roofline=line,
+        tokens=0.0,
+        parts={},
+        roofline=None,
         seconds=compiled.seconds,
     )
+    if not isinstance(system, Janus):
+        return base
+    rows = Rows.expected(run.data, run.cache_frozen)
+    found = parts(run.model, trainer.rules, run.remat, rows)
+    base = dataclasses.replace(base, tokens=rows.tokens, parts=found)
+    if not compiled.text:
+        return base
+    sent = collectives(compiled.text, dict(mesh.shape), _turns(run, rows, mesh))
+    return _with_roofline(base, run, topology, mesh, trainer, sent)
+
+
+def _with_roofline(
+    base: Plan,
+    run: RunConfig,
+    topology: Topology,
+    mesh: Mesh,
+    trainer: Trainer,
+    sent: list[Collective],
+) -> Plan:
+    passes = run.accumulate * (3 if run.remat == "full" else 2)
+    line = roofline(
+        topology,
+        mesh.devices,
+        sent,
+        base.memory,
+        passes * in_use(trainer.abstract_state, jnp.dtype(DTYPES[run.dtype]).itemsize),
+        sum(part.true for part in base.parts.values()),
+        sum(part.executed for part in base.parts.values()),
+    )
+    return dataclasses.replace(base, roofline=line, collectives=tuple(sent))
+
+
+def carried_over(base: Plan, run: RunConfig, topology: Topology) -> Plan:
+    """`base` on another number of the same chips, without compiling.
+
+    Assumes that the program is the same but for the size of groups: as many rows a chip, the same
+    axes in use. Temporaries differ by the share of gradients. Where the new mesh has replicas that
+    the old one had not, their gradients are summed once more.
+
+    Args:
+      base: with a roofline.
+      run: of `base`, with the rows and mesh of the other topology.
+    """
+    mesh = make_mesh(run.mesh, target.devices(topology))
+    _, trainer = build(run, mesh)
+    state, batch = trainer.abstract_state, abstract_batch(run, trainer.batch_sharding)
+    gradients = on_device(state.params)
+    memory = dataclasses.replace(
+        base.memory,
+        parameters=on_device((state.step, state.params, state.frozen, state.ema)),
+        optimizer=on_device(state.opt_state),
+        batch=on_device(batch),
+        gradients=gradients,
+        temporaries=base.memory.temporaries + gradients - base.memory.gradients,
+    )
+    sent = on_mesh(list(base.collectives), dict(mesh.shape))
+    if mesh.shape[DATA] > 1 and not any(DATA in one.axes for one in sent):
+        sum_ = Collective("all-reduce", (DATA,), (), gradients, 1, "f32")
+        sent += on_mesh([sum_], dict(mesh.shape))
+    rows = Rows.expected(run.data, run.cache_frozen)
+    other = dataclasses.replace(
+        base,
+        topology=str(topology),
+        mesh=describe(mesh, run.mesh.table),
+        fits=memory.fits,
+        memory=memory,
+        tokens=rows.tokens,
+        parts=parts(run.model, trainer.rules, run.remat, rows),
+    )
+    return _with_roofline(other, run, topology, mesh, trainer, sent)
 
 
 def _turns(run: RunConfig, rows: Rows, mesh: Any) -> int:

@@ -93,6 +93,21 @@ def collectives(text: str, mesh_shape: dict[str, int], dynamic_trips: int = 1) -
     return found
 
 
+def on_mesh(found: list[Collective], mesh_shape: dict[str, int]) -> list[Collective]:
+    """The same on a mesh whose axes have other sizes, where every device has as many rows.
+
+    Bytes are then the same: a gather's result and a scatter's argument are whole, and what is
+    exchanged has more parts of smaller ones.
+    """
+    numbers = np.arange(math.prod(mesh_shape.values())).reshape(tuple(mesh_shape.values()))
+
+    def group(axes: tuple[str, ...]) -> tuple[int, ...]:
+        line = numbers[tuple(slice(None) if a in axes else 0 for a in mesh_shape)]
+        return tuple(int(n) for n in line.flat)
+
+    return [dataclasses.replace(one, group=group(one.axes)) for one in found]
+
+
 def _size(array: tuple[str, str]) -> tuple[int, str]:
     dtype, shape = array
     count = math.prod(int(n) for n in shape.split(",") if n)

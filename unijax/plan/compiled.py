@@ -54,8 +54,8 @@ def digest_of(program: str, topology: Topology) -> str:
 
 def _refusal(text: str) -> str:
     """The sentence of the compiler that names what it needed."""
-    found = re.search(r"(Used [\d.]+\w? of [\d.]+\w? \w+|[^.\n]*exceeds? [^.\n]*)", text)
-    return found[1] if found else text.splitlines()[0][:200]
+    found = re.search(r"Used [\d.]+\w? of [\d.]+\w? \w+|[^\n]*\bexceed[^\n]*", text)
+    return (found[0] if found else text.splitlines()[0])[:200].strip()
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ import math
 import re
 
 from unijax.core.errors import UserError
+from unijax.core.peak import peak_flops
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,7 +18,6 @@ class Chip:
 
     Attributes:
       platform: "tpu" or "cuda".
-      flops: peak of bfloat16 products, dense, per second.
       memory: bytes that a program may use.
       memory_bandwidth: bytes per second.
       link: bytes per second. TPU: of one link to one neighbour. GPU: of all links to the switch of
@@ -29,7 +29,6 @@ class Chip:
 
     name: str
     platform: str
-    flops: float
     memory: float
     memory_bandwidth: float
     link: float
@@ -37,17 +36,22 @@ class Chip:
     dims: int
     per_host: int
 
+    @property
+    def flops(self) -> float:
+        """Peak of bfloat16 products, dense, per second."""
+        return peak_flops(self.name)
+
 
 GIB = 2**30
 CHIPS = {
     # Memory is what the TPU compiler lets a program use.
-    "v5e": Chip("TPU v5e", "tpu", 197e12, 15.75 * GIB, 819e9, 50e9, 3.125e9, 2, 4),
-    "v5p": Chip("TPU v5p", "tpu", 459e12, 95.74 * GIB, 2765e9, 100e9, 6.25e9, 3, 4),
-    "v6e": Chip("TPU v6e", "tpu", 918e12, 31.25 * GIB, 1638e9, 100e9, 12.5e9, 2, 4),
+    "v5e": Chip("TPU v5e", "tpu", 15.75 * GIB, 819e9, 50e9, 3.125e9, 2, 4),
+    "v5p": Chip("TPU v5p", "tpu", 95.74 * GIB, 2765e9, 100e9, 6.25e9, 3, 4),
+    "v6e": Chip("TPU v6e", "tpu", 31.25 * GIB, 1638e9, 100e9, 12.5e9, 2, 4),
     # JAX's default share of a GPU's memory is 75%; runs of this size set 92% (docs/plan.md).
-    "a100": Chip("A100-SXM4-80GB", "cuda", 312e12, 0.92 * 85e9, 2039e9, 300e9, 25e9, 0, 8),
-    "h100": Chip("H100-SXM5-80GB", "cuda", 989.4e12, 0.92 * 85e9, 3352e9, 450e9, 50e9, 0, 8),
-    "h200": Chip("H200-SXM5-141GB", "cuda", 989.4e12, 0.92 * 150e9, 4800e9, 450e9, 50e9, 0, 8),
+    "a100": Chip("A100-SXM4-80GB", "cuda", 0.92 * 85e9, 2039e9, 300e9, 25e9, 0, 8),
+    "h100": Chip("H100-SXM5-80GB", "cuda", 0.92 * 85e9, 3352e9, 450e9, 50e9, 0, 8),
+    "h200": Chip("H200-SXM5-141GB", "cuda", 0.92 * 150e9, 4800e9, 450e9, 50e9, 0, 8),
 }
 
 
