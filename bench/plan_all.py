@@ -27,15 +27,15 @@ FULL_SIZE = [
     *(f"configs/janus.py:stage{n}" for n in (2, 3, 1)),
     "configs/finetune.py",
 ]
-# By model and chip: the rows a chip, the topology that is compiled for, and those that its program
-# is carried over to.
+# By model and chip: the rows a chip, over how many chips parameters are split at most, the topology
+# that is compiled for, and those that its program is carried over to.
 SCALING = {
-    ("1.5B", "v5p"): (2, "4x4x4", ("2x2x2", "2x4x4", "4x4x8", "4x8x8", "8x8x8")),
-    ("7B", "v5p"): (1, "4x4x8", ("2x2x2", "2x4x4", "4x4x4", "4x8x8", "8x8x8")),
-    ("1.5B", "v6e"): (2, "2x4", ("4x8", "8x8", "8x16", "16x16", "16x16*2")),
-    ("7B", "v6e"): (1, "4x8", ("2x4", "8x8", "8x16", "16x16", "16x16*2")),
-    ("1.5B", "h100"): (4, "8", ("8*4", "8*8", "8*16", "8*32", "8*64")),
-    ("7B", "h100"): (1, "8", ("8*4", "8*8", "8*16", "8*32", "8*64")),
+    ("1.5B", "v5p"): (2, 16, "4x4x4", ("2x2x2", "2x4x4", "4x4x8", "4x8x8", "8x8x8")),
+    ("7B", "v5p"): (1, 32, "4x4x8", ("2x2x2", "2x4x4", "4x4x4", "4x8x8", "8x8x8")),
+    ("1.5B", "v6e"): (2, 16, "4x8", ("2x4", "8x8", "8x16", "16x16", "16x16*2")),
+    ("7B", "v6e"): (1, 32, "8x8", ("2x4", "4x8", "8x16", "16x16", "16x16*2")),
+    ("1.5B", "h100"): (4, 8, "8", ("8*4", "8*8", "8*16", "8*32", "8*64")),
+    ("7B", "h100"): (1, 8, "8", ("8*4", "8*8", "8*16", "8*32", "8*64")),
 }
 STAGE = {"1.5B": "configs/janus_pro.py:1b,stage3", "7B": "configs/janus_pro.py:7b,stage3"}
 HEADS = {
@@ -112,13 +112,14 @@ def _in_order(line: str) -> tuple:
 
 def scale(size: str, chip: str) -> None:
     """Compiles a step for one topology, and fills the lines of all."""
-    rows, compiled_for, others = SCALING[size, chip]
+    rows, most, compiled_for, others = SCALING[size, chip]
     base = None
     for sides in (compiled_for, *others):
         chips = plan_lib.topology_of(resolve(config_lib.load(STAGE[size])), f"{chip}:{sides}")
-        changes = [f"data.rows={rows * chips.size}"]
-        if chips.count > 1 and chips.chip.dims:
-            changes.append(f"mesh.data={chips.count}")
+        # Of a torus not all chips (docs/plan.md).
+        fsdp = min(most, chips.size // 2 if chips.chip.dims else chips.size)
+        sizes = {"data.rows": rows * chips.size, "mesh.data": chips.size // fsdp, "mesh.fsdp": fsdp}
+        changes = [f"{key}={value}" for key, value in sizes.items()]
         run = resolve(config_lib.load(STAGE[size]), changes)
         if base is None:
             p = base = plan_lib.plan(run, chips, {}, CACHE)
