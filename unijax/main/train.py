@@ -88,7 +88,7 @@ def _leaves_nothing_of_a_mistake(run_dir: pathlib.Path) -> Iterator[None]:
 
     Not where an engine started it: its table tells what became of every run.
     """
-    is_new = not (run_dir.exists() and any(run_dir.iterdir()))
+    is_new = not run_dir.exists() or (run_dir.is_dir() and not any(run_dir.iterdir()))
     try:
         yield
     except UserError:
