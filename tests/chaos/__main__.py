@@ -19,7 +19,7 @@ PROGRAMS = {
     "janus": (
         "tests.chaos.program",
         ("stage.steps=600", "loop.log_every=5", "loop.save_every=10", "loop.eval_every=50",
-         "validation.samples=1", "validation.batches=1"),
+         "validation.samples=0", "validation.batches=1"),
     ),
 }  # fmt: skip
 
