@@ -9,8 +9,7 @@ RUN := demo
 demo composition encoders bench: export GLIBC_TUNABLES = \
 	glibc.malloc.arena_max=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=68719476736:glibc.malloc.hugetlb=1
 
-.PHONY: demo test lint bench compile-check plan-all composition encoders slurm-test chaos golden \
-	clean
+.PHONY: demo test lint bench compile-check plan-all composition encoders slurm-test chaos golden clean study study-test
 
 # Train a small Janus in front of you (about 15 minutes on 2 cores) and open demo/report.html.
 demo: $(VENV)/ready
@@ -55,6 +54,14 @@ slurm-test: $(VENV)/ready
 # Kills a training run 50 times at random moments; what is left must equal one that was let alone.
 chaos: $(VENV)/ready
 	$(BIN)/python -m tests.chaos --dir runs/chaos
+
+# The scaling study of docs/study.md: hours on CPU, goes on where it was; tables to docs/study.
+study: $(VENV)/ready
+	$(BIN)/python -m bench.study --dir runs/study
+
+# Every step of it with models that learn nothing: minutes.
+study-test: $(VENV)/ready
+	$(BIN)/python -m bench.study --dir runs/study-test --small
 
 # Rewrites the golden files; review the diff.
 golden: $(VENV)/ready

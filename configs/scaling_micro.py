@@ -24,7 +24,8 @@ QUESTIONS, DESCRIPTIONS, DRAWINGS, HELD_OUT = 28_500, 9_600, 38_000, 600
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """Takes no argument; `unijax sweep` sets the width."""
+    """`arg`: nothing, or "small", which learns nothing in minutes. The sweep sets the width."""
+    small = {"": False, "small": True}[arg]
     config = load(str(pathlib.Path(__file__).with_name("janus_demo.py"))).unlock()
     config.reproduces = "nothing: a study of micro models"
     config.cache_frozen = True
@@ -40,21 +41,31 @@ def get_config(arg: str = "") -> ConfigDict:
         "samples": 0,
         "groups": _groups("validation", HELD_OUT, HELD_OUT, HELD_OUT),
     }
+    if small:
+        config.stage.optimizers.main.warmup_steps = 2
+        config.data.groups = _groups("train", 200, 100, 200)
+        config.validation.batches = 2
+        config.validation.groups = _groups("validation", 20, 20, 20)
     config.loop = {"log_every": 10, "eval_every": 0, "save_every": 1000, "keep": 1,
                    "writers": ("jsonl",)}  # fmt: skip
     return config.lock()
 
 
-def get_sweep() -> ConfigDict:
-    """Six sizes at four budgets, less the runs of no sense: 17 runs, 3e13 FLOPs in all."""
+def get_sweep(arg: str = "") -> ConfigDict:
+    """Five sizes at four budgets, less the runs of no sense: 16 runs, 1e13 FLOPs in all."""
+    if arg == "small":
+        widths, budgets, lengths = (32, 48), (5e9, 1e10, 2e10), (0.01, 160.0)
+    else:
+        widths, budgets = (32, 48, 64, 96, 128), (2e11, 4e11, 8e11, 1.6e12)
+        lengths = (0.3, 160.0)
     return ConfigDict(
         {
             "kind": "isoflop",
             "ladder": "micro",
-            "widths": (32, 48, 64, 96, 128, 160),
+            "widths": widths,
             "mup_width": 32,
-            "budgets": (2e11, 6e11, 1.8e12, 5e12),
-            "tokens_per_parameter": (0.25, 160.0),
+            "budgets": budgets,
+            "tokens_per_parameter": lengths,
             "share_trunk": True,
         }
     )

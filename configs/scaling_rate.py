@@ -1,11 +1,12 @@
 """The learning rate of the micro study: found at width 32, and whether it holds at others.
 
-    unijax sweep --config configs/scaling_rate.py --dir runs/rate/mup
-    unijax sweep --config configs/scaling_rate.py:standard --dir runs/rate/standard
+    unijax sweep --config configs/scaling_rate.py:mup --dir runs/rate_mup
+    unijax sweep --config configs/scaling_rate.py:standard --dir runs/rate_standard
 
 Two sweeps over widths and learning rates at one length: with the maximal-update parametrisation,
 and with the standard one, where every width takes the same rate and the same initial scale. At
-width 32 both are the same runs. Everything else is that of configs/scaling_micro.py.
+width 32 both are the same runs. Everything else is that of configs/scaling_micro.py. With "_small"
+behind it, minutes.
 """
 
 import pathlib
@@ -15,22 +16,25 @@ from ml_collections import ConfigDict
 from unijax.main.config import load
 
 RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2, 6.4e-2)
+MUP_WIDTH = {"mup": 32, "standard": 0}
 
 
-def get_config(arg: str = "") -> ConfigDict:
-    """`arg`: nothing, or "standard"."""
-    return load(str(pathlib.Path(__file__).with_name("scaling_micro.py")))
+def get_config(arg: str = "mup") -> ConfigDict:
+    """`arg`: mup or standard, or one of them with _small."""
+    small = ":small" * arg.endswith("_small")
+    return load(str(pathlib.Path(__file__).with_name("scaling_micro.py")) + small)
 
 
-def get_sweep(arg: str = "") -> ConfigDict:
+def get_sweep(arg: str = "mup") -> ConfigDict:
     """Three widths, 16 times as many weights in a layer at the last."""
+    small = arg.endswith("_small")
     return ConfigDict(
         {
             "kind": "tokens",
             "ladder": "micro",
-            "widths": (32, 64, 128),
-            "mup_width": {"": 32, "standard": 0}[arg],
-            "tokens": (5e5,),
-            "learning_rates": RATES,
+            "widths": (32, 48) if small else (32, 64, 128),
+            "mup_width": MUP_WIDTH[arg.removesuffix("_small")],
+            "tokens": (1e4 if small else 5e5,),
+            "learning_rates": RATES[2:4] if small else RATES,
         }
     )

@@ -22,9 +22,11 @@ from unijax.main.train import train
 from unijax.main.trunk import decay_start, train_on_trunk, with_length
 from unijax.scaling import table
 from unijax.scaling.grid import run_id
+from unijax.train.checkpoint import read_params
 from unijax.train.guard import NotFinite
 from unijax.train.optimizer import schedule
 from unijax.train.stage import OptimizerConfig
+from unijax.train.state import merge
 
 SWEEP = str(pathlib.Path(__file__).with_name("tiny_sweep.py"))
 
@@ -108,26 +110,6 @@ def test_decay_starts_where_the_schedule_leaves_its_peak(steps, warmup):
     assert (rates[start + 1 :] < 1e-3 * (1 - 1e-6)).all()
 
 
-WSD = ["stage.optimizers.main.schedule=constant_decay", "loop.eval_every=0", "validation.samples=0",
-       "loop.save_every=0"]  # fmt: skip
-
-
-def test_a_run_on_a_trunk_is_the_run_alone_to_the_bit(tmp_path):
-    base = resolve(tiny.get_config(), WSD)
-    short, long = with_length(base, 14.0), with_length(base, 20.0)
-    alone = train(short, tmp_path / "alone")
-    shared = train_on_trunk(short, tmp_path / "short", long, tmp_path / "long")
-    for (path, a), b in zip(
-        tree.flatten(jax.device_get(alone.params)).items(),
-        tree.flatten(jax.device_get(shared.params)).values(),
-        strict=True,
-    ):
-        assert a.tobytes() == b.tobytes(), path
-    assert lines(tmp_path / "short") == lines(tmp_path / "alone")
-    with pytest.raises(UserError, match="'constant_decay'"):
-        train_on_trunk(resolve(tiny.get_config()), tmp_path / "x", long, tmp_path / "long")
-
-
 @pytest.fixture(scope="module")
 def planned():
     return sweep.plan(SWEEP, [])[0]
@@ -140,9 +122,25 @@ def swept(tmp_path_factory):
     return directory
 
 
+def test_a_run_on_a_trunk_is_the_run_alone_to_the_bit(swept, planned, tmp_path):
+    (short,) = (p for p in planned if sweep.longest(planned, p) is not p)
+    alone = train(short.run, tmp_path)
+    shared = tree.flatten(read_params(swept / "runs" / short.id))
+    for path, x in tree.flatten(jax.device_get(merge(alone.params, alone.frozen))).items():
+        assert x.tobytes() == np.asarray(shared.pop(path)).tobytes(), path
+    assert not shared
+    assert lines(swept / "runs" / short.id) == lines(tmp_path)
+
+
+def test_runs_share_a_constant_part_alone(tmp_path):
+    run = resolve(tiny.get_config())
+    with pytest.raises(UserError, match="'constant_decay'"):
+        train_on_trunk(run, tmp_path / "x", run, tmp_path / "long")
+
+
 def test_a_sweep_gives_a_row_for_each_run(swept, planned):
     runs = table.read(swept / "runs.parquet")
-    assert len(runs) == 4
+    assert len(runs) == 3
     assert set(runs.losses) == {"text", "understanding", "code"}
     assert set(runs["state"]) == {"done"}
     for name in runs.losses:
@@ -169,7 +167,7 @@ def test_parameters_of_the_table_are_those_that_train(swept, planned):
 def test_a_repeated_sweep_skips_what_is_done(swept, capsys):
     before = {p: p.stat().st_mtime_ns for p in swept.glob("runs/*/metrics.jsonl")}
     assert main(["sweep", "--config", SWEEP, "--dir", str(swept)]) == 0
-    assert capsys.readouterr().out.count("is done") == 4
+    assert capsys.readouterr().out.count("is done") == 3
     assert before == {p: p.stat().st_mtime_ns for p in swept.glob("runs/*/metrics.jsonl")}
 
 
@@ -179,7 +177,7 @@ def test_unfinished_runs_are_said_in_the_table_and_refused_by_a_fit(swept, tmp_p
     first = sorted(copy.glob("runs/*/result.json"))[0]
     first.unlink()
     assert main(["gather", str(copy)]) == 0
-    assert "3 of 4 runs done" in capsys.readouterr().out
+    assert "2 of 3 runs done" in capsys.readouterr().out
     said = fails(capsys, "fit", str(copy / "runs.parquet"), "--out", str(tmp_path / "fit"))
     assert first.parent.name in said
 
@@ -195,7 +193,7 @@ def test_a_diverged_run_is_a_row_and_the_others_go_on(tmp_path, capsys, monkeypa
     sweep.sweep(SWEEP, tmp_path, [], None)
     runs = table.read(tmp_path / "runs.parquet")
     assert set(runs["state"]) == {"diverged"}
-    assert len(runs) == 4
+    assert len(runs) == 3
 
 
 def test_list_and_only(planned, capsys, tmp_path):
@@ -204,7 +202,7 @@ def test_list_and_only(planned, capsys, tmp_path):
     assert listed == [p.id for p in planned]
     assert not list(tmp_path.iterdir())
     said = fails(capsys, "sweep", "--config", SWEEP, "--dir", str(tmp_path), "--only", "w32_x")
-    assert "one of the 4 ids" in said
+    assert "one of the 3 ids" in said
 
 
 def test_a_file_without_a_grid(capsys, tmp_path):

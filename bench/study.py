@@ -1,0 +1,155 @@
+"""The micro study, whole: `make study`; docs/study.md says what came of it.
+
+    python -m bench.study --dir runs/study                  # all: hours on 2 cores; repeat to go on
+    python -m bench.study --dir runs/study --part together  # ladder, together or rate
+    python -m bench.study --dir runs/small --small          # minutes: every step of it, no result
+
+Three parts, each a sweep or two through `unijax sweep`: the ladder of sizes and budgets and its
+laws; understanding and generation together against apart; the learning rate that is best at each
+width. Tables (CSV) and figures (SVG) go to docs/study/, with --small beside the runs.
+"""
+
+import argparse
+import os
+import pathlib
+import shutil
+
+import numpy as np
+import scipy.stats
+from matplotlib import pyplot as plt
+
+from unijax.main.fit import fit
+from unijax.main.scaling_report import report
+from unijax.main.sweep import sweep
+from unijax.scaling import table
+from unijax.scaling.paper import ONE, PAGE, THREE, TWO, style
+from unijax.scaling.study import FitConfig
+
+DOCS = pathlib.Path("docs/study")
+LOSSES = ("text", "understanding", "code")
+ARMS = ("together", "understanding", "generation")
+NAMES = {"text": "text", "understanding": "understanding answers", "code": "image codes"}
+
+
+def run(config: str, directory: pathlib.Path) -> table.Runs:
+    """The runs of a sweep. All parts show the same pictures: the encoders' outputs are shared."""
+    shared = directory.parent / "cache"
+    shared.mkdir(parents=True, exist_ok=True)
+    directory.mkdir(exist_ok=True)
+    if not (directory / "cache").exists():
+        os.symlink(os.path.relpath(shared, directory), directory / "cache")
+    sweep(config, directory, [], None)
+    return table.read(directory / "runs.parquet")
+
+
+def keep(runs: table.Runs, path: pathlib.Path) -> None:
+    """The table as CSV."""
+    names = list(runs.columns)
+    table.write(path, [{n: runs[n][i] for n in names} for i in range(len(runs))])
+
+
+def ladder(directory: pathlib.Path, out: pathlib.Path, small: bool) -> None:
+    """Sizes times budgets, the laws and their page."""
+    config = "configs/scaling_micro.py" + ":small" * small
+    runs = run(config, directory / "ladder")
+    keep(runs, out / "ladder.csv")
+    choices = FitConfig(draws=20, hold_out=0) if small else FitConfig(drop_failed=True)
+    fit(out / "ladder.csv", directory / "fit", choices)
+    report(directory / "fit", "Micro Janus models on composed scenes")
+    for file in sorted((directory / "fit" / "figures").glob("*.svg")):
+        shutil.copyfile(file, out / file.name)
+
+
+def together(directory: pathlib.Path, out: pathlib.Path, small: bool) -> None:
+    """Pairs of runs that differ in what else they were trained on, by seed."""
+    config, ending = "configs/scaling_together.py", "_small" * small
+    found = {arm: run(f"{config}:{arm}{ending}", directory / arm) for arm in ARMS}
+    for arm, runs in found.items():
+        keep(runs, out / f"{arm}.csv")
+    print("| held-out loss | together | alone | together - alone | 95% interval |")
+    print("|---|---|---|---|---|")
+    for loss, arm in (("understanding", "understanding"), ("code", "generation")):
+        both, alone = (losses_by_seed(found[k], loss).mean() for k in ("together", arm))
+        mean, low, high = difference(found["together"], found[arm], loss)
+        ends = f"[{low:+.4f}, {high:+.4f}]"
+        print(f"| {NAMES[loss]} | {both:.4f} | {alone:.4f} | {mean:+.4f} | {ends} |")
+
+
+def difference(both: table.Runs, alone: table.Runs, loss: str) -> tuple[float, float, float]:
+    """The mean over seeds of the difference in a loss, and Student's 95% interval of it."""
+    found = losses_by_seed(both, loss) - losses_by_seed(alone, loss)
+    half = scipy.stats.sem(found) * scipy.stats.t.ppf(0.975, len(found) - 1)
+    return float(found.mean()), float(found.mean() - half), float(found.mean() + half)
+
+
+def losses_by_seed(runs: table.Runs, loss: str) -> np.ndarray:
+    """In the order of seeds, of the runs that are done."""
+    done = runs["state"] == "done"
+    return runs.loss(loss)[done][np.argsort(runs["seed"][done])]
+
+
+def rate(directory: pathlib.Path, out: pathlib.Path, small: bool) -> None:
+    """Losses against the learning rate at every width, under both parametrisations."""
+    ending = "_small" * small
+    found = {
+        "maximal update": run(f"configs/scaling_rate.py:mup{ending}", directory / "rate_mup"),
+        "standard": run(f"configs/scaling_rate.py:standard{ending}", directory / "rate_standard"),
+    }
+    for name, runs in found.items():
+        keep(runs, out / f"rate_{name.replace(' ', '_')}.csv")
+    with style():
+        draw_rates(found, out / "rate.svg")
+
+
+def best_rates(runs: table.Runs, loss: str) -> dict[str, float]:
+    """By size, the learning rate with the least loss among the runs that are done."""
+    done = runs.where(runs["state"] == "done")
+    found = {}
+    for size in sorted(set(done["size"]), key=lambda s: int(s[1:])):
+        here = done.where(done["size"] == size)
+        found[size] = float(here["learning_rate"][np.argmin(here.loss(loss))])
+    return found
+
+
+def draw_rates(found: dict[str, table.Runs], path: pathlib.Path) -> None:
+    """A row for each parametrisation, a column for each loss; stars are the best rates."""
+    figure, panels = plt.subplots(
+        2, 3, figsize=(PAGE, 3.9), sharex=True, sharey="col", layout="constrained"
+    )
+    for (name, runs), row in zip(found.items(), panels):
+        done = runs.where(runs["state"] == "done")
+        for loss, axes in zip(LOSSES, row):
+            for (size, best), color in zip(best_rates(runs, loss).items(), (ONE, THREE, TWO)):
+                here = done.where(done["size"] == size)
+                order = np.argsort(here["learning_rate"])
+                rates, losses = here["learning_rate"][order], here.loss(loss)[order]
+                axes.plot(rates, losses, ".-", color=color, label=f"width {size[1:]}")
+                axes.plot(best, losses.min(), "*", color=color, ms=10)
+            axes.set_xscale("log", base=2)
+            axes.set_title(f"{NAMES[loss]}, {name}")
+    for axes in panels[1]:
+        axes.set_xlabel("learning rate")
+    for axes in panels[:, 0]:
+        axes.set_ylabel("held-out loss (nats)")
+    panels[0, 0].legend()
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+
+
+PARTS = {"ladder": ladder, "together": together, "rate": rate}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--dir", type=pathlib.Path, required=True, help="for the runs")
+    parser.add_argument("--part", choices=PARTS, action="append", help="all of them by default")
+    parser.add_argument("--small", action="store_true", help="minutes, to see that all works")
+    args = parser.parse_args()
+    out = args.dir / "out" if args.small else DOCS
+    out.mkdir(parents=True, exist_ok=True)
+    for part in args.part or PARTS:
+        PARTS[part](args.dir, out, args.small)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""The micro study's own arithmetic and files, on known tables; `make study-test` runs it."""
+
+import re
+
+import numpy as np
+import pytest
+
+from bench import study
+from tests.scaling.test_table import rows
+from unijax.main import config as config_lib
+from unijax.main.run import resolve
+from unijax.scaling import table
+from unijax.scaling.grid import GridConfig
+
+CONFIGS = [
+    *(f"configs/scaling_micro.py{arg}" for arg in ("", ":small")),
+    *(f"configs/scaling_rate.py:{arg}{s}" for arg in ("mup", "standard") for s in ("", "_small")),
+    *(f"configs/scaling_together.py:{arg}{s}"
+      for arg in ("together", "understanding", "generation") for s in ("", "_small")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("spec", CONFIGS)
+def test_sweep_files_are_whole(spec):
+    run = resolve(config_lib.load(spec))
+    grid = config_lib.build(GridConfig, config_lib.load(spec, "get_sweep"), "sweep")
+    assert run.cache_frozen
+    assert run.validation.batches
+    assert grid.mup_width in (0, 32)
+
+
+def test_what_is_held_out_is_the_same_for_runs_together_and_apart():
+    arms = {
+        arm: resolve(config_lib.load(f"configs/scaling_together.py:{arm}")) for arm in study.ARMS
+    }
+    whole = arms["together"]
+    for arm, run in arms.items():
+        assert run.validation.groups == whole.validation.groups
+        assert run.validation.batches * run.data.rows == 128
+        assert run.data.rows == len(run.data.groups)
+        kept = {g.name: g for g in run.data.groups}
+        assert all(kept[g.name] == g for g in whole.data.groups if g.name in kept), arm
+
+
+def seeds(tmp_path, loss: str, values: list[float]) -> table.Runs:
+    """In a shuffled order."""
+    order = np.random.default_rng(0).permutation(len(values))
+    found = [
+        {"run_id": f"r{i}", "system": "janus", "parameters": 10_000, "tokens": 5e5, "seed": int(i),
+         "state": "done", f"loss_{loss}_nats_per_token": values[i]}
+        for i in order
+    ]  # fmt: skip
+    table.write(tmp_path / f"{loss}.csv", found)
+    return table.read(tmp_path / f"{loss}.csv")
+
+
+def test_differences_are_paired_by_seed(tmp_path):
+    apart = [3.0, 3.1, 3.2, 3.3, 3.4]
+    both = [x - 0.1 - 0.001 * i for i, x in enumerate(apart)]
+    mean, low, high = study.difference(
+        seeds(tmp_path, "code", both), seeds(tmp_path, "code", apart), "code"
+    )
+    assert mean == pytest.approx(-0.102)
+    # By hand: the deviation of 0..4 thousandths, over sqrt(5), times t(0.975, 4) = 2.776.
+    half = 2.776 * np.std(np.arange(5) / 1000, ddof=1) / np.sqrt(5)
+    assert (low, high) == pytest.approx((mean - half, mean + half), rel=1e-3)
+
+
+def test_rates_are_drawn_with_a_star_at_the_best(tmp_path):
+    found = []
+    for width in (32, 64):
+        for i, rate in enumerate((1e-3, 2e-3, 4e-3)):
+            losses = {f"loss_{k}_nats_per_token": 3 + (i - 1) ** 2 for k in study.LOSSES}
+            row = {"run_id": f"w{width}_{i}", "size": f"w{width}", "learning_rate": rate}
+            found.append(row | {"parameters": 1e4, "tokens": 5e5, "state": "done"} | losses)
+    table.write(tmp_path / "rate.csv", found)
+    runs = table.read(tmp_path / "rate.csv")
+    assert study.best_rates(runs, "code") == {"w32": 2e-3, "w64": 2e-3}
+    study.draw_rates({"maximal update": runs, "standard": runs}, tmp_path / "rate.svg")
+    assert "<svg" in (tmp_path / "rate.svg").read_text()
+
+
+def test_the_ladder_part_writes_table_laws_and_figures(tmp_path, monkeypatch):
+    def runs(config, directory):
+        assert config == "configs/scaling_micro.py:small"
+        directory.mkdir(parents=True, exist_ok=True)
+        table.write(directory / "runs.parquet", rows())
+        return table.read(directory / "runs.parquet")
+
+    monkeypatch.setattr(study, "run", runs)
+    (tmp_path / "out").mkdir()
+    study.ladder(tmp_path, tmp_path / "out", small=True)
+    names = {p.name for p in (tmp_path / "out").iterdir()}
+    assert {"ladder.csv", "janus_text_isoflop_valleys.svg"} <= names
+    assert re.search("Micro Janus", (tmp_path / "fit" / "report.html").read_text())
