@@ -9,7 +9,8 @@ RUN := demo
 demo composition encoders bench: export GLIBC_TUNABLES = \
 	glibc.malloc.arena_max=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=68719476736:glibc.malloc.hugetlb=1
 
-.PHONY: demo test lint bench compile-check plan-all composition encoders slurm-test chaos golden clean study study-test
+.PHONY: demo test lint bench compile-check plan-all composition encoders slurm-test chaos study \
+	study-test golden clean
 
 # Train a small Janus in front of you (about 15 minutes on 2 cores) and open demo/report.html.
 demo: $(VENV)/ready
