@@ -49,34 +49,9 @@ from unijax.main.run import resolve
 from unijax.models import llama, siglip
 from unijax.ops.attention import attention, select_implementation
 from unijax.ops.attention.cases import CASES, Case
+from unijax.plan.target import GPUS
 from unijax.scaling.ladder import LADDERS
 
-GPU = """
-gpu_device_info {{
-  threads_per_block_limit: 1024  threads_per_warp: 32  threads_per_core_limit: 2048
-  block_dim_limit_x: 2147483647  block_dim_limit_y: 65535  block_dim_limit_z: 65535
-  registers_per_core_limit: 65536  registers_per_block_limit: 65536
-  shared_memory_per_block: 49152  {own}
-}}
-platform_name: "CUDA"
-runtime_version {{ major: 13 }}
-dnn_version_info {{ major: 9  minor: 7 }}
-device_description_str: "{name}"
-"""
-H100 = GPU.format(
-    name="NVIDIA H100 80GB HBM3",
-    own="""shared_memory_per_core: 233472  shared_memory_per_block_optin: 232448
-    core_count: 132  fpus_per_core: 128  clock_rate_ghz: 1.98  l2_cache_size: 52428800
-    memory_bandwidth: 3352320000000  device_memory_size: 84929347584
-    cuda_compute_capability { major: 9 }""",
-)
-A100 = GPU.format(
-    name="NVIDIA A100-SXM4-80GB",
-    own="""shared_memory_per_core: 167936  shared_memory_per_block_optin: 166912
-    core_count: 108  fpus_per_core: 64  clock_rate_ghz: 1.41  l2_cache_size: 41943040
-    memory_bandwidth: 2039000000000  device_memory_size: 84929347584
-    cuda_compute_capability { major: 8 }""",
-)
 CONFIGS = Path(__file__).parent.parent / "configs"
 RECOMPUTED, SPLIT = ", recomputed", ", over 4 chips"
 DUMP = Path(os.environ["MOSAIC_GPU_DUMP_TO"])
@@ -84,8 +59,10 @@ TARGETS = {
     "v5e": dict(platform="tpu", topology_name="v5e:2x2"),
     "v5p": dict(platform="tpu", topology_name="v5p:2x2x1"),
     "v6e": dict(platform="tpu", topology_name="v6e:2x2"),
-    "h100": dict(platform="cuda", topology_name="any", topology="1x1x1", target_config=H100),
-    "a100": dict(platform="cuda", topology_name="any", topology="1x1x1", target_config=A100),
+    **{
+        key: dict(platform="cuda", topology_name="any", topology="1x1x1", target_config=GPUS[key])
+        for key in ("h100", "a100")
+    },
 }
 
 

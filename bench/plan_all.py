@@ -97,8 +97,7 @@ def put(table: str, key: str, line: str) -> None:
     begin, end = f"<!-- {table} -->\n", f"<!-- end of {table} -->"
     before, rest = text.split(begin)
     inside, after = rest.split(end)
-    lines = [x for x in inside.splitlines() if x.startswith("| ") and x not in HEADS[table]]
-    lines = [x for x in lines if not x.startswith(key)] + [line]
+    lines = [x for x in inside.splitlines() if "`" in x and not x.startswith(key)] + [line]
     inside = "\n".join([HEADS[table], *sorted(lines, key=_in_order)])
     DOCS.write_text(f"{before}{begin}{inside}\n{end}{after}")
 

@@ -25,7 +25,7 @@ _HOPPER = """shared_memory_per_core: 233472  shared_memory_per_block_optin: 2324
     core_count: 132  fpus_per_core: 128  clock_rate_ghz: 1.98  l2_cache_size: 52428800
     memory_bandwidth: {bandwidth}  device_memory_size: {memory}
     cuda_compute_capability {{ major: 9 }}"""
-_GPUS = {
+GPUS = {
     "h100": _GPU.format(
         name="NVIDIA H100 80GB HBM3",
         own=_HOPPER.format(bandwidth=3352320000000, memory=84929347584),
@@ -75,7 +75,7 @@ def devices(topology: Topology) -> list:
             found = topologies.get_topology_desc(
                 "any",
                 "cuda",
-                target_config=_GPUS[topology.key],
+                target_config=GPUS[topology.key],
                 topology=f"1x{topology.count}x{topology.shape[0]}",
             )
     except Exception as error:  # of several kinds, by what is absent
