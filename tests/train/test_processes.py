@@ -62,6 +62,18 @@ def test_two_processes_preempted_and_resumed_train_as_one_process(tmp_path):
         assert (status.read(resumed).state, status.read(resumed).attempt) == ("done", 2)
 
 
+def test_processes_that_share_rows_train_as_one_process(tmp_path):
+    """Hidden widths are split over the processes: both read all rows, and feed their device."""
+    whole, split = tmp_path / "whole", tmp_path / "split"
+    assert run(1, "--run-dir", str(whole), "--steps", "20") == [0]
+    assert run(2, "--run-dir", str(split), "--steps", "20", "--table", "fsdp_tensor") == [0, 0]
+    for a, b in zip(lines(split), lines(whole), strict=True):
+        assert a == pytest.approx(b, rel=1e-5)
+    theirs = tree.flatten(read_params(whole))
+    for path, x in tree.flatten(read_params(split)).items():
+        np.testing.assert_allclose(x, theirs[path], rtol=1e-5, err_msg=path)
+
+
 def test_half_of_the_variables_is_told(monkeypatch):
     monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "127.0.0.1:1")
     monkeypatch.setenv("JAX_NUM_PROCESSES", "2")

@@ -16,7 +16,7 @@ from tests.train.toy import Toy, ToyBatches, toy_stage
 from unijax.core import exit_codes
 from unijax.core.errors import Preempted
 from unijax.main import distributed
-from unijax.parallel.sharding import MeshConfig, make_mesh
+from unijax.parallel.sharding import MeshConfig, make_mesh, reader
 from unijax.train import setup
 from unijax.train.loop import LoopConfig, fit, validation
 from unijax.train.status import StatusKeeper
@@ -25,8 +25,12 @@ from unijax.train.status import StatusKeeper
 class OwnRows(ToyBatches):
     """This process's rows of the stream. SIGTERM reaches the last process alone, which may hang."""
 
-    def __init__(self, sigterm_at: int, hang_at: int, pause: float, note: pathlib.Path | None):
+    def __init__(
+        self, share: tuple[int, int], sigterm_at: int, hang_at: int, pause: float,
+        note: pathlib.Path | None,
+    ):  # fmt: skip
         super().__init__()
+        self._share = share
         self._sigterm_at, self._hang_at, self._pause = sigterm_at, hang_at, pause
         self._note = note
 
@@ -42,8 +46,9 @@ class OwnRows(ToyBatches):
             with self._note.open("a") as file:
                 names = list(self.documents.values())
                 file.write(json.dumps({"step": self._drawn, "documents": names}) + "\n")
-        local = self._rows // jax.process_count()
-        start = jax.process_index() * local
+        index, count = self._share
+        local = self._rows // count
+        start = index * local
         return {name: x[start : start + local] for name, x in whole.items()}
 
     def _wait_for_nothing(self):
@@ -54,7 +59,7 @@ def main() -> int:
     """Trains; returns the exit status."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--run-dir", type=pathlib.Path, required=True)
-    parser.add_argument("--table", choices=("data", "fsdp"), default="fsdp")
+    parser.add_argument("--table", choices=("data", "fsdp", "fsdp_tensor"), default="fsdp")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--pause", type=float, default=0.0, help="seconds before every step")
     parser.add_argument("--sigterm-at", type=int, default=-1)
@@ -66,7 +71,11 @@ def main() -> int:
     args = parser.parse_args()
     distributed.join()
     stage = toy_stage(steps=args.steps, ema_decay=0.9)
-    sizes = {"data": MeshConfig(), "fsdp": MeshConfig(data=1, fsdp=-1, table="fsdp")}
+    sizes = {
+        "data": MeshConfig(),
+        "fsdp": MeshConfig(data=1, fsdp=-1, table="fsdp"),
+        "fsdp_tensor": MeshConfig(data=1, tensor=-1, table="fsdp_tensor"),
+    }
     mesh = make_mesh(sizes[args.table])
     trainer = setup.build(Toy(), stage, mesh, args.table, jnp.float32, seed=3)
     state = trainer.begin(trainer.init(7))
@@ -76,7 +85,7 @@ def main() -> int:
     )  # fmt: skip
     description = {"stage": stage.name, "config": {}}
     note = args.run_dir / "documents.jsonl" if args.documents else None
-    batches = OwnRows(args.sigterm_at, args.hang_at, args.pause, note)
+    batches = OwnRows(reader(mesh), args.sigterm_at, args.hang_at, args.pause, note)
     evaluators = {}
     if args.eval_every:
         held_out = [next(ToyBatches(9))]
