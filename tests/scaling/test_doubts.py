@@ -119,3 +119,11 @@ def test_too_many_hidden_runs_are_refused():
 def test_truth_of_the_synthetic_runs():
     points = isoflop(BUDGETS)
     np.testing.assert_allclose(points.loss, loss(points.parameters, points.tokens, TRUTH))
+
+
+def test_repeated_tokens_are_not_counted_as_new_ones_in_silence():
+    points = isoflop(BUDGETS, sizes=9, width=4.0, noise=0.002)
+    repeated = dataclasses.replace(points, unique_tokens=np.minimum(points.tokens, 1e10))
+    count = int(np.sum(points.tokens > 1.01e10))
+    assert f"{count} runs saw their tokens up to" in doubts(repeated)
+    assert doubts(dataclasses.replace(points, unique_tokens=points.tokens)) == ""

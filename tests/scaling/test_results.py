@@ -1,5 +1,7 @@
 """A whole table: laws of one modality, what two do together, systems beside each other."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -60,7 +62,11 @@ def test_a_table_of_two_modalities_gives_both_laws_and_what_they_do_together(mix
 
 
 def test_the_page_shows_what_two_modalities_do_together(mixture, tmp_path):
-    text = page.write(tmp_path, "T", mixture, CONFIG).read_text()
+    doubtful = dataclasses.replace(mixture.interactions["s"], warnings=["few runs"], failed=["b7"])
+    shown = dataclasses.replace(mixture, interactions={"s": doubtful})
+    text = page.write(tmp_path, "T", shown, CONFIG).read_text()
+    assert "<li>few runs</li>" in text
+    assert "Runs that failed were left out: b7." in text
     assert "s · text and code, together" in text
     assert "25 mixed runs" in text
     assert page.number(mixture.interactions["s"].fitted.constants()["C"]) in text
@@ -80,9 +86,52 @@ def test_a_table_without_what_the_bimodal_law_needs_is_refused(change, message, 
         analyse_table(table.read(tmp_path / "t.csv"), CONFIG)
 
 
+def spoiled(tmp_path, name: str, drop_failed: bool = False, **values):
+    """The analysis of the mixture with one row changed."""
+    found = [r | values if r["run_id"] == name else r for r in mixed_rows()]
+    table.write(tmp_path / "t.csv", [{"state": "done"} | r for r in found])
+    config = dataclasses.replace(CONFIG, drop_failed=drop_failed)
+    return analyse_table(table.read(tmp_path / "t.csv"), config)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("b22", {"state": "diverged"}, "b22"),
+        ("b22", {"loss_code_nats_per_token": None}, "b22"),
+        ("b22", {"loss_code_nats_per_token": 20.0}, "far worse .* b22"),
+        ("b22", {"tokens_code": None}, "nothing, or no part of the tokens, in b22"),
+        ("b22", {"tokens_code": 7.0}, "column tokens_code: .* b22"),
+        ("b22", {"tokens_code": 1e15}, "no part of the tokens, in b22"),
+        ("t22", {"tokens_code": None, "state": "unfinished"}, "t22"),
+        ("b22", {"run_id": "t00"}, "ids that stand twice: t00"),
+    ],
+)
+def test_a_spoiled_run_of_a_mixture_is_not_left_out_or_fitted_in_silence(
+    name, values, message, tmp_path
+):
+    with pytest.raises(UserError, match=message):
+        spoiled(tmp_path, name, **values)
+
+
+def test_failed_mixed_runs_are_left_out_when_asked_and_named(tmp_path):
+    found = spoiled(tmp_path, "b22", drop_failed=True, state="diverged").interactions["s"]
+    assert found.failed == ["b22"]
+    assert len(found.ids) == 24
+    assert "b22" not in found.ids
+
+
+def test_doubts_of_an_interaction_are_told(tmp_path):
+    few = [r for r in mixed_rows() if r["run_id"][0] != "b" or r["run_id"][1] in "14"]
+    table.write(tmp_path / "t.csv", few)
+    found = analyse_table(table.read(tmp_path / "t.csv"), CONFIG)
+    warnings = found.interactions["s"].warnings
+    assert any("10 runs for 5 constants" in w for w in warnings)
+
+
 def test_a_table_without_mixed_runs_is_refused(tmp_path):
     table.write(tmp_path / "t.csv", [r for r in mixed_rows() if r["run_id"][0] != "b"])
-    with pytest.raises(UserError, match="0 runs on both of"):
+    with pytest.raises(UserError, match=r"runs on both of .* found 0 to fit"):
         analyse_table(table.read(tmp_path / "t.csv"), CONFIG)
 
 

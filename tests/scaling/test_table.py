@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tests.scaling.synthetic import BUDGETS, isoflop
+from tests.scaling.synthetic import loss as law
 from unijax.core.errors import UserError
 from unijax.scaling import table
 from unijax.scaling.study import FitConfig, analyse, choose
@@ -80,6 +81,30 @@ def test_half_written_parquet(tmp_path, share):
     (tmp_path / "half.parquet").write_bytes(data[: int(share * len(data))])
     with pytest.raises(UserError, match="half-written"):
         table.read(tmp_path / "half.parquet")
+
+
+def test_a_parquet_damaged_inside_is_refused_without_a_traceback(tmp_path):
+    written(tmp_path, rows())
+    data = bytearray((tmp_path / "runs.parquet").read_bytes())
+    data[40:140] = bytes(100)
+    (tmp_path / "runs.parquet").write_bytes(data)
+    with pytest.raises(UserError, match="cannot be read"):
+        table.read(tmp_path / "runs.parquet")
+
+
+def test_a_csv_in_another_encoding_is_refused_without_a_traceback(tmp_path):
+    written(tmp_path, rows(), "runs.csv")
+    text = (tmp_path / "runs.csv").read_text()
+    (tmp_path / "runs.csv").write_bytes(text.encode("utf-16") + b"\n")
+    with pytest.raises(UserError, match="cannot be read"):
+        table.read(tmp_path / "runs.csv")
+
+
+def test_a_table_without_a_row_is_no_table_of_no_system(tmp_path):
+    # It was fitted in silence: no system, hence no law and no complaint.
+    (tmp_path / "runs.csv").write_text(",".join(rows()[0]) + "\n")
+    with pytest.raises(UserError, match="no row"):
+        table.read(tmp_path / "runs.csv")
 
 
 def test_no_file_and_other_files(tmp_path):
@@ -197,6 +222,38 @@ def test_several_learning_rates(tmp_path):
     found, ids, _ = points(runs, "text", "non_embedding_parameters", False, True)
     assert len(found) == 20
     assert sorted(ids) == sorted(f"run{i:02d}" + ("b" if i % 2 else "") for i in range(20))
+
+
+def test_sizes_of_equal_length_and_a_rate_each_are_not_one_setting(tmp_path):
+    # A table without `parameters` and `size`: its settings were the lengths alone.
+    changed = []
+    for i, r in enumerate(rows()):
+        n, d = int(1e7 * 3 ** (i // 4)), int(1e9 * 10 ** (i % 4))
+        told = {"non_embedding_parameters": n, "tokens": d, "learning_rate": 1e-2 / (1 + i // 4)}
+        told |= {"training_flops": 6.0 * n * d, "loss_text_nats_per_token": float(law(n, d))}
+        changed.append(r | told)
+    runs = written(tmp_path, changed)
+    for best in (False, True):
+        assert len(points(runs, "text", "non_embedding_parameters", False, best)[0]) == 20
+
+
+def test_a_rate_that_is_missing_in_some_rows(tmp_path):
+    assert "column learning_rate" in refused(tmp_path, with_one(learning_rate=None))
+
+
+def test_words_are_no_count_of_parameters(tmp_path):
+    with pytest.raises(UserError, match="parameters column 'run_id'"):
+        points(written(tmp_path, rows()), "text", "run_id", False, False)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("draws", 0), ("draws", 1), ("level", 95.0), ("level", 0.0), ("seed", -1), ("hold_out", -1),
+     ("budgets", (0.0,)), ("budgets", (float("nan"),))],
+)  # fmt: skip
+def test_options_that_give_no_intervals_are_refused(option, value):
+    with pytest.raises(UserError, match="expected"):
+        FitConfig(**{option: value})
 
 
 def test_unknown_loss_and_column(tmp_path):

@@ -60,8 +60,10 @@ def as_json(found: Results, config: FitConfig, copy: pathlib.Path) -> dict:
                 "modalities": list(one.modalities),
                 "law": one.fitted.law.form,
                 "runs": one.ids,
+                "left_out": one.failed,
                 "objective": one.fitted.value,
                 "constants": {k: list(v) for k, v in one.constants(config.level).items()},
+                "doubts": one.warnings,
                 "lost_by_mixing": [list(map(float, column)) for column in one.gain(config.level).T],
             }
             for system, one in found.interactions.items()
@@ -141,6 +143,7 @@ def _more(found: Results, level: float) -> list[str]:
             lines.append(f"  {name:6} {value:12.6g}  [{low:.4g}, {high:.4g}]")
         better = int((one.gain(level)[0] < 0).sum())
         lines.append(f"  {better} of {len(one.ids)} mixed runs are better than two runs apart")
+        lines += [f"  doubt: {w}" for w in one.warnings]
     for (system, loss), ratio in found.parities.items():
         lines.append(
             f"{system} {loss}: parity FLOP ratio {ratio.ratio:.3f}  "

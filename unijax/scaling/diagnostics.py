@@ -1,5 +1,7 @@
 """What makes a fit doubtful, said in words beside it."""
 
+from typing import Any
+
 import numpy as np
 
 from unijax.scaling.fit import Fit
@@ -7,6 +9,7 @@ from unijax.scaling.frontier import flops_per_pair
 from unijax.scaling.isoflop import Valley, bias
 from unijax.scaling.laws import Chinchilla, Theta
 from unijax.scaling.points import Points
+from unijax.scaling.repeated import ONCE
 
 RANGE = 8.0  # N and D should span at least this factor
 SIZES = 4
@@ -34,6 +37,14 @@ def warn_of_runs(points: Points) -> list[str]:
                 f"log N and log D go together (correlation {together:.3f}), as at a fixed number "
                 "of tokens per parameter: alpha and beta cannot be told apart"
             )
+    if points.unique_tokens is not None:
+        epochs = points.tokens / points.unique_tokens
+        if epochs.max() > ONCE:
+            found.append(
+                f"{(epochs > ONCE).sum()} runs saw their tokens up to {epochs.max():.3g} times, "
+                "and this law counts repeated tokens as new ones: --repeated fits what they are "
+                "worth"
+            )
     k, spread = flops_per_pair(points)
     if spread > 1.25:
         found.append(
@@ -43,12 +54,12 @@ def warn_of_runs(points: Points) -> list[str]:
     return found
 
 
-def warn_of_fit(fitted: Fit, points: Points, draws: Theta) -> list[str]:
+def warn_of_fit(fitted: Fit, points: Any, draws: Theta) -> list[str]:
     """Signs that the minimum is flat, at an edge, or one of several."""
     found = []
     free = sum(fitted.law.free)
-    if len(points) < RUNS_PER_CONSTANT * free:
-        found.append(f"{len(points)} runs for {free} constants (under {RUNS_PER_CONSTANT} each)")
+    if fitted.runs < RUNS_PER_CONSTANT * free:
+        found.append(f"{fitted.runs} runs for {free} constants (under {RUNS_PER_CONSTANT} each)")
     for name in fitted.at_bounds():
         found.append(f"{name} ended at a bound of the search: the runs do not determine it")
     _, jacobian = fitted.law.predict(fitted.theta[None], points)

@@ -5,15 +5,15 @@ import dataclasses
 import numpy as np
 from jaxtyping import Float
 
-from unijax.core.errors import UserError
+from unijax.scaling import validate
 from unijax.scaling.bimodal import Bimodal, MixedPoints
 from unijax.scaling.bootstrap import interval, resample
+from unijax.scaling.diagnostics import warn_of_fit
 from unijax.scaling.fit import Fit, fit
 from unijax.scaling.laws import Theta
 from unijax.scaling.solver import minimise
 from unijax.scaling.study import Analysis, FitConfig
 from unijax.scaling.table import Runs
-from unijax.scaling.validate import FEWEST
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,16 +23,19 @@ class Interaction:
     Attributes:
       modalities: their names.
       points: the mixed runs.
-      ids: of these.
+      ids: of these; failed: of those left out.
       fitted: the law, whose unimodal parts are held.
       draws: [draws, p], of the bootstrap over unimodal and over mixed runs.
+      warnings: in words.
     """
 
     modalities: tuple[str, str]
     points: MixedPoints
     ids: list[str]
+    failed: list[str]
     fitted: Fit
     draws: Theta
+    warnings: list[str]
 
     def constants(self, level: float) -> dict[str, tuple[float, float, float]]:
         """Name -> value, lower, upper."""
@@ -52,46 +55,51 @@ class Interaction:
         return np.vstack([p.loss - apart, self.fitted.predict(p) - apart, interval(drawn, level)])
 
 
-def alone(runs: Runs, modality: str, other: str) -> Runs:
-    """The runs that saw nothing of the other modality.
+@dataclasses.dataclass(frozen=True)
+class Mixture:
+    """The runs of one system on both modalities, with their ids, and the ids of those left out."""
 
-    Raises:
-      UserError: if the table does not say what was seen of each.
-    """
-    for name in (modality, other):
-        if f"tokens_{name}" not in runs:
-            raise UserError(
-                "bimodal law", f"no column tokens_{name}",
-                f"the tokens of documents that teach {name!r}, in every row", "Add it.",
-            )  # fmt: skip
+    points: MixedPoints
+    ids: list[str]
+    failed: list[str]
+
+
+def alone(runs: Runs, modality: str, other: str) -> Runs:
+    """The runs that saw nothing of the other modality."""
     return runs.where((runs[f"tokens_{other}"] == 0) & (runs[f"tokens_{modality}"] > 0))
 
 
-def interaction(runs: Runs, first: Analysis, second: Analysis, config: FitConfig) -> Interaction:
+def mixture(runs: Runs, config: FitConfig) -> Mixture:
+    """The runs that saw both.
+
+    Raises:
+      UserError: for whatever `validate` refuses.
+    """
+    runs, failed = validate.mixtures(
+        runs, config.bimodal, config.parameters, config.drop_failed, config.best_learning_rate
+    )
+    first, second = config.bimodal
+    tokens = (runs[f"tokens_{name}"] for name in config.bimodal)
+    mean = (runs.loss(first) + runs.loss(second)) / 2
+    ids = [str(i) for i in runs["run_id"]]
+    return Mixture(MixedPoints(runs[config.parameters], *tokens, mean), ids, failed)
+
+
+def interaction(
+    chosen: Mixture, first: Analysis, second: Analysis, config: FitConfig
+) -> Interaction:
     """Fits what remains of the mixed runs' mean loss beside both unimodal laws.
 
     Args:
       first, second: of the runs of one modality each, with as many bootstrap draws.
-
-    Raises:
-      UserError: with too few runs on both.
     """
-    names = (first.modality, second.modality)
-    tokens = [runs[f"tokens_{name}"] for name in names]
-    losses = [runs.loss(name) for name in names]
-    both = (tokens[0] > 0) & (tokens[1] > 0) & np.isfinite(losses[0]) & np.isfinite(losses[1])
-    if both.sum() < FEWEST:
-        raise UserError(
-            "bimodal law", f"{both.sum()} runs on both of {list(names)}", f"at least {FEWEST}",
-            "Add runs that see both.",
-        )  # fmt: skip
-    mean = (losses[0][both] + losses[1][both]) / 2
-    points = MixedPoints(runs[config.parameters][both], *(t[both] for t in tokens), mean)
+    points = chosen.points
     law = Bimodal.of(first.fitted, second.fitted, points)
     fitted = fit(law, points, config.objective)
+    draws = _bootstrap(fitted, points, first.draws, second.draws, config.seed)
     return Interaction(
-        names, points, [str(i) for i in runs["run_id"][both]], fitted,
-        _bootstrap(fitted, points, first.draws, second.draws, config.seed),
+        (first.modality, second.modality), points, chosen.ids, chosen.failed, fitted, draws,
+        warn_of_fit(fitted, points, draws),
     )  # fmt: skip
 
 

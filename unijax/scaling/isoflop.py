@@ -59,7 +59,7 @@ def _parabolas(
     design = np.stack([np.ones_like(x), x, x * x], axis=1)
     normal = np.einsum("bm,mi,mj->bij", weights, design, design)
     right = np.einsum("bm,mi,m->bi", weights, design, loss)
-    # A draw may hold two sizes only: the ridge keeps it solvable, its curvature then is refused.
+    # A draw may hold two sizes only: the ridge keeps it solvable; `fit_isoflop` leaves it out.
     ridge = 1e-12 * np.trace(normal, axis1=1, axis2=2)[:, None, None] * np.eye(3)
     return np.linalg.solve(normal + ridge, right[..., None])[..., 0]
 
@@ -88,8 +88,8 @@ def valleys(points: Points) -> list[Valley]:
 def fit_isoflop(points: Points, draws: int, seed: int) -> tuple[Frontier, list[Valley]]:
     """Approach 2's frontier, through the minima that runs lie around, and all valleys.
 
-    The bootstrap draws runs within each budget; a draw whose parabola has no minimum among its
-    sizes leaves that budget out.
+    The bootstrap draws runs within each budget; a draw of fewer than three sizes, whose parabola
+    is any, or without a minimum among its sizes leaves that budget out.
 
     Raises:
       UserError: with fewer than two budgets whose minimum lies among their sizes.
@@ -113,8 +113,10 @@ def fit_isoflop(points: Points, draws: int, seed: int) -> tuple[Frontier, list[V
         x = np.log(points.parameters[valley.runs])
         curves = _parabolas(x - valley.center, points.loss[valley.runs], weights)
         at = _minima(curves, valley.center)
+        sizes = sum((weights[:, x == size] > 0).any(axis=1).astype(int) for size in np.unique(x))
         with np.errstate(invalid="ignore"):
-            drawn[:, i] = np.where((np.log(at) > x.min()) & (np.log(at) < x.max()), at, np.nan)
+            inside = (sizes >= SIZES) & (np.log(at) > x.min()) & (np.log(at) < x.max())
+        drawn[:, i] = np.where(inside, at, np.nan)
     k, _ = flops_per_pair(points)
     line = power_law(flops, minima[None], np.ones((1, len(used))))[0]
     kept = np.isfinite(drawn)

@@ -192,10 +192,7 @@ def write(out: pathlib.Path, title: str, results: Results, config: FitConfig) ->
 
 
 def _section(out: pathlib.Path, analysis: Analysis, config: FitConfig) -> str:
-    doubts = "".join(f"<li>{html.escape(w)}</li>" for w in analysis.warnings)
-    body = []
-    if doubts:
-        body.append(f"<div class=doubts>Read this first:<ul>{doubts}</ul></div>")
+    body = [_doubts(analysis.warnings)]
     body.append(f"<h3>Constants of {_formula(analysis.fitted.law.form)}</h3>")
     body.append(constants_table(analysis, config.level))
     body.append("<h3>How optimal parameters and tokens grow with compute</h3>")
@@ -210,6 +207,13 @@ def _section(out: pathlib.Path, analysis: Analysis, config: FitConfig) -> str:
             body.append(f"<figure>{image}<figcaption>{html.escape(caption)}</figcaption></figure>")
     body.append(f"<h3>Methods</h3><p>{html.escape(methods.paragraph(analysis, config))}</p>")
     return "".join(body)
+
+
+def _doubts(warnings: list[str]) -> str:
+    if not warnings:
+        return ""
+    lines = "".join(f"<li>{html.escape(w)}</li>" for w in warnings)
+    return f"<div class=doubts>Read this first:<ul>{lines}</ul></div>"
 
 
 def _interaction(out: pathlib.Path, system: str, found: Interaction, level: float) -> str:
@@ -232,8 +236,10 @@ def _interaction(out: pathlib.Path, system: str, found: Interaction, level: floa
         "constants to the mixed runs (Aghajanyan et al. 2023, arXiv 2301.03728). Each bootstrap "
         "draw holds one of both unimodal laws and resamples the mixed runs."
     )
+    if found.failed:
+        methods += f" Runs that failed were left out: {', '.join(found.failed)}."
     return (
-        f"<h3>Constants of {_formula(found.fitted.law.form)}</h3>{table}"
+        f"{_doubts(found.warnings)}<h3>Constants of {_formula(found.fitted.law.form)}</h3>{table}"
         f"<figure>{image}<figcaption>{html.escape(caption)}</figcaption></figure>"
         f"<h3>Methods</h3><p>{html.escape(methods)}</p>"
     )

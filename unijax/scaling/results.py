@@ -4,7 +4,8 @@ import dataclasses
 from collections.abc import Callable
 
 from unijax.core.errors import UserError
-from unijax.scaling.interaction import Interaction, alone, interaction
+from unijax.scaling import validate
+from unijax.scaling.interaction import Interaction, Mixture, alone, interaction, mixture
 from unijax.scaling.parity import Parity, parity_of_systems
 from unijax.scaling.study import Analysis, Chosen, FitConfig, analyse, choose, systems
 from unijax.scaling.table import Runs
@@ -39,11 +40,28 @@ def chosen_runs(runs: Runs, config: FitConfig) -> dict[tuple[str, str], Chosen]:
     if not config.bimodal:
         losses = config.losses or runs.losses
         return {(s, loss): choose(runs, s, loss, config) for s in names for loss in losses}
+    runs, _ = validate.known_shares(runs, config.bimodal, config.drop_failed)
     first, second = config.bimodal
     found = {}
     for loss, other in ((first, second), (second, first)):
         here = alone(runs, loss, other)
         found |= {(s, loss): choose(here, s, loss, config) for s in names}
+    return found
+
+
+def chosen_mixtures(runs: Runs, config: FitConfig) -> dict[str, Mixture]:
+    """The runs behind each system's bimodal law, all of them checked; none unless asked for.
+
+    Raises:
+      UserError: for whatever `validate` refuses.
+    """
+    if not config.bimodal:
+        return {}
+    runs, unknown = validate.known_shares(runs, config.bimodal, config.drop_failed)
+    found = {}
+    for system in systems(runs):
+        one = mixture(runs.where(runs["system"] == system) if system else runs, config)
+        found[system] = dataclasses.replace(one, failed=unknown + one.failed)
     return found
 
 
@@ -58,14 +76,12 @@ def analyse_table(
     Raises:
       UserError: as `chosen_runs`; then nothing is fitted.
     """
-    chosen = chosen_runs(runs, config)
+    chosen, mixed = chosen_runs(runs, config), chosen_mixtures(runs, config)
     found = {key: analyse(one, *key, config, progress) for key, one in chosen.items()}
     interactions, parities = {}, {}
-    if config.bimodal:
-        for system in systems(runs):
-            here = runs.where(runs["system"] == system) if system else runs
-            laws = (found[system, loss] for loss in config.bimodal)
-            interactions[system] = interaction(here, *laws, config)
+    for system, one in mixed.items():
+        laws = (found[system, loss] for loss in config.bimodal)
+        interactions[system] = interaction(one, *laws, config)
     if config.reference:
         for system, loss in found:
             if system != config.reference:

@@ -19,6 +19,8 @@ from unijax.scaling.objective import Objective
 from unijax.scaling.points import Points
 from unijax.scaling.table import Runs
 
+FEWEST_DRAWS = 20  # of a bootstrap: with fewer, an interval is as wide as chance has it
+
 
 @dataclasses.dataclass(frozen=True)
 class FitConfig:
@@ -59,6 +61,16 @@ class FitConfig:
     reference: str = ""
 
     def __post_init__(self):
+        for name, found, right, expected in (
+            ("--draws", self.draws, self.draws >= FEWEST_DRAWS, f"at least {FEWEST_DRAWS}"),
+            ("--level", self.level, 0 < self.level < 1, "a share between 0 and 1"),
+            ("--seed", self.seed, self.seed >= 0, "0 or more"),
+            ("--hold-out", self.hold_out, self.hold_out >= 0, "0 or more"),
+            ("--budget", list(self.budgets), all(0 < c < np.inf for c in self.budgets),
+             "FLOPs above 0"),
+        ):  # fmt: skip
+            if not right:
+                raise UserError(name, f"{found}", expected, "Correct it.")
         if self.bimodal and len(set(self.bimodal)) != 2:
             raise UserError(
                 "--bimodal", f"{list(self.bimodal)}", "two modalities", "Name two losses."

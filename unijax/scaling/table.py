@@ -75,7 +75,7 @@ def read(path: str | os.PathLike) -> Runs:
     """A table of runs, checked for form; `validate` checks what it says.
 
     Raises:
-      UserError: no such file, half-written, or columns that are not as above.
+      UserError: no such file, half-written, empty, or columns that are not as above.
     """
     path = pathlib.Path(path)
     if not path.is_file():
@@ -89,7 +89,7 @@ def read(path: str | os.PathLike) -> Runs:
             raise UserError(
                 str(path), f"a file of kind {path.suffix!r}", ".parquet or .csv", "Convert it."
             )
-    except pa.ArrowInvalid as e:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as e:
         raise UserError(
             str(path),
             f"a table that cannot be read ({str(e).splitlines()[0]})",
@@ -139,6 +139,11 @@ def _check_form(path: pathlib.Path, table: pa.Table) -> Runs:
         raise UserError(
             str(path), f"columns {names}", f"a column loss_NAME{UNIT}", "Add or rename one."
         )
+    if not table.num_rows:
+        raise UserError(
+            str(path), "no row", "a row for each run",
+            "It may be half-written: make it anew with unijax gather.",
+        )  # fmt: skip
     columns = {}
     for name in names:
         column = table.column(name)

@@ -1,5 +1,7 @@
 """Checks a table of runs before anything is fitted: whatever is doubtful is refused, by name."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from unijax.core.errors import UserError
@@ -29,28 +31,105 @@ def points(
     Raises:
       UserError: for whatever would spoil a fit.
     """
-    if modality not in runs.losses:
-        raise UserError(
-            f"loss {modality!r}", f"losses of {list(runs.losses)}", "one of them", "Correct it."
-        )
-    if parameters not in runs:
-        raise UserError(
-            f"parameters column {parameters!r}", f"columns {list(runs.columns)}", "one of them",
-            "Choose another with --parameters.",
-        )  # fmt: skip
-    _check_ids(runs)
-    runs, failed = _without_failed(runs, modality, drop_failed)
-    for name in (parameters, "tokens", "training_flops", "unique_tokens"):
-        if name in runs:
-            _check_counts(runs, name)
-    runs = _one_learning_rate(runs, modality, best_learning_rate)
+    runs, failed = _usable(runs, (modality,), parameters, drop_failed, best_learning_rate)
     n, d, loss = runs[parameters], runs["tokens"], runs.loss(modality)
     found = Points(n, d, loss, runs.get("training_flops"), runs.get("unique_tokens"))
     ids = list(runs["run_id"])
-    _check_enough(found, parameters)
+    _check_enough("runs", {parameters: n, "tokens": d})
     _check_compute(found, ids)
-    _check_losses(found, ids)
+    _check_losses(loss, ids, n, d)
     return found, ids, failed
+
+
+def mixtures(
+    runs: Runs,
+    modalities: tuple[str, str],
+    parameters: str,
+    drop_failed: bool,
+    best_learning_rate: bool,
+) -> tuple[Runs, list[str]]:
+    """The runs of one system that saw both of two modalities, as fit for the bimodal law.
+
+    Args:
+      runs: each says what it saw of both, as `known_shares` makes sure.
+
+    Returns:
+      The runs, and the ids of those left out as failed.
+
+    Raises:
+      UserError: for whatever would spoil a fit.
+    """
+    seen = [f"tokens_{name}" for name in modalities]
+    runs = runs.where((runs[seen[0]] > 0) & (runs[seen[1]] > 0))
+    runs, failed = _usable(runs, modalities, parameters, drop_failed, best_learning_rate, seen)
+    n, first, second = (runs[name] for name in (parameters, *seen))
+    where = f"runs on both of {list(modalities)}"
+    _check_enough(where, {parameters: n, "tokens of both": first + second})
+    mean = (runs.loss(modalities[0]) + runs.loss(modalities[1])) / 2
+    _check_losses(mean, list(runs["run_id"]), n, first, second)
+    return runs, failed
+
+
+def known_shares(
+    runs: Runs, modalities: tuple[str, str], drop_failed: bool
+) -> tuple[Runs, list[str]]:
+    """The runs that say what they saw of two modalities, and the ids of those left out as failed.
+
+    Raises:
+      UserError: if a run that is not left out does not say it, or an id stands twice.
+    """
+    _check_ids(runs)
+    for name in modalities:
+        if f"tokens_{name}" not in runs:
+            raise UserError(
+                "bimodal law", f"no column tokens_{name}",
+                f"the tokens of documents that teach {name!r}, in every row", "Add it.",
+            )  # fmt: skip
+    unknown = np.zeros(len(runs), bool)
+    for name in modalities:
+        seen = runs[f"tokens_{name}"]
+        unknown |= ~(np.isfinite(seen) & (seen >= 0) & (seen <= 1.001 * runs["tokens"]))
+    failed = unknown & (runs["state"] != "done") if "state" in runs else np.zeros_like(unknown)
+    left_out = failed if drop_failed else np.zeros_like(unknown)
+    if (unknown & ~left_out).any():
+        raise UserError(
+            f"columns {', '.join(f'tokens_{name}' for name in modalities)}",
+            f"nothing, or no part of the tokens, in {_names(runs['run_id'], unknown & ~left_out)}",
+            "a number in every row, 0 where nothing was seen, at most the tokens of all kinds",
+            "Correct the table; --drop-failed leaves out runs that are not done.",
+        )
+    return runs.where(~left_out), [str(i) for i in runs["run_id"][left_out]]
+
+
+def _usable(
+    runs: Runs,
+    modalities: Sequence[str],
+    parameters: str,
+    drop_failed: bool,
+    best_learning_rate: bool,
+    also: Sequence[str] = (),
+) -> tuple[Runs, list[str]]:
+    """Runs that ended well, with sane counts (in the columns `also`, too) and one learning rate."""
+    for modality in modalities:
+        if modality not in runs.losses:
+            raise UserError(
+                f"loss {modality!r}", f"losses of {list(runs.losses)}", "one of them", "Correct it."
+            )
+    if parameters not in runs or runs[parameters].dtype == object:
+        numbers = [name for name, column in runs.columns.items() if column.dtype != object]
+        raise UserError(
+            f"parameters column {parameters!r}", f"columns of numbers {numbers}", "one of them",
+            "Choose another with --parameters.",
+        )  # fmt: skip
+    _check_ids(runs)
+    runs, failed = _without_failed(runs, modalities, drop_failed)
+    for name in (parameters, "tokens", "training_flops", "unique_tokens", *also):
+        if name in runs:
+            _check_counts(runs, name)
+    loss = np.mean([runs.loss(modality) for modality in modalities], axis=0)
+    names = ("tokens", parameters, "unique_tokens", "size", *also)
+    settings = [runs[name] for name in names if name in runs]
+    return _one_learning_rate(runs, loss, settings, best_learning_rate), failed
 
 
 def _names(ids, mask) -> str:
@@ -72,9 +151,8 @@ def _check_ids(runs: Runs) -> None:
         )  # fmt: skip
 
 
-def _without_failed(runs: Runs, modality: str, drop: bool) -> tuple[Runs, list[str]]:
-    loss = runs.loss(modality)
-    failed = ~np.isfinite(loss)
+def _without_failed(runs: Runs, modalities: Sequence[str], drop: bool) -> tuple[Runs, list[str]]:
+    failed = ~np.isfinite([runs.loss(modality) for modality in modalities]).all(axis=0)
     if "state" in runs:
         unknown = sorted({str(s) for s in runs["state"]} - set(STATES))
         if unknown:
@@ -82,7 +160,7 @@ def _without_failed(runs: Runs, modality: str, drop: bool) -> tuple[Runs, list[s
         failed |= runs["state"] != "done"
     if failed.any() and not drop:
         raise UserError(
-            f"loss {modality!r}",
+            f"loss {' and '.join(map(repr, modalities))}",
             f"runs that diverged or are not done: {_names(runs['run_id'], failed)}",
             "a finite loss of a run that ended",
             "Finish or repeat them, or add --drop-failed to leave them out.",
@@ -118,11 +196,19 @@ def _check_counts(runs: Runs, name: str) -> None:
         )
 
 
-def _one_learning_rate(runs: Runs, modality: str, best: bool) -> Runs:
+def _one_learning_rate(
+    runs: Runs, loss: np.ndarray, settings: Sequence[np.ndarray], best: bool
+) -> Runs:
+    """The runs of one rate for each setting: a combination of what stands in `settings`."""
     if "learning_rate" not in runs:
         return runs
-    optional = [c for c in ("unique_tokens", "parameters", "size") if c in runs]
-    settings = list(zip(runs["tokens"], *(runs[c] for c in optional)))
+    unknown = np.isnan(runs["learning_rate"])
+    if unknown.any() and not unknown.all():
+        raise UserError(
+            "column learning_rate", f"no number in {_names(runs['run_id'], unknown)}",
+            "one in every row, or no such column", "Fill it in.",
+        )  # fmt: skip
+    settings = list(zip(*settings))
     keep = np.ones(len(runs), bool)
     for setting in set(settings):
         here = np.array([s == setting for s in settings])
@@ -136,17 +222,18 @@ def _one_learning_rate(runs: Runs, modality: str, best: bool) -> Runs:
                 "one for each size and number of tokens",
                 "Add --best-learning-rate to keep the one with the least loss.",
             )
-        of = {r: runs.loss(modality)[here & (runs["learning_rate"] == r)].mean() for r in rates}
+        of = {r: loss[here & (runs["learning_rate"] == r)].mean() for r in rates}
         keep &= ~here | (runs["learning_rate"] == min(of, key=of.get))
     return runs.where(keep)
 
 
-def _check_enough(found: Points, parameters: str) -> None:
-    if len(found) < FEWEST:
+def _check_enough(where: str, columns: dict[str, np.ndarray]) -> None:
+    count = len(next(iter(columns.values())))
+    if count < FEWEST:
         raise UserError(
-            "runs", f"{len(found)} to fit", f"at least {FEWEST}", "Add runs; nothing was fitted."
+            where, f"{count} to fit", f"at least {FEWEST}", "Add runs; nothing was fitted."
         )
-    for name, values in ((parameters, found.parameters), ("tokens", found.tokens)):
+    for name, values in columns.items():
         if len(np.unique(values)) < 2:
             raise UserError(
                 f"column {name}", f"{values[0]:g} in every row", "several values",
@@ -174,18 +261,17 @@ def _check_compute(found: Points, ids: list[str]) -> None:
         )
 
 
-def _check_losses(found: Points, ids: list[str]) -> None:
-    odd = (found.loss <= 0) | (found.loss > 30)
+def _check_losses(loss: np.ndarray, ids: list[str], *counts: np.ndarray) -> None:
+    """Against runs that have no more of any of the counts."""
+    odd = (loss <= 0) | (loss > 30)
     if odd.any():
         raise UserError(
-            "losses", f"{found.loss[odd][0]:g} in {_names(ids, odd)}", "nats per token, 0 to 30",
+            "losses", f"{loss[odd][0]:g} in {_names(ids, odd)}", "nats per token, 0 to 30",
             "Convert them.",
         )  # fmt: skip
-    smaller = (found.parameters[:, None] >= found.parameters) & (
-        found.tokens[:, None] >= found.tokens
-    )
-    best = np.where(smaller, found.loss, np.inf).min(axis=1)
-    worse = found.loss > WORSE * best
+    smaller = np.all([count[:, None] >= count for count in counts], axis=0)
+    best = np.where(smaller, loss, np.inf).min(axis=1)
+    worse = loss > WORSE * best
     if worse.any():
         raise UserError(
             "losses",
