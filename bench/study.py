@@ -10,6 +10,7 @@ width. Tables (CSV) and figures (SVG) go to docs/study/, with --small beside the
 """
 
 import argparse
+import itertools
 import os
 import pathlib
 import shutil
@@ -27,6 +28,7 @@ from unijax.scaling.study import FitConfig
 
 DOCS = pathlib.Path("docs/study")
 LOSSES = ("text", "understanding", "code")
+FIGURES = ("loss_against_compute", "isoflop_valleys")  # that docs/study.md shows
 ARMS = ("together", "understanding", "generation")
 NAMES = {"text": "text", "understanding": "understanding answers", "code": "image codes"}
 
@@ -56,8 +58,9 @@ def ladder(directory: pathlib.Path, out: pathlib.Path, small: bool) -> None:
     choices = FitConfig(draws=20, hold_out=0) if small else FitConfig(drop_failed=True)
     fit(out / "ladder.csv", directory / "fit", choices)
     report(directory / "fit", "Micro Janus models on composed scenes")
-    for file in sorted((directory / "fit" / "figures").glob("*.svg")):
-        shutil.copyfile(file, out / file.name)
+    for figure, loss in itertools.product(FIGURES, runs.losses):
+        name = f"janus_{loss}_{figure}.svg"
+        shutil.copyfile(directory / "fit" / "figures" / name, out / name)
 
 
 def together(directory: pathlib.Path, out: pathlib.Path, small: bool) -> None:

@@ -7,8 +7,8 @@
 Reproduces nothing published; everything is our choice, and docs/study.md says what came of it.
 Decoders of 0.03M to 1.5M non-embedding parameters (the micro ladder; docs/scaling.md), the shipped
 encoders, frozen and run once ahead of all; composed scenes to answer questions about, to describe
-and to draw, and word definitions. No run sees a document twice: the longest takes about 28,000
-questions, 9,000 descriptions, 37,000 drawings and 18,000 words. A scene may be drawn and asked
+and to draw, and word definitions. No run sees a document twice: the longest takes about 14,000
+questions, 5,000 descriptions, 19,000 drawings and 9,000 words. A scene may be drawn and asked
 about. Constant learning rate, then linear decay over the last fifth; runs of one size share their
 trunk. The learning rate is the best of width 32 (configs/scaling_rate.py), which the
 maximal-update parametrisation carries to the others.
@@ -52,7 +52,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
 
 def get_sweep(arg: str = "") -> ConfigDict:
-    """Five sizes at four budgets, less the runs of no sense: 16 runs, 1e13 FLOPs in all."""
+    """Five sizes at four budgets, less the runs of no sense: 16 runs, 1.3e13 FLOPs in all."""
     if arg == "small":
         widths, budgets, lengths = (32, 48), (5e9, 1e10, 2e10), (0.01, 160.0)
     else:

@@ -49,8 +49,13 @@ def loss_against_compute(analysis: Analysis, level: float) -> Figure:
             zorder=5, label="largest settings",
         )  # fmt: skip
     log_axes(axes, "training compute $C$ (FLOP)", loss_name(analysis))
-    loss_axis(axes, 0.97 * min(best.min(), p.loss.min()), 1.02 * p.loss.max())
-    axes.legend(loc="upper right")
+    # A law that the runs do not determine may end anywhere: the runs stay in sight.
+    loss_axis(
+        axes,
+        max(min(0.97 * best.min(), 0.97 * p.loss.min()), 0.75 * p.loss.min()),
+        1.02 * p.loss.max(),
+    )
+    axes.legend(loc="best")
     size_bar(figure, axes, norm)
     return figure
 
@@ -62,7 +67,6 @@ def isoflop_valleys(analysis: Analysis) -> Figure:
     valleys = analysis.valleys
     norm = LogNorm(min(v.flops for v in valleys) / 1.5, max(v.flops for v in valleys) * 1.5)
     colors = matplotlib.colormaps[BUDGETS]
-    k = analysis.frontiers[3].flops_per_pair
     for valley in valleys:
         color = colors(norm(valley.flops))
         n = p.parameters[valley.runs]
@@ -71,6 +75,9 @@ def isoflop_valleys(analysis: Analysis) -> Figure:
         x = np.log(sizes) - valley.center
         curve = valley.curve[0] + valley.curve[1] * x + valley.curve[2] * x * x
         axes.plot(sizes, curve, color=color, label=power(valley.flops))
+        order = np.argsort(n)
+        k = np.log(p.compute[valley.runs] / (n * p.tokens[valley.runs]))  # not one, with heads
+        k = np.exp(np.interp(np.log(sizes), np.log(n[order]), k[order]))
         law = law_at(analysis, sizes, valley.flops / (k * sizes))
         axes.plot(sizes, law, color=color, ls=":", lw=0.9)
         if valley.inside:
