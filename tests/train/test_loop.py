@@ -254,3 +254,28 @@ def test_a_step_that_moves_something_from_the_host_is_refused(tmp_path, monkeypa
     monkeypatch.setattr(setup, "build", without_put)
     with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
         run(tmp_path)
+
+
+@pytest.mark.parametrize("killed_in", ["first", "second"])
+def test_an_evaluation_that_a_kill_cut_short_is_made_again_and_logged_once(tmp_path, killed_in):
+    """Both at a step that was saved, and each time it was due."""
+    alive = False
+
+    def evaluator(name):
+        def evaluate(state, step, writers):
+            if step == 10 and name == killed_in and not alive:
+                raise KeyboardInterrupt
+            writers.scalars(step, {f"{name}/value": float(step)})
+
+        return evaluate
+
+    evaluators = {name: evaluator(name) for name in ("first", "second")}
+    periods = {"save_every": 5, "eval_every": 5, "evaluators": evaluators}
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", **periods)
+    alive = True
+    run(tmp_path / "cut", **periods)
+    run(tmp_path / "whole", **periods)
+    assert lines(tmp_path / "cut") == lines(tmp_path / "whole")
+    steps = [row["step"] for row in lines(tmp_path / "cut") if "second/value" in row]
+    assert steps == [5, 10, 15, 20]
