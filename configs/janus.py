@@ -108,9 +108,9 @@ def get_config(stage: str = "stage1") -> ConfigDict:
         "groups": _groups(stage, table["ratio"], "data"),
     }
     config.validation = {"batches": 1, "groups": _groups(stage, table["ratio"], "data/validation")}
-    # Of a torus not all chips: over all of them TPU's compiler sums whole gradients (docs/plan.md).
-    config.mesh = {"data": 4, "fsdp": -1, "table": "fsdp"}
-    config.hardware = "v5p:4x4x4"
+    # Parameters over the GPUs of a host, or a part of a TPU's torus (docs/plan.md); replicas of that.
+    config.mesh = {"data": -1, "fsdp": 8, "table": "fsdp"}
+    config.hardware = "h100:8*8"
     config.loop = {"log_every": 50, "eval_every": 5_000, "save_every": 1_000, "keep": 3}
     return config.lock()
 
