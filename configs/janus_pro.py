@@ -106,7 +106,7 @@ def get_config(arg: str = "1b,stage1") -> ConfigDict:
         "groups": _groups(stage, table["ratio"], "data"),
     }
     config.validation = {"batches": 2, "groups": _groups(stage, table["ratio"], "data/validation")}
-    # Parameters over the GPUs of a host, or a part of a TPU's torus (docs/plan.md); replicas of that.
+    # Parameters over the GPUs of a host, or a part of a TPU's torus (docs/plan.md).
     config.mesh = {"data": -1, "fsdp": 8, "table": "fsdp"}
     config.hardware = {"1b": "h100:8*8", "7b": "h100:8*16"}[size]
     config.loop = {"log_every": 50, "eval_every": 5_000, "save_every": 1_000, "keep": 3}
