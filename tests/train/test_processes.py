@@ -62,6 +62,14 @@ def test_two_processes_preempted_and_resumed_train_as_one_process(tmp_path):
         assert (status.read(resumed).state, status.read(resumed).attempt) == ("done", 2)
 
 
+def test_sigterm_in_an_evaluation_that_follows_a_save_is_heard(tmp_path):
+    """Orbax asks for the moment to end, too: by the step, of which the loop knows nothing."""
+    more = ("--run-dir", str(tmp_path), "--save-every", "20", "--eval-every", "20")
+    codes = run(2, *more, "--sigterm-evaluating", "40")
+    assert codes == [exit_codes.PREEMPTED] * 2
+    assert 40 <= status.read(tmp_path).step <= 45
+
+
 def test_processes_that_share_rows_train_as_one_process(tmp_path):
     """Hidden widths are split over the processes: both read all rows, and feed their device."""
     whole, split = tmp_path / "whole", tmp_path / "split"

@@ -55,6 +55,13 @@ class OwnRows(ToyBatches):
         threading.Event().wait()
 
 
+def end_in_evaluation(is_now: bool) -> None:
+    """SIGTERM to this process, and time for all to hear of it."""
+    if is_now:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(3)
+
+
 def main() -> int:
     """Trains; returns the exit status."""
     parser = argparse.ArgumentParser()
@@ -67,6 +74,7 @@ def main() -> int:
     parser.add_argument("--hang-seconds", type=float, default=1800)
     parser.add_argument("--save-every", type=int, default=0)
     parser.add_argument("--eval-every", type=int, default=0)
+    parser.add_argument("--sigterm-evaluating", type=int, default=-1, help="at this step")
     parser.add_argument("--documents", action="store_true", help="notes those of every step")
     args = parser.parse_args()
     distributed.join()
@@ -90,6 +98,9 @@ def main() -> int:
     if args.eval_every:
         held_out = [next(ToyBatches(9))]
         evaluators["held out"] = validation("held out", trainer.eval_step, held_out, trainer.put)
+        evaluators["ended"] = lambda state, step, writers: end_in_evaluation(
+            step == args.sigterm_evaluating
+        )
     try:
         with StatusKeeper(args.run_dir, stage.steps) as keeper:
             state = fit(

@@ -51,6 +51,16 @@ class NotSaved(UserError):
     """The place of the checkpoints cannot be written. The earlier ones are as they were."""
 
 
+class _Manager(ocp.CheckpointManager):
+    def reached_preemption(self, step: int) -> bool:
+        """Never: `train.preemption` alone asks.
+
+        JAX names the moment to end by the last number that it was asked with. Orbax would ask by
+        the step, and the loop then wait for a number that has gone by.
+        """
+        return False
+
+
 class Checkpoints:
     """The checkpoints of one run directory, for writing and resuming."""
 
@@ -60,7 +70,7 @@ class Checkpoints:
         self._options = ocp.CheckpointManagerOptions(
             max_to_keep=keep, keep_period=keep_every or None, enable_async_checkpointing=True
         )
-        self._manager = ocp.CheckpointManager(self._directory, options=self._options)
+        self._manager = _Manager(self._directory, options=self._options)
 
     def latest(self) -> int | None:
         return self._manager.latest_step()
@@ -160,7 +170,7 @@ class Checkpoints:
                 shutil.rmtree(aside / str(step), ignore_errors=True)
                 os.replace(self._directory / str(step), aside / str(step))
         wait_for_all("damaged checkpoints are set aside")
-        self._manager = ocp.CheckpointManager(self._directory, options=self._options)
+        self._manager = _Manager(self._directory, options=self._options)
 
     def wait(self) -> None:
         """Blocks until what was saved is on disk.
@@ -211,7 +221,7 @@ class Checkpoints:
             told = self._not_saved(str(e).splitlines()[0][:200])
             if jax.process_count() > 1:
                 raise UserError(told.where, told.found, told.expected, told.fix) from e
-            self._manager = ocp.CheckpointManager(self._directory, options=self._options)
+            self._manager = _Manager(self._directory, options=self._options)
             raise told from e
 
     def _not_saved(self, found: str) -> NotSaved:
