@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from launch.spec import expand
 from tests.main import tiny
 from tests.main.test_cli import fails
 from tests.main.test_train import lines
@@ -15,8 +16,9 @@ from tests.scaling.test_table import rows
 from unijax.core import tree
 from unijax.core.errors import UserError
 from unijax.main import sweep
-from unijax.main.cli import main
+from unijax.main.cli import main, parse
 from unijax.main.config import to_json
+from unijax.main.launching import build_launch
 from unijax.main.run import resolve
 from unijax.main.train import train
 from unijax.main.trunk import decay_start, train_on_trunk, with_length
@@ -180,6 +182,38 @@ def test_unfinished_runs_are_said_in_the_table_and_refused_by_a_fit(swept, tmp_p
     assert "2 of 3 runs done" in capsys.readouterr().out
     said = fails(capsys, "fit", str(copy / "runs.parquet"), "--out", str(tmp_path / "fit"))
     assert first.parent.name in said
+
+
+def test_jobs_of_an_array_do_not_write_one_trunk(planned, tmp_path, monkeypatch):
+    trained = []
+
+    def diverges(run, run_dir, *rest, **more):
+        trained.append(run_dir.name)
+        run_dir.mkdir(parents=True)
+        (run_dir / "metrics.jsonl").write_text("")
+        raise NotFinite("step 3", "loss nan", "finite values", "Lower the learning rate.")
+
+    monkeypatch.setattr(sweep, "train", diverges)
+    monkeypatch.setattr(sweep, "train_on_trunk", None)
+    for p in planned:
+        sweep.sweep(SWEEP, tmp_path, [], p.id)
+    assert trained == [p.id for p in planned]
+
+
+def test_an_array_of_a_sweep_is_one_job_a_run(planned, tmp_path):
+    # As docs/scaling.md says.
+    runs = expand(
+        build_launch(
+            {
+                "name": "study", "directory": str(tmp_path), "run_dir_option": "",
+                "command": f"unijax sweep --config {SWEEP} --dir {tmp_path}",
+                "runs": {p.id: (f"--only={p.id}",) for p in planned},
+            }
+        )
+    )  # fmt: skip
+    for p, run in zip(planned, runs, strict=True):
+        parsed = parse(run.argv[1:])
+        assert (parsed.only, parsed.dir, parsed.overrides) == (p.id, str(tmp_path), [])
 
 
 def test_a_diverged_run_is_a_row_and_the_others_go_on(tmp_path, capsys, monkeypatch):

@@ -84,7 +84,12 @@ def table(
     digest.update(repr((first.shape, keys)).encode())
     place = folder / f"{name}-{digest.hexdigest()[:12]}"
     if is_lead() and not place.exists():
-        _fill(place, name, params, encode, read, refs)
+        try:
+            _fill(place, name, params, encode, read, refs)
+        except UserError:
+            # Jobs of an array start together: another may have made the same table meanwhile.
+            if not (place / "keys.json").exists():
+                raise
     wait_for_all(f"table {name}")
     return ImageTable(place)
 

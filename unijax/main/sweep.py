@@ -144,7 +144,8 @@ def sweep(file: str, directory: pathlib.Path, overrides: list[str], only: str | 
         tables = tables or shared_tables(one.run, directory)
         state = "done"
         try:
-            trunk = longest(planned, one) if grid.share_trunk else one
+            # Jobs of an array run side by side, and two must not write one trunk.
+            trunk = longest(planned, one) if grid.share_trunk and only is None else one
             if trunk is one:
                 train(one.run, run_dir, tables=tables)
             else:

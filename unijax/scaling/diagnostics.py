@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from unijax.scaling.fit import Fit
-from unijax.scaling.frontier import flops_per_pair
+from unijax.scaling.frontier import closed_form, flops_per_pair, optima_by_search, power_law
 from unijax.scaling.isoflop import Valley, bias
 from unijax.scaling.laws import Chinchilla, Theta
 from unijax.scaling.points import Points
@@ -14,6 +14,7 @@ from unijax.scaling.repeated import ONCE
 RANGE = 8.0  # N and D should span at least this factor
 SIZES = 4
 RUNS_PER_CONSTANT = 3
+SPREAD = 1.25  # of compute over N D between runs: above it one value is no good for all
 
 
 def warn_of_runs(points: Points) -> list[str]:
@@ -46,7 +47,7 @@ def warn_of_runs(points: Points) -> list[str]:
                 "worth"
             )
     k, spread = flops_per_pair(points)
-    if spread > 1.25:
+    if spread > SPREAD:
         found.append(
             f"compute over N D differs between runs by a factor of {spread:.2f} (median {k:.2f}): "
             "closed forms of the frontier, which take one value, are as rough as that"
@@ -86,6 +87,24 @@ def warn_of_fit(fitted: Fit, points: Any, draws: Theta) -> list[str]:
         if share > 0.05:
             found.append(f"{share:.0%} of the bootstrap's draws ended at a bound of the search")
     return found
+
+
+def warn_of_closed_form(fitted: Fit, points: Points) -> list[str]:
+    """How far approach 3's closed form is off where compute is no multiple of N D."""
+    k, spread = flops_per_pair(points)
+    if spread <= SPREAD or len(np.unique(points.parameters)) < SIZES:
+        return []
+    flops = np.geomspace(points.compute.min(), points.compute.max(), 9)
+    n = optima_by_search(fitted.law, fitted.theta, points, flops)
+    among = (n > points.parameters.min()) & (n < points.parameters.max())
+    if among.sum() < 2:
+        return []
+    slope = power_law(flops[among], n[None, among], np.ones((1, among.sum())))[0, 1]
+    closed = closed_form(fitted.law, fitted.theta[None], k)[0, 1]
+    return [
+        f"with the compute that each size has, the law's optimum goes as N ~ C^{slope:.3f} among "
+        f"these runs, where approach 3's closed form says {closed:.3f}"
+    ]
 
 
 def warn_of_valleys(valleys: list[Valley]) -> list[str]:

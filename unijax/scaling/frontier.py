@@ -9,6 +9,7 @@ import dataclasses
 
 import numpy as np
 from jaxtyping import Float
+from scipy.interpolate import CubicSpline
 
 from unijax.scaling.bootstrap import interval
 from unijax.scaling.laws import Law, Theta
@@ -109,6 +110,33 @@ def of_law(law: Law, theta: Float[np.ndarray, "p"], draws: Theta, points: Points
     none = np.zeros(0)
     line, lines = closed_form(law, theta[None], k)[0], closed_form(law, draws, k)
     return Frontier(3, line, lines, k, none, none)
+
+
+def optima_by_search(
+    law: Law, theta: Float[np.ndarray, "p"], points: Points, flops: Float[np.ndarray, "c"]
+) -> Float[np.ndarray, "c"]:
+    """N of the law's least loss for each budget, by search.
+
+    Compute over N D is what the runs of each size have, a spline of logarithms between sizes: where
+    it differs between them the closed form is off, which takes one value for all.
+    """
+    x = np.round(np.log(points.parameters), 6)
+    sizes, where = np.unique(x, return_inverse=True)
+    log_k = np.log(points.compute / (points.parameters * points.tokens))
+    k = CubicSpline(sizes, np.bincount(where, log_k) / np.bincount(where), bc_type="natural")
+    grid = np.linspace(sizes[0] - 1, sizes[-1] + 1, 4000)
+    n = np.exp(grid)
+    found = []
+    for budget in flops:
+        d = budget / (n * np.exp(k(grid)))
+        loss = law.predict(theta[None], Points(n, d, n))[0][0]
+        i = int(np.clip(np.argmin(loss), 1, len(grid) - 2))
+        down, up = loss[i - 1] - loss[i], loss[i + 1] - loss[i]
+        shift = np.clip(
+            (down - up) / (2 * max(down + up, 1e-300)), -1, 1
+        )  # to the parabola's least
+        found.append(np.exp(grid[i] + shift * (grid[1] - grid[0])))
+    return np.array(found)
 
 
 def optimal_loss(

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from unijax.core.errors import UserError
-from unijax.scaling.frontier import Frontier, closed_form, flops_per_pair, power_law
+from unijax.scaling.frontier import Frontier, flops_per_pair, optima_by_search, power_law
 from unijax.scaling.laws import Law
 from unijax.scaling.points import Points
 
@@ -137,8 +137,8 @@ def bias(law: Law, theta: Float[np.ndarray, "p"], points: Points) -> tuple[float
         frontier, _ = fit_isoflop(clean, 0, 0)
     except UserError:
         return None
-    truth = closed_form(law, theta[None], frontier.flops_per_pair)[0]
     largest = np.array([points.compute.max()])
-    optimum = np.exp(truth[0] + truth[1] * np.log(largest))
-    ratio = frontier.optimal_parameters(largest) / optimum
+    optima = optima_by_search(law, theta, points, np.append(frontier.flops, largest))
+    truth = power_law(frontier.flops, optima[None, :-1], np.ones((1, len(frontier.flops))))[0]
+    ratio = frontier.optimal_parameters(largest) / optima[-1]
     return float(frontier.line[1] - truth[1]), float(ratio[0])

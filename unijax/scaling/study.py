@@ -176,6 +176,7 @@ def analyse(
     fitted = fit(law, points, config.objective)
     draws = bootstrap(fitted, points, config.draws, config.seed, progress=progress)
     warnings = diagnostics.warn_of_runs(points) + diagnostics.warn_of_fit(fitted, points, draws)
+    warnings += diagnostics.warn_of_closed_form(fitted, points)
     frontiers = {3: frontier.of_law(law, fitted.theta, draws, points)}
     valleys = isoflop.valleys(points)
     warnings += diagnostics.warn_of_valleys(valleys)
