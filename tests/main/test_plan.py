@@ -53,9 +53,17 @@ def test_the_step_of_the_largest_config_traces():
     assert "flops" in metrics
 
 
-@pytest.mark.parametrize("name", FULL_SIZE)
-def test_changes_that_are_tried_are_configs_nearest_first(name):
-    run = resolve(config_lib.load(name))
+@pytest.mark.parametrize(
+    ("name", "mesh"),
+    [
+        *((name, ()) for name in FULL_SIZE),
+        (FULL_SIZE[0], ("mesh.tensor=2", "mesh.table=fsdp_tensor")),
+        (FULL_SIZE[0], ("mesh.fsdp=4", "mesh.sequence=2", "mesh.table=fsdp_tensor_sequence")),
+        (FULL_SIZE[0], ("mesh.data=1", "mesh.tensor=-1", "mesh.table=fsdp_tensor")),
+    ],
+)
+def test_changes_that_are_tried_are_configs_nearest_first(name, mesh):
+    run = resolve(config_lib.load(name), mesh)
     devices = plan.topology_of(run, None).size
     tried = plan.changes(run, devices)
     assert tried
@@ -103,6 +111,12 @@ def test_what_is_printed_and_written_says_all(tmp_path):
         4,
         24,
     )
+
+
+def test_a_system_without_a_roofline_is_shown_with_what_fits():
+    asked = dataclasses.replace(a_plan(False), parts={})
+    found = dataclasses.replace(a_plan(True), parts={}, roofline=None)
+    assert "nearest that fits: remat=full" in plan.show("config", found, asked)
 
 
 def test_the_search_takes_the_first_change_that_fits(monkeypatch):

@@ -52,6 +52,9 @@ def test_a_ring_of_links_is_used_both_ways_and_a_line_one_way():
     assert bandwidth(half, line(half, 0)) == CHIPS["v5e"].link
     cube = [(0, x, y, z) for x in range(4) for y in range(4) for z in range(8)]
     assert bandwidth(ring, cube) == 6 * link
+    # A part of a ring is a line: the way back is not the group's.
+    assert bandwidth(ring, line(ring, 2)[:4]) == link
+    assert bandwidth(pod, line(pod, 0)[4:12]) == CHIPS["v5e"].link
 
 
 def test_between_hosts_the_members_share_their_networks():

@@ -14,13 +14,20 @@ from jax.sharding import Mesh
 from unijax.core.batch import ImageBatch
 from unijax.core.errors import UserError
 from unijax.core.files import atomic_file
-from unijax.core.mesh import DATA, SEQUENCE
+from unijax.core.mesh import DATA, FSDP, SEQUENCE, TENSOR
 from unijax.core.vocab import SpecialIds
 from unijax.data.batch import BatchMaker
 from unijax.data.pictures import PictureConfig
 from unijax.main.run import DTYPES, RunConfig
 from unijax.main.train import build
-from unijax.parallel.sharding import describe, make_mesh, row_shards
+from unijax.parallel.sharding import (
+    TABLES,
+    MeshConfig,
+    describe,
+    make_mesh,
+    mesh_shape,
+    row_shards,
+)
 from unijax.plan import hardware, target
 from unijax.plan.collectives import Collective, collectives, on_mesh
 from unijax.plan.compiled import compile_once, digest_of, progress
@@ -244,21 +251,31 @@ def changes(run: RunConfig, devices: int) -> list[dict[str, Any]]:
     full = {} if run.remat == "full" else {"remat": "full"}
     rows = run.data.batch if isinstance(run.data, PictureConfig) else run.data.rows
     name = "data.batch" if isinstance(run.data, PictureConfig) else "data.rows"
-    split = {"mesh.data": 1, "mesh.fsdp": -1, "mesh.table": "fsdp"}
-    meshes: list[dict[str, Any]] = [{}]
-    if run.mesh.table == "data" or run.mesh.data != 1:
-        meshes.append(split)
-    for tensor in (2, 4, 8):
-        if devices % tensor == 0 and run.mesh.tensor < tensor:
-            meshes.append(split | {"mesh.tensor": tensor, "mesh.table": "fsdp_tensor"})
-    for mesh in meshes:
-        shards = devices // mesh.get("mesh.tensor", run.mesh.tensor * run.mesh.sequence)
+    sizes = mesh_shape(run.mesh, devices)
+    tensors = [sizes[TENSOR], *(n for n in (2, 4, 8) if n > sizes[TENSOR])]
+    split = [_split(run.mesh, sizes[SEQUENCE], n) for n in tensors]
+    for mesh, tensor in [({}, sizes[TENSOR]), *zip(split, tensors)]:
+        shards, left = divmod(devices, sizes[SEQUENCE] * tensor)
+        if left:
+            continue
         if mesh and rows % (shards * run.accumulate) == 0:
             out.append(full | mesh)
         times = [n for n in (2, 4, 8, 16, 32) if rows % (shards * run.accumulate * n) == 0]
         out += [full | mesh | {"accumulate": run.accumulate * n} for n in times]
-    out += [full | {name: rows // n} for n in (2, 4) if rows % (devices * n) == 0]
+    least = sizes[DATA] * sizes[FSDP] * run.accumulate
+    out += [full | {name: rows // n} for n in (2, 4) if rows % (least * n) == 0]
     return out
+
+
+def _split(mesh: MeshConfig, sequence: int, tensor: int) -> dict[str, Any]:
+    """What to change for parameters in as many parts as there are devices; empty for nothing."""
+    order = list(TABLES)
+    needed = "fsdp_tensor_sequence" if sequence > 1 else "fsdp_tensor" if tensor > 1 else "fsdp"
+    wanted = {
+        "data": 1, "fsdp": -1, "sequence": sequence, "tensor": tensor,
+        "table": max(mesh.table, needed, key=order.index),
+    }  # fmt: skip
+    return {f"mesh.{k}": value for k, value in wanted.items() if getattr(mesh, k) != value}
 
 
 def changed(run: RunConfig, change: dict[str, Any]) -> RunConfig:
@@ -329,7 +346,8 @@ def show(name: str, found: Plan, asked: Plan) -> str:
         else:
             change = " ".join(f"{k}={v}" for k, v in found.change.items())
             out += [f"nearest that fits: {change}", f"  {'in all':22}{_bytes(found.memory.total)}"]
-            out += _show_roofline(found)
+            if found.roofline is not None:
+                out += _show_roofline(found)
     return "\n".join(out)
 
 

@@ -129,9 +129,9 @@ def wraps(topology: Topology, dim: int) -> bool:
 def bandwidth(topology: Topology, places: list[tuple[int, ...]]) -> float:
     """Bytes per second that each member of a group of chips can pass to the others in a ring.
 
-    A TPU uses, of every dim along which the group extends, the links both ways where they close a
-    ring and one way where they do not; a GPU its links to the switch. Where the group spans slices
-    or hosts, the members of one share what the network gives them, if that is less.
+    A TPU uses, of every dim along which the group extends, the links both ways where it goes all
+    round a ring and one way where it does not; a GPU its links to the switch. Where the group spans
+    slices or hosts, the members of one share what the network gives them, if that is less.
 
     Args:
       places: of every member: (slice or host, then TPU: coordinates in the slice).
@@ -140,8 +140,9 @@ def bandwidth(topology: Topology, places: list[tuple[int, ...]]) -> float:
     groups = {place[0] for place in places}
     inside = chip.link
     if chip.dims:
-        varies = [dim for dim in range(chip.dims) if len({p[1 + dim] for p in places}) > 1]
-        inside = chip.link * sum(2 if wraps(topology, dim) else 1 for dim in varies)
+        spans = [len({p[1 + dim] for p in places}) for dim in range(chip.dims)]
+        round_ = [wraps(topology, dim) and n == topology.shape[dim] for dim, n in enumerate(spans)]
+        inside = chip.link * sum(2 if r else 1 for n, r in zip(spans, round_) if n > 1)
     if len(groups) == 1:
         return inside
     outside = chip.network * len(places) / len(groups)
