@@ -76,14 +76,16 @@ def test_a_hang_of_one_process_ends_both_and_is_told_by_stack(tmp_path):
     assert "in _wait_for_nothing" in told
 
 
-@pytest.mark.parametrize("where", ["params", "run"])
+@pytest.mark.parametrize("where", ["params", "run", "one process"])
 def test_two_processes_agree_on_a_checkpoint_that_is_damaged(tmp_path, where):
     more = ("--run-dir", str(tmp_path), "--save-every", "20")
     assert run_toy(2, *more, "--sigterm-at", "45") == [exit_codes.PREEMPTED] * 2
     newest = max((tmp_path / "checkpoints").iterdir(), key=lambda path: int(path.name))
+    # Of a process alone, all files are whole.
     for file in (newest / where).rglob("d/*" if where == "params" else "metadata"):
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    assert run_toy(2, *more) == [0, 0]
+    alone = ("--last-cannot-read",) * (where == "one process")
+    assert run_toy(2, *more, *alone) == [0, 0]
     (event,) = [event for event in events(tmp_path) if event["event"] != "spike"]
     assert (event["event"], event["step"]) == ("damaged", int(newest.name))
     assert status.read(tmp_path).state == "done"

@@ -11,6 +11,7 @@ import time
 
 import jax
 import jax.numpy as jnp
+import orbax.checkpoint as ocp
 
 from tests.train.toy import Toy, ToyBatches, toy_stage
 from unijax.core import exit_codes
@@ -62,6 +63,17 @@ def end_in_evaluation(is_now: bool) -> None:
         time.sleep(3)
 
 
+def fail_to_read_once() -> None:
+    """In this process the next tree of arrays cannot be read, though its files are whole."""
+    restore = ocp.StandardCheckpointHandler.restore
+
+    def once(*args, **kwargs):
+        ocp.StandardCheckpointHandler.restore = restore
+        raise ValueError("the disk of one host")
+
+    ocp.StandardCheckpointHandler.restore = once
+
+
 def main() -> int:
     """Trains; returns the exit status."""
     parser = argparse.ArgumentParser()
@@ -75,9 +87,12 @@ def main() -> int:
     parser.add_argument("--save-every", type=int, default=0)
     parser.add_argument("--eval-every", type=int, default=0)
     parser.add_argument("--sigterm-evaluating", type=int, default=-1, help="at this step")
+    parser.add_argument("--last-cannot-read", action="store_true", help="one tree of arrays")
     parser.add_argument("--documents", action="store_true", help="notes those of every step")
     args = parser.parse_args()
     distributed.join()
+    if args.last_cannot_read and jax.process_index() == jax.process_count() - 1:
+        fail_to_read_once()
     stage = toy_stage(steps=args.steps, ema_decay=0.9)
     sizes = {
         "data": MeshConfig(),

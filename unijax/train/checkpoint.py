@@ -118,15 +118,11 @@ class Checkpoints:
         """
         damaged: dict[int, Damaged] = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
-            found, error = None, None
             try:
                 found = self._read(step, like, rules, check)
-            except Damaged as e:
-                error = e
-            if all_agree(error is None):
                 break
-            elsewhere = _damaged(self._directory / str(step), "files that another process misses")
-            damaged[step] = error or elsewhere
+            except Damaged as e:
+                damaged[step] = e
         else:
             raise damaged[max(damaged)]
         for step, error in damaged.items():
@@ -139,14 +135,26 @@ class Checkpoints:
         self, step: int, like: TrainState, rules: dict[str, Rule], check: Callable[[dict], None]
     ) -> tuple[TrainState, dict]:
         directory = self._directory / str(step)
-        saved = read_run(directory)
-        check(saved)
         wanted = {"params": merge(like.params, like.frozen), "optimizer": like.opt_state}
         if like.ema is not None:
             wanted["ema"] = like.ema
-        items = {name: ocp.args.StandardRestore(abstract(part)) for name, part in wanted.items()}
-        with _readable(directory):
-            got = self._manager.restore(step, args=ocp.args.Composite(**items))
+        saved, got, error = {}, {}, None
+        try:
+            saved = read_run(directory)
+            check(saved)
+            with (
+                _readable(directory),
+                contextlib.closing(ocp.StandardCheckpointHandler()) as reader,
+            ):
+                for name, part in wanted.items():
+                    args = ocp.args.StandardRestore(abstract(part))
+                    got[name] = reader.restore(directory / name, args=args)
+        except Damaged as e:
+            error = e
+        # One process alone may have failed: till here none has waited for another, as Orbax's
+        # manager and checkpointers would.
+        if not all_agree(error is None):
+            raise error or _damaged(directory, "files that another process cannot read")
         sums = saved.get("checksums", {})  # `train.streaming` writes none
         for name, found in checksums({name: got[name] for name in wanted}).items():
             if sums.get(name, found) != found:
@@ -274,8 +282,8 @@ def read_run(path: str | pathlib.Path) -> dict:
       UserError: if there is none, it is damaged, or it was written by another schema.
     """
     directory = step_directory(path)
-    with _readable(directory), ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
-        run = reader.restore(directory / "run")
+    with _readable(directory), contextlib.closing(ocp.JsonCheckpointHandler()) as reader:
+        run = reader.restore(directory / "run", ocp.args.JsonRestore())
     if run.get("schema") != SCHEMA:
         raise UserError(
             str(directory),
