@@ -6,9 +6,10 @@
 
 After arXiv 2410.13848, table 5, experiments D (both), E (understanding alone) and F (generation
 alone), where "the kept part runs the same number of steps". Here both have one row of a step each,
-on average, in D, and the one row of a step in E and F: equal steps, equal tokens of each kind, and
-equal held-out rows. Three seeds of initialisation; the order of the data is one. The rest is that
-of configs/scaling_micro.py, without its words. With "_small" behind it, minutes.
+on average, in D, and the one row of a step in E and F: equal steps, equal held-out rows, and nearly
+equal tokens of each kind (a row of questions alone leaves 10% more of itself empty). Three seeds of
+initialisation; the order of the data is one. The rest is that of configs/scaling_micro.py, without
+its words. With "_small" behind it, minutes.
 """
 
 import pathlib
