@@ -130,7 +130,7 @@ def _options(launch: Launch, runs: int) -> list[str]:
         f"--partition={slurm.partition}" if slurm.partition else "",
         f"--account={slurm.account}" if slurm.account else "",
         f"--qos={slurm.qos}" if slurm.qos else "",
-        f"--output={launch.directory}/launch/{log}.out",
+        "--output=" + shlex.quote(f"{launch.directory}/launch/{log}.out"),
         "--open-mode=append",
         f"--signal=TERM@{slurm.warning_seconds}",
         "--requeue" if retry.preempted or retry.node else "--no-requeue",

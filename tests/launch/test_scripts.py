@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shlex
 import signal
 import subprocess
 import sys
@@ -97,6 +98,16 @@ exit $worst
     "squeue": '#!/bin/bash\ncat "$PLAY/state"\n',
     "scontrol": '#!/bin/bash\necho "$@" >> "$PLAY/asked"\n',
 }
+
+
+def test_a_directory_with_a_space_is_one_word_for_slurm(tmp_path):
+    """sbatch splits directives at spaces outside of quotes, and refuses what it does not know."""
+    values = {"name": "test", "command": "true", "directory": str(tmp_path / "my runs")}
+    text = engines.render(build_launch(values), "slurm")["job.sbatch"]
+    directives = [x.removeprefix("#SBATCH ") for x in text.splitlines() if x.startswith("#SBATCH")]
+    words = [shlex.split(directive) for directive in directives]
+    assert all(len(found) == 1 for found in words)
+    assert [f"--output={tmp_path}/my runs/launch/%j.out"] in words
 
 
 def play(tmp_path, codes: list[str], state: str = "RUNNING", array: bool = True, **retry):

@@ -90,3 +90,12 @@ def test_status_tells_what_stopped_a_run(tmp_path):
     now = status.read(tmp_path)
     assert now.state == "failed"
     assert now.message == "data: found a broken record; expected a whole one. Mend it."
+
+
+def test_small_files_that_a_crash_left_empty_do_not_stop_a_run(tmp_path):
+    keep(tmp_path, stop_at=10, save_every=5, eval_every=5)
+    for name in ("status.json", "evaluated"):
+        assert (tmp_path / name).read_text()
+        (tmp_path / name).write_text("")
+    keep(tmp_path, save_every=5, eval_every=5)
+    assert (status.read(tmp_path).state, status.read(tmp_path).step) == ("done", 20)

@@ -354,11 +354,14 @@ class Evaluated:
     def __init__(self, run_dir: pathlib.Path, start: int):
         """A later step than `start` is of a history that is undone."""
         self._path = run_dir / "evaluated"
-        step = int(self._path.read_text()) if is_lead() and self._path.exists() else -1
+        step = -1
+        if is_lead() and self._path.exists():
+            with contextlib.suppress(ValueError):  # a machine's end may leave the file empty
+                step = int(self._path.read_text())
         step = int(of_the_lead(np.asarray(step, np.int32)))
         self.step = step if step <= start else -1
-        if self.step != step and is_lead():
-            self._path.unlink()
+        if self.step == -1 and is_lead():
+            self._path.unlink(missing_ok=True)
 
     def finish(self, step: int) -> None:
         """On a disk that cannot be written: after a restart it is made a second time."""

@@ -25,7 +25,7 @@ class StatusKeeper:
     def __init__(self, run_dir: pathlib.Path, steps: int):
         """`steps` is the number of steps of the whole stage."""
         self._dir, self._lead, self._written = run_dir, is_lead(), 0.0
-        before = status_lib.read(run_dir) if self._lead else None
+        before = _earlier(run_dir) if self._lead else None
         self._began = time.monotonic()
         self._before = before.seconds if before else 0.0
         self._now = {
@@ -94,3 +94,11 @@ class StatusKeeper:
 
     def _seconds(self) -> float:
         return self._before + time.monotonic() - self._began
+
+
+def _earlier(run_dir: pathlib.Path) -> Status | None:
+    """Of the attempt before. A file that a machine's end left empty stops no run."""
+    try:
+        return status_lib.read(run_dir)
+    except UserError:
+        return None
