@@ -3,7 +3,8 @@
 The controller itself starts a job again that was preempted or lost a node (`--requeue`). What it
 cannot know, the exit code of the trainer, the script handles: it asks for its job to be queued
 again where the class of the failure has tries left, which it counts in `attempts.txt` in the run
-directory. A job that is being cancelled, or is queued again already, is left alone.
+directory, for every submission anew. A job that is being cancelled, or is queued again already, is
+left alone.
 """
 
 import pathlib
@@ -47,7 +48,7 @@ code=$?
 why="$(failure "$codes")"
 rm -f "$codes"
 echo "$(date -Is) job $id exit $code $why" >> "$history"
-tries="$(grep -c " $why\\$" "$history")"
+tries="$(grep -c "job $id .* $why\\$" "$history")"
 case "$why" in
 preempted) limit=@PREEMPTED@ ;;
 node) limit=@NODE@ ;;

@@ -153,6 +153,14 @@ def test_slurm_counts_each_class_by_itself(tmp_path):
     assert asked == ["requeue 41"] * 3  # two of the node, one of the bug; the second bug is not
 
 
+def test_slurm_does_not_count_what_another_submission_used_up(tmp_path):
+    run = tmp_path / "runs" / "run"
+    run.mkdir(parents=True)
+    before = [f"2026-01-01T00:00:00+00:00 job {job} exit 134 node\n" for job in (4, 7, 410)]
+    (run / "attempts.txt").write_text("".join(before))
+    assert play(tmp_path, ["134", "134"], array=False, node=1)[0] == ["requeue 41"]
+
+
 @pytest.mark.parametrize("codes", ["1 134", "2 2"])
 def test_slurm_tries_neither_a_bug_nor_a_mistake_again(tmp_path, codes):
     assert play(tmp_path, [codes], array=False)[0] == []
