@@ -13,7 +13,7 @@ _HEAD = (
     "run", "state", "step", "of", "loss", "tokens/s", "s/step", "MFU", "goodput", "GiB", "updated",
     "attempt", "host", "job",
 )  # fmt: skip
-_SILENT_SECONDS = 600.0  # of a run that says nothing, which may also evaluate or compile
+_SILENT_SECONDS = 600.0  # of a run whose process says nothing: it is gone, or cannot write
 
 
 def table(directory: pathlib.Path, now: float | None = None) -> str:

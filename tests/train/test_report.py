@@ -12,6 +12,7 @@ from tests.train.toy import ToyBatches
 from unijax.core import status
 from unijax.core.peak import peak_flops
 from unijax.train import report
+from unijax.train.status import StatusKeeper
 
 
 class Slow(ToyBatches):
@@ -55,6 +56,18 @@ def test_goodput_counts_all_attempts_and_no_step_that_was_lost(tmp_path):
     assert now.goodput == pytest.approx(useful / now.seconds, rel=0.5)
     assert set(now.step_seconds) == {"p50", "p90", "p99"}
     assert now.memory_gib > 0.05
+
+
+def test_time_in_which_a_run_was_killed_before_it_had_anything_to_tell_counts(
+    tmp_path, monkeypatch
+):
+    """SIGKILL while it compiles: what the status file holds then is all that is known later."""
+    monkeypatch.setattr("unijax.train.status._ALIVE_SECONDS", 0.02)
+    with StatusKeeper(tmp_path, 20):
+        time.sleep(0.5)
+        killed = status.read(tmp_path)
+    assert killed.state == "starting"
+    assert killed.seconds > 0.3
 
 
 class Killed(Slow):

@@ -3,6 +3,7 @@
 import contextlib
 import pathlib
 import socket
+import threading
 import time
 from collections.abc import Mapping
 
@@ -14,6 +15,7 @@ from unijax.core.processes import is_lead, job_id
 from unijax.core.status import Status
 
 _SECONDS = 1.0  # between two writes of a run that goes on
+_ALIVE_SECONDS = 30.0  # between two writes of one that has nothing new to tell: it may be killed
 
 
 class StatusKeeper:
@@ -28,6 +30,8 @@ class StatusKeeper:
         before = _earlier(run_dir) if self._lead else None
         self._began = time.monotonic()
         self._before = before.seconds if before else 0.0
+        self._writing, self._over = threading.Lock(), threading.Event()
+        self._alive = threading.Thread(target=self._tell_alive, name="status", daemon=True)
         self._now = {
             "run": run_dir.absolute().name,
             "state": "starting",
@@ -43,9 +47,12 @@ class StatusKeeper:
 
     def __enter__(self) -> "StatusKeeper":
         self._write()
+        self._alive.start()
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        self._over.set()
+        self._alive.join()
         if isinstance(error, Preempted):
             self._now |= {"state": "preempted", "step": error.step}
         elif error is not None:
@@ -87,10 +94,15 @@ class StatusKeeper:
     def _write(self) -> None:
         if not self._lead:
             return
-        self._written = time.time()
-        now = Status(updated=self._written, seconds=self._seconds(), **self._now)
-        with contextlib.suppress(UserError):
+        with self._writing, contextlib.suppress(UserError):
+            self._written = time.time()
+            now = Status(updated=self._written, seconds=self._seconds(), **self._now)
             status_lib.write(self._dir, now)
+
+    def _tell_alive(self) -> None:
+        """The time of a run that compiles or evaluates counts, though it be killed there."""
+        while not self._over.wait(_ALIVE_SECONDS):
+            self._write()
 
     def _seconds(self) -> float:
         return self._before + time.monotonic() - self._began
