@@ -44,7 +44,8 @@ def rows_of(batch) -> Rows:
 
 def test_true_flops_are_those_that_the_loop_reports():
     batch = batch_of([DOCUMENTS[:2], DOCUMENTS[2:]])
-    for given in (ENCODERS_FROZEN, (Rule("vqmodel/", frozen=True), Rule(""))):
+    decoder_frozen = Rule("language_model/", frozen=True), *ENCODERS_FROZEN
+    for given in (ENCODERS_FROZEN, (Rule("vqmodel/", frozen=True), Rule("")), decoder_frozen):
         table = rules(*given)
         found = parts(SYSTEM.config, table, "none", rows_of(batch))
         want = float(training_flops(SYSTEM, batch, table))

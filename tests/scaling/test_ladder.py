@@ -146,9 +146,11 @@ def test_flops_per_token_add_up_to_those_of_a_batch():
     context = counts["length"]
     found = account(one, context).forward
     text, und, gen = counts["text"], counts["und"], counts["gen"]
-    shared = found["text"]["decoder"] + found["text"]["attention"]
-    language = (text + und + gen) * shared + counts["text_targets"] * found["text"]["head"]
+    language = (text + und + gen) * found["text"]["decoder"]
+    language += counts["text_targets"] * found["text"]["head"]
+    attention = (text + und + gen) * found["text"]["attention"]
     assert float(forward["language_model"]) == pytest.approx(language, rel=1e-5)
+    assert float(forward["attention"]) == pytest.approx(attention, rel=1e-5)
     assert float(forward["aligner"]) == pytest.approx(und * found["understanding"]["adaptor"])
     codes = found["image codes"]
     assert float(forward["generation_aligner"]) == pytest.approx(gen * codes["adaptor"])

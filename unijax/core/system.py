@@ -54,6 +54,8 @@ class System(Protocol):
     def forward_flops(self, batch: Any, as_causal: bool = False) -> dict[str, Array]:
         """Forward FLOPs of a batch by top-level parameter group, padding excluded.
 
+        Products in which no parameter takes part have a name of their own.
+
         Args:
           as_causal: count attention as if every packed row were one causal document, padding
             included, as most projects do; otherwise the pairs that are seen, the work to be done.

@@ -315,8 +315,8 @@ class Janus:
         per_token, per_pair = map(float, (c.text.flops_per_token(), c.text.flops_per_pair()))
         flops = {
             "language_model": count(batch.kind != Kind.PAD) * per_token
-            + (pairs_if_causal if as_causal else pairs) * per_pair
             + text_targets * float(2 * width * c.text.vocab_size),
+            "attention": (pairs_if_causal if as_causal else pairs) * per_pair,
             "aligner": und * float(2 * (c.vision.hidden_size + width) * width),
             "generation_aligner": gen * float(2 * (d + width) * width),
             "generation_head": code_targets * float(2 * (width + k) * width),

@@ -35,15 +35,16 @@ def training_flops(
     """Model FLOPs of a step, recomputation excluded. `as_causal`: see `System.forward_flops`.
 
     A part that trains costs three times its forward pass, a frozen part that gradients flow
-    through twice, a frozen part on the input side (`system.encoders`) once.
+    through twice, a frozen part on the input side (`system.encoders`) once. A part that is no group
+    of parameters has products of activations alone, which all get gradients: three times.
     """
+    frozen = {p.split("/")[0] for p in rules} - {
+        p.split("/")[0] for p, r in rules.items() if not r.frozen
+    }
     total = jnp.zeros((), jnp.float32)
     for part, forward in system.forward_flops(batch, as_causal).items():
-        if any(p.split("/")[0] == part and not r.frozen for p, r in rules.items()):
-            factor = 3
-        else:
-            factor = 1 if part in system.encoders else 2
-        total = total + factor * forward
+        frozen_factor = 1 if part in system.encoders else 2
+        total = total + (frozen_factor if part in frozen else 3) * forward
     return total
 
 
