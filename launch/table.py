@@ -36,9 +36,9 @@ def table(directory: pathlib.Path, now: float | None = None) -> str:
     widths = [max(len(row[i]) for row in rows) for i in range(len(_HEAD))]
     lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in rows]
     messages = [
-        f"{name}: {s.message.splitlines()[0]}"
-        for name, s in sorted(found.items())
-        if s and s.message
+        f"{name}: {said.splitlines()[0]}"
+        for name, status in sorted(found.items())
+        if (said := _message(status))
     ]
     counts: dict[str, int] = {}
     for status in found.values():
@@ -48,31 +48,42 @@ def table(directory: pathlib.Path, now: float | None = None) -> str:
     return "\n".join([*lines, f"{len(found)} runs: {total}", *messages])
 
 
-def _statuses(directory: pathlib.Path) -> dict[str, Status | None]:
-    """By name; None for a run that has not begun."""
+# What is known of a run: None of one that has not begun, an error where its file cannot be read.
+Known = Status | UserError | None
+
+
+def _statuses(directory: pathlib.Path) -> dict[str, Known]:
+    """By name."""
     here = status_lib.read(directory)
     if here is not None:
         return {here.run: here}
-    found: dict[str, Status | None] = {}
+    found: dict[str, Known] = {}
     for listed in directory.glob(f"launch/{RUNS}"):
         found |= {line.split("\t")[0]: None for line in listed.read_text().splitlines()}
     for path in directory.glob(f"*/{status_lib.FILE}"):
-        status = status_lib.read(path.parent)
+        try:
+            status = status_lib.read(path.parent)
+        except UserError as error:
+            status = error
         if status is not None:
             found[path.parent.name] = status
     return found
 
 
-def _state(status: Status | None, now: float) -> str:
-    if status is None:
-        return "waiting"
+def _message(status: Known) -> str:
+    return str(status) if isinstance(status, UserError) else status.message if status else ""
+
+
+def _state(status: Known, now: float) -> str:
+    if not isinstance(status, Status):
+        return "unreadable" if status else "waiting"
     going = status.state in ("starting", "running")
     return "silent" if going and now - status.updated > _SILENT_SECONDS else status.state
 
 
-def _row(name: str, status: Status | None, now: float) -> Sequence[str]:
-    if status is None:
-        return (name, "waiting", *[""] * (len(_HEAD) - 2))
+def _row(name: str, status: Known, now: float) -> Sequence[str]:
+    if not isinstance(status, Status):
+        return (name, _state(status, now), *[""] * (len(_HEAD) - 2))
     return (
         name,
         _state(status, now),

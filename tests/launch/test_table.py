@@ -53,6 +53,17 @@ def test_one_run(tmp_path):
     assert table(tmp_path / "a", NOW).splitlines()[2] == "1 runs: 1 running"
 
 
+def test_one_unreadable_status_hides_no_other_run(tmp_path):
+    write(tmp_path, RUNNING)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / status.FILE).write_text('{"run": "b", "sta')
+    lines = table(tmp_path, NOW).splitlines()
+    assert [line.split()[:2] for line in lines[1:3]] == [["a", "running"], ["b", "unreadable"]]
+    assert lines[3] == "2 runs: 1 running, 1 unreadable"
+    assert lines[4].startswith("b: ")
+    assert "what is no status" in lines[4]
+
+
 def test_nothing_there(tmp_path):
     with pytest.raises(UserError, match="no status file of a run"):
         table(tmp_path)
