@@ -237,4 +237,7 @@ def test_lengths_are_known_without_reading_a_picture(tokenizer):
 def test_keys_of_pictures_are_their_content():
     assert ImageRef("a", b"x").key == ImageRef("b", lambda: b"x", seed=3).key
     assert ImageRef("a", b"x").key != ImageRef("a", b"y").key
-    assert ImageRef("a", np.zeros((2, 2, 3), np.uint8)).key is None
+    black = np.zeros((2, 4, 3), np.uint8)
+    assert ImageRef("a", black).key == ImageRef("b", lambda: black.copy()).key
+    keys = {ImageRef("a", x).key for x in (black, black + 1, black.reshape(4, 2, 3))}
+    assert len(keys) == 3
