@@ -15,6 +15,7 @@ from tqdm import tqdm
 from unijax.core.errors import UserError
 from unijax.core.files import atomic_file
 from unijax.scaling import table
+from unijax.scaling.interaction import Interaction
 from unijax.scaling.results import Results, analyse_table, chosen_runs
 from unijax.scaling.study import Analysis, FitConfig, budgets, optima
 
@@ -115,8 +116,7 @@ def _one(analysis: Analysis, config: FitConfig) -> dict:
 def describe(analysis: Analysis, level: float) -> str:
     """For the terminal."""
     lines = [f"{analysis.system} {analysis.modality}: {analysis.fitted.law.form}".strip()]
-    for name, (value, low, high) in analysis.constants(level).items():
-        lines.append(f"  {name:6} {value:12.6g}  [{low:.4g}, {high:.4g}]")
+    lines += _constants(analysis, level)
     lines.append(f"  objective {analysis.fitted.value:.8g} over {len(analysis.points)} runs")
     for approach, found in analysis.frontiers.items():
         low, high = found.exponent_interval(level)
@@ -134,13 +134,19 @@ def describe(analysis: Analysis, level: float) -> str:
     return "\n".join(lines)
 
 
+def _constants(found: Analysis | Interaction, level: float) -> list[str]:
+    return [
+        f"  {name:6} {value:12.6g}  [{low:.4g}, {high:.4g}]"
+        for name, (value, low, high) in found.constants(level).items()
+    ]
+
+
 def _more(found: Results, level: float) -> list[str]:
     """Of mixtures and of systems beside each other, for the terminal."""
     lines = []
     for system, one in found.interactions.items():
         lines.append(f"{system} {' and '.join(one.modalities)}: {one.fitted.law.form}".strip())
-        for name, (value, low, high) in one.constants(level).items():
-            lines.append(f"  {name:6} {value:12.6g}  [{low:.4g}, {high:.4g}]")
+        lines += _constants(one, level)
         better = int((one.gain(level)[0] < 0).sum())
         lines.append(f"  {better} of {len(one.ids)} mixed runs are better than two runs apart")
         lines += [f"  doubt: {w}" for w in one.warnings]

@@ -13,7 +13,7 @@ from unijax.core.errors import UserError
 from unijax.data.batch import Cached
 from unijax.main.run import RunConfig
 from unijax.main.train import train
-from unijax.train.checkpoint import FOLDER
+from unijax.train.checkpoint import FOLDER, whole_steps
 from unijax.train.stage import OptimizerConfig
 from unijax.train.state import TrainState
 
@@ -73,8 +73,8 @@ def train_on_trunk(
                 "Change it, or set share_trunk to False in the sweep.",
             )  # fmt: skip
     branch = min(decay_start(o, run.stage.steps) for o in optimizers.values())
-    if _newest(run_dir) is None:
-        reached = _newest(trunk_dir) or 0
+    if not whole_steps(run_dir):
+        reached = max(whole_steps(trunk_dir), default=0)
         if reached < branch:
             train(trunk, trunk_dir, stop_at=branch, tables=tables)
             reached = branch
@@ -82,12 +82,6 @@ def train_on_trunk(
         if reached == branch:
             _copy(trunk_dir, run_dir, branch)
     return train(run, run_dir, tables=tables)
-
-
-def _newest(run_dir: pathlib.Path) -> int | None:
-    folder = run_dir / FOLDER
-    steps = [int(p.name) for p in folder.iterdir() if p.name.isdigit()] if folder.exists() else []
-    return max(steps, default=None)
 
 
 def _copy(trunk_dir: pathlib.Path, run_dir: pathlib.Path, step: int) -> None:

@@ -252,6 +252,12 @@ def _is_of_disk(error: BaseException | None) -> bool:
     return of_disk or _is_of_disk(error.__cause__)
 
 
+def whole_steps(run_dir: pathlib.Path) -> list[int]:
+    """Steps of the checkpoints of a run directory that are on disk whole; none without a folder."""
+    folder = run_dir / FOLDER
+    return ocp.utils.checkpoint_steps(folder) if folder.is_dir() else []
+
+
 def step_directory(path: str | pathlib.Path) -> pathlib.Path:
     """Of a run directory, of its `checkpoints`, or of one step in it: the newest step's directory.
 
@@ -264,7 +270,7 @@ def step_directory(path: str | pathlib.Path) -> pathlib.Path:
         path, step = path.parent, int(path.name)
     elif (path / FOLDER).is_dir():
         path = path / FOLDER
-    whole = ocp.utils.checkpoint_steps(path) if path.is_dir() and path.name == FOLDER else []
+    whole = whole_steps(path.parent) if path.name == FOLDER else []
     if not whole or (step is not None and step not in whole):
         raise UserError(
             str(path if step is None else path / str(step)),
