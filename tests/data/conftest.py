@@ -8,7 +8,9 @@ from PIL import Image
 
 from unijax.data import tokenizer as tokenizer_lib
 from unijax.data.config import DataConfig, GroupConfig, SourceConfig, StreamConfig
+from unijax.data.rows import RowStream
 from unijax.data.sentencepiece_tokenizer import train
+from unijax.data.sources import open_sources
 
 NAMES = {
     "bos": "<｜begin▁of▁sentence｜>",
@@ -100,3 +102,12 @@ def small_config(**changes) -> DataConfig:
         "prefetch": 0,
     }
     return DataConfig(**(settings | changes))
+
+
+RECORDS = make_records()
+
+
+def stream(tokenizer, records=RECORDS, **changes) -> RowStream:
+    """The rows of `small_config` with these changes."""
+    config = small_config(**changes)
+    return RowStream(config, open_sources(config, tokenizer, records))

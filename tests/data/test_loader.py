@@ -1,4 +1,4 @@
-"""The stream of rows and the loader: mixture, processes, resuming, cached values, errors."""
+"""The stream of rows and the loader: mixture, processes, resuming, cached values."""
 
 import dataclasses
 import json
@@ -11,25 +11,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.data.conftest import make_records, small_config
+from tests.data.conftest import RECORDS, small_config, stream
 from unijax.core.batch import Kind, Target
-from unijax.core.errors import UserError
 from unijax.data import images
-from unijax.data.assemble import assemble
 from unijax.data.batch import Cached
-from unijax.data.config import GroupConfig, SourceConfig, StreamConfig
-from unijax.data.document import UndSpan, document_size
+from unijax.data.config import GroupConfig, SourceConfig
+from unijax.data.document import document_size
 from unijax.data.loader import Loader, fixed_batches
-from unijax.data.rows import RowStream
-from unijax.data.sources import Order, open_records, open_sources
-from unijax.data.templates import IMAGE_MARKER
-
-RECORDS = make_records()
-
-
-def stream(tokenizer, records=RECORDS, **changes) -> RowStream:
-    config = small_config(**changes)
-    return RowStream(config, open_sources(config, tokenizer, records))
+from unijax.data.sources import Order, open_records
 
 
 def names(row) -> list[str]:
@@ -199,18 +188,6 @@ def test_restarted_with_any_number_of_processes_the_rows_go_on_where_they_were(
             loader.close()
 
 
-def test_a_state_of_other_data_is_refused(tokenizer):
-    loader = Loader(small_config(), tokenizer, RECORDS)
-    state = loader.get_state()
-    for other in (
-        Loader(small_config(seed=1), tokenizer, RECORDS),
-        Loader(small_config(), tokenizer, RECORDS | {"text": RECORDS["text"][:-1]}),
-    ):
-        with pytest.raises(UserError, match="data state: found a state of other data"):
-            other.set_state(state)
-    Loader(small_config(prefetch=2, decode_threads=5), tokenizer, RECORDS).set_state(state)
-
-
 def test_batches_have_the_shapes_and_contents_of_the_contract(tokenizer):
     config = small_config()
     loader = Loader(config, tokenizer, RECORDS)
@@ -304,17 +281,6 @@ def test_cached_values_stand_for_pixels(tokenizer):
                 assert (keys[i] == keys[j]) == (same[i] == same[j]).all()
 
 
-def test_pictures_without_a_cached_value_are_named(tokenizer):
-    config = small_config()
-
-    def missing(key):
-        raise KeyError(key)
-
-    cached = {"gen": Cached("codes", missing, (9,), np.int32)}
-    with pytest.raises(UserError, match=r"draw\[\d+\] \(id 'p\d+'\): found no cached codes"):
-        next(Loader(config, tokenizer, RECORDS, cached))
-
-
 def test_scenes_are_arrays(tokenizer):
     scene = np.full((8, 8, 3), 77, np.uint8)
     records = RECORDS | {"draw": [r | {"image": scene} for r in RECORDS["draw"]]}
@@ -331,106 +297,6 @@ def test_held_out_batches_never_change_and_have_no_chance_in_them(tokenizer):
         assert tokenizer.special.pad not in left.tokens[left.kind == Kind.TEXT]
     dropped = next(Loader(config, tokenizer, RECORDS))
     assert tokenizer.special.pad in dropped.tokens[dropped.kind == Kind.TEXT]
-
-
-LONG = {"id": "long", "text": "\n\n".join(["a cat on a mat is red and a dog is blue"] * 12)}
-
-
-def test_overlong_documents_are_dropped_and_counted(tokenizer):
-    records = RECORDS | {"text": [LONG, *RECORDS["text"][:3]]}
-    loader = Loader(small_config(overlong="drop"), tokenizer, records)
-    for _ in range(6):
-        next(loader)
-    dropped = loader.info.metrics["documents_left_out"]
-    drawn = loader.get_state()["sources"]["text"]
-    assert dropped == drawn[3] > 0
-    assert drawn[0] - dropped == drawn[1]
-    assert abs(dropped - drawn[0] / 4) <= 1
-    assert not any("text" in name and name.endswith("/0") for name in loader.info.names.values())
-
-
-def test_overlong_documents_are_split_and_whole_again(tokenizer):
-    records = RECORDS | {"text": [LONG]}
-    rows = stream(tokenizer, records, overlong="split")
-    while True:
-        parts = rows.next_document()
-        if parts[0].source == "text":
-            break
-    assert len(parts) > 1
-    texts = [
-        tokenizer.decode([i for span in placed.document.spans for i in span.ids])
-        for placed in parts
-    ]
-    assert "".join(texts) == LONG["text"]
-    assert [placed.document.name for placed in parts] == [
-        f"text/0/0#{part}" for part in range(len(parts))
-    ]
-
-
-def test_an_overlong_record_of_two_is_not_taken_for_a_source_without_any_that_fits(tokenizer):
-    """The last of one epoch and the first of the next may both be the long one."""
-    for seed in range(4):
-        rows = stream(tokenizer, RECORDS | {"text": [LONG, RECORDS["text"][0]]}, seed=seed)
-        for _ in range(60):
-            next(rows)
-        assert rows.dropped["text"] > 5
-
-
-TURNS = [
-    {"role": "user", "content": f"{IMAGE_MARKER} what is on the mat?"},
-    {"role": "assistant", "content": "a cat"},
-    {"role": "user", "content": "is it red? " * 12},
-    {"role": "assistant", "content": "a red cat on a mat"},
-]
-
-
-@pytest.mark.parametrize("task", ["chat", "question"])
-def test_a_picture_and_its_answer_are_never_cut_apart(tokenizer, task):
-    """What is left of such a document would teach answers to nothing."""
-    ask = RECORDS["ask"][0]
-    long = {"id": "long", "image": ask["image"], "questions": [
-        {"question": "what is shown? " * 12, "answer": "a cat"}
-    ], "messages": TURNS, "images": [ask["image"]]}  # fmt: skip
-    short = ask | {"messages": TURNS[:2], "images": [ask["image"]]}
-    groups = (GroupConfig("und", 1.0, (SourceConfig("ask", task),)),)
-    rows = stream(tokenizer, {"ask": [long, short]}, overlong="split", row_length=48, groups=groups)
-    for _ in range(20):
-        for placed in next(rows):
-            assert "#" not in placed.document.name
-            assert any(isinstance(span, UndSpan) for span in placed.document.spans)
-    assert rows.dropped["ask"] > 5
-
-
-def test_advice_to_split_is_given_where_it_helps(tokenizer):
-    with pytest.raises(UserError, match="or set overlong='split'"):
-        next(stream(tokenizer, RECORDS | {"text": [LONG]}))
-    groups = (GroupConfig("und", 1.0, (SourceConfig("ask", "question"),)),)
-    with pytest.raises(UserError) as error:
-        next(stream(tokenizer, row_length=12, groups=groups))
-    assert "split" not in str(error.value)
-
-
-def test_a_source_with_nothing_that_fits_says_so(tokenizer):
-    with pytest.raises(UserError) as error:
-        next(stream(tokenizer, RECORDS | {"text": [LONG]}, overlong="drop"))
-    assert str(error.value).startswith("source text: found no document that fits, in 1; expected")
-    with pytest.raises(UserError, match="source text: found no records"):
-        stream(tokenizer, RECORDS | {"text": []})
-
-
-def test_a_bad_picture_is_named_by_its_record(tokenizer):
-    bad = [record | {"image": b"no picture"} for record in RECORDS["draw"]]
-    for prefetch in (0, 2):
-        loader = Loader(small_config(prefetch=prefetch), tokenizer, RECORDS | {"draw": bad})
-        with pytest.raises(
-            UserError, match=r"draw\[\d+\] \(id 'p\d+'\): found 10 bytes that are no"
-        ):
-            next(loader)
-
-
-def test_rows_that_processes_cannot_share_are_refused(tokenizer):
-    with pytest.raises(UserError, match=r"data\.rows: found 4 rows and 3 processes"):
-        Loader(small_config(), tokenizer, RECORDS, None, 0, 3)
 
 
 def test_sources_come_and_go_with_the_steps(tokenizer):
@@ -485,22 +351,6 @@ def test_a_source_is_narrowed_to_categories_and_a_limit(tmp_path):
     assert ids(limit=5) == both
 
 
-def test_padding_inside_a_row_is_refused_by_row_and_position(tokenizer, monkeypatch):
-    """What would be a decreasing end of what its queries see."""
-    rows = []
-
-    def assemble_badly(*args):
-        row = assemble(*args)
-        rows.append(row)
-        if len(rows) == 2:
-            row.kind[5] = Kind.PAD
-        return row
-
-    monkeypatch.setattr("unijax.data.batch.assemble", assemble_badly)
-    with pytest.raises(UserError, match=r"row 1, position 6: found decreasing kv_start"):
-        fixed_batches(small_config(), tokenizer, 1, RECORDS)
-
-
 def test_a_stream_without_images_has_no_slots(tokenizer):
     groups = (GroupConfig("text", 1.0, (SourceConfig("text", "text"),)),)
     config = dataclasses.replace(small_config(), groups=groups, und=None, gen=None)
@@ -508,53 +358,3 @@ def test_a_stream_without_images_has_no_slots(tokenizer):
     assert batch.und is None
     assert batch.gen is None
     assert set(np.unique(batch.target_kind)) == {Target.NONE, Target.TEXT}
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"unit": "rows"}, "data.unit: found 'rows'; expected one of samples, tokens"),
-        ({"overlong": "cut"}, "data.overlong: found 'cut'"),
-        ({"template": "janu"}, "data.template: found 'janu'"),
-        ({"rows": 0}, "data.rows: found 0; expected at least 1"),
-        ({"seed": -1}, "data.seed: found -1; expected at least 0"),
-        ({"groups": (GroupConfig("text", float("nan"), ()),)}, "data.groups.text.ratio: found nan"),
-        ({"groups": (GroupConfig("text", float("inf"), ()),)}, "data.groups.text.ratio: found inf"),
-        ({"groups": (GroupConfig("text", 1.0, ()),) * 2}, "found the group name 'text' twice"),
-        (
-            {"groups": (GroupConfig("text", 1.0, (SourceConfig("a", "text", limit=-5),)),)},
-            "data.groups.text.a.limit: found -5; expected at least 0",
-        ),
-        (
-            {"groups": (GroupConfig("text", 1.0, (SourceConfig("a", "text", weight=np.nan),)),)},
-            "data.groups.text.a.weight: found nan; expected a finite number",
-        ),
-        ({"p_drop_condition": 1.5}, "data.p_drop_condition: found 1.5; expected a probability"),
-        ({"row_length": 11}, "data.gen: found 9 tokens an image and rows of 11"),
-        ({"gen": StreamConfig(16, 9, 0)}, "data.gen.slots: found 0"),
-        ({"gen": None}, "data.groups.gen.draw: found the task 'generate' without a stream of gen"),
-        ({"groups": ()}, "data.groups: found no group with a ratio above 0"),
-        ({"groups": (GroupConfig("x", 1.0, ()),)}, "data.groups: found 'x'"),
-        ({"groups": (GroupConfig("und", 1.0, ()),)}, "found no source with a weight above 0"),
-        (
-            {"groups": (GroupConfig("text", 1.0, (SourceConfig("a", "speak"),)),)},
-            "data.groups.text.a.task: found 'speak'",
-        ),
-        (
-            {"groups": (GroupConfig("text", 1.0, (SourceConfig("a", "text", kind="csv"),)),)},
-            "data.groups.text.a.kind: found 'csv'",
-        ),
-        (
-            {"groups": (GroupConfig("text", 1.0, (SourceConfig("a", "text"),) * 2),)},
-            "data.groups: found the source name 'a' twice",
-        ),
-        (
-            {"groups": (GroupConfig("text", 1.0, (SourceConfig("a", "text", from_step=3),)),)},
-            "data.groups.text: found no source with a weight above 0 in step 0",
-        ),
-    ],
-)  # fmt: skip
-def test_settings_that_cannot_work_are_refused(tokenizer, changes, message):
-    with pytest.raises(UserError) as error:
-        Loader(small_config(**changes), tokenizer, RECORDS)
-    assert message in str(error.value)
