@@ -38,9 +38,8 @@ def train(run_dir: pathlib.Path, mesh: tuple, stop_at: int):
     trainer = setup.build(Wide(), STAGE, places, table, jnp.float32, seed=3)
     state = trainer.begin(trainer.init(7))
     return fit(
-        state, trainer.train_step, WideBatches(), trainer.put, STAGE.steps,
-        LoopConfig(log_every=5, writers=()), run_dir, {"stage": "toy", "config": {}},
-        trainer.rules, {}, stop_at,
+        state, trainer, WideBatches(), STAGE.steps, LoopConfig(log_every=5, writers=()), run_dir,
+        {"stage": "toy", "config": {}}, {}, stop_at,
     )  # fmt: skip
 
 

@@ -33,14 +33,12 @@ def run(
     config = LoopConfig(**({"log_every": 5, "keep": 3} | loop))
     return fit(
         state,
-        trainer.train_step,
+        trainer,
         batches or ToyBatches(),
-        trainer.put,
         stage.steps,
         config,
         run_dir,
         description,
-        trainer.rules,
         evaluators or {},
         stop_at,
         [keeper] if keeper else [],

@@ -119,8 +119,8 @@ def main() -> int:
     try:
         with StatusKeeper(args.run_dir, stage.steps) as keeper:
             state = fit(
-                state, trainer.train_step, batches, trainer.put, stage.steps, loop, args.run_dir,
-                description, trainer.rules, evaluators, None, [keeper],
+                state, trainer, batches, stage.steps, loop, args.run_dir, description, evaluators,
+                None, [keeper],
             )  # fmt: skip
             keeper.finish(int(state.step))
     except Preempted:

@@ -138,14 +138,12 @@ def _train(
     try:
         return fit(
             state,
-            trainer.train_step,
+            trainer,
             batches,
-            trainer.put,
             run.stage.steps,
             run.loop,
             run_dir,
             {"stage": run.stage.name, "config": to_json(run)},
-            trainer.rules,
             checks,
             stop_at,
             [status],

@@ -30,7 +30,7 @@ from unijax.train.guard import POLICIES, Guard
 from unijax.train.preemption import Preemption
 from unijax.train.report import Report
 from unijax.train.resume import check_resumable
-from unijax.train.stage import Rule
+from unijax.train.setup import Trainer
 from unijax.train.state import TrainState
 from unijax.train.watchdog import Watchdog
 from unijax.train.writers import WRITERS, Writer, Writers
@@ -116,14 +116,12 @@ Evaluator = Callable[[TrainState, int, Writers], None]
 
 def fit(
     state: TrainState,
-    train_step: Callable[[TrainState, Any], tuple[TrainState, Metrics]],
+    trainer: Trainer,
     batches: Batches,
-    put: Callable[[Any], Any],
     steps: int,
     config: LoopConfig,
     run_dir: pathlib.Path,
-    run: dict,
-    rules: dict[str, Rule],
+    description: dict,
     evaluators: dict[str, Evaluator],
     stop_at: int | None = None,
     more_writers: Sequence[Writer] = (),
@@ -131,11 +129,9 @@ def fit(
     """Trains to `steps`, resuming from the newest checkpoint in `run_dir` where there is one.
 
     Args:
-      state: fresh state, placed on the devices.
-      train_step: jitted; donates the state.
+      state: fresh state, placed on the devices; donated.
       batches: of this process's rows.
-      put: moves a host batch to the devices.
-      run: JSON description that goes into every checkpoint.
+      description: JSON of the run, which goes into every checkpoint.
       evaluators: called in order, by name.
       stop_at: save and return at this step, to be resumed later.
       more_writers: beside those that the config names.
@@ -149,7 +145,7 @@ def fit(
     with contextlib.ExitStack() as at_end:
         watchdog = at_end.enter_context(Watchdog(run_dir, config.hang_seconds))
         now = _Run(
-            state, train_step, batches, put, steps, config, run_dir, run, rules, evaluators,
+            state, trainer, batches, steps, config, run_dir, description, evaluators,
             more_writers, watchdog,
         )  # fmt: skip
         del state
@@ -175,50 +171,45 @@ def fit(
     return now.state
 
 
+@dataclasses.dataclass
 class _Run:
-    """What a run is made of between two steps.
+    """What a run is made of between two steps. Made, it has resumed where there is a checkpoint.
 
     Attributes:
       state: after `step` steps.
+      The others are those of `fit`.
     """
 
-    def __init__(
-        self,
-        state: TrainState,
-        train_step: Callable[[TrainState, Any], tuple[TrainState, Metrics]],
-        batches: Batches,
-        put: Callable[[Any], Any],
-        steps: int,
-        config: LoopConfig,
-        run_dir: pathlib.Path,
-        run: dict,
-        rules: dict[str, Rule],
-        evaluators: dict[str, Evaluator],
-        more_writers: Sequence[Writer],
-        watchdog: Watchdog,
-    ):
-        """As `fit`. Resumes where there is a checkpoint."""
-        self._train_step, self._batches, self._put, self._steps = train_step, batches, put, steps
-        self._config, self._dir, self._run, self._rules = config, run_dir, run, rules
-        self._evaluators, self._more_writers = evaluators, more_writers
-        self._watchdog = watchdog
-        self._events = Events(run_dir)
-        self._checkpoints = Checkpoints(run_dir, config.keep, config.keep_every)
+    state: TrainState
+    trainer: Trainer
+    batches: Batches
+    steps: int
+    config: LoopConfig
+    run_dir: pathlib.Path
+    description: dict
+    evaluators: dict[str, Evaluator]
+    more_writers: Sequence[Writer]
+    watchdog: Watchdog
+
+    def __post_init__(self):
+        config = self.config
+        self._events = Events(self.run_dir)
+        self._checkpoints = Checkpoints(self.run_dir, config.keep, config.keep_every)
         self._guard = Guard(config.non_finite, config.max_non_finite, self._events)
-        self._like = abstract(state)
+        self._like = abstract(self.state)
         saved: dict = {}
         if self._checkpoints.latest() is not None:
-            jax.tree.map(lambda x: x.delete(), state)  # there may not be room for two
-            state, saved = self._restore()
-            batches.set_state(saved["data"])
+            jax.tree.map(lambda x: x.delete(), self.state)  # there may not be room for two
+            self.state, saved = self._restore()
+            self.batches.set_state(saved["data"])
             self._guard.resume(saved.get("guard"))
-        self.state, self.step = state, int(state.step)
+        self.step = int(self.state.step)
         self._saved_step = self.step if saved else -1
         self._open_log(saved)
 
     def _restore(self) -> tuple[TrainState, dict]:
         def check(saved: dict) -> None:
-            changed = check_resumable(str(self._dir), saved, self._run)
+            changed = check_resumable(str(self.run_dir), saved, self.description)
             if changed and is_lead():
                 tell = (f"{key} {old!r} -> {new!r}" for key, (old, new) in changed.items())
                 print("resuming with changes:", ", ".join(tell), file=sys.stderr)
@@ -227,38 +218,38 @@ class _Run:
             message = f"{error.found}; moved to {DAMAGED}/, and the one before it is used"
             self._events.tell("damaged", step, message)
 
-        self._watchdog.beat("restoring a checkpoint")
-        return self._checkpoints.restore(self._like, self._rules, check, tell)
+        self.watchdog.beat("restoring a checkpoint")
+        return self._checkpoints.restore(self._like, self.trainer.rules, check, tell)
 
     def _open_log(self, saved: dict) -> None:
-        self._evaluated = Evaluated(self._dir, self.step)
-        evaluates = self.is_due(self._config.eval_every) and self.step != self._evaluated.step
-        names = self._config.writers
-        self._writers = Writers(names, self._dir, self.step, evaluates, self._more_writers)
-        stage, pending = self._run["stage"], saved.get("report")
-        self._report = Report(self._writers, stage, self.step, self._steps, pending)
+        self._evaluated = Evaluated(self.run_dir, self.step)
+        evaluates = self.is_due(self.config.eval_every) and self.step != self._evaluated.step
+        names = self.config.writers
+        self._writers = Writers(names, self.run_dir, self.step, evaluates, self.more_writers)
+        stage, pending = self.description["stage"], saved.get("report")
+        self._report = Report(self._writers, stage, self.step, self.steps, pending)
 
     def is_due(self, every: int) -> bool:
         """Whether this step is a multiple, or the last."""
         step = self.step
-        return step == self._steps or (every > 0 and step > 0 and step % every == 0)
+        return step == self.steps or (every > 0 and step > 0 and step % every == 0)
 
     def is_first_to_go_back_to(self) -> bool:
         """Whether there is no checkpoint, and there should be."""
-        return self._config.non_finite == "roll_back" and self._saved_step == -1
+        return self.config.non_finite == "roll_back" and self._saved_step == -1
 
     def take_step(self) -> None:
-        self._watchdog.beat(f"drawing the batch of step {self.step + 1}")
+        self.watchdog.beat(f"drawing the batch of step {self.step + 1}")
         # Put while the devices work on the step before, which nothing here waits for: the step
         # itself moves nothing between host and devices.
-        batch = self._put(next(self._batches))
-        self._watchdog.beat(f"training step {self.step + 1}, or one that is still in work")
+        batch = self.trainer.put(next(self.batches))
+        self.watchdog.beat(f"training step {self.step + 1}, or one that is still in work")
         with jax.transfer_guard("disallow"):
-            self.state, metrics = self._train_step(self.state, batch)
+            self.state, metrics = self.trainer.train_step(self.state, batch)
         self.step += 1
-        emit = self.is_due(self._config.log_every)
-        self._report.add(self.step, metrics, self._batches.metrics, emit)
-        self._guard.add(self.step, metrics, self._batches.documents)
+        emit = self.is_due(self.config.log_every)
+        self._report.add(self.step, metrics, self.batches.metrics, emit)
+        self._guard.add(self.step, metrics, self.batches.documents)
 
     def must_roll_back(self, newest: bool) -> bool:
         """Judges the steps up to the newest, or the one before it (`train.guard`)."""
@@ -274,7 +265,7 @@ class _Run:
         self._settle()
         if self._checkpoints.latest() is None:
             raise UserError(
-                str(self._dir), "no checkpoint to go back to", "one, as loop.non_finite says",
+                str(self.run_dir), "no checkpoint to go back to", "one, as loop.non_finite says",
                 "See in events.jsonl why none could be saved.",
             )  # fmt: skip
         self.state = None  # there may not be room for two
@@ -297,9 +288,10 @@ class _Run:
         self._settle()
         more = {"report": self._report.pending(), "guard": self._guard.state()}
         for left in reversed(range(tries)):
-            self._watchdog.beat(f"saving step {self.step}")
+            self.watchdog.beat(f"saving step {self.step}")
             try:
-                self._checkpoints.save(self.state, self._run | more, self._batches.get_state())
+                data = self.batches.get_state()
+                self._checkpoints.save(self.state, self.description | more, data)
                 if wait:
                     self._checkpoints.wait()
             except NotSaved as e:
@@ -314,7 +306,7 @@ class _Run:
 
     def _settle(self) -> None:
         """What was saved before is on disk, or told as lost."""
-        self._watchdog.beat("waiting for a checkpoint to be written")
+        self.watchdog.beat("waiting for a checkpoint to be written")
         try:
             self._checkpoints.wait()
         except NotSaved as e:
@@ -331,8 +323,8 @@ class _Run:
             return
         self._report.flush()
         with self._report.paused():
-            for name, evaluator in self._evaluators.items():
-                self._watchdog.beat(f"evaluating {name} at step {self.step}")
+            for name, evaluator in self.evaluators.items():
+                self.watchdog.beat(f"evaluating {name} at step {self.step}")
                 evaluator(self.state, self.step, self._writers)
         self._evaluated.finish(self.step)
 
