@@ -10,7 +10,7 @@ from jax.sharding import AbstractMesh
 from unijax.core.errors import UserError
 from unijax.core.mesh import AXES
 from unijax.main import config as config_lib
-from unijax.main import plan
+from unijax.main import plan, plan_search, plan_show
 from unijax.main.run import RunConfig, make_system, resolve
 from unijax.main.train import check_rows
 from unijax.parallel.sharding import MeshConfig, make_mesh, mesh_shape
@@ -65,10 +65,10 @@ def test_the_step_of_the_largest_config_traces():
 def test_changes_that_are_tried_are_configs_nearest_first(name, mesh):
     run = resolve(config_lib.load(name), mesh)
     devices = plan.topology_of(run, None).size
-    tried = plan.changes(run, devices)
+    tried = plan_search.changes(run, devices)
     assert tried
     for change in tried:
-        other = plan.changed(run, change)
+        other = plan_search.changed(run, change)
         assert other != run
         check_rows(other, mesh_of(other, devices))
     smaller = [("data.rows" in change) for change in tried]
@@ -77,7 +77,7 @@ def test_changes_that_are_tried_are_configs_nearest_first(name, mesh):
 
 def test_weaker_remat_is_first_made_stronger():
     run = resolve(config_lib.load("configs/janus_pro.py:1b,stage3"), ["remat=none"])
-    assert plan.changes(run, 64)[:2] == [{"remat": "dots"}, {"remat": "full"}]
+    assert plan_search.changes(run, 64)[:2] == [{"remat": "dots"}, {"remat": "full"}]
 
 
 def a_plan(fits: bool) -> plan.Plan:
@@ -94,11 +94,11 @@ def a_plan(fits: bool) -> plan.Plan:
 
 def test_what_is_printed_and_written_says_all(tmp_path):
     asked, found = a_plan(False), a_plan(True)
-    text = plan.show("config", found, asked)
+    text = plan_show.show("config", found, asked)
     for part in ("fits: no (Used 99G of 95G hbm)", "nearest that fits: remat=full", "4.00 GiB",
                  "MFU at most 40.0%", "bottleneck: compute", "decoder"):  # fmt: skip
         assert part in text, text
-    plan.write_json(tmp_path / "plan.json", asked, found)
+    plan_show.write_json(tmp_path / "plan.json", asked, found)
     written = json.loads((tmp_path / "plan.json").read_text())
     assert written["plan"]["fits"] is False
     assert written["nearest"]["change"] == {"remat": "full"}
@@ -116,7 +116,7 @@ def test_what_is_printed_and_written_says_all(tmp_path):
 def test_a_system_without_a_roofline_is_shown_with_what_fits():
     asked = dataclasses.replace(a_plan(False), parts={})
     found = dataclasses.replace(a_plan(True), parts={}, roofline=None)
-    assert "nearest that fits: remat=full" in plan.show("config", found, asked)
+    assert "nearest that fits: remat=full" in plan_show.show("config", found, asked)
 
 
 def test_the_search_takes_the_first_change_that_fits(monkeypatch):
@@ -127,11 +127,11 @@ def test_the_search_takes_the_first_change_that_fits(monkeypatch):
         tried.append(change)
         return dataclasses.replace(a_plan(other.accumulate == 2), change=change)
 
-    monkeypatch.setattr(plan, "plan", compiled)
+    monkeypatch.setattr(plan_search, "plan", compiled)
     topology = plan.topology_of(run, None)
-    found = plan.nearest(run, topology, a_plan(False), None)
+    found = plan_search.nearest(run, topology, a_plan(False), None)
     assert found.change == {"remat": "full", "accumulate": 2}
-    assert tried == plan.changes(run, topology.size)[: len(tried)]
+    assert tried == plan_search.changes(run, topology.size)[: len(tried)]
 
 
 def test_without_a_compiler_or_a_topology_the_error_says_what_to_do():

@@ -1,10 +1,8 @@
 """`unijax plan`: the train step of a config, compiled for a topology that need not be there."""
 
 import dataclasses
-import json
 import math
 import pathlib
-import sys
 from typing import Any
 
 import jax
@@ -13,21 +11,13 @@ from jax.sharding import Mesh
 
 from unijax.core.batch import ImageBatch
 from unijax.core.errors import UserError
-from unijax.core.files import atomic_file
-from unijax.core.mesh import DATA, FSDP, SEQUENCE, TENSOR
+from unijax.core.mesh import DATA, SEQUENCE
 from unijax.core.vocab import SpecialIds
 from unijax.data.batch import BatchMaker
 from unijax.data.pictures import PictureConfig
 from unijax.main.run import DTYPES, RunConfig
 from unijax.main.train import build
-from unijax.parallel.sharding import (
-    TABLES,
-    MeshConfig,
-    describe,
-    make_mesh,
-    mesh_shape,
-    row_shards,
-)
+from unijax.parallel.sharding import describe, make_mesh, row_shards
 from unijax.plan import hardware, target
 from unijax.plan.collectives import Collective, collectives, on_mesh
 from unijax.plan.compiled import compile_once, digest_of, progress
@@ -99,13 +89,6 @@ def topology_of(run: RunConfig, text: str | None) -> Topology:
             "--topology", "none, and none in the config", "a topology, as v5p:4x4x8", "Add it."
         )
     return hardware.parse(text or run.hardware)
-
-
-def write_json(path: pathlib.Path, asked: Plan, found: Plan) -> None:
-    """Both plans; `nearest` is null where the config fits as it is, or nothing does."""
-    other = found.to_json() if found is not asked else None
-    with atomic_file(path) as temporary:
-        temporary.write_text(json.dumps({"plan": asked.to_json(), "nearest": other}, indent=1))
 
 
 def abstract_batch(run: RunConfig, sharding: Any) -> Any:
@@ -233,135 +216,3 @@ def _turns(run: RunConfig, rows: Rows, mesh: Any) -> int:
     """Of the loops whose length is data: the chunks of a head that a device works."""
     targets = max(rows.text_targets, rows.code_targets) / run.accumulate / row_shards(mesh)
     return math.ceil(targets / mesh.shape[SEQUENCE] / run.model.head_chunk)
-
-
-# What to change where a step does not fit
-
-
-def changes(run: RunConfig, devices: int) -> list[dict[str, Any]]:
-    """What may make a step fit, the nearest to the config first; keys as on the command line.
-
-    What leaves the numbers as they are comes before what costs time, and that before a smaller
-    batch: recomputation, parts of a step, parameters in more parts, heads and widths split.
-    """
-    out: list[dict[str, Any]] = []
-    order = ["none", "dots", "full"]
-    stronger = order[order.index(run.remat) + 1 :]
-    out += [{"remat": remat} for remat in stronger]
-    full = {} if run.remat == "full" else {"remat": "full"}
-    rows = run.data.batch if isinstance(run.data, PictureConfig) else run.data.rows
-    name = "data.batch" if isinstance(run.data, PictureConfig) else "data.rows"
-    sizes = mesh_shape(run.mesh, devices)
-    tensors = [sizes[TENSOR], *(n for n in (2, 4, 8) if n > sizes[TENSOR])]
-    split = [_split(run.mesh, sizes[SEQUENCE], n) for n in tensors]
-    for mesh, tensor in [({}, sizes[TENSOR]), *zip(split, tensors)]:
-        shards, left = divmod(devices, sizes[SEQUENCE] * tensor)
-        if left:
-            continue
-        if mesh and rows % (shards * run.accumulate) == 0:
-            out.append(full | mesh)
-        times = [n for n in (2, 4, 8, 16, 32) if rows % (shards * run.accumulate * n) == 0]
-        out += [full | mesh | {"accumulate": run.accumulate * n} for n in times]
-    least = sizes[DATA] * sizes[FSDP] * run.accumulate
-    out += [full | {name: rows // n} for n in (2, 4) if rows % (least * n) == 0]
-    return out
-
-
-def _split(mesh: MeshConfig, sequence: int, tensor: int) -> dict[str, Any]:
-    """What to change for parameters in as many parts as there are devices; empty for nothing."""
-    order = list(TABLES)
-    needed = "fsdp_tensor_sequence" if sequence > 1 else "fsdp_tensor" if tensor > 1 else "fsdp"
-    wanted = {
-        "data": 1, "fsdp": -1, "sequence": sequence, "tensor": tensor,
-        "table": max(mesh.table, needed, key=order.index),
-    }  # fmt: skip
-    return {f"mesh.{k}": value for k, value in wanted.items() if getattr(mesh, k) != value}
-
-
-def changed(run: RunConfig, change: dict[str, Any]) -> RunConfig:
-    """`run` with the values of `change`."""
-    for key, value in change.items():
-        group, _, name = key.rpartition(".")
-        if group:
-            inner = dataclasses.replace(getattr(run, group), **_whole(run, group, change))
-            run = dataclasses.replace(run, **{group: inner})
-        else:
-            run = dataclasses.replace(run, **{name: value})
-    return run
-
-
-def _whole(run: RunConfig, group: str, change: dict[str, Any]) -> dict[str, Any]:
-    """All changes of a group: it is checked as one."""
-    return {k.split(".")[1]: v for k, v in change.items() if k.startswith(group + ".")}
-
-
-def nearest(run: RunConfig, topology: Topology, first: Plan, cache: pathlib.Path | None) -> Plan:
-    """The first change that fits, found by compiling; `first` where none does."""
-    for change in changes(run, topology.size):
-        other = changed(run, change)
-        text = " ".join(f"{k}={v}" for k, v in change.items())
-        print(f"does not fit; trying {text}", file=sys.stderr, flush=True)
-        try:
-            tried = plan(other, topology, change, cache)
-        except UserError as refused:
-            print(f"  {refused}", file=sys.stderr)
-            continue
-        if tried.fits:
-            return tried
-    return first
-
-
-# What is printed
-
-
-def _bytes(n: float | int) -> str:
-    return f"{n / 2**30:9.2f} GiB"
-
-
-def show(name: str, found: Plan, asked: Plan) -> str:
-    """A plan as text. `asked` is that of the config as it is, `found` the nearest that fits."""
-    m, out = asked.memory, [f"{name} on {asked.topology}", asked.mesh]
-    out += [f"fits: {'yes' if asked.fits else 'no'}" + f" ({asked.refusal})" * bool(asked.refusal)]
-    out += ["", "bytes per device"]
-    rows = {
-        "parameters": m.parameters, "optimizer": m.optimizer, "batch": m.batch,
-        "temporaries": m.temporaries, "  of these gradients": m.gradients,
-        "program, results": m.other, "in all": m.total, "there are": m.capacity,
-    }  # fmt: skip
-    out += [f"  {label:22}{_bytes(n)}" for label, n in rows.items()]
-    if asked.roofline is None and asked.refusal:
-        out += ["  (the compiler refused: temporaries are not known)"]
-    if asked.parts:
-        out += ["", f"FLOPs per token ({asked.tokens:,.0f} tokens a step)"]
-        out += [f"  {'':12}{'forward':>10}{'true':>10}{'executed':>10}"]
-        for part, p in asked.parts.items():
-            figures = (p.forward, p.true, p.executed)
-            out.append(f"  {part:12}" + "".join(f"{x / asked.tokens:10.3g}" for x in figures))
-    if asked.roofline is not None:
-        out += ["", *_show_roofline(asked)]
-    if not asked.fits:
-        out.append("")
-        if found is asked:
-            out.append("nothing that was tried fits: take more devices")
-        else:
-            change = " ".join(f"{k}={v}" for k, v in found.change.items())
-            out += [f"nearest that fits: {change}", f"  {'in all':22}{_bytes(found.memory.total)}"]
-            if found.roofline is not None:
-                out += _show_roofline(found)
-    return "\n".join(out)
-
-
-def _show_roofline(p: Plan) -> list[str]:
-    line = p.roofline
-    out = ["step time (s), each resource alone"]
-    out += [f"  {'compute':24}{line.compute:9.4f}", f"  {'memory':24}{line.memory:9.4f}"]
-    out += [f"  collectives, {axes:11}{s:9.4f}" for axes, s in sorted(line.collectives.items())]
-    out.append(
-        f"  at least {line.seconds:.4f} s, MFU at most {line.mfu:.1%}; "
-        f"bottleneck: {line.bottleneck}"
-    )
-    out.append(
-        f"  nothing at once: {line.seconds_in_turn:.4f} s, MFU {line.mfu_in_turn:.1%}; "
-        f"{p.tokens / line.seconds_in_turn:,.0f} to {p.tokens / line.seconds:,.0f} tokens/s"
-    )
-    return out

@@ -37,19 +37,21 @@ def finetune_(args: argparse.Namespace) -> None:
 
 def plan_(args: argparse.Namespace) -> int:
     """`unijax plan`: exit status 1 where the step does not fit."""
-    from unijax.main import plan
+    from unijax.main.plan import plan, topology_of
+    from unijax.main.plan_search import nearest
+    from unijax.main.plan_show import show, write_json
     from unijax.plan import target
 
     target.prepare()
     run = _resolved(args)
-    given = plan.topology_of(run, args.topology)
+    given = topology_of(run, args.topology)
     cache = pathlib.Path(args.cache)
-    asked = found = plan.plan(run, given, {}, cache)
+    asked = found = plan(run, given, {}, cache)
     if not asked.fits and not args.no_search:
-        found = plan.nearest(run, given, asked, cache)
-    print(plan.show(args.config, found, asked))
+        found = nearest(run, given, asked, cache)
+    print(show(args.config, found, asked))
     if args.json is not None:
-        plan.write_json(pathlib.Path(args.json), asked, found)
+        write_json(pathlib.Path(args.json), asked, found)
     return 0 if asked.fits else 1
 
 
