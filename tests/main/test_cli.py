@@ -1,9 +1,13 @@
 """The command line: one clear message, no traceback, a status, nothing half-written."""
 
+import errno
 import pathlib
 
 import pytest
 
+from unijax.core import exit_codes
+from unijax.core.errors import Unwritable
+from unijax.main import verbs
 from unijax.main.cli import main, parse
 
 TINY = str(pathlib.Path(__file__).with_name("tiny.py"))
@@ -132,3 +136,22 @@ def test_impossible_values_are_refused_before_anything_is_written(capsys, tmp_pa
 def test_shards_of_no_size(capsys, tmp_path, size):
     argv = ["export", str(tmp_path / "r"), str(tmp_path / "out"), "--shard-gib", size]
     assert "--shard-gib" in fails(capsys, *argv)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        Unwritable("runs/a", "No space left on device", "room", "Free some."),
+        OSError(errno.ENOSPC, "No space left on device", "runs/a"),
+    ],
+)
+def test_a_disk_that_can_no_longer_be_written_is_no_mistake_and_is_tried_again(
+    capsys, monkeypatch, error
+):
+    def full(args):
+        raise error
+
+    monkeypatch.setattr(verbs, "train_", full)
+    status = main(["train", "--config", TINY, "--run-dir", "r"])
+    assert exit_codes.failure(status) == "node"
+    assert "runs/a: found No space left on device" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The exception for what a user can cause, and the one for what an engine does."""
+"""Exceptions for what a user can cause, and for what happens to a run."""
 
 
 class UserError(ValueError):
@@ -10,6 +10,13 @@ class UserError(ValueError):
     def __init__(self, where: str, found: str, expected: str, fix: str):
         self.where, self.found, self.expected, self.fix = where, found, expected, fix
         super().__init__(f"{where}: found {found}; expected {expected}. {fix}")
+
+
+class Unwritable(UserError):
+    """A place that could be written no longer can. The same command resumes, once it can be.
+
+    The command line exits with status 83.
+    """
 
 
 class Preempted(Exception):

@@ -11,7 +11,7 @@ import types
 from collections.abc import Callable, Sequence
 
 from unijax.core import exit_codes
-from unijax.core.errors import Preempted, UserError
+from unijax.core.errors import Preempted, Unwritable, UserError
 from unijax.main import launch_verbs, scaling_verbs
 
 # Orbax and absl narrate every save, asyncio every failed write of one; what a user must know is
@@ -203,7 +203,7 @@ def _run(args: argparse.Namespace) -> int:
         return _verb(f"{args.verb}_")(args) or exit_codes.DONE
     except UserError as e:
         print(f"error: {e}", file=sys.stderr)
-        return exit_codes.MISTAKE
+        return exit_codes.UNWRITABLE if isinstance(e, Unwritable) else exit_codes.MISTAKE
     except Preempted as e:
         print(e, file=sys.stderr)
         return exit_codes.PREEMPTED
@@ -213,7 +213,7 @@ def _run(args: argparse.Namespace) -> int:
         where, found = e.filename or "the disk", e.strerror or "cannot be written"
         told = UserError(where, found, "a writable place with free space", "Free some; repeat.")
         print(f"error: {told}", file=sys.stderr)
-        return exit_codes.MISTAKE
+        return exit_codes.UNWRITABLE
     except KeyboardInterrupt:
         print("interrupted; the last checkpoint is intact", file=sys.stderr)
         return exit_codes.INTERRUPTED

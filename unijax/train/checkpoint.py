@@ -18,7 +18,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from unijax.core import tree
-from unijax.core.errors import UserError
+from unijax.core.errors import Unwritable, UserError
 from unijax.core.files import writable_directory
 from unijax.core.processes import all_agree, is_lead, wait_for_all
 from unijax.core.system import Params
@@ -47,7 +47,7 @@ class Damaged(UserError):
     """Files of a checkpoint that cannot be read, or do not hold what was saved."""
 
 
-class NotSaved(UserError):
+class NotSaved(Unwritable):
     """The place of the checkpoints cannot be written. The earlier ones are as they were."""
 
 
@@ -218,7 +218,7 @@ class Checkpoints:
     def _writing(self) -> Iterator[None]:
         """A disk that cannot be written, told as one.
 
-        One process goes on, with a new manager; of several, the others wait in the one that failed.
+        One process goes on, with a new manager; several end, as the others wait in what one left.
         """
         try:
             yield
@@ -228,7 +228,7 @@ class Checkpoints:
             self._remove_halves()
             told = self._not_saved(str(e).splitlines()[0][:200])
             if jax.process_count() > 1:
-                raise UserError(told.where, told.found, told.expected, told.fix) from e
+                raise Unwritable(told.where, told.found, told.expected, told.fix) from e
             self._manager = _Manager(self._directory, options=self._options)
             raise told from e
 
