@@ -84,7 +84,7 @@ def scaling_line(key: str, p: Plan, compiled_for: str) -> str:
         room,
         f"{line.seconds:.3f} to {line.seconds_in_turn:.3f}",
         f"{line.mfu:.0%} to {line.mfu_in_turn:.0%}",
-        f"{p.tokens / line.seconds_in_turn:,.0f}",
+        f"{p.amount / line.seconds_in_turn:,.0f}",
         line.bottleneck,
         source,
     ]

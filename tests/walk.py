@@ -32,9 +32,9 @@ def all_avals(jaxpr: Any) -> Iterator[Any]:
 
 
 def product_flops(jaxpr: Any) -> int:
-    """Of matrix products, 2 per multiply-add, a scan's body as often as it runs.
+    """Of matrix products and convolutions, 2 per multiply-add, a scan's body as often as it runs.
 
-    The body of a loop of unknown length counts once.
+    The body of a loop of unknown length counts once; of branches, the one that has most.
     """
     jaxpr = jaxpr.jaxpr if isinstance(jaxpr, jex.ClosedJaxpr) else jaxpr
     total = 0
@@ -43,6 +43,19 @@ def product_flops(jaxpr: Any) -> int:
             (contracted, _), _ = equation.params["dimension_numbers"]
             depth = np.prod([equation.invars[0].aval.shape[i] for i in contracted], dtype=int)
             total += 2 * int(depth) * equation.outvars[0].aval.size
-        inner = sum(map(product_flops, _inside(equation)))
-        total += inner * (equation.params["length"] if equation.primitive.name == "scan" else 1)
+        if equation.primitive.name == "conv_general_dilated":
+            total += _of_convolution(equation)
+        inner = [product_flops(x) for x in _inside(equation)]
+        if equation.primitive.name == "cond":
+            inner = [max(inner)]
+        times = equation.params["length"] if equation.primitive.name == "scan" else 1
+        total += sum(inner) * times
     return total
+
+
+def _of_convolution(equation: Any) -> int:
+    """Products with the zeros between the values of a dilated input are none."""
+    kernel, names = equation.invars[1].aval, equation.params["dimension_numbers"]
+    per_output = kernel.size // kernel.shape[names.rhs_spec[0]]
+    zeros = np.prod(equation.params["lhs_dilation"], dtype=int)
+    return 2 * equation.outvars[0].aval.size * per_output // int(zeros)

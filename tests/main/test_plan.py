@@ -85,8 +85,8 @@ def a_plan(fits: bool) -> plan.Plan:
     return plan.Plan(
         topology="v5p:2x2x1", mesh="mesh: fsdp 4", change={} if not fits else {"remat": "full"},
         digest="0123", fits=fits, refusal="" if fits else "Used 99G of 95G hbm",
-        memory=Memory(2 * gib, 4 * gib, gib, gib, 3 * gib, 0, 95.0 * gib), tokens=1000.0,
-        parts={"decoder": Part(1e6, 3e6, 4e6)},
+        memory=Memory(2 * gib, 4 * gib, gib, gib, 3 * gib, 0, 95.0 * gib),
+        amount=1000.0, unit="token", parts={"decoder": Part(1e6, 3e6, 4e6)},
         roofline=Roofline(0.5, 0.1, {"fsdp": 0.2}, 4e14, 2e15) if fits else None, seconds=1.0,
         collectives=(Collective("all-gather", ("fsdp",), (0, 1, 2, 3), 100, 24, "bf16"),),
     )  # fmt: skip
@@ -113,10 +113,22 @@ def test_what_is_printed_and_written_says_all(tmp_path):
     )
 
 
-def test_a_system_without_a_roofline_is_shown_with_what_fits():
-    asked = dataclasses.replace(a_plan(False), parts={})
-    found = dataclasses.replace(a_plan(True), parts={}, roofline=None)
-    assert "nearest that fits: remat=full" in plan_show.show("config", found, asked)
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("configs/vq_demo.py", {"VQ encoder", "VQ decoder"}),
+        ("configs/siglip_demo.py", {"vision", "text", "projections", "similarity"}),
+    ],
+)
+def test_recipes_of_single_pictures_are_counted_by_image(name, parts):
+    run = resolve(config_lib.load(name))
+    system, mesh = make_system(run), make_mesh(MeshConfig(), jax.devices()[:1])
+    work = plan.work_of(run, setup.build(system, run.stage, mesh, "data", system.dtype, 0))
+    assert (work.amount, work.unit, set(work.parts)) == (run.data.batch, "image", parts)
+    asked = dataclasses.replace(a_plan(True), amount=work.amount, unit="image", parts=work.parts)
+    text = plan_show.show("config", asked, asked)
+    assert f"FLOPs per image ({run.data.batch} images a step)" in text
+    assert " images/s" in text
 
 
 def test_the_search_takes_the_first_change_that_fits(monkeypatch):

@@ -7,19 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AbstractMesh, NamedSharding
-from jax.sharding import PartitionSpec as P
 
 from tests.train.toy import Toy, ToyBatches, toy_stage
-from unijax.core.mesh import AXES
 from unijax.parallel.sharding import MeshConfig, make_mesh
 from unijax.plan.collectives import Collective
 from unijax.plan.compiled import compile_once, digest_of
 from unijax.plan.hardware import parse
-from unijax.plan.memory import Memory, account, in_use, on_device
+from unijax.plan.memory import account, on_device
 from unijax.plan.roofline import roofline
 from unijax.train import setup
-from unijax.train.state import TrainState
 
 ONE = parse("v5p:1x1x1")  # its name alone is used: the programs here are compiled for the CPU
 
@@ -57,18 +53,6 @@ def test_what_was_compiled_is_not_compiled_again(tmp_path):
     assert digest != digest_of(lowered.as_text() + " ", ONE)
 
 
-def test_bytes_of_parts_and_of_what_is_gathered():
-    mesh = AbstractMesh((1, 4, 2, 2), AXES)
-
-    def array(*spec):
-        return jax.ShapeDtypeStruct((16, 8), jnp.float32, sharding=NamedSharding(mesh, P(*spec)))
-
-    params = {"a": array(("fsdp", "sequence"), "tensor"), "b": array()}
-    state = TrainState(step=(), params=params, frozen={}, opt_state={})
-    assert on_device(params) == (2 * 4 + 16 * 8) * 4
-    assert in_use(state, 2) == (16 * 4 + 16 * 8) * 2
-
-
 @dataclasses.dataclass(frozen=True)
 class Chip:
     process_index: int
@@ -78,12 +62,12 @@ def test_the_longest_resource_is_the_bottleneck():
     hosts = parse("h100:8*2")
     chip = hosts.chip
     devices = np.array([Chip(i // 8) for i in range(16)])
-    memory = Memory(2**30, 2**31, 0, 2**30, 0, 0, 8e10)
+    moved = 3.0 * 2**32
     inside = Collective("all-gather", ("tensor",), tuple(range(8)), 8 * 10**9, 3, "bf16")
     across = Collective("all-reduce", ("data",), (0, 8), 10**9, 1, "f32")
-    line = roofline(hosts, devices, [inside, across], memory, 2**32, 1e15, 3e15)
+    line = roofline(hosts, devices, [inside, across], moved, 1e15, 3e15)
     assert line.compute == pytest.approx(3e15 / 16 / chip.flops)
-    assert line.memory == pytest.approx((2**32 + 2 * 2**32) / chip.memory_bandwidth)
+    assert line.memory == pytest.approx(moved / chip.memory_bandwidth)
     assert line.collectives["tensor"] == pytest.approx(3 * 7e9 / chip.link)
     assert line.collectives["data"] == pytest.approx(1e9 / chip.network)
     assert line.bottleneck == "compute"
@@ -91,6 +75,6 @@ def test_the_longest_resource_is_the_bottleneck():
     assert line.mfu == pytest.approx(1 / 3)
     parts = line.compute + line.memory + sum(line.collectives.values())
     assert line.seconds_in_turn == pytest.approx(parts)
-    more = roofline(hosts, devices, [inside] * 9 + [across], memory, 2**32, 1e15, 3e15)
+    more = roofline(hosts, devices, [inside] * 9 + [across], moved, 1e15, 3e15)
     assert more.bottleneck == "collectives over tensor"
     assert math.isclose(more.mfu, 1e15 / 16 / chip.flops / more.seconds)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.walk import product_flops
 from unijax.core import axes, tree
 from unijax.core.batch import ImageBatch
 from unijax.core.errors import UserError
@@ -143,10 +144,21 @@ def test_fresh_parameters_start_as_published(boxed):
         assert len(leaf.names) == leaf.value.ndim
 
 
-def test_flops_of_the_towers():
-    flops = SYSTEM.forward_flops(batch([[1], [2], [3]], [1.0, 1.0, 0.0]))
-    assert float(flops["vision_model"]) == 2 * CONFIG.vision.flops_per_image()
-    assert float(flops["text_model"]) == 2 * CONFIG.text.flops_per_text()
+def test_flops_are_those_of_the_program(params):
+    b = batch([[1], [2], [3]])
+    step = jnp.zeros((), jnp.int32)
+    program = jax.make_jaxpr(
+        lambda p: SYSTEM.loss(p, b, jax.random.key(0), step, frozenset())[0]["contrastive"]
+    )(params)
+    found = SYSTEM.forward_flops(b)
+    assert sum(map(float, found.values())) == product_flops(program)
+    assert found.keys() == params.keys()
+
+
+def test_flops_are_of_what_counts():
+    one, two = (SYSTEM.forward_flops(batch([[1], [2]], weight)) for weight in ([1.0, 0.0], None))
+    for name in one:
+        assert float(two[name]) == float(one[name]) * (4 if name == "similarity" else 2)
 
 
 def test_batches_without_fitting_texts_are_refused(params):

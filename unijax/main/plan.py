@@ -22,10 +22,12 @@ from unijax.plan import hardware, target
 from unijax.plan.collectives import Collective, collectives, on_mesh
 from unijax.plan.compiled import compile_once, digest_of, progress
 from unijax.plan.hardware import Topology
-from unijax.plan.memory import Memory, account, in_use, on_device
+from unijax.plan.janus_work import Rows, janus_work
+from unijax.plan.memory import Memory, account, on_device
+from unijax.plan.picture_work import contrastive_work, tokenizer_work
 from unijax.plan.roofline import Roofline, roofline
-from unijax.plan.work import Part, Rows, parts
-from unijax.systems.janus import Janus
+from unijax.plan.traffic import traffic
+from unijax.plan.work import Part, Work
 from unijax.train.setup import Trainer
 
 
@@ -40,8 +42,9 @@ class Plan:
       fits: whether the compiler found room, and the bytes it found agree.
       refusal: what the compiler said where it found none.
       memory: on a device.
-      tokens: of a step, padding excluded, as `unijax.plan.work.Rows.expected` assumes.
-      parts: FLOPs of a step by part; empty for systems without a decoder.
+      amount: of `unit`s ("token" or "image") of a step, padding excluded; of tokens what
+        `unijax.plan.janus_work.Rows.expected` assumes.
+      parts: FLOPs of a step by part.
       roofline: None where the compiler refused.
       seconds: that the compiler took.
       collectives: of a step.
@@ -54,7 +57,8 @@ class Plan:
     fits: bool
     refusal: str
     memory: Memory
-    tokens: float
+    amount: float
+    unit: str
     parts: dict[str, Part]
     roofline: Roofline | None
     seconds: float
@@ -120,14 +124,15 @@ def plan(run: RunConfig, topology: Topology, change: dict, cache: pathlib.Path |
       UserError: where the config does not fit the topology's number of devices.
     """
     mesh = make_mesh(run.mesh, target.devices(topology))
-    system, trainer = build(run, mesh)
+    _, trainer = build(run, mesh)
     batch = abstract_batch(run, trainer.batch_sharding)
     with progress(f"{topology}: lowering"):
         lowered = trainer.train_step.lower(trainer.abstract_state, batch)
     digest = digest_of(lowered.as_text(), topology)
     compiled = compile_once(lowered, topology, digest, cache)
     memory = account(trainer.abstract_state, batch, topology.chip.memory, compiled)
-    base = Plan(
+    work = work_of(run, trainer)
+    found = Plan(
         topology=str(topology),
         mesh=describe(mesh, run.mesh.table),
         change=change,
@@ -135,41 +140,45 @@ def plan(run: RunConfig, topology: Topology, change: dict, cache: pathlib.Path |
         fits=not compiled.refusal and memory.fits,
         refusal=compiled.refusal,
         memory=memory,
-        tokens=0.0,
-        parts={},
+        amount=work.amount,
+        unit=work.unit,
+        parts=dict(work.parts),
         roofline=None,
         seconds=compiled.seconds,
     )
-    if not isinstance(system, Janus):
-        return base
-    rows = Rows.expected(run.data, run.cache_frozen)
-    found = parts(run.model, trainer.rules, run.remat, rows)
-    base = dataclasses.replace(base, tokens=rows.tokens, parts=found)
     if not compiled.text:
-        return base
-    sent = collectives(compiled.text, dict(mesh.shape), _turns(run, rows, mesh))
-    return _with_roofline(base, run, topology, mesh, trainer, sent)
+        return found
+    sent = collectives(compiled.text, dict(mesh.shape), _turns(run, mesh))
+    return _with_roofline(found, run, topology, mesh, trainer, work, sent)
+
+
+def work_of(run: RunConfig, trainer: Trainer) -> Work:
+    """FLOPs by part, and how a step uses parameters."""
+    match run.system:
+        case "janus":
+            rows = Rows.expected(run.data, run.cache_frozen)
+            return janus_work(run.model, trainer.rules, run.remat, rows)
+        case "tokenizer":
+            return tokenizer_work(run.model, trainer.rules, run.data.batch)
+        case "contrastive":
+            d = run.data
+            return contrastive_work(run.model, trainer.rules, run.remat, d.batch, d.text_length)
+    raise AssertionError(run.system)
 
 
 def _with_roofline(
-    base: Plan,
+    found: Plan,
     run: RunConfig,
     topology: Topology,
     mesh: Mesh,
     trainer: Trainer,
+    work: Work,
     sent: list[Collective],
 ) -> Plan:
-    passes = run.accumulate * (3 if run.remat == "full" else 2)
-    line = roofline(
-        topology,
-        mesh.devices,
-        sent,
-        base.memory,
-        passes * in_use(trainer.abstract_state, jnp.dtype(DTYPES[run.dtype]).itemsize),
-        sum(part.true for part in base.parts.values()),
-        sum(part.executed for part in base.parts.values()),
-    )
-    return dataclasses.replace(base, roofline=line, collectives=tuple(sent))
+    itemsize = jnp.dtype(DTYPES[run.dtype]).itemsize
+    moved = traffic(trainer.abstract_state, work, run.remat, run.accumulate, itemsize)
+    line = roofline(topology, mesh.devices, sent, moved, work.true, work.executed)
+    return dataclasses.replace(found, roofline=line, collectives=tuple(sent))
 
 
 def carried_over(base: Plan, run: RunConfig, topology: Topology) -> Plan:
@@ -177,7 +186,7 @@ def carried_over(base: Plan, run: RunConfig, topology: Topology) -> Plan:
 
     Assumes that the program is the same but for the size of groups: as many rows a chip, the same
     axes in use. Temporaries differ by the share of gradients. Where the new mesh has replicas that
-    the old one had not, their gradients are summed once more.
+    the old one had not, their gradients are summed too, those of every part of the step.
 
     Args:
       base: with a roofline.
@@ -197,22 +206,25 @@ def carried_over(base: Plan, run: RunConfig, topology: Topology) -> Plan:
     )
     sent = on_mesh(list(base.collectives), dict(mesh.shape))
     if mesh.shape[DATA] > 1 and not any(DATA in one.axes for one in sent):
-        sum_ = Collective("all-reduce", (DATA,), (), gradients, 1, "f32")
+        sum_ = Collective("all-reduce", (DATA,), (), gradients, run.accumulate, "f32")
         sent += on_mesh([sum_], dict(mesh.shape))
-    rows = Rows.expected(run.data, run.cache_frozen)
+    work = work_of(run, trainer)
     other = dataclasses.replace(
         base,
         topology=str(topology),
         mesh=describe(mesh, run.mesh.table),
         fits=memory.fits,
         memory=memory,
-        tokens=rows.tokens,
-        parts=parts(run.model, trainer.rules, run.remat, rows),
+        amount=work.amount,
+        parts=dict(work.parts),
     )
-    return _with_roofline(other, run, topology, mesh, trainer, sent)
+    return _with_roofline(other, run, topology, mesh, trainer, work, sent)
 
 
-def _turns(run: RunConfig, rows: Rows, mesh: Any) -> int:
+def _turns(run: RunConfig, mesh: Any) -> int:
     """Of the loops whose length is data: the chunks of a head that a device works."""
+    if run.system != "janus":
+        return 1
+    rows = Rows.expected(run.data, run.cache_frozen)
     targets = max(rows.text_targets, rows.code_targets) / run.accumulate / row_shards(mesh)
     return math.ceil(targets / mesh.shape[SEQUENCE] / run.model.head_chunk)

@@ -32,11 +32,11 @@ def show(name: str, found: Plan, asked: Plan) -> str:
     if asked.roofline is None and asked.refusal:
         out += ["  (the compiler refused: temporaries are not known)"]
     if asked.parts:
-        out += ["", f"FLOPs per token ({asked.tokens:,.0f} tokens a step)"]
+        out += ["", f"FLOPs per {asked.unit} ({asked.amount:,.0f} {asked.unit}s a step)"]
         out += [f"  {'':12}{'forward':>10}{'true':>10}{'executed':>10}"]
         for part, p in asked.parts.items():
             figures = (p.forward, p.true, p.executed)
-            out.append(f"  {part:12}" + "".join(f"{x / asked.tokens:10.3g}" for x in figures))
+            out.append(f"  {part:12}" + "".join(f"{x / asked.amount:10.3g}" for x in figures))
     if asked.roofline is not None:
         out += ["", *_show_roofline(asked)]
     if not asked.fits:
@@ -62,6 +62,6 @@ def _show_roofline(p: Plan) -> list[str]:
     )
     out.append(
         f"  nothing at once: {line.seconds_in_turn:.4f} s, MFU {line.mfu_in_turn:.1%}; "
-        f"{p.tokens / line.seconds_in_turn:,.0f} to {p.tokens / line.seconds:,.0f} tokens/s"
+        f"{p.amount / line.seconds_in_turn:,.0f} to {p.amount / line.seconds:,.0f} {p.unit}s/s"
     )
     return out

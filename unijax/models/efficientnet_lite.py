@@ -49,6 +49,21 @@ STAGES = (
 )
 
 
+def flops_per_image(image_size: int, num_stages: int) -> int:
+    """Of the convolutions of a forward pass but the depthwise ones; 2 per multiply-add."""
+    side = -(-image_size // 2)
+    total, c_in = 2 * 3**2 * 3 * STEM_CHANNELS * side**2, STEM_CHANNELS
+    for stage in STAGES[:num_stages]:
+        for i in range(stage.blocks):
+            wide = c_in * stage.expansion
+            if stage.expansion != 1:
+                total += 2 * c_in * wide * side**2
+            side = -(-side // stage.stride) if i == 0 else side
+            total += 2 * wide * stage.channels * side**2
+            c_in = stage.channels
+    return total
+
+
 class EfficientNetLite0(nn.Module):
     """The first `num_stages` stages.
 

@@ -43,9 +43,9 @@ class TextEncoderConfig:
                 "Change one of them.",
             )
 
-    def flops_per_text(self) -> int:
-        """Of the matrix products of a forward pass over `max_length` tokens."""
-        n, d = self.max_length, self.hidden_size
+    def flops_per_text(self, tokens: int) -> int:
+        """Of the matrix products of a forward pass over so many tokens, 2 per multiply-add."""
+        n, d = tokens, self.hidden_size
         layer = 2 * n * (4 * d * d + 2 * d * self.intermediate_size) + 4 * n * n * d
         return self.num_hidden_layers * layer
 

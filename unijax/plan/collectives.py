@@ -97,7 +97,7 @@ def on_mesh(found: list[Collective], mesh_shape: dict[str, int]) -> list[Collect
     """The same on a mesh whose axes have other sizes, where every device has as many rows.
 
     Bytes are then the same: a gather's result and a scatter's argument are whole, and what is
-    exchanged has more parts of smaller ones.
+    exchanged has more parts of smaller ones. Over axes of size 1 nothing is sent.
     """
     numbers = np.arange(math.prod(mesh_shape.values())).reshape(tuple(mesh_shape.values()))
 
@@ -105,7 +105,8 @@ def on_mesh(found: list[Collective], mesh_shape: dict[str, int]) -> list[Collect
         line = numbers[tuple(slice(None) if a in axes else 0 for a in mesh_shape)]
         return tuple(int(n) for n in line.flat)
 
-    return [dataclasses.replace(one, group=group(one.axes)) for one in found]
+    moved = [dataclasses.replace(one, group=group(one.axes)) for one in found]
+    return [one for one in moved if len(one.group) > 1]
 
 
 def _size(array: tuple[str, str]) -> tuple[int, str]:

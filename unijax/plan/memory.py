@@ -5,9 +5,7 @@ import math
 from typing import Any
 
 import jax
-from jax.sharding import NamedSharding, PartitionSpec
 
-from unijax.core.mesh import PARTS
 from unijax.plan.compiled import Compiled
 from unijax.train.state import TrainState
 
@@ -48,26 +46,6 @@ def on_device(tree: Any) -> int:
     return sum(
         math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)
     )
-
-
-def in_use(state: TrainState, itemsize: int) -> int:
-    """Bytes of all parameters as a device uses them: gathered where they lie in parts of a width.
-
-    Args:
-      itemsize: of the compute dtype.
-    """
-    total = 0
-    for x in jax.tree.leaves((state.params, state.frozen)):
-        gathered = PartitionSpec(
-            *(tuple(a for a in _names(dim) if a not in PARTS) for dim in x.sharding.spec)
-        )
-        shape = NamedSharding(x.sharding.mesh, gathered).shard_shape(x.shape)
-        total += math.prod(shape) * itemsize
-    return total
-
-
-def _names(dim: Any) -> tuple[str, ...]:
-    return (dim,) if isinstance(dim, str) else tuple(dim or ())
 
 
 def account(state: TrainState, batch: Any, capacity: float, compiled: Compiled) -> Memory:

@@ -7,7 +7,6 @@ import numpy as np
 
 from unijax.plan.collectives import Collective
 from unijax.plan.hardware import Topology, bandwidth
-from unijax.plan.memory import Memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,8 +15,8 @@ class Roofline:
 
     Attributes:
       compute: executed FLOPs at the chip's peak.
-      memory: parameters, optimizer state and gradients read and written, at the memory's bandwidth;
-        activations left out.
+      memory: parameters, optimizer state and gradients read and written, at the memory's bandwidth
+        (`traffic`); activations left out.
       collectives: by the mesh axes over which they go, as "fsdp" or "fsdp+sequence".
       true_flops: of the step, on all devices.
       peak_flops: per second, of all devices.
@@ -77,8 +76,7 @@ def roofline(
     topology: Topology,
     devices: np.ndarray,
     found: list[Collective],
-    memory: Memory,
-    weights_read: int,
+    moved: float,
     true_flops: float,
     executed_flops: float,
 ) -> Roofline:
@@ -86,7 +84,7 @@ def roofline(
 
     Args:
       devices: of the mesh.
-      weights_read: bytes of parameters as used, as often as a step reads them.
+      moved: bytes that a device reads and writes.
     """
     chip, flat = topology.chip, devices.reshape(-1)
     seconds: dict[str, float] = {}
@@ -94,8 +92,6 @@ def roofline(
         rate = bandwidth(topology, [place(topology, flat[i]) for i in one.group])
         axes = "+".join(one.axes)
         seconds[axes] = seconds.get(axes, 0.0) + one.sent / rate
-    # The update reads and writes parameters and moments, and reads gradients, which were written.
-    moved = weights_read + 2 * (memory.parameters + memory.optimizer + memory.gradients)
     return Roofline(
         compute=executed_flops / topology.size / chip.flops,
         memory=moved / chip.memory_bandwidth,

@@ -1,81 +1,15 @@
-"""The work of a step of Janus: true FLOPs by part, and what the program does beyond them.
+"""The work of a step: true FLOPs by part, and what the program does beyond them.
 
-True FLOPs are those of matrix products and convolutions that the model needs for the tokens of a
-step: padding, empty image slots and recomputation excluded. What a row holds is data, which a plan
-has none of; `Rows.expected` assumes it, and says so.
+True FLOPs are those of matrix products and convolutions that the model needs for what a step holds:
+padding, empty image slots and recomputation excluded, as the loop counts them for its MFU
+(`train.step.training_flops`). Each recipe counts its own parts: `janus_work`, `picture_work`.
 """
 
 import dataclasses
+from collections.abc import Mapping
 
 from unijax.core.errors import UserError
-from unijax.data.config import DataConfig
-from unijax.data.tasks import may_show
-from unijax.systems.janus import JanusConfig
 from unijax.train.stage import Rule
-
-# Tokens of text of a document beside its image, and how many of them are answers, by what it shows.
-TEXT = {"und": (192, 128), "text": (640, 640), "gen": (64, 0)}
-
-
-@dataclasses.dataclass(frozen=True)
-class Rows:
-    """What the rows of a step hold, in all.
-
-    Attributes:
-      rows: of the step.
-      length: tokens of a row.
-      slots: image slots by stream; 0 where the stream is off.
-      encoded: streams whose images are encoded in the step.
-      tokens: that are not padding.
-      pairs: (query, key) pairs that are visible.
-      images: used slots by stream.
-      text_targets, code_targets: positions that feed each head.
-    """
-
-    rows: int
-    length: int
-    slots: dict[str, int]
-    encoded: frozenset[str]
-    tokens: float
-    pairs: float
-    images: dict[str, float]
-    text_targets: float
-    code_targets: float
-
-    @classmethod
-    def expected(cls, data: DataConfig, cached: bool) -> "Rows":
-        """Full rows of documents with one image or none, drawn by the ratio of the mixture.
-
-        A document to read is an image, 64 tokens of questions and 128 of answers; one to draw 64
-        tokens and an image; a text has 640 tokens. Where a row's slots do not suffice for its
-        images, the rest is padding.
-        """
-        streams = {"und": data.und, "gen": data.gen}
-        ratios = dict.fromkeys(TEXT, 0.0)
-        for group in data.groups:
-            tasks = [source.task for source in group.sources]
-            of = [s for s in streams if any(may_show(task, s) for task in tasks)]
-            shows = group.name if group.name in TEXT else of[0] if of else "text"
-            ratios[shows] += group.ratio
-        whole = sum(ratios.values())
-        share = {kind: ratio / whole for kind, ratio in ratios.items()}
-        length = {k: TEXT[k][0] + (streams[k].tokens if streams.get(k) else 0) for k in TEXT}
-        documents = data.row_length / sum(share[k] * length[k] for k in TEXT)
-        for kind, stream in streams.items():
-            if stream is not None and share[kind] > 0:
-                documents = min(documents, stream.slots / share[kind])
-        count = {kind: documents * share[kind] * data.rows for kind in TEXT}
-        return cls(
-            rows=data.rows,
-            length=data.row_length,
-            slots={s: c.slots if c else 0 for s, c in streams.items()},
-            encoded=frozenset() if cached else frozenset(s for s, c in streams.items() if c),
-            tokens=sum(count[k] * length[k] for k in TEXT),
-            pairs=sum(count[k] * length[k] * (length[k] + 1) / 2 for k in TEXT),
-            images={s: count[s] for s in streams},
-            text_targets=sum(count[k] * TEXT[k][1] for k in TEXT),
-            code_targets=count["gen"] * (data.gen.tokens if data.gen else 0),
-        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,87 +26,83 @@ class Part:
     true: float
     executed: float
 
+    def __add__(self, other: "Part") -> "Part":
+        return Part(
+            self.forward + other.forward, self.true + other.true, self.executed + other.executed
+        )
 
-def parts(model: JanusConfig, rules: dict[str, Rule], remat: str, rows: Rows) -> dict[str, Part]:
-    """By part of the model.
 
-    A part that trains costs three times its forward pass, one that only passes gradients on twice,
-    a frozen encoder once. Recomputation of "full" adds a forward pass of the layers but for their
-    last product. The kernels of attention make scores again for the gradients of queries and again
-    for those of keys: 3.5 forward passes where, all kept, 2 would do.
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """Of a step, over all devices.
+
+    Attributes:
+      amount: of `unit`s that a step works, padding excluded.
+      unit: "token" or "image".
+      parts: FLOPs by part of the model.
+      lookups: rows that are looked up in tables of embeddings, by path of the table.
+      forward_only: what has no backward pass, as starts of paths.
+      idle: what a step does not use, likewise.
+    """
+
+    amount: float
+    unit: str
+    parts: Mapping[str, Part]
+    lookups: Mapping[str, float]
+    forward_only: tuple[str, ...] = ()
+    idle: tuple[str, ...] = ()
+
+    @property
+    def true(self) -> float:
+        return sum(part.true for part in self.parts.values())
+
+    @property
+    def executed(self) -> float:
+        return sum(part.executed for part in self.parts.values())
+
+
+class Trained:
+    """Which parts of a model train: `"group" in trained`.
 
     Raises:
-      UserError: if nothing trains.
+      UserError: if nothing does.
     """
-    trained = {path for path, rule in rules.items() if not rule.frozen}
-    if not trained:
-        raise UserError("stage.rules", "nothing that trains", "a part that does", "Unfreeze one.")
 
-    def trains(group: str) -> bool:
-        return any(path == group or path.startswith(group + "/") for path in trained)
+    def __init__(self, rules: Mapping[str, Rule]):
+        self._paths = [path for path, rule in rules.items() if not rule.frozen]
+        if not self._paths:
+            raise UserError(
+                "stage.rules", "nothing that trains", "a part that does", "Unfreeze one."
+            )
 
-    text, vision, vq = model.text, model.vision, model.vq
-    width, positions = text.hidden_size, rows.rows * rows.length
-    again = 1 if remat == "full" else 0
-
-    def layers(needed, worked, each, last, group, encoder=False):
-        """Of as many tokens or images as are needed, and as are worked.
-
-        `each` is a forward pass of one, `last` the share of it of the last product of every layer,
-        which nothing in the layer's backward pass asks for again.
-        """
-        frozen = not trains(group)
-        backward = 0 if frozen and encoder else 1 if frozen else 2
-        once_more = again * (each - last) if backward else 0.0
-        executed = worked * ((1 + backward) * each + once_more)
-        return Part(needed * each, (1 + backward) * needed * each, executed)
-
-    def plain(forward, done, group):
-        backward = 2 if trains(group) else 1
-        return Part(forward, (1 + backward) * forward, (1 + backward) * done)
-
-    per_image = {"und": float(vision.flops_per_image()), "gen": float(vq.encode_flops_per_image())}
-    slots = {s: rows.rows * n for s, n in rows.slots.items()}
-    und, gen = rows.images["und"] * vision.num_tokens, rows.images["gen"] * vq.num_tokens
-    at_slots = slots["und"] * vision.num_tokens, slots["gen"] * vq.num_tokens
-    pairs = rows.pairs * float(text.flops_per_pair())
-    head = 2.0 * width * text.vocab_size
-    codes = 2.0 * (width + vq.num_embeddings) * width
-    aligner = 2.0 * (vision.hidden_size + width) * width
-    generation_aligner = 2.0 * (vq.embed_dim + width) * width
-    decoder, down = float(text.flops_per_token()), 2.0 * width * text.intermediate_size
-    found = {
-        "decoder": layers(
-            rows.tokens, positions, decoder, text.num_hidden_layers * down, "language_model/layers"
-        ),
-        "attention": Part(pairs, 3 * pairs, (1 + again + 3.5) * pairs),
-        "text head": plain(
-            rows.text_targets * head, rows.text_targets * head, "language_model/lm_head"
-        ),
-        "image head": plain(
-            rows.code_targets * codes, rows.code_targets * codes, "generation_head"
-        ),
-        "adaptors": _sum(
-            plain(und * aligner, at_slots[0] * aligner, "aligner"),
-            plain(
-                gen * generation_aligner, at_slots[1] * generation_aligner, "generation_aligner"
-            ),
-        ),
-    }  # fmt: skip
-    if "und" in rows.encoded:
-        patches = 2.0 * vision.num_tokens * 3 * vision.patch_size**2 * vision.hidden_size
-        fc2 = 2.0 * vision.num_tokens * vision.hidden_size * vision.intermediate_size
-        last = patches + vision.num_hidden_layers * fc2
-        found["SigLIP"] = layers(
-            rows.images["und"], slots["und"], per_image["und"], last, "vision_model", encoder=True
-        )
-    if "gen" in rows.encoded:
-        forward, done = rows.images["gen"] * per_image["gen"], slots["gen"] * per_image["gen"]
-        found["VQ"] = Part(forward, forward, done)  # codes have no gradient
-    return found
+    def __contains__(self, group: str) -> bool:
+        return any(path == group or path.startswith(group + "/") for path in self._paths)
 
 
-def _sum(*found: Part) -> Part:
-    return Part(
-        sum(p.forward for p in found), sum(p.true for p in found), sum(p.executed for p in found)
-    )
+def plain(forward: float, done: float, trains: bool) -> Part:
+    """A part that trains costs three times its forward pass, one that passes gradients on twice.
+
+    Args:
+      forward: FLOPs that are needed.
+      done: with padding.
+    """
+    times = 3 if trains else 2
+    return Part(forward, times * forward, times * done)
+
+
+def layers(
+    needed: float, worked: float | int, each: float, last: float, remat: str, backward: int
+) -> Part:
+    """A stack of layers, of as many tokens or images as are needed, and as are worked.
+
+    Recomputation of "full" adds a forward pass of the layers but for their last product.
+
+    Args:
+      each: FLOPs of a forward pass of one.
+      last: the share of it of the last product of every layer, which nothing in the layer's
+        backward pass asks for again.
+      backward: passes: 2 for one that trains, 1 for one that passes gradients on, else 0.
+    """
+    again = each - last if remat == "full" and backward else 0.0
+    executed = worked * ((1 + backward) * each + again)
+    return Part(needed * each, (1 + backward) * needed * each, executed)

@@ -57,7 +57,7 @@ class Contrastive:
     param_dtype: DTypeLike = jnp.float32
     remat: str = "none"
 
-    encoders = frozenset()  # nothing is frozen on the input side
+    encoders = frozenset({"vision_model", "text_model"})
     rows_alone = False  # every image meets every text
 
     @property
@@ -164,12 +164,15 @@ class Contrastive:
         }
 
     def forward_flops(self, batch: ImageBatch, as_causal: bool = False) -> dict[str, Array]:
-        """By tower."""
+        """By part; texts as long as the longest that the batch has room for."""
         del as_causal  # no packed rows
-        c, images = self.config, jnp.sum(batch.weight)
+        c, images, width = self.config, jnp.sum(batch.weight), 2.0 * self.config.embed_dim
         return {
             "vision_model": images * float(c.vision.flops_per_image()),
-            "text_model": images * float(c.text.flops_per_text()),
+            "text_model": images * float(c.text.flops_per_text(batch.text.shape[1])),
+            "vision_projection": images * width * c.vision.hidden_size,
+            "text_projection": images * width * c.text.hidden_size,
+            "similarity": images**2 * width,
         }
 
 

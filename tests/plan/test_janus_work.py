@@ -11,7 +11,7 @@ from tests.systems.test_janus import DATA, GEN, SYSTEM, UND, Document, TextSpan,
 from tests.walk import product_flops
 from unijax.core import tree
 from unijax.data.config import GroupConfig, SourceConfig
-from unijax.plan.work import TEXT, Rows, parts
+from unijax.plan.janus_work import TEXT, Rows, janus_work
 from unijax.systems.janus import Janus
 from unijax.train.stage import OptimizerConfig, Rule, StageConfig, match_rules
 from unijax.train.step import training_flops
@@ -47,9 +47,9 @@ def test_true_flops_are_those_that_the_loop_reports():
     decoder_frozen = Rule("language_model/", frozen=True), *ENCODERS_FROZEN
     for given in (ENCODERS_FROZEN, (Rule("vqmodel/", frozen=True), Rule("")), decoder_frozen):
         table = rules(*given)
-        found = parts(SYSTEM.config, table, "none", rows_of(batch))
+        found = janus_work(SYSTEM.config, table, "none", rows_of(batch))
         want = float(training_flops(SYSTEM, batch, table))
-        assert sum(p.true for p in found.values()) == pytest.approx(want, rel=1e-6)
+        assert found.true == pytest.approx(want, rel=1e-6)
 
 
 @pytest.mark.parametrize("remat", ["none", "full"])
@@ -62,8 +62,8 @@ def test_executed_flops_of_the_decoder_are_those_of_the_program(remat):
     found, want = [], []
     for system in systems:
         table = rules(*ENCODERS_FROZEN)
-        one = parts(system.config, table, remat, rows_of(batch))
-        want.append(one["decoder"].executed)
+        one = janus_work(system.config, table, remat, rows_of(batch))
+        want.append(one.parts["decoder"].executed)
         found.append(_of(system, remat, trained, batch))
     assert found[1] - found[0] == want[1] - want[0] > 0
 
