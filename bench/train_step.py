@@ -145,7 +145,7 @@ def planned(config: str, topology: str, overrides: list[str]) -> Step | None:
         seconds=line["seconds"],
         slow_seconds=line["seconds_in_turn"],
         flops=sum(part["true"] for part in found["parts"].values()),
-        tokens=found["tokens"],
+        tokens=found["amount"],
         mfu=line["mfu"],
         memory=found["memory"]["total"],
     )
