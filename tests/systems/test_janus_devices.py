@@ -1,20 +1,7 @@
 """Janus with its rows, their positions, heads and classes split over devices equals that of one."""
 
-import os
-import subprocess
-import sys
+from tests import devices
 
 
 def test_over_devices_equals_one():
-    environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0",
-        "JAX_PLATFORMS": "cpu",
-    }
-    run = subprocess.run(
-        [sys.executable, "-m", "tests.systems.janus_devices"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
-    assert run.stdout.strip() == "equal", run.stderr[-3000:]
+    assert devices.run("tests.systems.janus_devices") == "equal"

@@ -5,7 +5,6 @@ import os
 import pathlib
 import shutil
 import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests import devices
 from tests.logs import events, lines
 from tests.train.test_loop import run, same_bits
 from tests.train.toy import Toy, toy_stage
@@ -276,8 +276,4 @@ def test_an_error_that_is_not_of_the_disk_is_not_passed_over(tmp_path, monkeypat
 
 
 def test_any_mesh_and_table_restores_equal_arrays(tmp_path):
-    """In a process of 8 devices."""
-    command = [sys.executable, "-m", "tests.train.checkpoint_devices", str(tmp_path)]
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    done = subprocess.run(command, env=os.environ | flags, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
+    devices.run("tests.train.checkpoint_devices", str(tmp_path), fast=False)
