@@ -10,7 +10,7 @@ from jax.sharding import AbstractMesh
 from unijax.core.errors import UserError
 from unijax.core.mesh import AXES
 from unijax.main import config as config_lib
-from unijax.main import plan, plan_search, plan_show
+from unijax.main import plan, plan_show
 from unijax.main.run import RunConfig, make_system, resolve
 from unijax.main.train import check_rows
 from unijax.parallel.sharding import MeshConfig, make_mesh, mesh_shape
@@ -51,33 +51,6 @@ def test_the_step_of_the_largest_config_traces():
     same = jax.tree.map(lambda a, b: a.shape == b.shape, state, trainer.abstract_state)
     assert all(jax.tree.leaves(same))
     assert "flops" in metrics
-
-
-@pytest.mark.parametrize(
-    ("name", "mesh"),
-    [
-        *((name, ()) for name in FULL_SIZE),
-        (FULL_SIZE[0], ("mesh.tensor=2", "mesh.table=fsdp_tensor")),
-        (FULL_SIZE[0], ("mesh.fsdp=4", "mesh.sequence=2", "mesh.table=fsdp_tensor_sequence")),
-        (FULL_SIZE[0], ("mesh.data=1", "mesh.tensor=-1", "mesh.table=fsdp_tensor")),
-    ],
-)
-def test_changes_that_are_tried_are_configs_nearest_first(name, mesh):
-    run = resolve(config_lib.load(name), mesh)
-    devices = plan.topology_of(run, None).size
-    tried = plan_search.changes(run, devices)
-    assert tried
-    for change in tried:
-        other = plan_search.changed(run, change)
-        assert other != run
-        check_rows(other, mesh_of(other, devices))
-    smaller = [("data.rows" in change) for change in tried]
-    assert smaller == sorted(smaller)  # a smaller batch is the last resort
-
-
-def test_weaker_remat_is_first_made_stronger():
-    run = resolve(config_lib.load("configs/janus_pro.py:1b,stage3"), ["remat=none"])
-    assert plan_search.changes(run, 64)[:2] == [{"remat": "dots"}, {"remat": "full"}]
 
 
 def a_plan(fits: bool) -> plan.Plan:
@@ -129,21 +102,6 @@ def test_recipes_of_single_pictures_are_counted_by_image(name, parts):
     text = plan_show.show("config", asked, asked)
     assert f"FLOPs per image ({run.data.batch} images a step)" in text
     assert " images/s" in text
-
-
-def test_the_search_takes_the_first_change_that_fits(monkeypatch):
-    run = resolve(config_lib.load("configs/janus_pro.py:1b,stage3"), ["remat=none"])
-    tried = []
-
-    def compiled(other, topology, change, cache):
-        tried.append(change)
-        return dataclasses.replace(a_plan(other.accumulate == 2), change=change)
-
-    monkeypatch.setattr(plan_search, "plan", compiled)
-    topology = plan.topology_of(run, None)
-    found = plan_search.nearest(run, topology, a_plan(False), None)
-    assert found.change == {"remat": "full", "accumulate": 2}
-    assert tried == plan_search.changes(run, topology.size)[: len(tried)]
 
 
 def test_without_a_compiler_or_a_topology_the_error_says_what_to_do():

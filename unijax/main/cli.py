@@ -94,7 +94,10 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
     p.add_argument("--topology", help="as v5p:4x4x8, v5e:16x16*2 or h100:8*4; the config's if none")
     p.add_argument("--json", help="file for the plan as JSON")
     p.add_argument("--cache", default=".plan", help="folder of what was compiled before")
-    p.add_argument("--no-search", action="store_true", help="look for no change that fits")
+    p.add_argument(
+        "--tries", type=int, default=12,
+        help="where the step does not fit, compile so many changes at most to find one that does",
+    )  # fmt: skip
 
     p = verbs.add_parser("show", help="print rendered and packed rows of a config as text")
     _config_flags(p)

@@ -113,6 +113,27 @@ def abstract_batch(run: RunConfig, sharding: Any) -> Any:
     )
 
 
+def _arguments(run: RunConfig, topology: Topology) -> tuple[Mesh, Trainer, Any]:
+    """The mesh, the trainer and the abstract batch; nothing is compiled.
+
+    Raises:
+      UserError: where the config does not fit the topology's number of devices.
+    """
+    mesh = make_mesh(run.mesh, target.devices(topology))
+    _, trainer = build(run, mesh)
+    return mesh, trainer, abstract_batch(run, trainer.batch_sharding)
+
+
+def arguments(run: RunConfig, topology: Topology) -> int:
+    """Bytes of parameters, optimizer state and batch on a device, exactly; nothing is compiled.
+
+    Raises:
+      UserError: where the config does not fit the topology's number of devices.
+    """
+    _, trainer, batch = _arguments(run, topology)
+    return on_device((trainer.abstract_state, batch))
+
+
 def plan(run: RunConfig, topology: Topology, change: dict, cache: pathlib.Path | None) -> Plan:
     """Compiles the step of `run` for `topology`, or reads what was found of the same program.
 
@@ -123,9 +144,7 @@ def plan(run: RunConfig, topology: Topology, change: dict, cache: pathlib.Path |
     Raises:
       UserError: where the config does not fit the topology's number of devices.
     """
-    mesh = make_mesh(run.mesh, target.devices(topology))
-    _, trainer = build(run, mesh)
-    batch = abstract_batch(run, trainer.batch_sharding)
+    mesh, trainer, batch = _arguments(run, topology)
     with progress(f"{topology}: lowering"):
         lowered = trainer.train_step.lower(trainer.abstract_state, batch)
     digest = digest_of(lowered.as_text(), topology)
@@ -192,9 +211,8 @@ def carried_over(base: Plan, run: RunConfig, topology: Topology) -> Plan:
       base: with a roofline.
       run: of `base`, with the rows and mesh of the other topology.
     """
-    mesh = make_mesh(run.mesh, target.devices(topology))
-    _, trainer = build(run, mesh)
-    state, batch = trainer.abstract_state, abstract_batch(run, trainer.batch_sharding)
+    mesh, trainer, batch = _arguments(run, topology)
+    state = trainer.abstract_state
     gradients = on_device(state.params)
     memory = dataclasses.replace(
         base.memory,

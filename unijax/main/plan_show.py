@@ -5,6 +5,7 @@ import pathlib
 
 from unijax.core.files import atomic_file
 from unijax.main.plan import Plan
+from unijax.main.plan_search import as_text
 
 
 def write_json(path: pathlib.Path, asked: Plan, found: Plan) -> None:
@@ -42,10 +43,12 @@ def show(name: str, found: Plan, asked: Plan) -> str:
     if not asked.fits:
         out.append("")
         if found is asked:
-            out.append("nothing that was tried fits: take more devices")
+            out.append("no change was found that fits: take more devices, or more --tries")
         else:
-            change = " ".join(f"{k}={v}" for k, v in found.change.items())
-            out += [f"nearest that fits: {change}", f"  {'in all':22}{_bytes(found.memory.total)}"]
+            out += [
+                f"nearest that fits: {as_text(found.change)}",
+                f"  {'in all':22}{_bytes(found.memory.total)}",
+            ]
             if found.roofline is not None:
                 out += _show_roofline(found)
     return "\n".join(out)

@@ -47,8 +47,8 @@ def plan_(args: argparse.Namespace) -> int:
     given = topology_of(run, args.topology)
     cache = pathlib.Path(args.cache)
     asked = found = plan(run, given, {}, cache)
-    if not asked.fits and not args.no_search:
-        found = nearest(run, given, asked, cache)
+    if not asked.fits:
+        found = nearest(run, given, asked, cache, args.tries)
     print(show(args.config, found, asked))
     if args.json is not None:
         write_json(pathlib.Path(args.json), asked, found)
