@@ -22,25 +22,9 @@ import tempfile
 import time
 from pathlib import Path
 
-os.environ.update(
-    {
-        "JAX_PLATFORMS": "cpu",
-        "TPU_SKIP_MDS_QUERY": "1",
-        "TPU_ACCELERATOR_TYPE": "v5litepod-16",
-        "TPU_WORKER_HOSTNAMES": "localhost",
-        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # no chip is taken: nothing to lock
-        "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1",
-        "MOSAIC_GPU_DUMP_PTXAS": "1",
-        "MOSAIC_GPU_DUMP_TO": tempfile.mkdtemp(),
-        # Autotuning would run candidates.
-        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_autotune_level=0",
-    }
-)
-
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from unijax.core.mesh import SEQUENCE, TENSOR
@@ -49,21 +33,15 @@ from unijax.main.run import resolve
 from unijax.models import llama, siglip
 from unijax.ops.attention import attention, select_implementation
 from unijax.ops.attention.cases import CASES, Case
-from unijax.plan.target import GPUS
+from unijax.plan import hardware, target
 from unijax.scaling.ladder import LADDERS
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 RECOMPUTED, SPLIT = ", recomputed", ", over 4 chips"
-DUMP = Path(os.environ["MOSAIC_GPU_DUMP_TO"])
+DUMP = Path(tempfile.mkdtemp())  # where Mosaic writes what ptxas says of a kernel
 TARGETS = {
-    "v5e": dict(platform="tpu", topology_name="v5e:2x2"),
-    "v5p": dict(platform="tpu", topology_name="v5p:2x2x1"),
-    "v6e": dict(platform="tpu", topology_name="v6e:2x2"),
-    **{
-        key: dict(platform="cuda", topology_name="any", topology="1x1x1", target_config=GPUS[key])
-        for key in ("h100", "a100")
-    },
-}
+    "v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2", "h100": "h100:1", "a100": "a100:1",
+}  # fmt: skip
 
 
 def sizes() -> dict[str, object]:
@@ -96,11 +74,10 @@ def missing_sizes() -> list[str]:
     ]
 
 
-def variants(target: str, name: str) -> list[str]:
+def variants(chips: hardware.Topology, name: str) -> list[str]:
     if name != "Janus 1B":
         return [""]
-    # The GPU topology is of one device.
-    return ["", RECOMPUTED] + [SPLIT] * (TARGETS[target]["platform"] == "tpu")
+    return ["", RECOMPUTED] + [SPLIT] * (chips.size == 4)
 
 
 def program(case: Case, recomputed: bool):
@@ -164,15 +141,14 @@ def kernels_of_gpu(spill: int) -> dict[str, str]:
     return found
 
 
-def check(target: str, name: str, variant: str, spill: int) -> str:
+def check(chips: hardware.Topology, name: str, variant: str, spill: int) -> str:
     """Compiles a case and says what it took.
 
     Raises:
       Whatever the compiler does.
     """
-    topology = topologies.get_topology_desc(**TARGETS[target])
     sides = (2, 2) if variant == SPLIT else (1, 1)
-    devices = np.array(topology.devices[: math.prod(sides)]).reshape(sides)
+    devices = np.array(target.devices(chips)[: math.prod(sides)]).reshape(sides)
     mesh = Mesh(devices, (TENSOR, SEQUENCE))
     case = CASES[name]
     began = time.perf_counter()
@@ -182,7 +158,7 @@ def check(target: str, name: str, variant: str, spill: int) -> str:
     seconds = time.perf_counter() - began
     kernels = (
         kernels_of_gpu(spill)
-        if TARGETS[target]["platform"] == "cuda"
+        if chips.chip.platform == "cuda"
         else kernels_of_tpu(compiled.as_text())
     )
     memory = compiled.memory_analysis().temp_size_in_bytes / 2**20
@@ -196,17 +172,20 @@ def main():
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--spill", type=int, default=64, help="bytes a kernel may spill")
     options = parser.parse_args()
+    os.environ |= {"MOSAIC_GPU_DUMP_PTXAS": "1", "MOSAIC_GPU_DUMP_TO": str(DUMP)}
+    target.prepare()
     failures = [f"no case for {name}" for name in missing_sizes()]
-    for target in options.targets:
+    for key in options.targets:
+        chips = hardware.parse(TARGETS[key])
         for name in options.cases:
-            for variant in variants(target, name):
+            for variant in variants(chips, name):
                 title = f"{name}{variant}"
                 try:
-                    result = check(target, name, variant, options.spill)
+                    result = check(chips, name, variant, options.spill)
                 except Exception as error:  # any refusal of any compiler
                     result = f"FAILED: {str(error).splitlines()[0][:300]}"
-                    failures.append(f"{target}, {title}")
-                print(f"{target:5} {title:26} {result}", flush=True)
+                    failures.append(f"{key}, {title}")
+                print(f"{key:5} {title:26} {result}", flush=True)
     if failures:
         sys.exit("compile-check failed: " + "; ".join(failures))
 

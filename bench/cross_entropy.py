@@ -5,8 +5,8 @@
 
 Prints two tables in Markdown, of the heads of the 1B model. Memory is what the compiler reports for
 temporaries of a device (`memory_analysis`), for one device with one row and for meshes of 8 (on CPU
-virtual ones); nothing runs for it. With `--topology` it is that of the TPU compiler, which needs
-`libtpu` and no TPU, and nothing is timed. Time is of one device and one row of `--tokens`;
+virtual ones); nothing runs for it. With `--topology` it is that of the compiler of that hardware,
+which need not be there, and nothing is timed. Time is of one device and one row of `--tokens`;
 contenders take turns and the best of the rounds counts, by the clock and by processor time (all
 threads): on a busy machine the second is the one to compare.
 """
@@ -16,9 +16,6 @@ import functools
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-16")
-os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
@@ -27,12 +24,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from attention_chunked import spent
-from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from unijax.core.mesh import DATA, FSDP, TENSOR
 from unijax.ops.cross_entropy import head_loss
+from unijax.plan import hardware
+from unijax.plan.target import devices as devices_of
+from unijax.plan.target import prepare
 from unijax.systems.janus import SIZES
 
 CONFIG = SIZES["janus_pro_1b"]
@@ -154,12 +153,14 @@ def main():
     parser.add_argument("--tokens", type=int, default=1024, help="of the row that is timed")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--dtype", default="float32", help="of hidden states")
-    parser.add_argument("--topology", help="of TPUs, 8 chips: compile for them, and time nothing")
+    parser.add_argument("--topology", help="of 8 chips: compile for them, and time nothing")
     options = parser.parse_args()
-    dtype, devices = jnp.dtype(options.dtype), jax.devices()
+    dtype = jnp.dtype(options.dtype)
     if options.topology:
-        topology = topologies.get_topology_desc(platform="tpu", topology_name=options.topology)
-        devices = topology.devices
+        prepare()
+        devices = devices_of(hardware.parse(options.topology))
+    else:
+        devices = jax.devices()
     print(f"{devices[0].device_kind}, jax {jax.__version__}, chunks of {CHUNK}")
     memory(4096, dtype, devices)
     if not options.topology:
