@@ -11,6 +11,7 @@ from unijax.scaling import diagnostics
 from unijax.scaling.bootstrap import bootstrap
 from unijax.scaling.extrapolation import extrapolate, largest
 from unijax.scaling.fit import fit
+from unijax.scaling.frontier import of_law
 from unijax.scaling.isoflop import valleys
 from unijax.scaling.laws import Chinchilla
 from unijax.scaling.objective import Objective
@@ -27,6 +28,7 @@ def doubts(points: Points) -> str:
     draws = bootstrap(fitted, points, 100, 0)
     found = diagnostics.warn_of_runs(points) + diagnostics.warn_of_fit(fitted, points, draws)
     found += diagnostics.warn_of_valleys(valleys(points))
+    found += diagnostics.warn_of_frontier(of_law(fitted.law, fitted.theta, draws, points), points)
     return "\n".join(found + diagnostics.warn_of_approach_2(fitted, points))
 
 
@@ -71,12 +73,6 @@ def test_no_effect_of_data_is_found_at_a_bound_or_ill_conditioned():
 def test_bias_of_approach_2_is_said():
     lopsided = {"E": 1.8, "A": 60.0, "B": 60000.0, "alpha": 0.22, "beta": 0.52}
     assert "approach 2 is biased here" in doubts(isoflop(BUDGETS, c=lopsided))
-
-
-def test_compute_that_is_not_a_multiple_of_n_d():
-    points = isoflop(BUDGETS)
-    flops = points.compute * (1 + 1e8 / points.parameters)
-    assert "differs between runs by a factor" in doubts(dataclasses.replace(points, flops=flops))
 
 
 def test_hidden_runs_are_predicted_and_inside_their_intervals():

@@ -7,7 +7,7 @@ from tests.scaling.synthetic import BUDGETS, isoflop
 from tests.scaling.synthetic import loss as law
 from unijax.core.errors import UserError
 from unijax.scaling import table
-from unijax.scaling.study import FitConfig, analyse, choose
+from unijax.scaling.study import FitConfig, analyse, choose, systems
 from unijax.scaling.validate import points
 
 
@@ -222,6 +222,31 @@ def test_several_learning_rates(tmp_path):
     found, ids, _ = points(runs, "text", "non_embedding_parameters", False, True)
     assert len(found) == 20
     assert sorted(ids) == sorted(f"run{i:02d}" + ("b" if i % 2 else "") for i in range(20))
+
+
+def test_seeds_that_survive_a_rate_are_no_fair_mean_of_it(tmp_path):
+    # Of each setting two seeds at two rates; the higher rate is better where it does not diverge.
+    changed = []
+    for i, r in enumerate(rows()):
+        for rate, gain in ((1e-3, 1.0), (3e-3, 0.98)):
+            for seed in (0, 1):
+                loss = r["loss_text_nats_per_token"] * gain
+                told = {"run_id": f"run{i:02d}_{rate}_{seed}", "learning_rate": rate, "seed": seed}
+                told |= {"loss_text_nats_per_token": loss, "size": f"{i}"}
+                diverged = i == 3 and rate == 3e-3 and seed == 1
+                changed.append(r | told | {"state": "diverged" if diverged else "done"})
+    runs = written(tmp_path, changed)
+    _, ids, failed = points(runs, "text", "non_embedding_parameters", True, True)
+    assert failed == ["run03_0.003_1"]
+    assert sorted(i for i in ids if i.startswith("run03")) == ["run03_0.001_0", "run03_0.001_1"]
+    assert sum("0.003" in i for i in ids) == 38
+
+
+def test_a_system_that_is_missing_in_some_rows(tmp_path):
+    with pytest.raises(UserError, match="column system: found no name in 1 rows, run07 the first"):
+        systems(written(tmp_path, with_one(system=None)))
+    nameless = [{k: v for k, v in r.items() if k != "system"} for r in rows()]
+    assert systems(written(tmp_path, nameless)) == [""]
 
 
 def test_sizes_of_equal_length_and_a_rate_each_are_not_one_setting(tmp_path):

@@ -17,7 +17,7 @@ from unijax.core.files import atomic_file
 from unijax.scaling import table
 from unijax.scaling.interaction import Interaction
 from unijax.scaling.results import Results, analyse_table, chosen_runs
-from unijax.scaling.study import Analysis, FitConfig, budgets, optima
+from unijax.scaling.study import Analysis, FitConfig, beyond_sizes, budgets, optima
 
 FILE = "fit.json"
 
@@ -90,11 +90,16 @@ def _one(analysis: Analysis, config: FitConfig) -> dict:
         "objective": analysis.fitted.value,
         "constants": {k: list(v) for k, v in analysis.constants(config.level).items()},
         "exponents": {
-            f"approach {k}": [f.exponents[0], *map(float, f.exponent_interval(config.level))]
+            f"approach {k}": {
+                name: [value, *map(float, ends)]
+                for name, value, ends in zip("ab", f.exponents, f.exponent_intervals(config.level))
+            }
             for k, f in analysis.frontiers.items()
         },
         "optima": [
-            {"flops": float(c)} | {k: [float(x) for x in v[:, i]] for k, v in best.items()}
+            {"flops": float(c)}
+            | {k: [float(x) for x in v[:, i]] for k, v in best.items()}
+            | {"beyond_sizes": beyond_sizes(analysis, float(best["parameters"][0, i]))}
             for i, c in enumerate(flops)
         ],
         "hidden_runs": [
@@ -119,10 +124,9 @@ def describe(analysis: Analysis, level: float) -> str:
     lines += _constants(analysis, level)
     lines.append(f"  objective {analysis.fitted.value:.8g} over {len(analysis.points)} runs")
     for approach, found in analysis.frontiers.items():
-        low, high = found.exponent_interval(level)
-        lines.append(
-            f"  approach {approach}: N ~ C^{found.exponents[0]:.3f}  [{low:.3f}, {high:.3f}]"
-        )
+        ends = zip("ND", found.exponents, found.exponent_intervals(level))
+        said = [f"{x} ~ C^{value:.3f}  [{low:.3f}, {high:.3f}]" for x, value, (low, high) in ends]
+        lines.append(f"  approach {approach}: {'   '.join(said)}")
     if analysis.extrapolation is not None:
         held = analysis.extrapolation
         for j, i in enumerate(held.held):

@@ -20,7 +20,7 @@ def contours(analysis: Analysis) -> Figure:
     flops = np.geomspace(p.compute.min() / 2, p.compute.max() * 4, 150)
     sizes = np.geomspace(p.parameters.min() / 2, p.parameters.max() * 2, 150)
     c, n = np.meshgrid(flops, sizes)
-    loss = law_at(analysis, n, c / (best.flops_per_pair * n))
+    loss = law_at(analysis, n, best.cost.tokens(c, n))
     levels = np.geomspace(loss.min(), min(loss.max(), 1.5 * p.loss.max()), 15)
     left.contour(c, n, loss, levels=levels, cmap="cividis", linewidths=0.7)
     left.scatter(

@@ -24,7 +24,7 @@ def coverage(
     """The share of studies whose interval holds the truth.
 
     Args:
-      study: the runs of a seed, with fresh noise.
+      study: the runs of a seed, with fresh noise; their compute is 6 N D.
       truth: E, A, B, alpha and beta.
 
     Returns:
@@ -44,8 +44,8 @@ def coverage(
             name: (interval(values, level), truth[name])
             for name, values in fitted.law.constants(drawn).items()
         }
-        ends["a"] = (frontier.exponent_interval(level), a)
-        optimum = np.exp(log_g + a * np.log(far[0] / frontier.flops_per_pair))
+        ends["a"] = (frontier.exponent_intervals(level)[0], a)
+        optimum = np.exp(log_g + a * np.log(far[0] / 6))
         ends["N_100"] = (frontier.parameter_interval(far, level)[:, 0], optimum)
         for name, ((low, high), true) in ends.items():
             hits[name] = hits.get(name, 0) + int(low <= true <= high)

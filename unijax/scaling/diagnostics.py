@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from unijax.scaling.fit import Fit
-from unijax.scaling.frontier import closed_form, flops_per_pair, optima_by_search, power_law
+from unijax.scaling.frontier import Frontier, budgets
 from unijax.scaling.isoflop import Valley, bias
 from unijax.scaling.laws import Chinchilla, Theta
 from unijax.scaling.points import Points
@@ -14,7 +14,6 @@ from unijax.scaling.repeated import ONCE
 RANGE = 8.0  # N and D should span at least this factor
 SIZES = 4
 RUNS_PER_CONSTANT = 3
-SPREAD = 1.25  # of compute over N D between runs: above it one value is no good for all
 
 
 def warn_of_runs(points: Points) -> list[str]:
@@ -46,12 +45,6 @@ def warn_of_runs(points: Points) -> list[str]:
                 "and this law counts repeated tokens as new ones: --repeated fits what they are "
                 "worth"
             )
-    k, spread = flops_per_pair(points)
-    if spread > SPREAD:
-        found.append(
-            f"compute over N D differs between runs by a factor of {spread:.2f} (median {k:.2f}): "
-            "closed forms of the frontier, which take one value, are as rough as that"
-        )
     return found
 
 
@@ -89,22 +82,23 @@ def warn_of_fit(fitted: Fit, points: Any, draws: Theta) -> list[str]:
     return found
 
 
-def warn_of_closed_form(fitted: Fit, points: Points) -> list[str]:
-    """How far approach 3's closed form is off where compute is no multiple of N D."""
-    k, spread = flops_per_pair(points)
-    if spread <= SPREAD or len(np.unique(points.parameters)) < SIZES:
-        return []
-    flops = np.geomspace(points.compute.min(), points.compute.max(), 9)
-    n = optima_by_search(fitted.law, fitted.theta, points, flops)
-    among = (n > points.parameters.min()) & (n < points.parameters.max())
-    if among.sum() < 2:
-        return []
-    slope = power_law(flops[among], n[None, among], np.ones((1, among.sum())))[0, 1]
-    closed = closed_form(fitted.law, fitted.theta[None], k)[0, 1]
-    return [
-        f"with the compute that each size has, the law's optimum goes as N ~ C^{slope:.3f} among "
-        f"these runs, where approach 3's closed form says {closed:.3f}"
-    ]
+def warn_of_frontier(frontier: Frontier, points: Points) -> list[str]:
+    """Budgets of the runs whose optimum, by the law, is a size that no run has."""
+    flops = budgets(frontier.span)
+    n = frontier.optimal_parameters(flops)
+    found = []
+    for outside, end, size in (
+        (n < points.parameters.min(), "below the smallest", points.parameters.min()),
+        (n > points.parameters.max(), "above the largest", points.parameters.max()),
+    ):
+        if outside.any():
+            most = np.exp(np.abs(np.log(n / size))[outside].max())
+            found.append(
+                f"the law's optimum is {end} size ({size:.3g}), by up to a factor of {most:.3g}, "
+                f"at {outside.sum()} of {len(n)} budgets over the runs' range: these runs do not "
+                "enclose it"
+            )
+    return found
 
 
 def warn_of_valleys(valleys: list[Valley]) -> list[str]:

@@ -11,7 +11,8 @@ from jaxtyping import Float
 
 from unijax.core.errors import UserError
 from unijax.scaling.bootstrap import resample
-from unijax.scaling.frontier import Frontier, flops_per_pair, power_law
+from unijax.scaling.cost import TokenCost
+from unijax.scaling.frontier import Frontier, power_law, span
 from unijax.scaling.points import Points
 
 BUDGETS = 1500
@@ -69,7 +70,8 @@ def fit_envelope(points: Points, draws: int, seed: int) -> Frontier:
         approach=1,
         line=line,
         draws=np.array(kept).reshape(-1, 2),
-        flops_per_pair=flops_per_pair(points)[0],
+        cost=TokenCost(points),
+        span=span(points),
         flops=flops[middle],
         parameters=sizes[middle],
     )

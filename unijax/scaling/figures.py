@@ -75,10 +75,7 @@ def isoflop_valleys(analysis: Analysis) -> Figure:
         x = np.log(sizes) - valley.center
         curve = valley.curve[0] + valley.curve[1] * x + valley.curve[2] * x * x
         axes.plot(sizes, curve, color=color, label=power(valley.flops))
-        order = np.argsort(n)
-        k = np.log(p.compute[valley.runs] / (n * p.tokens[valley.runs]))  # not one, with heads
-        k = np.exp(np.interp(np.log(sizes), np.log(n[order]), k[order]))
-        law = law_at(analysis, sizes, valley.flops / (k * sizes))
+        law = law_at(analysis, sizes, analysis.frontiers[3].cost.tokens(valley.flops, sizes))
         axes.plot(sizes, law, color=color, ls=":", lw=0.9)
         if valley.inside:
             axes.plot(
@@ -109,7 +106,7 @@ def allocation(analysis: Analysis, level: float) -> Figure:
             ),
             (
                 panels[1], found.optimal_tokens(flops), found.token_interval(flops, level),
-                found.flops / (found.flops_per_pair * found.parameters),
+                found.cost.tokens(found.flops, found.parameters),
                 rf"approach {approach}: $D\propto C^{{{b:.2f}}}$",
             ),
         ):  # fmt: skip

@@ -1,19 +1,27 @@
 """The compute-optimal frontier: which N and D to spend a budget C on, by three approaches.
 
-Every approach of Hoffmann et al. (arXiv 2203.15556, section 3) ends in a power law,
-log N = intercept + slope log C, with D = C / (k N). That is what a `Frontier` holds, so that they
-can be drawn and compared side by side. Approach 3 is here; 1 is `envelope`, 2 is `isoflop`.
+Each approach of Hoffmann et al. (arXiv 2203.15556, section 3) gives the optimal N of a budget; D is
+C / (k(N) N), with what tokens cost at each size (`cost`). Approaches 1 (`envelope`) and 2
+(`isoflop`) end in a power law, log N = intercept + slope log C: a `Frontier`. Approach 3 is the
+least of the fitted law's loss along a budget: where one k serves all sizes a power law too, in
+closed form, and a curve where it does not: a `Curve`, whose line is the power law nearest to it in
+the runs' range of compute.
 """
 
 import dataclasses
 
 import numpy as np
 from jaxtyping import Float
-from scipy.interpolate import CubicSpline
 
 from unijax.scaling.bootstrap import interval
+from unijax.scaling.cost import TokenCost
 from unijax.scaling.laws import Law, Theta
 from unijax.scaling.points import Points
+
+BUDGETS = 9  # evenly in log C over the runs, through whose optima a curve's line goes
+FAR = 40.0  # of log N: how far beyond the sizes an optimum is searched
+COARSE, FINE = 1.0, 0.1  # steps of that search in log N, beyond the sizes and among them
+HALVINGS = 36  # of a step: to 1e-11
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,25 +32,22 @@ class Frontier:
       approach: 1, 2 or 3.
       line: intercept and slope.
       draws: [draws, 2], the lines of the bootstrap.
-      flops_per_pair: k of C = k N D, for a parameter and a token.
+      cost: k of C = k(N) N D.
+      span: the least and the largest compute of the runs.
       flops, parameters: [m], the optima that the line goes through (none for approach 3).
     """
 
     approach: int
     line: Float[np.ndarray, "2"]
     draws: Float[np.ndarray, "draws 2"]
-    flops_per_pair: float
+    cost: TokenCost
+    span: tuple[float, float]
     flops: Float[np.ndarray, "m"]
     parameters: Float[np.ndarray, "m"]
 
-    @property
-    def exponents(self) -> tuple[float, float]:
-        """a and b of N ~ C^a, D ~ C^b."""
-        return float(self.line[1]), float(1 - self.line[1])
-
-    def exponent_interval(self, level: float) -> Float[np.ndarray, "2"]:
-        """Of a; that of b is one minus it."""
-        return interval(self.draws[:, 1], level)
+    def drawn_parameters(self, flops: Float[np.ndarray, "c"]) -> Float[np.ndarray, "draws c"]:
+        """N for each budget by each draw of the bootstrap."""
+        return np.exp(self.draws[:, :1] + self.draws[:, 1:] * np.log(flops))
 
     def optimal_parameters(self, flops: Float[np.ndarray, "c"]) -> Float[np.ndarray, "c"]:
         """N for each budget."""
@@ -50,30 +55,65 @@ class Frontier:
 
     def optimal_tokens(self, flops: Float[np.ndarray, "c"]) -> Float[np.ndarray, "c"]:
         """D for each budget."""
-        return flops / (self.flops_per_pair * self.optimal_parameters(flops))
+        return self.cost.tokens(flops, self.optimal_parameters(flops))
+
+    @property
+    def exponents(self) -> tuple[float, float]:
+        """a and b of N ~ C^a and D ~ C^b, in the range of the runs."""
+        flops = budgets(self.span)
+        return float(self.line[1]), float(_slopes(flops, self.optimal_tokens(flops)[None])[0])
+
+    def exponent_intervals(
+        self, level: float
+    ) -> tuple[Float[np.ndarray, "2"], Float[np.ndarray, "2"]]:
+        """Of a and of b."""
+        flops = budgets(self.span)
+        tokens = self.cost.tokens(flops, self.drawn_parameters(flops))
+        return interval(self.draws[:, 1], level), interval(_slopes(flops, tokens), level)
 
     def parameter_interval(
         self, flops: Float[np.ndarray, "c"], level: float
     ) -> Float[np.ndarray, "2 c"]:
         """Of N."""
-        lines = self.draws[:, :1] + self.draws[:, 1:] * np.log(flops)
-        return np.exp(interval(lines, level))
+        return interval(self.drawn_parameters(flops), level)
 
     def token_interval(
         self, flops: Float[np.ndarray, "c"], level: float
     ) -> Float[np.ndarray, "2 c"]:
-        """Of D: that of N, turned over."""
-        return flops / (self.flops_per_pair * self.parameter_interval(flops, level)[::-1])
+        """Of D."""
+        return interval(self.cost.tokens(flops, self.drawn_parameters(flops)), level)
 
 
-def flops_per_pair(points: Points) -> tuple[float, float]:
-    """k of C = k N D, the median over runs, and the ratio of its largest to its smallest value.
+@dataclasses.dataclass(frozen=True)
+class Curve(Frontier):
+    """Approach 3 where k differs between sizes: N is searched for, budget by budget.
 
-    It is 6 where compute was counted as 6 N D. With attention and heads counted it differs between
-    sizes; the ratio says how far a single k is from the truth.
+    Attributes:
+      law, theta: the fitted law.
+      thetas: [draws, p], of the bootstrap.
+      sizes: the smallest and the largest of the runs.
     """
-    k = points.compute / (points.parameters * points.tokens)
-    return float(np.median(k)), float(k.max() / k.min())
+
+    law: Law
+    theta: Float[np.ndarray, "p"]
+    thetas: Theta
+    sizes: tuple[float, float]
+
+    def drawn_parameters(self, flops: Float[np.ndarray, "c"]) -> Float[np.ndarray, "draws c"]:
+        return search(self.law, self.thetas, self.cost, self.sizes, flops)
+
+    def optimal_parameters(self, flops: Float[np.ndarray, "c"]) -> Float[np.ndarray, "c"]:
+        return search(self.law, self.theta[None], self.cost, self.sizes, flops)[0]
+
+
+def span(points: Points) -> tuple[float, float]:
+    """The least and the largest compute of runs."""
+    return float(points.compute.min()), float(points.compute.max())
+
+
+def budgets(ends: tuple[float, float]) -> Float[np.ndarray, "c"]:
+    """Evenly in log C."""
+    return np.geomspace(*ends, BUDGETS)
 
 
 def power_law(
@@ -91,8 +131,14 @@ def power_law(
     return np.stack([middle_y - slope * middle_x, slope], axis=1)
 
 
+def _slopes(
+    flops: Float[np.ndarray, "c"], values: Float[np.ndarray, "b c"]
+) -> Float[np.ndarray, "b"]:
+    return power_law(flops, values, np.ones(values.shape))[:, 1]
+
+
 def closed_form(law: Law, theta: Theta, k: float) -> Float[np.ndarray, "b 2"]:
-    """Approach 3: the lines along which E + A N^-alpha + B D^-beta is least at k N D = C.
+    """The lines along which E + A N^-alpha + B D^-beta is least at k N D = C, one k for all.
 
     Equation 4: N = G (C / k)^(beta / (alpha + beta)) with
     G = (alpha A / (beta B))^(1 / (alpha + beta)).
@@ -104,47 +150,67 @@ def closed_form(law: Law, theta: Theta, k: float) -> Float[np.ndarray, "b 2"]:
     return np.stack([ratio / both - slope * np.log(k), slope], axis=1)
 
 
+def search(
+    law: Law,
+    theta: Theta,
+    cost: TokenCost,
+    sizes: tuple[float, float],
+    flops: Float[np.ndarray, "c"],
+) -> Float[np.ndarray, "b c"]:
+    """N of the law's least loss for each theta and budget, D = C / (k(N) N).
+
+    A grid of sizes finds the least, as k may make more than one minimum; then the step around it
+    is halved to where the loss stops falling.
+    """
+    c = {name: value[:, None] for name, value in law.constants(theta).items()}
+    log_a, log_b, log_c = np.log(c["A"]), np.log(c["B"]), np.log(flops)
+    low, high = np.log(sizes)
+    grid = np.concatenate(
+        [
+            np.arange(low - FAR, low, COARSE),
+            np.linspace(low, high, int(np.ceil((high - low) / FINE)) + 1),
+            np.arange(high + COARSE, high + FAR, COARSE),
+        ]
+    )
+    log_k = cost.log_k(grid)[0]
+    nearest = np.empty((len(theta), len(flops)), int)
+    for i, budget in enumerate(log_c):  # one at a time: a draw times a size fits the memory
+        of_n = np.exp(log_a - c["alpha"] * grid)
+        nearest[:, i] = np.argmin(of_n + np.exp(log_b - c["beta"] * (budget - log_k - grid)), 1)
+    left, right = grid[np.maximum(nearest - 1, 0)], grid[np.minimum(nearest + 1, len(grid) - 1)]
+    # The loss falls with log N as long as alpha A N^-alpha is above beta B D^-beta dlog(C/D)/dlogN.
+    ratio = np.log(c["beta"]) + log_b - np.log(c["alpha"]) - log_a
+    for _ in range(HALVINGS):
+        middle = (left + right) / 2
+        log_k, growth = cost.log_k(middle)
+        log_d = log_c - log_k - middle
+        falling = np.log(np.maximum(growth, 1e-300)) + ratio < c["beta"] * log_d - (
+            c["alpha"] * middle
+        )
+        left, right = np.where(falling, middle, left), np.where(falling, right, middle)
+    return np.exp((left + right) / 2)
+
+
 def of_law(law: Law, theta: Float[np.ndarray, "p"], draws: Theta, points: Points) -> Frontier:
     """Approach 3's frontier of a fitted law."""
-    k, _ = flops_per_pair(points)
-    none = np.zeros(0)
-    line, lines = closed_form(law, theta[None], k)[0], closed_form(law, draws, k)
-    return Frontier(3, line, lines, k, none, none)
+    cost, ends, none = TokenCost(points), span(points), np.zeros(0)
+    if cost.constant:
+        line, lines = closed_form(law, theta[None], cost.k)[0], closed_form(law, draws, cost.k)
+        return Frontier(3, line, lines, cost, ends, none, none)
+    sizes = float(points.parameters.min()), float(points.parameters.max())
+    flops = budgets(ends)
+    optima = search(law, np.vstack([theta[None], draws]), cost, sizes, flops)
+    lines = power_law(flops, optima, np.ones(optima.shape))
+    return Curve(3, lines[0], lines[1:], cost, ends, none, none, law, theta, draws, sizes)
 
 
-def optima_by_search(
-    law: Law, theta: Float[np.ndarray, "p"], points: Points, flops: Float[np.ndarray, "c"]
-) -> Float[np.ndarray, "c"]:
-    """N of the law's least loss for each budget, by search.
-
-    Compute over N D is what the runs of each size have, a spline of logarithms between sizes: where
-    it differs between them the closed form is off, which takes one value for all.
-    """
-    x = np.round(np.log(points.parameters), 6)
-    sizes, where = np.unique(x, return_inverse=True)
-    log_k = np.log(points.compute / (points.parameters * points.tokens))
-    k = CubicSpline(sizes, np.bincount(where, log_k) / np.bincount(where), bc_type="natural")
-    grid = np.linspace(sizes[0] - 1, sizes[-1] + 1, 4000)
-    n = np.exp(grid)
-    found = []
-    for budget in flops:
-        d = budget / (n * np.exp(k(grid)))
-        loss = law.predict(theta[None], Points(n, d, n))[0][0]
-        i = int(np.clip(np.argmin(loss), 1, len(grid) - 2))
-        down, up = loss[i - 1] - loss[i], loss[i + 1] - loss[i]
-        shift = np.clip(
-            (down - up) / (2 * max(down + up, 1e-300)), -1, 1
-        )  # to the parabola's least
-        found.append(np.exp(grid[i] + shift * (grid[1] - grid[0])))
-    return np.array(found)
-
-
-def optimal_loss(
-    law: Law, theta: Theta, lines: Float[np.ndarray, "b 2"], k: float, flops: Float[np.ndarray, "c"]
+def losses(
+    law: Law,
+    theta: Theta,
+    parameters: Float[np.ndarray, "b c"],
+    tokens: Float[np.ndarray, "b c"],
 ) -> Float[np.ndarray, "b c"]:
-    """The law's loss along each line, for each budget."""
+    """The law's loss, for each theta at sizes and tokens of its own."""
     c = {name: value[:, None] for name, value in law.constants(theta).items()}
-    log_n = lines[:, :1] + lines[:, 1:] * np.log(flops)
-    log_d = np.log(flops / k) - log_n
-    a = np.exp(np.log(c["A"]) - c["alpha"] * log_n)
-    return c["E"] + a + np.exp(np.log(c["B"]) - c["beta"] * log_d)
+    a = np.exp(np.log(c["A"]) - c["alpha"] * np.log(parameters))
+    return c["E"] + a + np.exp(np.log(c["B"]) - c["beta"] * np.log(tokens))

@@ -11,11 +11,13 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from unijax.core.errors import UserError
-from unijax.scaling.frontier import Frontier, flops_per_pair, optima_by_search, power_law
+from unijax.scaling.cost import TokenCost
+from unijax.scaling.frontier import Frontier, of_law, power_law, span
 from unijax.scaling.laws import Law
 from unijax.scaling.points import Points
 
 SIZES = 3  # different sizes that a budget needs for a parabola
+CONSTANTS = 3  # of a parabola
 SAME_BUDGET = 0.12  # of log C: runs nearer than this to the next one belong to one budget
 
 
@@ -53,15 +55,8 @@ def budgets(points: Points) -> list[Int[np.ndarray, "m"]]:
     return [g for g in groups if len(np.unique(points.parameters[g])) >= SIZES]
 
 
-def _parabolas(
-    x: Float[np.ndarray, "m"], loss: Float[np.ndarray, "m"], weights: Float[np.ndarray, "b m"]
-) -> Float[np.ndarray, "b 3"]:
-    design = np.stack([np.ones_like(x), x, x * x], axis=1)
-    normal = np.einsum("bm,mi,mj->bij", weights, design, design)
-    right = np.einsum("bm,mi,m->bi", weights, design, loss)
-    # A draw may hold two sizes only: the ridge keeps it solvable; `fit_isoflop` leaves it out.
-    ridge = 1e-12 * np.trace(normal, axis1=1, axis2=2)[:, None, None] * np.eye(3)
-    return np.linalg.solve(normal + ridge, right[..., None])[..., 0]
+def _design(x: Float[np.ndarray, "m"]) -> Float[np.ndarray, "m 3"]:
+    return np.stack([np.ones_like(x), x, x * x], axis=1)
 
 
 def _minima(curves: Float[np.ndarray, "b 3"], center: float) -> Float[np.ndarray, "b"]:
@@ -77,22 +72,25 @@ def valleys(points: Points) -> list[Valley]:
     for runs in budgets(points):
         x = np.log(points.parameters[runs])
         center = float(x.mean())
-        curve = _parabolas(x - center, points.loss[runs], np.ones((1, len(runs))))
-        minimum = float(_minima(curve, center)[0])
+        curve = np.linalg.lstsq(_design(x - center), points.loss[runs])[0]
+        minimum = float(_minima(curve[None], center)[0])
         inside = bool(x.min() < np.log(minimum) < x.max()) if np.isfinite(minimum) else False
         flops = float(np.exp(np.log(points.compute[runs]).mean()))
-        found.append(Valley(runs, flops, center, curve[0], minimum, inside))
+        found.append(Valley(runs, flops, center, curve, minimum, inside))
     return found
 
 
 def fit_isoflop(points: Points, draws: int, seed: int) -> tuple[Frontier, list[Valley]]:
     """Approach 2's frontier, through the minima that runs lie around, and all valleys.
 
-    The bootstrap draws runs within each budget; a draw of fewer than three sizes, whose parabola
-    is any, or without a minimum among its sizes leaves that budget out.
+    The bootstrap draws residuals, of all these budgets together, onto the parabolas (Efron and
+    Tibshirani 1993, section 9.4): draws of runs hold few different sizes, and their parabolas swing
+    more than those of other studies would. A draw whose minimum is not among a budget's sizes
+    leaves that budget out.
 
     Raises:
-      UserError: with fewer than two budgets whose minimum lies among their sizes.
+      UserError: with fewer than two budgets whose minimum lies among their sizes, or none of them
+        with more runs than a parabola has constants.
     """
     found = valleys(points)
     used = [v for v in found if v.inside]
@@ -103,26 +101,43 @@ def fit_isoflop(points: Points, draws: int, seed: int) -> tuple[Frontier, list[V
             f"at least 2, each of {SIZES} sizes or more",
             "Add sizes on both sides of the minima, or leave approach 2 out.",
         )
-    rng = np.random.default_rng(seed)
+    if max(len(v.runs) for v in used) <= CONSTANTS:
+        raise UserError(
+            "approach 2", f"{CONSTANTS} runs at each budget, through which a parabola goes exactly",
+            "more at one budget at least, to tell how far it is off", "Add sizes or seeds.",
+        )  # fmt: skip
     flops = np.array([v.flops for v in used])
     minima = np.array([v.parameters for v in used])
-    drawn = np.empty((draws, len(used)))
-    for i, valley in enumerate(used):
-        m = len(valley.runs)
-        weights = rng.multinomial(m, np.full(m, 1 / m), size=draws).astype(float)
-        x = np.log(points.parameters[valley.runs])
-        curves = _parabolas(x - valley.center, points.loss[valley.runs], weights)
-        at = _minima(curves, valley.center)
-        sizes = sum((weights[:, x == size] > 0).any(axis=1).astype(int) for size in np.unique(x))
-        with np.errstate(invalid="ignore"):
-            inside = (sizes >= SIZES) & (np.log(at) > x.min()) & (np.log(at) < x.max())
-        drawn[:, i] = np.where(inside, at, np.nan)
-    k, _ = flops_per_pair(points)
     line = power_law(flops, minima[None], np.ones((1, len(used))))[0]
+    drawn = _draw_minima(points, used, draws, seed)
     kept = np.isfinite(drawn)
     whole = kept.sum(axis=1) >= 2
     lines = power_law(flops, drawn[whole], kept[whole].astype(float))
-    return Frontier(2, line, lines, k, flops, minima), found
+    return Frontier(2, line, lines, TokenCost(points), span(points), flops, minima), found
+
+
+def _draw_minima(
+    points: Points, used: list[Valley], draws: int, seed: int
+) -> Float[np.ndarray, "draws b"]:
+    """Minima of the bootstrap; NaN where one is not among the sizes of its budget."""
+    designs = [_design(np.log(points.parameters[v.runs]) - v.center) for v in used]
+    residuals = []
+    for valley, design in zip(used, designs):
+        if (m := len(design)) > CONSTANTS:
+            off = points.loss[valley.runs] - design @ valley.curve
+            # Residuals of a fit are smaller than the errors by the share of fitted constants.
+            residuals.append(off * np.sqrt(m / (m - CONSTANTS)))
+    pool = np.concatenate(residuals)
+    pool -= pool.mean()
+    rng = np.random.default_rng(seed)
+    drawn = np.empty((draws, len(used)))
+    for i, (valley, design) in enumerate(zip(used, designs)):
+        losses = design @ valley.curve + rng.choice(pool, size=(draws, len(design)))
+        at = _minima(losses @ np.linalg.pinv(design).T, valley.center)
+        n = points.parameters[valley.runs]
+        with np.errstate(invalid="ignore"):
+            drawn[:, i] = np.where((at > n.min()) & (at < n.max()), at, np.nan)
+    return drawn
 
 
 def bias(law: Law, theta: Float[np.ndarray, "p"], points: Points) -> tuple[float, float] | None:
@@ -138,7 +153,8 @@ def bias(law: Law, theta: Float[np.ndarray, "p"], points: Points) -> tuple[float
     except UserError:
         return None
     largest = np.array([points.compute.max()])
-    optima = optima_by_search(law, theta, points, np.append(frontier.flops, largest))
+    none = np.empty((0, len(theta)))
+    optima = of_law(law, theta, none, points).optimal_parameters(np.append(frontier.flops, largest))
     truth = power_law(frontier.flops, optima[None, :-1], np.ones((1, len(frontier.flops))))[0]
     ratio = frontier.optimal_parameters(largest) / optima[-1]
     return float(frontier.line[1] - truth[1]), float(ratio[0])

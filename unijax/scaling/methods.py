@@ -22,8 +22,7 @@ def paragraph(analysis: Analysis, config: FitConfig) -> str:
         f"{short(sizes[-1])} parameters and {short(p.tokens.min())} to {short(p.tokens.max())} "
         f"tokens. N is the column {config.parameters}, D the tokens seen in training, and C "
         + (
-            f"the table's training FLOPs, {analysis.frontiers[3].flops_per_pair:.2f} N D in the "
-            "median."
+            f"the table's training FLOPs, {analysis.frontiers[3].cost.k:.2f} N D in the median."
             if p.flops is not None
             else "is 6 N D."
         )
@@ -33,7 +32,8 @@ def paragraph(analysis: Analysis, config: FitConfig) -> str:
             f"{len(analysis.failed)} runs that failed were left out: {', '.join(analysis.failed)}."
         )
     if config.best_learning_rate:
-        said.append("Of each setting, the learning rate with the least mean loss was kept.")
+        lost = ", of the rates that lost no run to failure" if analysis.failed else ""
+        said.append(f"Of each setting, the learning rate with the least mean loss was kept{lost}.")
     if config.tied:
         said.append("The two exponents were set equal.")
     scale = "logarithms of losses" if config.residual == "log" else "losses"
@@ -50,7 +50,8 @@ def paragraph(analysis: Analysis, config: FitConfig) -> str:
         )
     said.append(
         f"Intervals are at {100 * config.level:g}%, from {config.draws:,} bootstrap draws of runs "
-        f"with replacement (seed {config.seed}), by percentiles."
+        f"with replacement (seed {config.seed}), by percentiles; approach 2's draws are of "
+        "residuals of its parabolas."
     )
     said.append(_approaches(analysis))
     if analysis.extrapolation is not None:
@@ -71,7 +72,16 @@ def paragraph(analysis: Analysis, config: FitConfig) -> str:
 
 
 def _approaches(analysis: Analysis) -> str:
-    said = ["The compute-optimal N follows from the law in closed form (approach 3)"]
+    cost = analysis.frontiers[3].cost
+    if cost.constant:
+        said = ["The compute-optimal N follows from the law in closed form (approach 3)"]
+    else:
+        said = [
+            f"C over N D differs between sizes by a factor of {cost.spread:.2f}; between them its "
+            "logarithm is a cubic spline of log N, and beyond them C / D a straight line in N. The "
+            "compute-optimal N has the least of the law's loss over N along that (approach 3), its "
+            "exponents are of a line through the optima at nine budgets over the runs' range"
+        ]
     if 2 in analysis.frontiers:
         inside = sum(v.inside for v in analysis.valleys)
         said.append(

@@ -15,7 +15,7 @@ from unijax.scaling import contours, figures, methods
 from unijax.scaling.interaction import Interaction
 from unijax.scaling.paper import short, style
 from unijax.scaling.results import Results
-from unijax.scaling.study import Analysis, FitConfig, budgets, optima
+from unijax.scaling.study import Analysis, FitConfig, beyond_sizes, budgets, optima
 
 _STYLE = """
 body { font: 16px/1.5 Georgia, "Times New Roman", serif; margin: 2.5em auto; max-width: 980px;
@@ -81,13 +81,8 @@ def exponents_table(analysis: Analysis, level: float) -> str:
     rows = []
     for approach, found in analysis.frontiers.items():
         a, b = found.exponents
-        low, high = found.exponent_interval(level)
-        rows.append(
-            [
-                f"approach {approach}", f"{a:.3f}", f"[{low:.3f}, {high:.3f}]", f"{b:.3f}",
-                f"[{1 - high:.3f}, {1 - low:.3f}]",
-            ]
-        )  # fmt: skip
+        of_a, of_b = (_ends(*x, "{:.3f}".format) for x in found.exponent_intervals(level))
+        rows.append([f"approach {approach}", f"{a:.3f}", of_a, f"{b:.3f}", of_b])
     return _table(["", "a, N ∝ C<sup>a</sup>", "", "b, D ∝ C<sup>b</sup>", ""], rows)
 
 
@@ -98,11 +93,12 @@ def optima_table(analysis: Analysis, config: FitConfig) -> str:
     rows = []
     for i, c in enumerate(flops):
         row = [number(float(c))]
+        beyond = beyond_sizes(analysis, float(found["parameters"][0, i]))
         for name, show in (("parameters", short), ("tokens", short), ("loss", "{:.4f}".format)):
             value, low, high = (float(x) for x in found[name][:, i])
             row += [show(value), _ends(low, high, show)]
-        rows.append(row)
-    return _table(["budget (FLOP)", "N", "", "D", "", "loss", ""], rows)
+        rows.append([*row, "inside" if beyond == 1 else f"{beyond:.2g} times beyond"])
+    return _table(["budget (FLOP)", "N", "", "D", "", "loss", "", "sizes"], rows)
 
 
 def extrapolation_table(analysis: Analysis) -> str:

@@ -126,8 +126,20 @@ def _with_ends(fitted: Fit, draws: Theta, level: float) -> dict[str, tuple[float
 
 
 def systems(runs: Runs) -> list[str]:
-    """Names of the systems of a table; one without a name where there is no such column."""
-    return sorted({str(s) for s in runs["system"]}) if "system" in runs else [""]
+    """Names of the systems of a table; one without a name where there is no such column.
+
+    Raises:
+      UserError: for a row without a name among rows with one.
+    """
+    if "system" not in runs:
+        return [""]
+    missing = [i for i, s in zip(runs["run_id"], runs["system"]) if not s]
+    if missing:
+        raise UserError(
+            "column system", f"no name in {len(missing)} rows, {missing[0]} the first",
+            "the name of a system in every row, or no such column", "Fill it in.",
+        )  # fmt: skip
+    return sorted({str(s) for s in runs["system"]})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,8 +188,8 @@ def analyse(
     fitted = fit(law, points, config.objective)
     draws = bootstrap(fitted, points, config.draws, config.seed, progress=progress)
     warnings = diagnostics.warn_of_runs(points) + diagnostics.warn_of_fit(fitted, points, draws)
-    warnings += diagnostics.warn_of_closed_form(fitted, points)
     frontiers = {3: frontier.of_law(law, fitted.theta, draws, points)}
+    warnings += diagnostics.warn_of_frontier(frontiers[3], points)
     valleys = isoflop.valleys(points)
     warnings += diagnostics.warn_of_valleys(valleys)
     for approach, attempt in (
@@ -255,17 +267,18 @@ def optima(
 ) -> dict[str, Float[np.ndarray, "3 c"]]:
     """Compute-optimal parameters, tokens and loss by approach 3: value, lower, upper."""
     best = analysis.frontiers[3]
-    law, k = analysis.fitted.law, best.flops_per_pair
-    loss = frontier.optimal_loss(law, analysis.fitted.theta[None], best.line[None], k, budgets)
-    drawn = frontier.optimal_loss(law, analysis.draws, best.draws, k, budgets)
-    ends = interval(drawn, level)
-    return {
-        "parameters": np.vstack(
-            [best.optimal_parameters(budgets), best.parameter_interval(budgets, level)]
-        ),
-        "tokens": np.vstack([best.optimal_tokens(budgets), best.token_interval(budgets, level)]),
-        "loss": np.vstack([loss, ends]),
-    }
+    law, thetas = analysis.fitted.law, (analysis.fitted.theta[None], analysis.draws)
+    sizes = best.optimal_parameters(budgets)[None], best.drawn_parameters(budgets)
+    tokens = [best.cost.tokens(budgets, n) for n in sizes]
+    losses = [frontier.losses(law, *x) for x in zip(thetas, sizes, tokens)]
+    found = {"parameters": sizes, "tokens": tokens, "loss": losses}
+    return {k: np.vstack([one, interval(drawn, level)]) for k, (one, drawn) in found.items()}
+
+
+def beyond_sizes(analysis: Analysis, parameters: float) -> float:
+    """By what factor a size lies outside of the runs' sizes; 1 where it is inside."""
+    n = analysis.points.parameters
+    return float(max(1.0, parameters / n.max(), n.min() / parameters))
 
 
 def budgets(analysis: Analysis, config: FitConfig) -> Float[np.ndarray, "c"]:

@@ -129,7 +129,7 @@ def _usable(
     loss = np.mean([runs.loss(modality) for modality in modalities], axis=0)
     names = ("tokens", parameters, "unique_tokens", "size", *also)
     settings = [runs[name] for name in names if name in runs]
-    return _one_learning_rate(runs, loss, settings, best_learning_rate), failed
+    return _one_learning_rate(runs, loss, settings, best_learning_rate, bool(failed)), failed
 
 
 def _names(ids, mask) -> str:
@@ -197,9 +197,14 @@ def _check_counts(runs: Runs, name: str) -> None:
 
 
 def _one_learning_rate(
-    runs: Runs, loss: np.ndarray, settings: Sequence[np.ndarray], best: bool
+    runs: Runs, loss: np.ndarray, settings: Sequence[np.ndarray], best: bool, lost: bool
 ) -> Runs:
-    """The runs of one rate for each setting: a combination of what stands in `settings`."""
+    """The runs of one rate for each setting: a combination of what stands in `settings`.
+
+    Args:
+      lost: runs that failed were left out. The seeds of a rate that survived are no fair sample of
+        it: then only rates of as many runs as the fullest one are compared.
+    """
     if "learning_rate" not in runs:
         return runs
     unknown = np.isnan(runs["learning_rate"])
@@ -222,8 +227,10 @@ def _one_learning_rate(
                 "one for each size and number of tokens",
                 "Add --best-learning-rate to keep the one with the least loss.",
             )
-        of = {r: loss[here & (runs["learning_rate"] == r)].mean() for r in rates}
-        keep &= ~here | (runs["learning_rate"] == min(of, key=of.get))
+        of = {r: loss[here & (runs["learning_rate"] == r)] for r in rates}
+        fullest = max(map(len, of.values()))
+        fair = {r: x.mean() for r, x in of.items() if not lost or len(x) == fullest}
+        keep &= ~here | (runs["learning_rate"] == min(fair, key=fair.get))
     return runs.where(keep)
 
 
