@@ -17,7 +17,6 @@ from unijax.core import tree
 from unijax.core.errors import UserError
 from unijax.main import sweep
 from unijax.main.cli import main, parse
-from unijax.main.config import to_json
 from unijax.main.launching import build_launch
 from unijax.main.run import resolve
 from unijax.main.train import train
@@ -150,7 +149,7 @@ def test_a_sweep_gives_a_row_for_each_run(swept, planned):
     assert sorted(runs["run_id"]) == sorted(p.id for p in planned)
     for p in planned:
         (row,) = np.flatnonzero(runs["run_id"] == p.id)
-        assert p.id.endswith(run_id(to_json(p.run)))
+        assert p.id.endswith(run_id(sweep.described(p.run)))
         counts = p.run.model.text.count_parameters()
         assert runs["non_embedding_parameters"][row] == counts["layers"]
         # What was planned from a few batches is what was seen, within what packing varies.

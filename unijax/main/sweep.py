@@ -30,6 +30,8 @@ from unijax.train.stage import match_rules
 from unijax.train.step import training_flops
 
 MEASURED = 4  # batches from which tokens and FLOPs of a step are planned
+# What a run learns does not hang on these, and a name that did would change with them.
+NOT_IN_ID = {"": ("hardware",), "loop": ("hang_seconds", "keep_every")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,9 +73,18 @@ def plan(file: str, overrides: list[str]) -> tuple[list[Planned], GridConfig]:
         run = dataclasses.replace(run, seed=cell.seed)
         if cell.learning_rate is not None:
             run = _with_rate(run, cell.learning_rate)
-        name = f"w{cell.width}_s{run.stage.steps}_{run_id(config_lib.to_json(run))}"
+        name = f"w{cell.width}_s{run.stage.steps}_{run_id(described(run))}"
         found.setdefault(name, Planned(name, cell, run))
     return list(found.values()), grid
+
+
+def described(run: RunConfig) -> dict:
+    """The whole resolved run as plain JSON, without what it learns nothing from: what names it."""
+    found = config_lib.to_json(run)
+    for place, names in NOT_IN_ID.items():
+        for name in names:
+            (found[place] if place else found).pop(name)
+    return found
 
 
 def with_width(run: RunConfig, ladder: str, width: int) -> RunConfig:
