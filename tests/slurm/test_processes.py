@@ -1,49 +1,33 @@
 """Two real processes that train the small Janus by the command line, without an engine."""
 
-import os
 import pathlib
 import signal
-import socket
-import subprocess
-import sys
 import time
 
+import numpy as np
 import pytest
 
+from tests import processes
 from tests.logs import events, lines
 from tests.slurm.runs import NOT_ASKED, SHORT, TINY
 from tests.train.test_processes import run as run_toy
-from unijax.core import exit_codes, status
+from unijax.core import exit_codes, status, tree
+from unijax.train.checkpoint import read_params
 
 pytestmark = NOT_ASKED
 
 
-def start(run_dir: pathlib.Path, processes: int, devices: int, *more: str) -> list:
-    """The processes of one run, on CPU, each with so many devices."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    environment = os.environ | {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "JAX_DEFAULT_MATMUL_PRECISION": "highest",
-    }
-    if processes > 1:
-        environment |= {
-            "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_PROCESSES": str(processes),
-        }  # fmt: skip
-    command = [sys.executable, "-m", "unijax.main.cli", "train", "--config", str(TINY),
-               "--run-dir", str(run_dir), *more]  # fmt: skip
-    return [
-        subprocess.Popen(command, env=environment | {"JAX_PROCESS_ID": str(i)})
-        for i in range(processes)
-    ]
+def start(count: int, run_dir: pathlib.Path, *more: str) -> list:
+    """The processes of one run on CPU."""
+    arguments = ("train", "--config", str(TINY), "--run-dir", str(run_dir), *more)
+    return processes.start(count, "unijax.main.cli", *arguments)
 
 
 @pytest.mark.parametrize("split", [(), ("mesh.data=1", "mesh.fsdp=-1", "mesh.table=fsdp")])
 def test_two_processes_train_draw_and_answer_as_one_with_two_devices(tmp_path, split):
     more = ("stage.steps=4", "loop.eval_every=4", "loop.log_every=2", *split)
-    for name, processes in (("two", 2), ("one", 1)):
-        running = start(tmp_path / name, processes, 2 // processes, *more)
-        assert [process.wait(900) for process in running] == [0] * processes
+    for name, count in (("two", 2), ("one", 1)):
+        assert processes.ended(start(count, tmp_path / name, *more), 900) == [0] * count
     two, one = lines(tmp_path / "two"), lines(tmp_path / "one")
     for ours, theirs in zip(two, one, strict=True):
         assert ours.keys() == theirs.keys()
@@ -54,7 +38,7 @@ def test_two_processes_train_draw_and_answer_as_one_with_two_devices(tmp_path, s
 
 
 def test_a_process_that_dies_does_not_leave_the_other_waiting(tmp_path):
-    running = start(tmp_path, 2, 1, *SHORT, "stage.steps=100000")
+    running = start(2, tmp_path, *SHORT, "stage.steps=100000")
     while (now := status.read(tmp_path)) is None or now.step < 2:
         assert all(process.poll() is None for process in running)
         time.sleep(0.1)
@@ -74,6 +58,21 @@ def test_a_hang_of_one_process_ends_both_and_is_told_by_stack(tmp_path):
     told = (tmp_path / "hang-1.txt").read_text()
     assert told.startswith("process 1 has not gone on for 15 s while drawing the batch of step 31")
     assert "in _wait_for_nothing" in told
+
+
+def test_two_processes_roll_back_together(tmp_path):
+    """A value that is not finite stands in the rows of one of them."""
+    more = ("--save-every", "20", "--steps", "100", "--bad-at", "50", "--non-finite", "roll_back")
+    for count in (1, 2):
+        assert run_toy(count, "--run-dir", str(tmp_path / f"{count}"), *more) == [0] * count
+        (event,) = [e for e in events(tmp_path / f"{count}") if e["event"] != "spike"]
+        assert (event["event"], event["step"], event["action"]) == ("not_finite", 51, "roll_back")
+    for ours, theirs in zip(*(lines(tmp_path / name) for name in "21"), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-5)
+    two, one = (tree.flatten(read_params(tmp_path / name)) for name in "21")
+    for path, x in two.items():
+        np.testing.assert_allclose(x, one[path], rtol=1e-5, err_msg=path)
+    assert status.read(tmp_path / "2").state == "done"
 
 
 @pytest.mark.parametrize("where", ["params", "run", "one process"])

@@ -1,15 +1,12 @@
 """Two real processes, over TCP: what one process with two devices does, preempted and resumed."""
 
-import os
 import shutil
-import socket
-import subprocess
-import sys
 
 import jax
 import numpy as np
 import pytest
 
+from tests import processes
 from tests.logs import lines
 from unijax.core import exit_codes, status, tree
 from unijax.core.errors import UserError
@@ -17,28 +14,9 @@ from unijax.main import distributed
 from unijax.train.checkpoint import read_params, read_run
 
 
-def run(processes: int, *arguments: str) -> list[int]:
-    """The exit statuses of processes that share two CPU devices."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    environment = os.environ | {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={2 // processes}",
-        "JAX_DEFAULT_MATMUL_PRECISION": "highest",
-    }
-    if processes > 1:
-        environment |= {
-            "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_PROCESSES": str(processes),
-        }  # fmt: skip
-    command = [sys.executable, "-m", "tests.train.toy_process", *arguments]
-    running = [
-        subprocess.Popen(
-            command, env=environment | {"JAX_PROCESS_ID": str(i)}, stderr=subprocess.PIPE, text=True
-        )
-        for i in range(processes)
-    ]
-    said = [process.communicate(timeout=300)[1] for process in running]
-    print(*said, sep="\n-----\n")
-    return [process.returncode for process in running]
+def run(count: int, *arguments: str) -> list[int]:
+    """The exit statuses of processes that train the toy on two CPU devices."""
+    return processes.run(count, "tests.train.toy_process", *arguments)
 
 
 def test_two_processes_preempted_and_resumed_train_as_one_process(tmp_path):

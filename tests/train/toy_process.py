@@ -19,21 +19,26 @@ from unijax.core.errors import Preempted
 from unijax.main import distributed
 from unijax.parallel.sharding import MeshConfig, make_mesh, reader
 from unijax.train import setup
+from unijax.train.guard import POLICIES
 from unijax.train.loop import LoopConfig, fit, validation
 from unijax.train.status import StatusKeeper
 
 
 class OwnRows(ToyBatches):
-    """This process's rows of the stream. SIGTERM reaches the last process alone, which may hang."""
+    """This process's rows of the stream.
+
+    SIGTERM reaches the last process alone, which may hang. The last row of the batch `bad_at`,
+    which is that process's, has a value that is not finite.
+    """
 
     def __init__(
-        self, share: tuple[int, int], sigterm_at: int, hang_at: int, pause: float,
+        self, share: tuple[int, int], sigterm_at: int, hang_at: int, bad_at: int, pause: float,
         note: pathlib.Path | None,
     ):  # fmt: skip
         super().__init__()
         self._share = share
         self._sigterm_at, self._hang_at, self._pause = sigterm_at, hang_at, pause
-        self._note = note
+        self._bad_at, self._note = bad_at, note
 
     def __next__(self):
         time.sleep(self._pause)
@@ -42,7 +47,10 @@ class OwnRows(ToyBatches):
             os.kill(os.getpid(), signal.SIGTERM)
         if last and self._drawn == self._hang_at:
             self._wait_for_nothing()
+        is_bad = self._drawn == self._bad_at
         whole = super().__next__()
+        if is_bad:
+            whole["x"][-1, 0] = float("nan")
         if self._note is not None:
             with self._note.open("a") as file:
                 names = list(self.documents.values())
@@ -83,6 +91,8 @@ def main() -> int:
     parser.add_argument("--pause", type=float, default=0.0, help="seconds before every step")
     parser.add_argument("--sigterm-at", type=int, default=-1)
     parser.add_argument("--hang-at", type=int, default=-1)
+    parser.add_argument("--bad-at", type=int, default=-1)
+    parser.add_argument("--non-finite", choices=POLICIES, default="stop")
     parser.add_argument("--hang-seconds", type=float, default=1800)
     parser.add_argument("--save-every", type=int, default=0)
     parser.add_argument("--eval-every", type=int, default=0)
@@ -104,11 +114,11 @@ def main() -> int:
     state = trainer.begin(trainer.init(7))
     loop = LoopConfig(
         log_every=20, writers=("jsonl",), hang_seconds=args.hang_seconds,
-        save_every=args.save_every, eval_every=args.eval_every,
+        save_every=args.save_every, eval_every=args.eval_every, non_finite=args.non_finite,
     )  # fmt: skip
     description = {"stage": stage.name, "config": {}}
     note = args.run_dir / "documents.jsonl" if args.documents else None
-    batches = OwnRows(reader(mesh), args.sigterm_at, args.hang_at, args.pause, note)
+    batches = OwnRows(reader(mesh), args.sigterm_at, args.hang_at, args.bad_at, args.pause, note)
     evaluators = {}
     if args.eval_every:
         held_out = [next(ToyBatches(9))]
