@@ -55,6 +55,9 @@ def prepare() -> None:
         XLA_FLAGS=f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_autotune_level=0",
     )
     jax.config.update("jax_platforms", "cpu")
+    # Kernels carry the places in our files that they come from: the same program would be another
+    # wherever a line above them, or the folder, is another.
+    jax.config.update("jax_traceback_in_locations_limit", 0)
 
 
 def devices(topology: Topology) -> list:
