@@ -104,12 +104,7 @@ def test_recipes_of_single_pictures_are_counted_by_image(name, parts):
     assert " images/s" in text
 
 
-def test_without_a_compiler_or_a_topology_the_error_says_what_to_do():
+def test_without_a_topology_the_error_says_what_to_do():
     run = resolve(config_lib.load("configs/janus_demo.py"))
-    with pytest.raises(UserError, match="--topology"):
+    with pytest.raises(UserError, match="Add for example --topology"):
         plan.topology_of(run, None)
-    topology = plan.topology_of(run, "v5e:2x2")
-    try:
-        plan.plan(run, topology, {}, None)
-    except UserError as error:
-        assert "pip install 'libtpu'" in str(error)  # noqa: PT017

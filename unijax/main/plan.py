@@ -90,7 +90,10 @@ def topology_of(run: RunConfig, text: str | None) -> Topology:
     """
     if not (text or run.hardware):
         raise UserError(
-            "--topology", "none, and none in the config", "a topology, as v5p:4x4x8", "Add it."
+            "--topology",
+            "none, and no hardware in the config",
+            "one of them: the chips of the run",
+            "Add for example --topology v5p:4x4x8 or --topology h100:8*4.",
         )
     return hardware.parse(text or run.hardware)
 

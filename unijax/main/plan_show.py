@@ -64,7 +64,7 @@ def _show_roofline(p: Plan) -> list[str]:
         f"bottleneck: {line.bottleneck}"
     )
     out.append(
-        f"  nothing at once: {line.seconds_in_turn:.4f} s, MFU {line.mfu_in_turn:.1%}; "
+        f"  one after another: {line.seconds_in_turn:.4f} s, MFU {line.mfu_in_turn:.1%}; "
         f"{p.amount / line.seconds_in_turn:,.0f} to {p.amount / line.seconds:,.0f} {p.unit}s/s"
     )
     return out

@@ -5,6 +5,7 @@ import math
 import pathlib
 
 from unijax.core.errors import UserError
+from unijax.core.files import writable_directory
 from unijax.main import config as config_lib
 from unijax.main.run import RunConfig, resolve
 from unijax.sample.logits import Sampling
@@ -44,6 +45,8 @@ def plan_(args: argparse.Namespace) -> int:
 
     target.prepare()
     run = _resolved(args)
+    if args.json is not None:  # not after minutes of compiling
+        writable_directory(pathlib.Path(args.json).parent)
     given = topology_of(run, args.topology)
     cache = pathlib.Path(args.cache)
     asked = found = plan(run, given, {}, cache)

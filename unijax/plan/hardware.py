@@ -102,7 +102,13 @@ def parse(text: str) -> Topology:
     wanted = chip.dims or 1
     if len(shape) != wanted or min(shape) < 1 or count < 1:
         sides = f"{wanted} sides" if chip.dims else "the number of GPUs of a host"
-        raise UserError("--topology", repr(text), f"{sides} after the colon", "Correct it.")
+        like = {0: "8*4", 2: "4x8", 3: "4x4x8"}[chip.dims]
+        raise UserError(
+            "--topology",
+            repr(text),
+            f"{sides} after the colon",
+            f"Write for example {match[1]}:{like}.",
+        )
     if not chip.dims and shape[0] > chip.per_host:
         raise UserError(
             "--topology",

@@ -1,5 +1,6 @@
 """The real compiler of a topology, without the hardware."""
 
+import importlib.util
 import os
 
 import jax
@@ -66,9 +67,17 @@ def devices(topology: Topology) -> list:
     Raises:
       UserError: where the compiler is not installed, or knows no such topology.
     """
-    package = "libtpu" if topology.chip.platform == "tpu" else "jax[cuda13]"
+    is_tpu = topology.chip.platform == "tpu"
+    package, module = ("libtpu", "libtpu") if is_tpu else ("jax[cuda13]", "jax_cuda13_plugin")
+    if importlib.util.find_spec(module) is None:
+        raise UserError(
+            f"--topology {topology}",
+            f"no compiler for it here (no module {module})",
+            f"the package {package} of this JAX ({jax.__version__})",
+            f"pip install '{package}', or run `make .venv-compile/ready` and use that environment.",
+        )
     try:
-        if topology.chip.platform == "tpu":
+        if is_tpu:
             slices = {"num_slices": topology.count} if topology.count > 1 else {}
             sides = "x".join(map(str, topology.shape))
             found = topologies.get_topology_desc(
@@ -81,12 +90,12 @@ def devices(topology: Topology) -> list:
                 target_config=GPUS[topology.key],
                 topology=f"1x{topology.count}x{topology.shape[0]}",
             )
-    except Exception as error:  # of several kinds, by what is absent
+    except Exception as error:  # of several kinds, by what the compiler minds
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
             f"--topology {topology}",
-            f"no compiler for it here ({first[:200]})",
-            f"the package {package} of this JAX ({jax.__version__}), and sides that exist",
-            f"pip install '{package}', or run `make .venv-compile/ready` and use that environment.",
+            f"that its compiler has none such ({first[:200]})",
+            "sides that exist: of a TPU slice, whole hosts of 2x2 chips",
+            "Correct them; v5e:4x4, v5p:2x2x1 and v6e:8x16 exist.",
         ) from error
     return list(found.devices)
