@@ -132,7 +132,7 @@ def planned(config: str, topology: str, overrides: list[str]) -> Step | None:
     """What `unijax plan` says; None, with its words on stderr, where it says nothing."""
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "plan.json"
-        asked = ["--config", config, "--topology", topology, "--json", str(path), "--no-search"]
+        asked = ["--config", config, "--topology", topology, "--json", str(path), "--tries", "0"]
         command = [sys.executable, "-m", "unijax.main.cli", "plan", *asked, *overrides]
         subprocess.run(command, stdout=sys.stderr, check=False)
         if not path.exists():

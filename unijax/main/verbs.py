@@ -50,7 +50,7 @@ def plan_(args: argparse.Namespace) -> int:
     given = topology_of(run, args.topology)
     cache = pathlib.Path(args.cache)
     asked = found = plan(run, given, {}, cache)
-    if not asked.fits:
+    if not asked.fits and args.tries:
         found = nearest(run, given, asked, cache, args.tries)
     print(show(args.config, found, asked))
     if args.json is not None:
