@@ -36,7 +36,7 @@ def test_a_plan_is_read_beside_what_was_measured(monkeypatch):
         path = command[command.index("--json") + 1]
         line = {"seconds": 0.38, "seconds_in_turn": 0.40, "mfu": 0.77}
         parts = {"decoder": {"true": 3e14}, "text head": {"true": 1e13}}
-        body = {"roofline": line, "parts": parts, "tokens": 31000.0, "memory": {"total": 2**35}}
+        body = {"roofline": line, "parts": parts, "amount": 31000.0, "memory": {"total": 2**35}}
         with open(path, "w") as file:
             json.dump({"plan": body, "nearest": None}, file)
 

@@ -96,7 +96,7 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
     p.add_argument("--cache", default=".plan", help="folder of what was compiled before")
     p.add_argument(
         "--tries", type=int, default=12,
-        help="where it does not fit, so many changes are compiled to find one that does; 0 for none",
+        help="if it does not fit, so many changes are compiled to find one that does; 0 for none",
     )  # fmt: skip
 
     p = verbs.add_parser("show", help="print rendered and packed rows of a config as text")
