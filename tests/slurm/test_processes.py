@@ -12,7 +12,7 @@ from tests.logs import events, lines
 from tests.slurm.runs import NOT_ASKED, SHORT, TINY
 from tests.train.test_processes import run as run_toy
 from unijax.core import exit_codes, status, tree
-from unijax.train.checkpoint import read_params
+from unijax.train.checkpoint import read_params, read_run
 
 pytestmark = NOT_ASKED
 
@@ -87,4 +87,14 @@ def test_two_processes_agree_on_a_checkpoint_that_is_damaged(tmp_path, where):
     assert run_toy(2, *more, *alone) == [0, 0]
     (event,) = [event for event in events(tmp_path) if event["event"] != "spike"]
     assert (event["event"], event["step"]) == ("damaged", int(newest.name))
+    assert status.read(tmp_path).state == "done"
+
+
+def test_a_disk_that_one_process_loses_ends_both_and_the_same_command_goes_on(tmp_path):
+    more = ("--run-dir", str(tmp_path), "--save-every", "20", "--steps", "100")
+    codes = run_toy(2, *more, "--last-cannot-write")
+    assert exit_codes.UNWRITABLE in codes
+    assert all(exit_codes.failure(code) == "node" for code in codes if code > 0)
+    assert 20 <= read_run(tmp_path)["step"] <= 60
+    assert run_toy(2, *more) == [0, 0]
     assert status.read(tmp_path).state == "done"

@@ -1,6 +1,7 @@
 """One process of a run of the toy: `python -m tests.train.toy_process --run-dir DIR`."""
 
 import argparse
+import errno
 import json
 import os
 import pathlib
@@ -15,7 +16,7 @@ import orbax.checkpoint as ocp
 
 from tests.train.toy import Toy, ToyBatches, toy_stage
 from unijax.core import exit_codes
-from unijax.core.errors import Preempted
+from unijax.core.errors import Preempted, Unwritable
 from unijax.main import distributed
 from unijax.parallel.sharding import MeshConfig, make_mesh, reader
 from unijax.train import setup
@@ -82,6 +83,19 @@ def fail_to_read_once() -> None:
     ocp.StandardCheckpointHandler.restore = once
 
 
+def fail_to_write_later() -> None:
+    """In this process the second checkpoint that is written in the background is not."""
+    wait, calls = ocp.CheckpointManager.wait_until_finished, []
+
+    def fail(self):
+        wait(self)
+        calls.append(self.latest_step())
+        if len(set(calls) - {None}) > 1:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    ocp.CheckpointManager.wait_until_finished = fail
+
+
 def main() -> int:
     """Trains; returns the exit status."""
     parser = argparse.ArgumentParser()
@@ -98,11 +112,14 @@ def main() -> int:
     parser.add_argument("--eval-every", type=int, default=0)
     parser.add_argument("--sigterm-evaluating", type=int, default=-1, help="at this step")
     parser.add_argument("--last-cannot-read", action="store_true", help="one tree of arrays")
+    parser.add_argument("--last-cannot-write", action="store_true", help="its second checkpoint")
     parser.add_argument("--documents", action="store_true", help="notes those of every step")
     args = parser.parse_args()
     distributed.join()
     if args.last_cannot_read and jax.process_index() == jax.process_count() - 1:
         fail_to_read_once()
+    if args.last_cannot_write and jax.process_index() == jax.process_count() - 1:
+        fail_to_write_later()
     stage = toy_stage(steps=args.steps, ema_decay=0.9)
     sizes = {
         "data": MeshConfig(),
@@ -135,6 +152,8 @@ def main() -> int:
             keeper.finish(int(state.step))
     except Preempted:
         return exit_codes.PREEMPTED
+    except Unwritable:
+        distributed.leave(exit_codes.UNWRITABLE)
     return exit_codes.DONE
 
 
