@@ -24,8 +24,12 @@ DOCUMENTS = [
 ENCODERS_FROZEN = (Rule("vision_model/", frozen=True), Rule("vqmodel/", frozen=True), Rule(""))
 
 
+def boxed():
+    return jax.eval_shape(lambda: SYSTEM.init(jax.random.key(0)))
+
+
 def rules(*given: Rule) -> dict[str, Rule]:
-    shapes = jax.eval_shape(lambda: SYSTEM.init(jax.random.key(0)))
+    shapes = boxed()
     stage = StageConfig("s", 1, given, {"main": OptimizerConfig(1e-3)})
     return match_rules(stage, list(tree.flatten(shapes)))
 
@@ -104,3 +108,42 @@ def test_expected_rows_have_no_more_images_than_slots():
     assert rows.images["gen"] == rows.rows * 9
     assert rows.tokens < rows.rows * 4096
     assert rows.encoded == frozenset()
+
+
+def test_idle_parameters_are_those_that_the_loss_does_not_read():
+    batch = batch_of([DOCUMENTS[:2], DOCUMENTS[2:]])
+    work = janus_work(SYSTEM.config, rules(*ENCODERS_FROZEN), "none", rows_of(batch))
+    shapes = {p: x.value for p, x in tree.flatten(boxed()).items()}
+
+    @jax.jit
+    def loss(params):
+        sums, _ = SYSTEM.loss(params, batch, jax.random.key(0), jnp.zeros((), int), frozenset())
+        return sums["text"] + sums["code"]
+
+    def params(is_other) -> dict:
+        """Random ones; others where it says so."""
+        values = {}
+        for path, x in shapes.items():
+            rng = np.random.default_rng([is_other(path), *path.encode()])
+            values[path] = jnp.asarray(rng.normal(size=x.shape, scale=0.3), x.dtype)
+        return tree.unflatten(values)
+
+    idle = lambda path: path.startswith(work.idle)  # noqa: E731
+    before = loss(params(lambda path: False))
+    assert loss(params(idle)) == before
+    for group in {path.split("/")[0] for path in shapes}:
+        others = params(lambda path: path.startswith(group + "/") and not idle(path))  # noqa: B023
+        assert loss(others) != before, group
+
+
+def test_cached_encoders_are_idle_and_frozen_ones_run_once():
+    table = rules(*ENCODERS_FROZEN)
+    batch = batch_of([DOCUMENTS[:2], DOCUMENTS[2:]])
+    here = janus_work(SYSTEM.config, table, "none", rows_of(batch))
+    assert set(here.forward_only) == {"vision_model", "vqmodel"}
+    assert not {"vision_model", "vqmodel"} & set(here.idle)
+    cached = dataclasses.replace(rows_of(batch), encoded=frozenset())
+    assert {"vision_model", "vqmodel"} <= set(janus_work(SYSTEM.config, table, "none", cached).idle)
+    trains = rules(Rule("vqmodel/", frozen=True), Rule(""))
+    work = janus_work(SYSTEM.config, trains, "none", rows_of(batch))
+    assert work.forward_only == ("vqmodel",)
