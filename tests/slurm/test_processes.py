@@ -44,8 +44,8 @@ def test_a_process_that_dies_does_not_leave_the_other_waiting(tmp_path):
         time.sleep(0.1)
     running[1].kill()
     begun = time.time()
-    code = running[0].wait(300)
-    assert running[1].wait() == -signal.SIGKILL
+    code, killed = processes.ended(running, 300)
+    assert killed == -signal.SIGKILL
     assert exit_codes.failure(code if code > 0 else 128 - code) == "node"
     assert time.time() - begun < 150
 
