@@ -60,7 +60,8 @@ def a_plan(fits: bool) -> plan.Plan:
         digest="0123", fits=fits, refusal="" if fits else "Used 99G of 95G hbm",
         memory=Memory(2 * gib, 4 * gib, gib, gib, 3 * gib, 0, 95.0 * gib),
         amount=1000.0, unit="token", parts={"decoder": Part(1e6, 3e6, 4e6)},
-        roofline=Roofline(0.5, 0.1, {"fsdp": 0.2}, 4e14, 2e15) if fits else None, seconds=1.0,
+        roofline=Roofline(0.5, 0.1, {"fsdp": 0.2}, 4e14, 2e15) if fits else None,
+        compile_seconds=1.0,
         collectives=(Collective("all-gather", ("fsdp",), (0, 1, 2, 3), 100, 24, "bf16"),),
     )  # fmt: skip
 
@@ -71,6 +72,10 @@ def test_what_is_printed_and_written_says_all(tmp_path):
     for part in ("fits: no (Used 99G of 95G hbm)", "nearest that fits: remat=full", "4.00 GiB",
                  "MFU at most 40.0%", "bottleneck: compute", "decoder"):  # fmt: skip
         assert part in text, text
+    too_large = dataclasses.replace(
+        asked, refusal="", memory=Memory(60, 30, 5, 0, 2**34, 0, 2.0**33)
+    )
+    assert "fits: no (16.0 GiB of 8.0 GiB)" in plan_show.show("config", found, too_large)
     plan_show.write_json(tmp_path / "plan.json", asked, found)
     written = json.loads((tmp_path / "plan.json").read_text())
     assert written["plan"]["fits"] is False

@@ -46,7 +46,7 @@ class Plan:
         `unijax.plan.janus_work.Rows.expected` assumes.
       parts: FLOPs of a step by part.
       roofline: None where the compiler refused.
-      seconds: that the compiler took.
+      compile_seconds: that the compiler took.
       collectives: of a step.
     """
 
@@ -61,7 +61,7 @@ class Plan:
     unit: str
     parts: dict[str, Part]
     roofline: Roofline | None
-    seconds: float
+    compile_seconds: float
     collectives: tuple[Collective, ...] = ()
 
     def to_json(self) -> dict:
@@ -166,7 +166,7 @@ def plan(run: RunConfig, topology: Topology, change: dict, cache: pathlib.Path |
         unit=work.unit,
         parts=dict(work.parts),
         roofline=None,
-        seconds=compiled.seconds,
+        compile_seconds=compiled.seconds,
     )
     if not compiled.text:
         return found

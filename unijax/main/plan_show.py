@@ -22,7 +22,8 @@ def _bytes(n: float | int) -> str:
 def show(name: str, found: Plan, asked: Plan) -> str:
     """A plan as text. `asked` is that of the config as it is, `found` the nearest that fits."""
     m, out = asked.memory, [f"{name} on {asked.topology}", asked.mesh]
-    out += [f"fits: {'yes' if asked.fits else 'no'}" + f" ({asked.refusal})" * bool(asked.refusal)]
+    why = asked.refusal or f"{m.total / 2**30:.1f} GiB of {m.capacity / 2**30:.1f} GiB"
+    out += ["fits: yes" if asked.fits else f"fits: no ({why})"]
     out += ["", "bytes per device"]
     rows = {
         "parameters": m.parameters, "optimizer": m.optimizer, "batch": m.batch,
