@@ -58,14 +58,14 @@ def show(name: str, found: Plan, asked: Plan) -> str:
 def _show_roofline(p: Plan) -> list[str]:
     line = p.roofline
     out = ["step time (s), each resource alone"]
-    out += [f"  {'compute':24}{line.compute:9.4f}", f"  {'memory':24}{line.memory:9.4f}"]
-    out += [f"  collectives, {axes:11}{s:9.4f}" for axes, s in sorted(line.collectives.items())]
+    out += [f"  {'compute':24}{line.compute:9.4g}", f"  {'memory':24}{line.memory:9.4g}"]
+    out += [f"  collectives, {axes:11}{s:9.4g}" for axes, s in sorted(line.collectives.items())]
     out.append(
-        f"  at least {line.seconds:.4f} s, MFU at most {line.mfu:.1%}; "
+        f"  at least {line.seconds:.4g} s, MFU at most {line.mfu:.1%}; "
         f"bottleneck: {line.bottleneck}"
     )
     out.append(
-        f"  one after another: {line.seconds_in_turn:.4f} s, MFU {line.mfu_in_turn:.1%}; "
+        f"  one after another: {line.seconds_in_turn:.4g} s, MFU {line.mfu_in_turn:.1%}; "
         f"{p.amount / line.seconds_in_turn:,.0f} to {p.amount / line.seconds:,.0f} {p.unit}s/s"
     )
     return out

@@ -100,8 +100,11 @@ class VQConfig:
 
     def encode_flops_per_image(self) -> int:
         """Of convolutions and products, codebook search included; 2 per multiply-add."""
-        search = 2 * self.num_tokens * self.num_embeddings * self.embed_dim
-        return _encoder_cost(self).flops + search
+        return _encoder_cost(self).flops + self.search_flops_per_image()
+
+    def search_flops_per_image(self) -> int:
+        """Of the product that finds the nearest codes."""
+        return 2 * self.num_tokens * self.num_embeddings * self.embed_dim
 
     def decode_flops_per_image(self) -> int:
         """Of convolutions and products; 2 per multiply-add."""

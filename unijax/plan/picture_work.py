@@ -16,20 +16,20 @@ def tokenizer_work(model: TokenizerConfig, rules: Mapping[str, Rule], images: in
     """Of a step of the VQ tokenizer; the discriminator counts as if it had started.
 
     The loop counts the discriminator's three passes (two of its own term, one of the generator's)
-    as if each trained it, and leaves the perceptual network out. The search for the nearest code
-    has no gradient.
+    as if each trained it, and leaves out the perceptual network and the search for codes, which has
+    no gradient.
 
     Raises:
       UserError: if nothing trains.
     """
     vq, trained = model.vq, Trained(rules)
     trains = "generator" in trained
-    encode, decode = float(vq.encode_flops_per_image()), float(vq.decode_flops_per_image())
-    search = 2.0 * vq.num_tokens * vq.num_embeddings * vq.embed_dim
-    encoder = plain(images * encode, images * (encode - search), trains)
+    search = images * float(vq.search_flops_per_image())
+    encode = images * float(vq.encode_flops_per_image()) - search
+    decode = images * float(vq.decode_flops_per_image())
     found = {
-        "VQ encoder": encoder + Part(0.0, 0.0, images * search),
-        "VQ decoder": plain(images * decode, images * decode, trains),
+        "VQ encoder": plain(encode, encode, trains) + Part(0.0, 0.0, search),
+        "VQ decoder": plain(decode, decode, trains),
     }
     if model.discriminator is not None:
         one = images * float(model.discriminator.flops_per_image(vq.image_size))

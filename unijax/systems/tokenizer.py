@@ -233,11 +233,15 @@ class Tokenizer:
         return jnp.sum(used).astype(jnp.float32), jnp.full((), size, jnp.float32)
 
     def forward_flops(self, batch: ImageBatch, as_causal: bool = False) -> dict[str, Array]:
-        """The discriminator counts as if it had started; the small perceptual network does not."""
+        """The discriminator counts as if it had started.
+
+        The small perceptual network and the search for codes, which has no gradient, do not count.
+        """
         del as_causal  # no packed rows
         images = jnp.sum(batch.weight)
         vq = self.config.vq
         per_image = vq.encode_flops_per_image() + vq.decode_flops_per_image()
+        per_image -= vq.search_flops_per_image()
         flops = {"generator": images * float(per_image)}
         if self.config.discriminator is not None:
             one = self.config.discriminator.flops_per_image(vq.image_size)
