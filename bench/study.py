@@ -18,6 +18,7 @@ import shutil
 import numpy as np
 import scipy.stats
 from matplotlib import pyplot as plt
+from matplotlib.ticker import FixedLocator, FormatStrFormatter
 
 from unijax.main.fit import fit
 from unijax.main.scaling_report import report
@@ -92,7 +93,10 @@ def losses_by_seed(runs: table.Runs, loss: str) -> np.ndarray:
 
 
 def rate(directory: pathlib.Path, out: pathlib.Path, small: bool) -> None:
-    """Losses against the learning rate at every width, under both parametrisations."""
+    """Losses against the learning rate at every width, under both parametrisations.
+
+    At the base's width both are the same runs, which stand in the sweep of the first alone.
+    """
     ending = "_small" * small
     found = {
         "maximal update": run(f"configs/scaling_rate.py:mup{ending}", directory / "rate_mup"),
@@ -100,8 +104,32 @@ def rate(directory: pathlib.Path, out: pathlib.Path, small: bool) -> None:
     }
     for name, runs in found.items():
         keep(runs, out / f"rate_{name.replace(' ', '_')}.csv")
+    first, second = found.values()
+    base = first.where(first["size"] == smallest(first))
+    found["standard"] = table.Runs(
+        {k: np.concatenate([base[k], second[k]]) for k in second.columns}
+    )
+    print("| parametrisation | loss | width | best rate | lost by the best rate of the smallest |")
+    print("|---|---|---|---|---|")
+    for (name, runs), loss in itertools.product(found.items(), LOSSES):
+        best = best_rates(runs, loss)
+        for size, chosen in best.items():
+            rates = best[smallest(runs)], chosen
+            lost = np.subtract(*(loss_at(runs, loss, size, r) for r in rates))
+            print(f"| {name} | {NAMES[loss]} | {size[1:]} | {chosen:g} | {lost:.3f} |")
     with style():
         draw_rates(found, out / "rate.svg")
+
+
+def smallest(runs: table.Runs) -> str:
+    """Of the sizes."""
+    return min(set(runs["size"]), key=lambda s: int(s[1:]))
+
+
+def loss_at(runs: table.Runs, loss: str, size: str, rate: float) -> float:
+    """Of one run; infinite if it diverged."""
+    (here,) = np.flatnonzero((runs["size"] == size) & (runs["learning_rate"] == rate))
+    return float(runs.loss(loss)[here]) if runs["state"][here] == "done" else float("inf")
 
 
 def best_rates(runs: table.Runs, loss: str) -> dict[str, float]:
@@ -119,10 +147,13 @@ def draw_rates(found: dict[str, table.Runs], path: pathlib.Path) -> None:
     figure, panels = plt.subplots(
         2, 3, figsize=(PAGE, 3.9), sharex=True, sharey="col", layout="constrained"
     )
+    sizes = {s for runs in found.values() for s in runs["size"]}
+    colors = dict(zip(sorted(sizes, key=lambda s: int(s[1:])), (ONE, THREE, TWO)))
     for (name, runs), row in zip(found.items(), panels):
         done = runs.where(runs["state"] == "done")
         for loss, axes in zip(LOSSES, row):
-            for (size, best), color in zip(best_rates(runs, loss).items(), (ONE, THREE, TWO)):
+            for size, best in best_rates(runs, loss).items():
+                color = colors[size]
                 here = done.where(done["size"] == size)
                 order = np.argsort(here["learning_rate"])
                 rates, losses = here["learning_rate"][order], here.loss(loss)[order]
@@ -132,6 +163,8 @@ def draw_rates(found: dict[str, table.Runs], path: pathlib.Path) -> None:
             axes.set_title(f"{NAMES[loss]}, {name}")
     for axes in panels[1]:
         axes.set_xlabel("learning rate")
+        axes.xaxis.set_major_locator(FixedLocator([1e-3, 4e-3, 1.6e-2, 6.4e-2]))
+        axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))
     for axes in panels[:, 0]:
         axes.set_ylabel("held-out loss (nats)")
     panels[0, 0].legend()

@@ -66,18 +66,35 @@ def test_differences_are_paired_by_seed(tmp_path):
     assert (low, high) == pytest.approx((mean - half, mean + half), rel=1e-3)
 
 
-def test_rates_are_drawn_with_a_star_at_the_best(tmp_path):
+def rates(path, best: dict[int, float]) -> table.Runs:
+    """Losses of 3 at the best rate of each width, and 0.5 more for each factor of two from it."""
     found = []
-    for width in (32, 64):
-        for i, rate in enumerate((1e-3, 2e-3, 4e-3)):
-            losses = {f"loss_{k}_nats_per_token": 3 + (i - 1) ** 2 for k in study.LOSSES}
-            row = {"run_id": f"w{width}_{i}", "size": f"w{width}", "learning_rate": rate}
-            found.append(row | {"parameters": 1e4, "tokens": 5e5, "state": "done"} | losses)
-    table.write(tmp_path / "rate.csv", found)
-    runs = table.read(tmp_path / "rate.csv")
-    assert study.best_rates(runs, "code") == {"w32": 2e-3, "w64": 2e-3}
-    study.draw_rates({"maximal update": runs, "standard": runs}, tmp_path / "rate.svg")
-    assert "<svg" in (tmp_path / "rate.svg").read_text()
+    for width, least in best.items():
+        for rate in (1e-3, 2e-3, 4e-3):
+            loss = 3 + 0.5 * abs(np.log2(rate / least))
+            row = {"run_id": f"w{width}_{rate}", "size": f"w{width}", "learning_rate": rate}
+            row |= {f"loss_{k}_nats_per_token": loss for k in study.LOSSES}
+            found.append(row | {"parameters": 1e4, "tokens": 5e5, "state": "done"})
+    table.write(path, found)
+    return table.read(path)
+
+
+def test_the_rate_part_says_where_each_width_is_best(tmp_path, monkeypatch, capsys):
+    tables = {
+        "configs/scaling_rate.py:mup": rates(tmp_path / "m.csv", {32: 2e-3, 128: 2e-3}),
+        "configs/scaling_rate.py:standard": rates(tmp_path / "s.csv", {128: 1e-3}),
+    }
+    monkeypatch.setattr(study, "run", lambda config, directory: tables[config])
+    assert study.best_rates(next(iter(tables.values())), "code") == {"w32": 2e-3, "w128": 2e-3}
+    (tmp_path / "out").mkdir()
+    study.rate(tmp_path, tmp_path / "out", small=False)
+    said = capsys.readouterr().out
+    assert "| maximal update | image codes | 128 | 0.002 | 0.000 |" in said
+    # Width 32 stands in the first sweep alone, and the second is compared with it.
+    assert "| standard | image codes | 32 | 0.002 | 0.000 |" in said
+    assert "| standard | image codes | 128 | 0.001 | 0.500 |" in said
+    names = {p.name for p in (tmp_path / "out").iterdir()}
+    assert names == {"rate.svg", "rate_maximal_update.csv", "rate_standard.csv"}
 
 
 def test_the_ladder_part_writes_table_laws_and_figures(tmp_path, monkeypatch):

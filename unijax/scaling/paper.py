@@ -12,7 +12,13 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FormatStrFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import (
+    FixedLocator,
+    FormatStrFormatter,
+    MaxNLocator,
+    NullFormatter,
+    NullLocator,
+)
 
 from unijax.scaling.study import Analysis
 
@@ -70,6 +76,9 @@ def power(value: float) -> str:
 def log_axes(axes: Axes, x: str, y: str, log_y: bool = False) -> None:
     """Logarithmic x, and y where asked, with their names."""
     axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    if high > 10 * low:  # powers of ten are among the ticks, and the names between them overlap
+        axes.xaxis.set_minor_formatter(NullFormatter())
     if log_y:
         axes.set_yscale("log")
     axes.set_xlabel(x)
