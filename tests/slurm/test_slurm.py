@@ -27,7 +27,7 @@ command: python -m tests.train.toy_process --steps 4000 --pause 0.02
 """,
     "janus": f"""\
 command: unijax train --config {TINY}
-overrides: [{", ".join(SHORT)}, stage.steps=2000, loop.log_every=5, loop.eval_every=500]
+overrides: [{", ".join(SHORT)}, stage.steps=1500, loop.log_every=5, loop.eval_every=500]
 """,
 }
 
@@ -111,9 +111,18 @@ def test_a_run_that_is_preempted_three_times_ends_as_one_that_is_not(
         return step
 
     def go_on(attempt: int, step: int) -> None:
-        # SLURM lets a job wait for two minutes after it was queued again.
+        # SLURM lets a job wait for two minutes after it was queued again; one that starts in the
+        # second in which it was stopped it takes for the stopped one, and drops.
+        time.sleep(2)
         cluster.call("scontrol", "update", f"jobid={second}", "StartTime=now")
-        until(f"attempt {attempt} trains on from step {step}", lambda: trains(attempt, step))
+
+        def goes_on() -> bool:
+            if trains(attempt, step):
+                return True
+            assert state(), "SLURM has dropped the job"
+            return False
+
+        until(f"attempt {attempt} trains on from step {step}", goes_on)
 
     until("the second run trains", lambda: trains(1, 0))
     assert "running" in unijax(cluster, "status", str(directory))
