@@ -118,7 +118,7 @@ def test_what_cannot_hold_its_parameters_is_not_compiled(monkeypatch):
     assert all(changed(RUN, change).mesh.fsdp >= 32 for change in compiler.tried)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=12)
 @given(
     tries=st.integers(0, 9),
     accumulate=st.sampled_from([1, 2, 4]),
