@@ -55,7 +55,7 @@ def get_config(arg: str = "") -> ConfigDict:
 def get_sweep(arg: str = "") -> ConfigDict:
     """Five sizes at five budgets, less the runs of no sense: 20 runs, 3.2e13 FLOPs in all."""
     if arg == "small":
-        widths, budgets, lengths = (32, 48), (5e9, 1e10, 2e10), (0.01, 160.0)
+        widths, budgets, lengths = (32, 48), (1e10, 2e10, 4e10), (0.01, 160.0)
     else:
         widths, budgets = (32, 48, 64, 96, 128), (2e11, 4e11, 8e11, 1.6e12, 5e12)
         lengths = (0.3, 160.0)

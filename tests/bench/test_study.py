@@ -8,9 +8,11 @@ import pytest
 from bench import study
 from tests.scaling.test_table import rows
 from unijax.main import config as config_lib
+from unijax.main import sweep
 from unijax.main.run import resolve
-from unijax.scaling import table
+from unijax.scaling import table, validate
 from unijax.scaling.grid import GridConfig
+from unijax.scaling.study import FitConfig
 
 CONFIGS = [
     *(f"configs/scaling_micro.py{arg}" for arg in ("", ":small")),
@@ -27,6 +29,11 @@ def test_sweep_files_are_whole(spec):
     assert run.cache_frozen
     assert run.validation.batches
     assert grid.mup_width in (0, 32)
+
+
+def test_the_small_ladder_has_runs_enough_to_fit():
+    # Lengths are rounded to whole periods, and runs that become the same are one.
+    assert len(sweep.plan("configs/scaling_micro.py:small", [])[0]) >= validate.FEWEST
 
 
 def test_what_is_held_out_is_the_same_for_runs_together_and_apart():
@@ -97,16 +104,21 @@ def test_the_rate_part_says_where_each_width_is_best(tmp_path, monkeypatch, caps
     assert names == {"rate.svg", "rate_maximal_update.csv", "rate_standard.csv"}
 
 
-def test_the_ladder_part_writes_table_laws_and_figures(tmp_path, monkeypatch):
+@pytest.mark.parametrize("small", [True, False])
+def test_the_ladder_part_writes_table_laws_and_figures(small, tmp_path, monkeypatch):
     def runs(config, directory):
-        assert config == "configs/scaling_micro.py:small"
+        assert config == "configs/scaling_micro.py" + ":small" * small
         directory.mkdir(parents=True, exist_ok=True)
         table.write(directory / "runs.parquet", rows())
         return table.read(directory / "runs.parquet")
 
     monkeypatch.setattr(study, "run", runs)
     (tmp_path / "out").mkdir()
-    study.ladder(tmp_path, tmp_path / "out", small=True)
+    # The draws of the real study take long and are tested elsewhere.
+    monkeypatch.setattr(study, "FitConfig", lambda **choices: FitConfig(draws=20, hold_out=0))
+    study.ladder(tmp_path, tmp_path / "out", small)
     names = {p.name for p in (tmp_path / "out").iterdir()}
-    assert {"ladder.csv", "janus_text_isoflop_valleys.svg"} <= names
+    figures = ["loss_against_compute"] if small else ["loss_against_compute", "isoflop_valleys"]
+    drawn = {f"janus_{loss}_{figure}.svg" for loss in ("text", "code") for figure in figures}
+    assert names == {"ladder.csv"} | drawn
     assert re.search("Micro Janus", (tmp_path / "fit" / "report.html").read_text())
