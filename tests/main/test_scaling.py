@@ -39,14 +39,18 @@ def write_table(tmp_path) -> str:
 
 def test_fit_then_report(capsys, tmp_path):
     out = str(tmp_path / "fit")
-    assert main(["fit", write_table(tmp_path), "--out", out, "--draws", "40"]) == 0
+    options = ["--draws", "40", "--loss", "code"]
+    assert main(["fit", write_table(tmp_path), "--out", out, *options]) == 0
     assert "approach 3: N ~ C^0.5" in capsys.readouterr().out
     saved = json.loads((tmp_path / "fit" / "fit.json").read_text())
-    assert [f["loss"] for f in saved["fits"]] == ["text", "code"]
+    assert [f["loss"] for f in saved["fits"]] == ["code"]
     for one in saved["fits"]:
         assert len(one["runs"]) == 20
         for value, low, high in one["constants"].values():
             assert low < value < high
+        for slopes in one["exponents"].values():
+            assert set(slopes) == {"a", "b"}
+            assert slopes["a"][0] + slopes["b"][0] == pytest.approx(1)
     assert saved["choices"]["draws"] == 40
     assert main(["report", out, "--title", "T"]) == 0
     assert (tmp_path / "fit" / "report.html").read_text().startswith("<!doctype html>")
@@ -112,8 +116,13 @@ def test_decay_starts_where_the_schedule_leaves_its_peak(steps, warmup):
 
 
 @pytest.fixture(scope="module")
-def planned():
-    return sweep.plan(SWEEP, [])[0]
+def plan():
+    return sweep.plan(SWEEP, [])
+
+
+@pytest.fixture(scope="module")
+def planned(plan):
+    return plan[0]
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +192,7 @@ def test_unfinished_runs_are_said_in_the_table_and_refused_by_a_fit(swept, tmp_p
     assert first.parent.name in said
 
 
-def test_jobs_of_an_array_do_not_write_one_trunk(planned, tmp_path, monkeypatch):
+def test_jobs_of_an_array_do_not_write_one_trunk(plan, planned, tmp_path, monkeypatch):
     trained = []
 
     def diverges(run, run_dir, *rest, **more):
@@ -194,6 +203,7 @@ def test_jobs_of_an_array_do_not_write_one_trunk(planned, tmp_path, monkeypatch)
 
     monkeypatch.setattr(sweep, "train", diverges)
     monkeypatch.setattr(sweep, "train_on_trunk", None)
+    monkeypatch.setattr(sweep, "plan", lambda *args: plan)
     for p in planned:
         sweep.sweep(SWEEP, tmp_path, [], p.id)
     assert trained == [p.id for p in planned]
@@ -215,7 +225,7 @@ def test_an_array_of_a_sweep_is_one_job_a_run(planned, tmp_path):
         assert (parsed.only, parsed.dir, parsed.overrides) == (p.id, str(tmp_path), [])
 
 
-def test_a_diverged_run_is_a_row_and_the_others_go_on(tmp_path, capsys, monkeypatch):
+def test_a_diverged_run_is_a_row_and_the_others_go_on(plan, tmp_path, capsys, monkeypatch):
     def diverges(run, run_dir, *rest, **more):
         run_dir.mkdir(parents=True)
         (run_dir / "metrics.jsonl").write_text("")
@@ -223,6 +233,7 @@ def test_a_diverged_run_is_a_row_and_the_others_go_on(tmp_path, capsys, monkeypa
 
     monkeypatch.setattr(sweep, "train", diverges)
     monkeypatch.setattr(sweep, "train_on_trunk", diverges)
+    monkeypatch.setattr(sweep, "plan", lambda *args: plan)
     sweep.sweep(SWEEP, tmp_path, [], None)
     runs = table.read(tmp_path / "runs.parquet")
     assert set(runs["state"]) == {"diverged"}

@@ -3,6 +3,7 @@
 import io
 import re
 
+import numpy as np
 import pytest
 
 from tests.scaling.test_table import rows
@@ -72,6 +73,15 @@ def test_constants_with_intervals_are_in_the_table(analyses, written):
         for value, low, high in analysis.constants(0.95).values():
             assert f"<td>{page.number(value)}</td>" in text
             assert f"[{page.number(low)}, {page.number(high)}]" in text
+
+
+def test_optima_beyond_the_sizes_of_the_runs_say_how_far(analyses, written):
+    text = written.read_text()
+    for analysis in analyses:
+        (n,) = analysis.frontiers[3].optimal_parameters(np.array(CONFIG.budgets))
+        factor = n / analysis.points.parameters.max()
+        assert factor > 1
+        assert f"<td>{factor:.2g} times beyond</td>" in text
 
 
 def test_every_doubt_is_on_the_page(analyses, written):

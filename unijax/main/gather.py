@@ -1,5 +1,6 @@
 """`unijax gather`: what the runs of a sweep gave, in one table."""
 
+import dataclasses
 import json
 import math
 import pathlib
@@ -15,7 +16,7 @@ from unijax.main.run import RunConfig, make_system
 from unijax.scaling import table
 from unijax.scaling.grid import Cell, GridConfig
 from unijax.systems.janus import Janus
-from unijax.train.stage import match_rules
+from unijax.train.stage import Rule, match_rules
 
 RESULT = "result.json"
 TEACHES = {"text": "text", "understanding": "und", "code": "gen"}  # loss -> group of the data
@@ -27,19 +28,19 @@ def record(
     """Writes the row of a run that ended, from its log, as `result.json` in its directory."""
     lines = [json.loads(x) for x in (run_dir / "metrics.jsonl").read_text().splitlines()]
     periods = [x for x in lines if "flops" in x]
-    parameters, frozen = trained(run)
+    found = trained(run)
     last, tokens, flops, encoders, seconds = 0, 0.0, 0.0, 0.0, 0.0
     taught = dict.fromkeys(TEACHES, 0.0)
     for row in periods:
         steps, last = row["step"] - last, row["step"]
         tokens += row["tokens"] * steps
         flops += row["flops"] * steps
-        encoders += 0.0 if run.cache_frozen else _encoder_flops(run, row, frozen) * steps
+        encoders += 0.0 if run.cache_frozen else _encoder_flops(run, row, found.frozen) * steps
         seconds += row["seconds_per_step"] * steps
         for loss, group in TEACHES.items():
             taught[loss] += row[f"data/{group}_tokens"] * steps
     row = _described(name, config_lib.to_json(run), cell.width) | {
-        "parameters": parameters,
+        "parameters": found.parameters,
         "non_embedding_parameters": run.model.text.count_parameters()["layers"],
         "tokens": tokens,
         **{f"tokens_{loss}": count for loss, count in taught.items()},
@@ -72,14 +73,25 @@ def _column(loss: str) -> str:
     return f"loss_{loss}{table.UNIT}"
 
 
-def trained(run: RunConfig) -> tuple[int, frozenset[str]]:
-    """How many parameters train, and the encoders that are frozen whole."""
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """What a run trains: how many parameters, by which rules, and the encoders frozen whole."""
+
+    system: Janus
+    rules: dict[str, Rule]
+    parameters: int
+    frozen: frozenset[str]
+
+
+def trained(run: RunConfig) -> Trained:
+    """From shapes; nothing is initialised."""
     system = make_system(run)
     shapes = tree.flatten(nn.unbox(jax.eval_shape(lambda: system.init(jax.random.key(0)))))
     rules = match_rules(run.stage, list(shapes))
     learning = {path for path, rule in rules.items() if not rule.frozen}
     groups = {path.split("/")[0] for path in learning}
-    return sum(math.prod(shapes[p].shape) for p in learning), system.encoders - groups
+    parameters = sum(math.prod(shapes[p].shape) for p in learning)
+    return Trained(system, rules, parameters, system.encoders - groups)
 
 
 def _encoder_flops(run: RunConfig, row: dict, frozen: frozenset[str]) -> float:

@@ -9,10 +9,8 @@ import dataclasses
 import json
 import pathlib
 
-import jax
 import numpy as np
 
-from unijax.core import tree
 from unijax.core.batch import PackedBatch
 from unijax.core.errors import UserError
 from unijax.core.files import atomic_file, writable_directory
@@ -20,13 +18,12 @@ from unijax.data.loader import Loader
 from unijax.data.tokenizer import load as load_tokenizer
 from unijax.main import config as config_lib
 from unijax.main.gather import RESULT, gather, record, trained
-from unijax.main.run import RunConfig, make_system, resolve
+from unijax.main.run import RunConfig, resolve
 from unijax.main.train import shared_tables, train
 from unijax.main.trunk import train_on_trunk, with_length
 from unijax.scaling.grid import Cell, GridConfig, cells, run_id
 from unijax.scaling.ladder import rung
 from unijax.train.guard import NotFinite
-from unijax.train.stage import match_rules
 from unijax.train.step import training_flops
 
 MEASURED = 4  # batches from which tokens and FLOPs of a step are planned
@@ -112,15 +109,11 @@ def _measure(run: RunConfig) -> tuple[float, list[PackedBatch]]:
 
 def _step_flops(run: RunConfig, batches: list[PackedBatch]) -> float:
     """Training FLOPs of a step without the frozen encoders, whose outputs can be kept."""
-    system = make_system(run)
-    shapes = jax.eval_shape(lambda: system.init(jax.random.key(0)))
-    rules = match_rules(run.stage, list(tree.flatten(shapes)))
-    _, frozen = trained(run)
-    totals = []
+    found, totals = trained(run), []
     for batch in batches:
-        forward = system.forward_flops(batch)
-        encoders = sum(float(v) for k, v in forward.items() if k in frozen)
-        totals.append(float(training_flops(system, batch, rules)) - encoders)
+        forward = found.system.forward_flops(batch)
+        encoders = sum(float(v) for k, v in forward.items() if k in found.frozen)
+        totals.append(float(training_flops(found.system, batch, found.rules)) - encoders)
     return float(np.mean(totals))
 
 
