@@ -11,7 +11,7 @@ import pathlib
 import shlex
 
 from launch.shell import CLASSIFY, environment, quoted
-from launch.spec import Launch, Run, expand
+from launch.spec import FOLDER, Launch, Run, expand
 from unijax.core.errors import UserError
 
 PROGRAM = "sbatch"
@@ -94,7 +94,7 @@ def render(launch: Launch) -> dict[str, str]:
 
 def commands(launch: Launch, folder: pathlib.Path) -> list[list[str]]:
     """What submits the rendered files."""
-    logs = str(pathlib.PurePosixPath(launch.directory) / "launch")  # SLURM does not make it
+    logs = str(pathlib.PurePosixPath(launch.directory) / FOLDER)  # SLURM does not make it
     return [["mkdir", "-p", logs], ["sbatch", str(folder / FILE)]]
 
 

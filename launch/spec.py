@@ -10,6 +10,8 @@ from typing import Any
 
 from unijax.core.errors import UserError
 
+FOLDER = "launch"  # beside the run directories: what was rendered
+
 
 @dataclasses.dataclass(frozen=True)
 class Machines:
@@ -45,6 +47,8 @@ class Machines:
             raise _mistake("processes", f"{self.processes} beside gpus={self.gpus}", "1 or gpus")
         if min(self.hosts, self.processes, self.slices) < 1:
             raise _mistake("hosts, processes, slices", "less than 1", "1 or more")
+        if min(self.gpus, self.cpus, self.memory_gib) < 0:
+            raise _mistake("gpus, cpus, memory_gib", "less than 0", "0 or more")
 
 
 def _mistake(key: str, found: str, expected: str) -> UserError:
@@ -68,6 +72,11 @@ class Retry:
     node: int = 5
     bug: int = 0
 
+    def __post_init__(self):
+        for name, count in dataclasses.asdict(self).items():
+            if count < 0:
+                raise UserError(f"retry.{name}", f"{count}", "0 or more", "Correct it.")
+
 
 @dataclasses.dataclass(frozen=True)
 class Slurm:
@@ -85,6 +94,16 @@ class Slurm:
     hours: float = 24.0
     warning_seconds: int = 300
     options: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        # SLURM takes a limit of 0 for none.
+        if not 0 <= self.warning_seconds < self.hours * 3600:
+            raise UserError(
+                "slurm",
+                f"hours {self.hours:g} and warning_seconds {self.warning_seconds}",
+                "a time limit, and a warning within it",
+                "Correct the launch file.",
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,6 +223,10 @@ class Launch:
                 "Write it in full.",
             )
         for run in self.runs:
+            if run == FOLDER:
+                raise UserError(
+                    "runs", repr(run), "another name: rendered files lie there", "Rename it."
+                )
             if run != _file_name(run):
                 raise UserError(
                     "runs",
@@ -211,6 +234,9 @@ class Launch:
                     f"the name of a directory, as {_file_name(run)}",
                     "Rename it.",
                 )
+        for name in self.env:
+            if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
+                raise UserError("env", repr(name), "the name of a variable", "Correct it.")
         for key, values in self.sweep.items():
             if not isinstance(values, list | tuple) or not values:
                 raise UserError(

@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 
 from launch.engines import RUNS
+from launch.spec import FOLDER
 from unijax.core import status as status_lib
 from unijax.core.errors import UserError
 from unijax.core.status import Status
@@ -58,7 +59,7 @@ def _statuses(directory: pathlib.Path) -> dict[str, Known]:
     if here is not None:
         return {here.run: here}
     found: dict[str, Known] = {}
-    for listed in directory.glob(f"launch/{RUNS}"):
+    for listed in directory.glob(f"{FOLDER}/{RUNS}"):
         found |= {line.split("\t")[0]: None for line in listed.read_text().splitlines()}
     for path in directory.glob(f"*/{status_lib.FILE}"):
         try:

@@ -6,7 +6,7 @@ import pathlib
 
 import pytest
 
-from unijax.core.errors import UserError
+from unijax.core.errors import Unwritable, UserError
 from unijax.core.files import atomic_directory, atomic_file, writable_directory
 
 
@@ -37,7 +37,7 @@ def test_a_failure_leaves_what_was_there_and_nothing_else(tmp_path):
 def test_a_full_disk_is_told_and_leaves_nothing(tmp_path):
     path = tmp_path / "a.txt"
     told = r"a\.txt.*No space left on device.*free space"
-    with pytest.raises(UserError, match=told), atomic_file(path):
+    with pytest.raises(Unwritable, match=told), atomic_file(path):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert os.listdir(tmp_path) == []
 

@@ -59,6 +59,12 @@ def test_values_are_written_as_the_trainer_reads_them():
         ({"runs": {"../a": []}}, "runs: found '../a'"),
         ({"machine": {}}, "Did you mean 'machines'?"),
         ({"tpu": {"capacity": "cheap"}}, "tpu.capacity: found 'cheap'"),
+        ({"machines": {"gpus": -2}}, "machines.gpus, cpus, memory_gib: found less than 0"),
+        ({"retry": {"node": -1}}, "retry.node: found -1"),
+        ({"slurm": {"hours": 0}}, "slurm: found hours 0 and warning_seconds 300"),
+        ({"slurm": {"warning_seconds": -3}}, "slurm: found hours 24 and warning_seconds -3"),
+        ({"env": {"A B": "1"}}, "env: found 'A B'"),
+        ({"runs": {"launch": []}}, "runs: found 'launch'; expected another name"),
     ],
 )
 def test_mistakes_are_told(changes, said):

@@ -1,6 +1,7 @@
 """The table of a sweep."""
 
 import dataclasses
+import json
 
 import pytest
 
@@ -53,10 +54,16 @@ def test_one_run(tmp_path):
     assert table(tmp_path / "a", NOW).splitlines()[2] == "1 runs: 1 running"
 
 
-def test_one_unreadable_status_hides_no_other_run(tmp_path):
+ODD = {"step": None, "loss": "nan", "step_seconds": None, "updated": "yesterday", "state": 3}
+
+
+@pytest.mark.parametrize("odd", [None, *ODD])
+def test_one_unreadable_status_hides_no_other_run(tmp_path, odd):
     write(tmp_path, RUNNING)
     (tmp_path / "b").mkdir()
-    (tmp_path / "b" / status.FILE).write_text('{"run": "b", "sta')
+    whole = dataclasses.asdict(RUNNING)
+    text = '{"run": "b", "sta' if odd is None else json.dumps(whole | {odd: ODD[odd]})
+    (tmp_path / "b" / status.FILE).write_text(text)
     lines = table(tmp_path, NOW).splitlines()
     assert [line.split()[:2] for line in lines[1:3]] == [["a", "running"], ["b", "unreadable"]]
     assert lines[3] == "2 runs: 1 running, 1 unreadable"

@@ -15,7 +15,7 @@ from unijax.core import tree
 from unijax.core.errors import UserError
 from unijax.parallel.sharding import MeshConfig, make_mesh
 from unijax.train import setup
-from unijax.train.checkpoint import read_params, read_run
+from unijax.train.checkpoint import read_params, read_run, signed
 from unijax.train.loop import LoopConfig, fit, validation
 from unijax.train.stage import OptimizerConfig, Rule, match_rules
 
@@ -206,6 +206,16 @@ def test_resuming_another_size_or_system_is_refused(tmp_path):
         run(tmp_path, stage, description=described(stage, model={"d": 4}, system="other"))
 
 
+@pytest.mark.parametrize("shorter", [{"stop_at": 7}, {"stage": toy_stage(steps=7)}])
+def test_a_run_that_is_past_its_end_does_not_train_on(tmp_path, shorter):
+    """It once trained for ever, and the newest checkpoints replaced the good ones."""
+    run(tmp_path, stop_at=10)
+    with pytest.raises(UserError, match="found a checkpoint of step 10; expected one of step 7"):
+        run(tmp_path, **shorter)
+    assert read_run(tmp_path)["step"] == 10
+    assert lines(tmp_path)[-1]["step"] == 10
+
+
 def test_what_may_change_when_a_run_goes_on_is_told(tmp_path, capsys):
     stage = toy_stage()
     run(tmp_path, stage, stop_at=5, description=described(stage))
@@ -217,8 +227,10 @@ def test_what_may_change_when_a_run_goes_on_is_told(tmp_path, capsys):
 def test_resuming_a_checkpoint_of_another_schema_is_refused(tmp_path):
     run(tmp_path, stop_at=5)
     path = tmp_path / "checkpoints" / "5" / "run" / "metadata"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": 9}))
-    with pytest.raises(UserError, match="checkpoint schema 9; expected schema 1"):
+    found = json.loads(path.read_text()) | {"schema": 9}
+    del found["digest"]
+    path.write_text(json.dumps(signed(found)))
+    with pytest.raises(UserError, match="checkpoint schema 9; expected schema 2"):
         run(tmp_path)
 
 

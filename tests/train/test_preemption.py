@@ -82,6 +82,12 @@ def test_status_follows_the_run(tmp_path, monkeypatch):
     now = status.read(tmp_path)
     assert (now.state, now.step, now.attempt) == ("done", 20, 3)
     assert now.loss == lines(tmp_path)[-1]["loss"]
+    keep(tmp_path)  # nothing is left to do, and what is known stays known
+    again = status.read(tmp_path)
+    assert again.attempt == 4
+    assert again.step_seconds
+    for name in ("state", "step", "loss", "tokens_per_second", "goodput", "step_seconds"):
+        assert getattr(again, name) == getattr(now, name)
 
 
 def test_status_tells_what_stopped_a_run(tmp_path):

@@ -73,6 +73,9 @@ def test_half_of_the_variables_is_told(monkeypatch):
         (jax.errors.JaxRuntimeError("UNKNOWN: Gloo context initialization failed"), "node"),
         (jax.errors.JaxRuntimeError("UNAVAILABLE: Socket closed"), "node"),
         (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory"), "bug"),
+        (jax.errors.JaxRuntimeError("INVALID_ARGUMENT: a connection of shape [3]"), "bug"),
+        (jax.errors.JaxRuntimeError("INTERNAL: CUDA_ERROR_ECC_UNCORRECTABLE"), "node"),
+        (jax.errors.JaxRuntimeError("DATA_LOSS: HBM"), "node"),
         (ValueError("connection"), "bug"),
     ],
 )

@@ -7,6 +7,7 @@ tell of signals (128 + number).
 DONE = 0
 CHECK_FAILED = 1  # Python's own for a traceback, too
 MISTAKE = 2  # in the input: started again, it ends the same
+DEVICE_LOST = 82  # an accelerator failed
 UNWRITABLE = 83  # a place that could be written no longer can: a full disk, a share that went away
 HUNG = 84  # it did not go on; below PEER_LOST: the others of the run may hang for its sake
 PREEMPTED = 85  # SIGTERM came, the state is saved, the same command resumes
@@ -16,7 +17,7 @@ INTERRUPTED = 130  # Ctrl-C
 # 143: SIGTERM before there was anything to save.
 PREEMPTION = (PREEMPTED, 143)
 # 134: the runtime aborts a process that lost its coordinator. 135, 137: bus error, killed (memory).
-NODE_FAILURE = (UNWRITABLE, HUNG, PEER_LOST, 134, 135, 137)
+NODE_FAILURE = (DEVICE_LOST, UNWRITABLE, HUNG, PEER_LOST, 134, 135, 137)
 
 
 def failure(code: int) -> str:

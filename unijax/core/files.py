@@ -1,6 +1,7 @@
 """Writing files so that a reader never sees half of one."""
 
 import contextlib
+import errno
 import os
 import pathlib
 import shutil
@@ -8,11 +9,15 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 
-from unijax.core.errors import UserError
+from unijax.core.errors import Unwritable, UserError
+
+# Of a disk that may take more later, or a share that may come back: no mistake of who named it.
+OF_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE)
 
 
 def _unwritable(path: pathlib.Path, error: OSError) -> UserError:
-    return UserError(
+    kind = Unwritable if error.errno in OF_DISK else UserError
+    return kind(
         str(path),
         f"a place that cannot be written ({error.strerror or error})",
         "a writable directory with free space",
@@ -29,7 +34,7 @@ def writable_directory(path: str | os.PathLike) -> pathlib.Path:
     """Makes the directory where it is missing, and makes sure that files can be made in it.
 
     Raises:
-      UserError: if not.
+      UserError: if not; `Unwritable` where the disk, not the path, is at fault.
     """
     path = pathlib.Path(path)
     try:

@@ -78,10 +78,24 @@ def read(run_dir: str | os.PathLike) -> Status | None:
     """
     path = pathlib.Path(run_dir) / FILE
     try:
-        return Status(**json.loads(path.read_text()))
+        return _checked(Status(**json.loads(path.read_text())))
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError) as e:
+    except (ValueError, TypeError, OSError) as e:
         raise UserError(
             str(path), f"what is no status ({e})", "the fields of a run's status", "Remove it."
         ) from e
+
+
+_KINDS = {float: int | float, float | None: int | float | None, dict[str, float]: dict}
+
+
+def _checked(status: Status) -> Status:
+    """Raises TypeError for a field of another type."""
+    for field in dataclasses.fields(Status):
+        value = getattr(status, field.name)
+        if not isinstance(value, _KINDS.get(field.type, field.type)):
+            raise TypeError(f"{field.name} is {value!r}")
+    if not all(isinstance(seconds, int | float) for seconds in status.step_seconds.values()):
+        raise TypeError(f"step_seconds is {status.step_seconds!r}")
+    return status

@@ -2,7 +2,6 @@
 
 import argparse
 import difflib
-import errno
 import itertools
 import logging
 import sys
@@ -12,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from unijax.core import exit_codes
 from unijax.core.errors import Preempted, Unwritable, UserError
+from unijax.core.files import OF_DISK
 from unijax.main import launch_verbs, scaling_verbs
 
 # Orbax and absl narrate every save, asyncio every failed write of one; what a user must know is
@@ -173,10 +173,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         status = _run(args)
     except Exception as e:
-        if distributed := _if_one_of_several():
-            traceback.print_exception(e)
-            distributed.leave(distributed.status_of(e))
-        raise
+        status = exit_codes.CHECK_FAILED
+        if "jax" in sys.modules:
+            from unijax.main import distributed
+
+            status = distributed.status_of(e)
+        if status == exit_codes.CHECK_FAILED and not _if_one_of_several():
+            raise
+        traceback.print_exception(e)
     failed = status not in (exit_codes.DONE, exit_codes.PREEMPTED)
     if failed and (distributed := _if_one_of_several()):
         distributed.leave(status)
@@ -211,7 +215,7 @@ def _run(args: argparse.Namespace) -> int:
         print(e, file=sys.stderr)
         return exit_codes.PREEMPTED
     except OSError as e:
-        if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        if e.errno not in OF_DISK:
             raise
         where, found = e.filename or "the disk", e.strerror or "cannot be written"
         told = UserError(where, found, "a writable place with free space", "Free some; repeat.")

@@ -8,17 +8,23 @@ from typing import NoReturn
 import jax
 
 from unijax.core.errors import UserError
-from unijax.core.exit_codes import CHECK_FAILED, PEER_LOST
+from unijax.core.exit_codes import CHECK_FAILED, DEVICE_LOST, PEER_LOST
 from unijax.core.processes import wait_for_all
 
 _GIVEN = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 # A process that failed alone does not come to the common end: the others wait for it so long.
 _SHUTDOWN_SECONDS = 60
-# What JAX says where it could not reach another process.
+# What JAX says where an accelerator failed, where it could not reach another process, and of a
+# program that is wrong or too large, whatever else the message holds.
+_BROKEN = re.compile(
+    "uncorrectable|DATA_LOSS|fallen off the bus|DEVICE_UNAVAILABLE|CUDA_ERROR_UNKNOWN",
+    re.IGNORECASE,
+)
 _LOST = re.compile(
     "gloo|nccl|socket|connection|coordination|heartbeat|UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED",
     re.IGNORECASE,
 )
+_BUG = re.compile("INVALID_ARGUMENT|RESOURCE_EXHAUSTED|UNIMPLEMENTED|NOT_FOUND|OUT_OF_RANGE")
 
 
 def join() -> None:
@@ -83,8 +89,12 @@ def leave(status: int) -> NoReturn:
 def status_of(error: Exception) -> int:
     """The exit status for an error that is nobody's input.
 
-    `PEER_LOST` where JAX could not reach another process; `CHECK_FAILED`, Python's own, for all
-    else.
+    `DEVICE_LOST` where an accelerator failed, `PEER_LOST` where JAX could not reach another
+    process, and `CHECK_FAILED`, Python's own, for all else.
     """
-    lost = isinstance(error, jax.errors.JaxRuntimeError) and _LOST.search(str(error))
-    return PEER_LOST if lost else CHECK_FAILED
+    said = str(error)
+    if not isinstance(error, jax.errors.JaxRuntimeError) or _BUG.match(said):
+        return CHECK_FAILED
+    if _BROKEN.search(said):
+        return DEVICE_LOST
+    return PEER_LOST if _LOST.search(said) else CHECK_FAILED

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from launch import engines
-from launch.spec import Launch, Run, expand
+from launch.spec import FOLDER, Launch, Run, expand
 from unijax.core.errors import UserError
 from unijax.main import cli
 from unijax.main.config import build, override, to_json
@@ -83,7 +83,7 @@ def start(path: str, changes: Sequence[str], engine: str, out: str | None, dry_r
     """
     described = load(path, changes)
     check(expand(described))
-    folder = pathlib.Path(out or pathlib.Path(described.directory) / "launch")
+    folder = pathlib.Path(out or pathlib.Path(described.directory) / FOLDER)
     if dry_run:
         print(engines.show(described, engine, folder))
         return 0

@@ -2,11 +2,14 @@
 
 A run directory holds `checkpoints/<step>/` with four items: `params` (the whole tree, trained and
 frozen together, so that any reader can use it alone), `ema` where one is kept, `optimizer`, and
-`run` (JSON: schema, stage, resolved config, state of the data iterator, checksums of the arrays).
+`run` (JSON: schema, stage, resolved config, state of the data iterator, checksums of the arrays,
+and a digest of all that).
 """
 
 import contextlib
 import errno
+import hashlib
+import json
 import os
 import pathlib
 import shutil
@@ -19,20 +22,19 @@ import orbax.checkpoint as ocp
 
 from unijax.core import tree
 from unijax.core.errors import Unwritable, UserError
-from unijax.core.files import writable_directory
+from unijax.core.files import OF_DISK, writable_directory
 from unijax.core.processes import all_agree, is_lead, wait_for_all
 from unijax.core.system import Params
 from unijax.train.checksum import checksums
 from unijax.train.stage import Rule
 from unijax.train.state import TrainState, merge, split
 
-SCHEMA = 1
+SCHEMA = 2
 FOLDER = "checkpoints"
 DAMAGED = "damaged"  # beside it: what could not be restored
 
 # How a disk that cannot be written is told, in an errno or in words of one of several libraries.
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
-         errno.ESTALE, errno.EFBIG)  # fmt: skip
+_DISK = (*OF_DISK, errno.EACCES, errno.EPERM, errno.EFBIG)
 _ROOM = 2**20  # bytes, of what stands in a checkpoint beside arrays
 
 
@@ -89,9 +91,9 @@ class Checkpoints:
         if state.ema is not None:
             arrays["ema"] = state.ema
         self._check_room(sum(x.nbytes for x in jax.tree.leaves(arrays)))
-        known = {"schema": SCHEMA, "data": data_state, "checksums": checksums(arrays)}
+        known = {"data": data_state, "checksums": checksums(arrays)}
         items = {name: ocp.args.StandardSave(part) for name, part in arrays.items()}
-        items["run"] = ocp.args.JsonSave(known | run)
+        items["run"] = ocp.args.JsonSave(signed(known | run))
         with self._writing():
             self._manager.save(int(state.step), args=ocp.args.Composite(**items))
 
@@ -281,6 +283,16 @@ def step_directory(path: str | pathlib.Path) -> pathlib.Path:
     return path / str(max(whole) if step is None else step)
 
 
+def signed(run: dict) -> dict:
+    """The description as it is saved: with its schema, and a digest of all of it."""
+    run = json.loads(json.dumps({"schema": SCHEMA} | run))
+    return run | {"digest": _digest(run)}
+
+
+def _digest(run: dict) -> str:
+    return hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()
+
+
 def read_run(path: str | pathlib.Path) -> dict:
     """The JSON description of the newest (or the named) checkpoint, with its `step`.
 
@@ -290,10 +302,14 @@ def read_run(path: str | pathlib.Path) -> dict:
     directory = step_directory(path)
     with _readable(directory), contextlib.closing(ocp.JsonCheckpointHandler()) as reader:
         run = reader.restore(directory / "run", ocp.args.JsonRestore())
-    if run.get("schema") != SCHEMA:
+        digest = run.pop("digest", None)
+    of_another = digest is None and run.get("schema") != SCHEMA  # the first had no digest
+    if not of_another and digest != _digest(run):
+        raise _damaged(directory, "another description of the run than was saved")
+    if run["schema"] != SCHEMA:
         raise UserError(
             str(directory),
-            f"checkpoint schema {run.get('schema')}",
+            f"checkpoint schema {run['schema']}",
             f"schema {SCHEMA}",
             "Use the release of unijax that wrote it, or export and import it again.",
         )

@@ -138,7 +138,7 @@ def fit(
 
     Raises:
       UserError: where steps are not finite and the config does not let that pass, or the
-        checkpoint there is of another run.
+        checkpoint there is of another run, or of a later step than this one's last.
       Preempted: on SIGTERM, when all is saved.
     """
     end = steps if stop_at is None else min(stop_at, steps)
@@ -150,6 +150,7 @@ def fit(
         )  # fmt: skip
         del state
         at_end.callback(now.close)
+        now.check_not_past(end)
         preemption = at_end.enter_context(Preemption())
         while True:
             asked_to_end = preemption.reached() and now.step != end
@@ -228,6 +229,16 @@ class _Run:
         self._writers = Writers(names, self.run_dir, self.step, evaluates, self.more_writers)
         stage, pending = self.description["stage"], saved.get("report")
         self._report = Report(self._writers, stage, self.step, self.steps, pending)
+
+    def check_not_past(self, end: int) -> None:
+        """Raises UserError where the checkpoint is of a later step than the run is to end at."""
+        if self.step > end:
+            raise UserError(
+                str(self.run_dir),
+                f"a checkpoint of step {self.step}",
+                f"one of step {end} at most, where this run is to end",
+                "Raise stage.steps or --stop-at, or give another --run-dir.",
+            )
 
     def is_due(self, every: int) -> bool:
         """Whether this step is a multiple, or the last."""

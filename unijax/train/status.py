@@ -15,6 +15,7 @@ from unijax.core.processes import is_lead, job_id
 from unijax.core.status import Status
 
 _SECONDS = 1.0  # between two writes of a run that goes on
+_REPORTED = ("loss", "tokens_per_second", "goodput", "mfu", "step_seconds", "memory_gib")
 _ALIVE_SECONDS = 30.0  # between two writes of one that has nothing new to tell: it may be killed
 
 
@@ -37,8 +38,9 @@ class StatusKeeper:
             "state": "starting",
             "step": before.step if before else 0,
             "steps": steps,
-            "loss": before.loss if before else None,
-            "tokens_per_second": None,
+            # As last reported, until there is something newer: a run that is done stays as it was.
+            **{name: getattr(before, name) for name in _REPORTED if before},
+            **({} if before else {"loss": None, "tokens_per_second": None}),
             "host": socket.gethostname(),
             "attempt": before.attempt + 1 if before else 1,
             "job": job_id(),

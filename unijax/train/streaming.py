@@ -143,7 +143,7 @@ def _save(directory: pathlib.Path, params: dict[str, LazyArray], run: dict, step
     chunks = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=_CHUNK_BYTES), nested)
     args = ocp.args.Composite(
         params=ocp.args.PyTreeSave(nested, save_args=chunks),
-        run=ocp.args.JsonSave({"schema": checkpoint.SCHEMA, "data": {}, **run}),
+        run=ocp.args.JsonSave(checkpoint.signed({"data": {}} | run)),
     )
     options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
     with ocp.CheckpointManager(directory, options=options, item_handlers=items) as manager:

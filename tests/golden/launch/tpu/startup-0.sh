@@ -22,7 +22,7 @@ StartLimitBurst=106
 [Service]
 ExecStart=/bin/bash /var/lib/unijax/run.sh
 Restart=no
-RestartForceExitStatus=85 143 SIGTERM 83 84 86 134 135 137 SIGABRT SIGBUS SIGKILL
+RestartForceExitStatus=85 143 SIGTERM 82 83 84 86 134 135 137 SIGABRT SIGBUS SIGKILL
 RestartSec=10
 TimeoutStopSec=300
 KillMode=mixed
