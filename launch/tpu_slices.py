@@ -6,8 +6,8 @@ cloud.google.com/kubernetes-engine/docs/concepts/plan-tpus. v5p is sold by Tenso
 
 import dataclasses
 import math
-import re
 
+from unijax.core import tpu
 from unijax.core.errors import UserError
 
 _CHIPS_PER_HOST = 4
@@ -18,14 +18,13 @@ class _Kind:
     accelerator: str  # prefix of an accelerator type
     cores: int  # that one chip counts for in it
     gke: str  # value of the node label
-    dims: int  # of a topology
     sky: str  # prefix in SkyPilot's catalogue
 
 
 _KINDS = {
-    "v5e": _Kind("v5litepod", 1, "tpu-v5-lite-podslice", 2, "tpu-v5litepod"),
-    "v5p": _Kind("v5p", 2, "tpu-v5p-slice", 3, "tpu-v5p"),
-    "v6e": _Kind("v6e", 1, "tpu-v6e-slice", 2, "tpu-v6e"),
+    "v5e": _Kind("v5litepod", 1, "tpu-v5-lite-podslice", "tpu-v5litepod"),
+    "v5p": _Kind("v5p", 2, "tpu-v5p-slice", "tpu-v5p"),
+    "v6e": _Kind("v6e", 1, "tpu-v6e-slice", "tpu-v6e"),
 }
 
 
@@ -56,16 +55,8 @@ def parse(text: str) -> TpuSlice:
     Raises:
       UserError: for another form, or a topology that no machines make up.
     """
-    kind_name, _, topology = text.partition(":")
-    kind = _KINDS.get(kind_name)
-    if kind is None or not re.fullmatch(r"[1-9]\d*" + r"x[1-9]\d*" * (kind.dims - 1), topology):
-        raise UserError(
-            "machines.tpu",
-            repr(text),
-            f"one of {sorted(_KINDS)} and a topology, as v5e:4x8 or v5p:4x4x8",
-            "Correct the launch file.",
-        )
-    chips = math.prod(map(int, topology.split("x")))
+    name, sides = tpu.parse(text, "machines.tpu")
+    kind, chips = _KINDS[name], math.prod(sides)
     per_host = min(chips, _CHIPS_PER_HOST)
     if chips % per_host:
         raise UserError(
@@ -76,7 +67,7 @@ def parse(text: str) -> TpuSlice:
         )
     count = chips * kind.cores
     return TpuSlice(
-        topology,
+        "x".join(map(str, sides)),
         chips // per_host,
         per_host,
         f"{kind.accelerator}-{count}",

@@ -8,6 +8,7 @@ import dataclasses
 import math
 import re
 
+from unijax.core import tpu
 from unijax.core.errors import UserError
 from unijax.core.peak import peak_flops
 
@@ -45,9 +46,9 @@ class Chip:
 GIB = 2**30
 CHIPS = {
     # Memory is what the TPU compiler lets a program use.
-    "v5e": Chip("TPU v5e", "tpu", 15.75 * GIB, 819e9, 50e9, 3.125e9, 2, 4),
-    "v5p": Chip("TPU v5p", "tpu", 95.74 * GIB, 2765e9, 100e9, 6.25e9, 3, 4),
-    "v6e": Chip("TPU v6e", "tpu", 31.25 * GIB, 1638e9, 100e9, 12.5e9, 2, 4),
+    "v5e": Chip("TPU v5e", "tpu", 15.75 * GIB, 819e9, 50e9, 3.125e9, tpu.DIMS["v5e"], 4),
+    "v5p": Chip("TPU v5p", "tpu", 95.74 * GIB, 2765e9, 100e9, 6.25e9, tpu.DIMS["v5p"], 4),
+    "v6e": Chip("TPU v6e", "tpu", 31.25 * GIB, 1638e9, 100e9, 12.5e9, tpu.DIMS["v6e"], 4),
     # JAX's default share of a GPU's memory is 75%; runs of this size set 92% (docs/plan.md).
     "a100": Chip("A100-SXM4-80GB", "cuda", 0.92 * 85e9, 2039e9, 300e9, 25e9, 0, 8),
     "h100": Chip("H100-SXM5-80GB", "cuda", 0.92 * 85e9, 3352e9, 450e9, 50e9, 0, 8),
@@ -97,33 +98,29 @@ def parse(text: str) -> Topology:
             f"CHIP:SIDES or CHIP:SIDES*COUNT, with CHIP one of {sorted(CHIPS)}",
             "Write for example v5p:4x4x8, v5e:16x16*2 (two slices) or h100:8*4 (four hosts).",
         )
-    chip, shape = CHIPS[match[1]], tuple(int(n) for n in match[2].split("x"))
-    count = int(match[3] or 1)
-    wanted = chip.dims or 1
-    if len(shape) != wanted or min(shape) < 1 or count < 1:
-        sides = f"{wanted} sides" if chip.dims else "the number of GPUs of a host"
-        like = {0: "8*4", 2: "4x8", 3: "4x4x8"}[chip.dims]
+    key, count = match[1], int(match[3] or 1)
+    if CHIPS[key].dims:
+        _, shape = tpu.parse(f"{key}:{match[2]}", "--topology")
+    elif "x" in match[2]:
         raise UserError(
             "--topology",
             repr(text),
-            f"{sides} after the colon",
-            f"Write for example {match[1]}:{like}.",
+            "the number of GPUs of a host after the colon",
+            f"Write for example {key}:8*4.",
         )
-    if not chip.dims and shape[0] > chip.per_host:
-        raise UserError(
-            "--topology",
-            f"{shape[0]} GPUs in a host",
-            f"at most {chip.per_host}",
-            f"Write {match[1]}:{chip.per_host}*N for N hosts.",
-        )
-    if chip.dims == 2 and not (_whole(shape[0], 16) and _whole(shape[1], 16)):
-        raise UserError("--topology", repr(text), "sides of 1, 2, 4, 8 or 16 chips", "Correct it.")
-    return Topology(match[1], shape, count)
-
-
-def _whole(side: int, most: int) -> bool:
-    """A power of two up to `most`."""
-    return side <= most and side & (side - 1) == 0
+    else:
+        shape = (int(match[2]),)
+        most = CHIPS[key].per_host
+        if shape[0] > most:
+            raise UserError(
+                "--topology",
+                f"{shape[0]} GPUs in a host",
+                f"at most {most}",
+                f"Write {key}:{most}*N for N hosts.",
+            )
+    if min(*shape, count) < 1:
+        raise UserError("--topology", repr(text), "1 chip or more", "Correct it.")
+    return Topology(key, shape, count)
 
 
 def wraps(topology: Topology, dim: int) -> bool:
