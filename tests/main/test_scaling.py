@@ -225,19 +225,17 @@ def test_an_array_of_a_sweep_is_one_job_a_run(planned, tmp_path):
         assert (parsed.only, parsed.dir, parsed.overrides) == (p.id, str(tmp_path), [])
 
 
-def test_a_diverged_run_is_a_row_and_the_others_go_on(plan, tmp_path, capsys, monkeypatch):
-    def diverges(run, run_dir, *rest, **more):
-        run_dir.mkdir(parents=True)
-        (run_dir / "metrics.jsonl").write_text("")
-        raise NotFinite("step 3", "loss nan", "finite values", "Lower the learning rate.")
-
-    monkeypatch.setattr(sweep, "train", diverges)
-    monkeypatch.setattr(sweep, "train_on_trunk", diverges)
-    monkeypatch.setattr(sweep, "plan", lambda *args: plan)
-    sweep.sweep(SWEEP, tmp_path, [], None)
+def test_runs_that_diverge_are_rows_and_the_others_go_on(tmp_path):
+    sweep.sweep(SWEEP, tmp_path, ["stage.optimizers.main.learning_rate=1e18"], None)
     runs = table.read(tmp_path / "runs.parquet")
     assert set(runs["state"]) == {"diverged"}
     assert len(runs) == 3
+    assert list(runs["size"]).count("w32") == 2
+    # The two that share a trunk ended in one training, and the rows tell the steps of it.
+    assert len(list(tmp_path.glob("runs/*/metrics.jsonl"))) == 2
+    assert set(runs["steps"][runs["size"] == "w32"]) == {2}
+    for name in runs.losses:
+        assert np.isnan(runs.loss(name)).all()
 
 
 def test_list_and_only(planned, capsys, tmp_path):

@@ -55,7 +55,7 @@ def test_ids_of_digits_stay_text(tmp_path):
     assert list(written(tmp_path, changed, "runs.csv")["run_id"][:2]) == ["000", "001"]
 
 
-def test_duckdb_pandas_or_arrow_read_the_file_as_it_is(tmp_path):
+def test_arrow_alone_reads_the_file_as_it_is(tmp_path):
     import pyarrow.parquet
 
     written(tmp_path, rows())

@@ -23,10 +23,20 @@ TEACHES = {"text": "text", "understanding": "und", "code": "gen"}  # loss -> gro
 
 
 def record(
-    run: RunConfig, cell: Cell, name: str, run_dir: pathlib.Path, grid: GridConfig, state: str
+    run: RunConfig,
+    cell: Cell,
+    name: str,
+    run_dir: pathlib.Path,
+    log_dir: pathlib.Path,
+    grid: GridConfig,
+    state: str,
 ) -> None:
-    """Writes the row of a run that ended, from its log, as `result.json` in its directory."""
-    lines = [json.loads(x) for x in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    """Writes the row of a run that ended as `result.json` in its directory.
+
+    Args:
+      log_dir: whose log tells of its steps: its own, or its trunk's, if it ended there.
+    """
+    lines = [json.loads(x) for x in (log_dir / "metrics.jsonl").read_text().splitlines()]
     periods = [x for x in lines if "flops" in x]
     found = trained(run)
     last, tokens, flops, encoders, seconds = 0, 0.0, 0.0, 0.0, 0.0
@@ -54,6 +64,7 @@ def record(
         row |= {"unique_tokens": min(grid.unique_tokens, tokens)}
         row |= {"epochs": tokens / grid.unique_tokens}
     row |= _losses(lines, run.stage.steps) if state == "done" else {}
+    run_dir.mkdir(parents=True, exist_ok=True)
     with atomic_file(run_dir / RESULT) as temporary:
         temporary.write_text(json.dumps(row, indent=1))
 

@@ -20,7 +20,7 @@ from unijax.main import config as config_lib
 from unijax.main.gather import RESULT, gather, record, trained
 from unijax.main.run import RunConfig, resolve
 from unijax.main.train import shared_tables, train
-from unijax.main.trunk import train_on_trunk, with_length
+from unijax.main.trunk import TrunkNotFinite, train_on_trunk, with_length
 from unijax.scaling.grid import Cell, GridConfig, cells, run_id
 from unijax.scaling.ladder import rung
 from unijax.train.guard import NotFinite
@@ -146,7 +146,7 @@ def sweep(file: str, directory: pathlib.Path, overrides: list[str], only: str | 
             continue
         print(f"{i + 1} of {len(chosen)}: {one.id}", flush=True)
         tables = tables or shared_tables(one.run, directory)
-        state = "done"
+        state, log_dir, ended = "done", run_dir, [one]
         try:
             # Jobs of an array run side by side, and two must not write one trunk.
             trunk = longest(planned, one) if grid.share_trunk and only is None else one
@@ -155,9 +155,14 @@ def sweep(file: str, directory: pathlib.Path, overrides: list[str], only: str | 
             else:
                 trunk_dir = directory / "runs" / trunk.id
                 train_on_trunk(one.run, run_dir, trunk.run, trunk_dir, tables)
+        except TrunkNotFinite:
+            # No longer run of the trunk gets past that step either.
+            state, log_dir = "diverged", trunk_dir
+            ended = [p for p in planned[planned.index(one) :] if longest(planned, p) is trunk]
         except NotFinite:
             state = "diverged"
-        record(one.run, one.cell, one.id, run_dir, grid, state)
+        for p in ended:
+            record(p.run, p.cell, p.id, directory / "runs" / p.id, log_dir, grid, state)
     if only is None:
         gather(directory)
 

@@ -14,8 +14,13 @@ from unijax.data.batch import Cached
 from unijax.main.run import RunConfig
 from unijax.main.train import train
 from unijax.train.checkpoint import FOLDER, whole_steps
+from unijax.train.guard import NotFinite
 from unijax.train.stage import OptimizerConfig
 from unijax.train.state import TrainState
+
+
+class TrunkNotFinite(NotFinite):
+    """The steps that runs share are not finite: no run that needs them can be trained."""
 
 
 def with_length(run: RunConfig, steps: float) -> RunConfig:
@@ -63,6 +68,7 @@ def train_on_trunk(
 
     Raises:
       UserError: if an optimizer has another schedule than "constant_decay".
+      TrunkNotFinite: if the steps up to where `run` leaves the trunk are not finite.
     """
     optimizers = run.stage.optimizers
     for name, o in optimizers.items():
@@ -76,7 +82,10 @@ def train_on_trunk(
     if not whole_steps(run_dir):
         reached = max(whole_steps(trunk_dir), default=0)
         if reached < branch:
-            train(trunk, trunk_dir, stop_at=branch, tables=tables)
+            try:
+                train(trunk, trunk_dir, stop_at=branch, tables=tables)
+            except NotFinite as e:
+                raise TrunkNotFinite(e.where, e.found, e.expected, e.fix) from e
             reached = branch
         # A trunk that went on before this run was asked for has nothing to give it.
         if reached == branch:
