@@ -3,7 +3,7 @@
 FLOPs are those of matrix products, 2 per multiply-add. A token that trains costs three times its
 forward pass; a frozen tower's costs one. Attention counts the pairs that are visible: in a causal
 document of T tokens (T + 1) / 2 keys per query, not T. Norms, activations and the softmax are left
-out: they are what the compiled model has more (`tests/scaling/test_accounting.py`).
+out: they are what the compiled model has more (`tests/scaling/test_ladder.py`).
 """
 
 import dataclasses
