@@ -38,9 +38,10 @@ class StatusKeeper:
             "state": "starting",
             "step": before.step if before else 0,
             "steps": steps,
+            "loss": None,
+            "tokens_per_second": None,
             # As last reported, until there is something newer: a run that is done stays as it was.
             **{name: getattr(before, name) for name in _REPORTED if before},
-            **({} if before else {"loss": None, "tokens_per_second": None}),
             "host": socket.gethostname(),
             "attempt": before.attempt + 1 if before else 1,
             "job": job_id(),
