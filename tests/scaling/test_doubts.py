@@ -107,6 +107,20 @@ def test_largest_hides_all_seeds_of_a_setting():
     assert set(twice.parameters[held]) == set(points.parameters[largest(points, 2)])
 
 
+@pytest.mark.parametrize("settings", [42, 43, 60])
+def test_hiding_all_runs_is_refused(settings):
+    # A slice from below zero would have hidden the 18 largest for 60.
+    with pytest.raises(UserError, match=f"{settings} settings to hide of 42"):
+        largest(isoflop(BUDGETS), settings)
+    assert len(largest(isoflop(BUDGETS), 41)) == 41
+
+
+def test_hiding_more_than_a_fit_can_spare_is_refused():
+    n, d = np.repeat([1e7, 1e8, 1e9], 3), np.tile([1e9, 1e10, 1e11], 3)
+    with pytest.raises(UserError, match=r"5 runs of 2 sizes .* more than 5 runs, of at least 3"):
+        extrapolate(of(n, d), 4, Objective(), 10, 0.95, 0)
+
+
 def test_too_many_hidden_runs_are_refused():
     with pytest.raises(UserError, match="extrapolation"):
         extrapolate(isoflop(BUDGETS[:1], sizes=8), 6, Objective(), 10, 0.95, 0)

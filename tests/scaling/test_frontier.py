@@ -80,29 +80,59 @@ def curves() -> Points:
 
 def test_the_envelope_finds_the_exponent_from_curves():
     found = envelope.fit_envelope(curves(), 20, 0)
-    assert found.exponents[0] == pytest.approx(TRUE_A, abs=0.04)
+    assert found.exponents[0] == pytest.approx(TRUE_A, abs=0.02)
     assert found.draws.shape == (20, 2)
 
 
-def test_the_envelope_by_hand():
-    points = curves()
-    flops, best, losses = envelope.envelope(points, 60)
-    sizes = np.unique(points.parameters)
-    for c, n, value in zip(flops, best, losses):
-        reached = {}
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 10_000))
+def test_the_envelope_by_hand(seed):
+    # Curves that start and end anywhere.
+    rng, points = np.random.default_rng(seed), curves()
+    points = points.take(np.flatnonzero(rng.random(len(points)) < 0.5))
+    flops, best, lowest = envelope.envelope(points, 60)
+    sizes, expected = np.unique(points.parameters), {}
+    x = np.log(points.compute)
+    for c in np.linspace(x.min(), x.max(), 60):
+        at = []
         for size in sizes:
-            here = points.parameters == size
-            x, y = np.log(points.compute[here]), points.loss[here]
-            if x.min() <= np.log(c) * (1 + 1e-12) and np.log(c) <= x.max():
-                reached[size] = np.interp(np.log(c), x, y)
-        assert len(reached) > 1
-        assert value == pytest.approx(min(reached.values()), rel=1e-9)
-        assert reached[n] == pytest.approx(value, rel=1e-9)
+            here = np.flatnonzero(points.parameters == size)
+            here = here[np.argsort(x[here])]
+            alive = x[here[0]] <= c <= x[here[-1]]
+            at.append(np.interp(c, x[here], points.loss[here]) if alive else np.inf)
+        i = int(np.argmin(at))
+        if 0 < i < len(sizes) - 1 and max(at[i - 1], at[i + 1]) < np.inf:
+            expected[c] = (sizes[i], at[i])
+    np.testing.assert_allclose(np.log(flops), list(expected), rtol=1e-12)
+    np.testing.assert_allclose(np.array([best, lowest]).T.ravel(), np.ravel([*expected.values()]))
+
+
+def test_a_size_is_not_best_because_the_curves_of_better_ones_ended():
+    # The smallest size is the best wherever it was run, and its curve ends first; then the next's.
+    n = np.repeat(np.geomspace(2e7, 1e9, 6), 8)
+    d = np.tile(np.geomspace(1e8, 1e10, 8), 6)
+    points = Points(n, d, 2 + 1e3 * (n * n * d) ** -0.2 * (n / 2e7) ** 0.5)
+    with pytest.raises(UserError, match=r"0 sizes that are the best .* not ended"):
+        envelope.fit_envelope(points, 10, 0)
+
+
+def test_curves_that_end_early_do_not_bend_the_envelope():
+    points = curves()
+    largest = np.unique(points.parameters)[-1]
+    ends = 20 * points.parameters * np.where(points.parameters < largest, 1.0, 1e3)
+    short = points.take(np.flatnonzero(points.tokens < np.maximum(ends, 1e10)))
+    assert len(short) < len(points)
+    whole, found = (envelope.envelope(p)[:2] for p in (points, short))
+    # Where it speaks it says what the whole curves say.
+    at = np.interp(np.log(found[0]), np.log(whole[0]), np.log(whole[1]))
+    ladder = np.log(points.parameters[12] / points.parameters[0])
+    assert len(found[0])
+    assert np.abs(np.log(found[1]) - at).max() < 1.01 * ladder
 
 
 def test_one_length_a_size_has_no_envelope():
     n = np.geomspace(1e7, 1e9, 8)
-    with pytest.raises(UserError, match="fewer than two sizes"):
+    with pytest.raises(UserError, match="approach 1: found 0 sizes"):
         envelope.fit_envelope(Points(n, 20 * n, loss(n, 20 * n)), 10, 0)
 
 

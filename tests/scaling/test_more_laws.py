@@ -1,10 +1,13 @@
 """Repeated data, two modalities, parity."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from tests.scaling.synthetic import BUDGETS, TRUTH, isoflop, loss
 from unijax.core.errors import UserError
+from unijax.scaling import diagnostics
 from unijax.scaling.bimodal import Bimodal, MixedPoints
 from unijax.scaling.bootstrap import bootstrap, interval
 from unijax.scaling.fit import fit
@@ -19,6 +22,7 @@ from unijax.scaling.repeated import (
     single_epoch,
     worth,
 )
+from unijax.scaling.study import Chosen, FitConfig, analyse
 
 # Muennighoff et al. (arXiv 2305.16264, appendix A): fitted constants.
 MUENNIGHOFF = {"E": np.exp(0.6254804), "A": np.exp(6.255414), "B": np.exp(7.3049974),
@@ -101,6 +105,39 @@ def test_intervals_of_half_lives_hold_them():
         low, high = interval(fitted.law.constants(drawn)[name], 0.99)
         assert low < truth < high
         assert high / low < 10
+
+
+@pytest.mark.parametrize(
+    ("r_d", "r_n", "doubt"),
+    [
+        (R_D, R_N, ""),
+        (1e-3, R_N, "log_R_D ended at a bound"),
+        (R_D, 1e-3, "log_R_N ended at a bound"),
+        (1e6, R_N, "of the bootstrap's draws ended at a bound"),
+    ],
+)
+def test_half_lives_at_the_bounds_of_the_search_are_doubted(r_d, r_n, doubt):
+    points = runs_with_epochs(noise=0.003)
+    known = law_of_repetition(*(getattr(points, x) for x in ("parameters", "tokens",
+                              "unique_tokens")), r_d=r_d, r_n=r_n)  # fmt: skip
+    off = points.loss / runs_with_epochs().loss
+    points = dataclasses.replace(points, loss=known * off)
+    config = FitConfig(draws=20, hold_out=0, repeated=True)
+    found = analyse(Chosen(points, [str(i) for i in range(len(points))], []), "", "text", config)
+    said = [w for w in found.warnings if w.startswith("repeated data: ")]
+    assert said == [] if not doubt else any(doubt in w for w in said)
+
+
+def test_parameters_that_no_run_has_too_many_of_are_doubted():
+    points = runs_with_epochs(noise=0.003)
+    c = {k: np.array(v) for k, v in MUENNIGHOFF.items()}
+    useful = optimal_parameters(c, points.unique_tokens)
+    points = points.take(np.flatnonzero(points.parameters < 0.7 * useful))
+    once = points.take(np.flatnonzero(single_epoch(points)))
+    base = fit(Chinchilla.of(once), once, Objective())
+    fitted = fit(Repeated(base.law, base.theta), points, Objective())
+    said = diagnostics.warn_of_fit(fitted, points, np.empty((0, 7)))
+    assert any("log_R_N changes no run's loss" in w for w in said)
 
 
 def test_without_unique_tokens_nothing_is_known_of_repetition():

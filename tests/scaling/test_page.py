@@ -1,16 +1,20 @@
 """The page stands alone, its figures are vectors, and it says every choice and every doubt."""
 
+import dataclasses
 import io
 import re
 
 import numpy as np
 import pytest
 
+from tests.scaling.test_frontier import curves
+from tests.scaling.test_more_laws import runs_with_epochs
 from tests.scaling.test_table import rows
 from unijax.scaling import figures, methods, page, table
+from unijax.scaling.envelope import fit_envelope
 from unijax.scaling.paper import style
-from unijax.scaling.results import analyse_table
-from unijax.scaling.study import FitConfig
+from unijax.scaling.results import Results, analyse_table
+from unijax.scaling.study import Chosen, FitConfig, analyse
 
 CONFIG = FitConfig(draws=60, hold_out=2, budgets=(1e22,))
 
@@ -94,10 +98,29 @@ def test_every_doubt_is_on_the_page(analyses, written):
 def test_methods_state_every_choice(analyses):
     said = methods.paragraph(analyses[0], CONFIG)
     for words in ("20 runs of", "column non_embedding_parameters", "delta 0.001", "60 bootstrap",
-                  "95%", "seed 0", "2 largest settings", "approach 3", "approach 2", "approach 1",
+                  "95%", "seed 0", "2 largest settings", "approach 3", "approach 2",
                   "variable projection", "sum over runs", "logarithms"):  # fmt: skip
         assert words in said, words
     assert f"{analyses[0].fitted.value:.8g}" in said
+    assert "approach 1" not in said  # of these runs there is none
+
+
+def test_methods_state_the_draws_that_were_made(analyses):
+    one = fit_envelope(curves(), 30, 0)
+    other = dataclasses.replace(analyses[0], frontiers=analyses[0].frontiers | {1: one})
+    said = methods.paragraph(other, dataclasses.replace(CONFIG, draws=1000))
+    assert "1,000 bootstrap draws" in said
+    assert f"approach 1's are {len(one.draws)}," in said
+    assert "their losses, of 300 draws" in said
+
+
+def test_the_formula_is_the_one_whose_constants_are_shown(tmp_path):
+    points = runs_with_epochs()
+    config = FitConfig(draws=20, hold_out=0, repeated=True)
+    found = analyse(Chosen(points, [str(i) for i in range(len(points))], []), "", "text", config)
+    text = page.write(tmp_path, "T", Results([found], {}, {}), config).read_text()
+    assert "L = E + A N′<sup>−α</sup> + B D′<sup>−β</sup>" in text
+    assert "D′ = U" in text
 
 
 @pytest.mark.parametrize(

@@ -281,6 +281,12 @@ def test_options_that_give_no_intervals_are_refused(option, value):
         FitConfig(**{option: value})
 
 
+def test_hiding_all_runs_is_refused_before_anything_is_fitted(tmp_path):
+    runs = written(tmp_path, rows())
+    with pytest.raises(UserError, match="30 settings to hide of 20"):
+        choose(runs, "janus", "text", FitConfig(hold_out=30))
+
+
 def test_unknown_loss_and_column(tmp_path):
     runs = written(tmp_path, rows())
     with pytest.raises(UserError, match="loss 'image'"):
@@ -297,6 +303,6 @@ def test_one_analysis_of_all(tmp_path):
     assert set(constants) == {"E", "A", "B", "alpha", "beta"}
     assert all(low < value < high for value, low, high in constants.values())
     assert constants["E"][1] < 2.8 < constants["E"][2]
-    assert set(found.frontiers) == {1, 2, 3}
+    assert set(found.frontiers) == {2, 3}  # every size of these was run once: no curves
     assert len(found.extrapolation.held) == 2
     assert found.direct[1] == pytest.approx(found.fitted.value, rel=1e-3)

@@ -9,6 +9,7 @@ from unijax.scaling.fit import fit
 from unijax.scaling.frontier import of_law
 from unijax.scaling.laws import Chinchilla
 from unijax.scaling.objective import Objective
+from unijax.scaling.parity import System, parity_of_systems
 from unijax.scaling.points import Points
 
 
@@ -51,3 +52,32 @@ def coverage(
             hits[name] = hits.get(name, 0) + int(low <= true <= high)
         progress(1)
     return {name: count / studies for name, count in hits.items()}
+
+
+def parity_coverage(
+    pair: Callable[[int], tuple[Points, Points]],
+    truth: float,
+    studies: int,
+    draws: int,
+    level: float,
+    progress: Callable[[int], None] = lambda done: None,
+) -> tuple[float, float]:
+    """The share of studies whose interval of the parity FLOP ratio holds the truth.
+
+    Args:
+      pair: the runs of the system and of the reference, of a seed, with fresh noise.
+
+    Returns:
+      Beside the share the median over studies of the interval's upper end over its lower.
+    """
+    hits, widths = 0, []
+    for seed in range(studies):
+        systems = []
+        for points in pair(seed):
+            fitted = fit(Chinchilla.of(points), points, Objective())
+            systems.append(System(fitted, bootstrap(fitted, points, draws, 0), points))
+        found = parity_of_systems(*systems, level, 0)
+        hits += found.low <= truth <= found.high
+        widths.append(found.high / found.low)
+        progress(1)
+    return hits / studies, float(np.median(widths))

@@ -14,6 +14,7 @@ from unijax.scaling.repeated import ONCE
 RANGE = 8.0  # N and D should span at least this factor
 SIZES = 4
 RUNS_PER_CONSTANT = 3
+NO_EFFECT = 1e-6  # of a coordinate on all losses together, as a share of them
 
 
 def warn_of_runs(points: Points) -> list[str]:
@@ -59,6 +60,10 @@ def warn_of_fit(fitted: Fit, points: Any, draws: Theta) -> list[str]:
     _, jacobian = fitted.law.predict(fitted.theta[None], points)
     relative = jacobian[0][:, list(fitted.law.free)] / points.loss[:, None]
     length = np.linalg.norm(relative, axis=0)
+    free_names = [n for n, f in zip(fitted.law.names, fitted.law.free) if f]
+    for name, effect in zip(free_names, length):
+        if effect < NO_EFFECT and name not in fitted.at_bounds():
+            found.append(f"{name} changes no run's loss here: the runs do not determine it")
     if (length > 0).all():
         condition = np.linalg.cond(relative / length)
         if condition > 300:
@@ -108,6 +113,22 @@ def warn_of_valleys(valleys: list[Valley]) -> list[str]:
         if not v.inside:
             shape = "no minimum" if np.isnan(v.parameters) else "its minimum outside of its sizes"
             found.append(f"the budget of {v.flops:.2e} FLOPs has {shape}: one side of the valley")
+    return found
+
+
+def warn_of_approach_1(frontier: Frontier, draws: int) -> list[str]:
+    """An envelope of few sizes, or one that most draws of the runs (of `draws`) do not have."""
+    found = []
+    if len(frontier.parameters) < SIZES:
+        found.append(
+            f"approach 1 rests on {len(frontier.parameters)} sizes that are ever the best between "
+            "two neighbours"
+        )
+    if len(frontier.draws) < 0.9 * draws:
+        found.append(
+            f"approach 1 could be done for {len(frontier.draws)} of {draws} bootstrap draws, and "
+            "its intervals are of these alone"
+        )
     return found
 
 

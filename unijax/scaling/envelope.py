@@ -3,7 +3,9 @@
 Hoffmann et al. (arXiv 2203.15556, section 3.1): at each of 1,500 budgets, spaced evenly in log C,
 the size with the least loss; then a line through (log C, log N). Our choices: a size's curve is
 interpolated in log C between its runs (each run to its end, or decayed from a common trunk), never
-beyond them, and the seeds of one size and compute are averaged.
+beyond them, and the seeds of one size and compute are averaged. A budget counts where the best
+size's neighbours, the next smaller and the next larger, reach it too: what is best because the
+curve of a better size has ended, or because no smaller one was run, says nothing of the optimum.
 """
 
 import numpy as np
@@ -21,7 +23,7 @@ BUDGETS = 1500
 def envelope(
     points: Points, budgets: int = BUDGETS
 ) -> tuple[Float[np.ndarray, "c"], Float[np.ndarray, "c"], Float[np.ndarray, "c"]]:
-    """Budgets at which at least two sizes compete, with the best size and its loss at each."""
+    """Budgets whose best size has both its neighbours beside it; that size and its loss at each."""
     sizes = np.unique(points.parameters)
     x = np.log(points.compute)
     grid = np.linspace(x.min(), x.max(), budgets)
@@ -32,9 +34,12 @@ def envelope(
         mean = np.bincount(where, points.loss[here]) / np.bincount(where)
         reached = (grid >= at[0]) & (grid <= at[-1])
         losses[i, reached] = np.interp(grid[reached], at, mean)
-    compete = np.isfinite(losses).sum(axis=0) >= 2
-    best = np.argmin(losses, axis=0)[compete]
-    return np.exp(grid[compete]), sizes[best], losses[:, compete].min(axis=0)
+    best = np.argmin(losses, axis=0)
+    alive = np.pad(np.isfinite(losses), ((1, 1), (0, 0)))  # beyond the ladder's ends there is none
+    at = np.arange(budgets)
+    enclosed = alive[best, at] & alive[best + 1, at] & alive[best + 2, at]
+    best = best[enclosed]
+    return np.exp(grid[enclosed]), sizes[best], losses[best, at[enclosed]]
 
 
 def _line(points: Points) -> Float[np.ndarray, "2"] | None:
@@ -48,22 +53,24 @@ def fit_envelope(points: Points, draws: int, seed: int) -> Frontier:
     """Approach 1's frontier.
 
     Raises:
-      UserError: where fewer than two sizes are ever the best among several.
+      UserError: where fewer than two sizes are ever the best between two neighbours.
     """
     line = _line(points)
+    flops, sizes, _ = envelope(points)
     if line is None:
         raise UserError(
             "approach 1",
-            "fewer than two sizes that are best at some budget",
-            "several token counts for each of several sizes",
-            "Add runs of other lengths, or leave approach 1 out.",
+            f"{len(np.unique(sizes))} sizes that are the best at a budget which the next smaller "
+            "and the next larger size reach too",
+            "at least 2: elsewhere the best size is only the smallest or largest that was run, or "
+            "the best of those whose curves have not ended",
+            "Add sizes on both sides, and runs of other lengths.",
         )
     rng = np.random.default_rng(seed)
     several = lambda here: len(np.unique(points.parameters[here])) > 1  # noqa: E731
     counts = resample(rng, len(points), draws, several)
     lines = [_line(points.take(np.repeat(np.arange(len(points)), row))) for row in counts]
     kept = [x for x in lines if x is not None]
-    flops, sizes, _ = envelope(points)
     changes = np.flatnonzero(np.diff(sizes)) + 1
     middle = np.array([int(np.mean(part)) for part in np.split(np.arange(len(flops)), changes)])
     return Frontier(

@@ -42,9 +42,18 @@ class Extrapolation:
 
 
 def largest(points: Points, settings: int) -> Int[np.ndarray, "m"]:
-    """Runs of the `settings` largest computes, all seeds of each."""
+    """Runs of the `settings` largest computes, all seeds of each.
+
+    Raises:
+      UserError: where the runs have no more settings than that.
+    """
     setting = np.stack([points.compute, points.parameters, points.tokens], axis=1)
     order = np.unique(setting, axis=0)  # sorted by compute first
+    if settings >= len(order):
+        raise UserError(
+            "extrapolation", f"{settings} settings to hide of {len(order)}",
+            "some to be left, for the fit", "Hide fewer.",
+        )  # fmt: skip
     chosen = order[len(order) - settings :]
     held = np.flatnonzero((setting[:, None] == chosen[None]).all(axis=2).any(axis=1))
     return held[np.argsort(points.compute[held], kind="stable")]
@@ -76,16 +85,19 @@ def extrapolate(
     """Hides the `settings` largest settings of (compute, N, D) and predicts them.
 
     Raises:
-      UserError: where too few runs remain to fit.
+      UserError: as `largest`, and where too few runs remain to fit.
     """
     held = largest(points, settings)
     seen = points.take(np.setdiff1d(np.arange(len(points)), held))
-    if len(np.unique(seen.parameters)) < 3:
+    law, sizes = Chinchilla.of(seen, tied), len(np.unique(seen.parameters))
+    if sizes < 3 or len(seen) <= sum(law.free):
         raise UserError(
-            "extrapolation", f"{len(np.unique(seen.parameters))} sizes when {settings} are hidden",
-            "at least 3 to fit", "Hide fewer, or add runs.",
-        )  # fmt: skip
-    fitted = fit(Chinchilla.of(seen, tied), seen, objective)
+            "extrapolation",
+            f"{len(seen)} runs of {sizes} sizes when the {settings} largest settings are hidden",
+            f"more than {sum(law.free)} runs, of at least 3 sizes, to fit",
+            "Hide fewer, or add runs.",
+        )
+    fitted = fit(law, seen, objective)
     new = points.take(held)
     drawn = bootstrap(fitted, seen, draws, seed)
     ends = predict_with_interval(fitted, drawn, seen, new, level, seed)

@@ -2,7 +2,8 @@
 
 from unijax.scaling.direct import STARTS
 from unijax.scaling.paper import short
-from unijax.scaling.study import Analysis, FitConfig
+from unijax.scaling.parity import FARTHEST
+from unijax.scaling.study import HIDDEN_DRAWS, Analysis, FitConfig
 
 SOURCES = [
     "Hoffmann et al. 2022, Training compute-optimal large language models, arXiv 2203.15556",
@@ -48,25 +49,31 @@ def paragraph(analysis: Analysis, config: FitConfig) -> str:
             f"As a check, L-BFGS from {STARTS} random starts of the published grid, in the "
             f"log-sum-exp form, reached {analysis.direct[1]:.8g}."
         )
-    said.append(
-        f"Intervals are at {100 * config.level:g}%, from {config.draws:,} bootstrap draws of runs "
-        f"with replacement (seed {config.seed}), by percentiles; approach 2's draws are of "
-        "residuals of its parabolas."
-    )
+    draws = f"{config.draws:,} bootstrap draws of runs with replacement (seed {config.seed})"
+    said.append(f"Intervals are at {100 * config.level:g}%, from {draws}, by percentiles")
+    if 2 in analysis.frontiers:
+        said[-1] += "; approach 2's draws are of residuals of its parabolas"
+    if 1 in analysis.frontiers:
+        said[-1] += (
+            f"; approach 1's are {len(analysis.frontiers[1].draws):,}, those of its draws that "
+            "have a line"
+        )
+    said[-1] += "."
     said.append(_approaches(analysis))
     if analysis.extrapolation is not None:
         found = analysis.extrapolation
         said.append(
             f"To test extrapolation, the {config.hold_out} largest settings ({len(found.held)} "
-            "runs) were hidden and the law fitted to the rest; the intervals of their losses hold "
-            "the law's uncertainty and the scatter of single runs. All runs are in the law that is "
-            "reported."
+            "runs) were hidden and the law fitted to the rest; the intervals of their losses, of "
+            f"{min(config.draws, HIDDEN_DRAWS):,} draws, hold the law's uncertainty and the "
+            "scatter of single runs. All runs are in the law that is reported."
         )
     if analysis.repetition is not None:
         said.append(
             f"The constants above come from runs that see each token once; the half-lives R_D and "
             f"R_N of repeated tokens and of excess parameters were then fitted to all "
-            f"{analysis.repetition[0].runs} runs (Muennighoff et al. 2023, arXiv 2305.16264)."
+            f"{analysis.repetition[0].runs} runs (Muennighoff et al. 2023, arXiv 2305.16264), each "
+            "bootstrap draw of them with a draw of the constants held."
         )
     return " ".join(said)
 
@@ -92,6 +99,19 @@ def _approaches(analysis: Analysis) -> str:
     if 1 in analysis.frontiers:
         said.append(
             "; and from the lower envelope of the sizes' losses, interpolated in log C between "
-            "their runs (approach 1)"
+            "their runs, at the budgets that the best size's neighbours reach too (approach 1)"
         )
     return "".join(said) + "."
+
+
+def parity_paragraph(config: FitConfig) -> str:
+    """Plain text, of the parity FLOP ratios."""
+    return (
+        f"The compute that a system needs for the compute-optimal loss of {config.reference} at "
+        f"the largest compute of {config.reference}'s fitted runs, over that compute (after "
+        "Zhou et al. 2024, arXiv 2408.11039, section 4.2, whose lines of log perplexity our laws' "
+        "frontiers of approach 3 replace). Below 1 the system is the cheaper one. Each of "
+        f"{config.draws:,} draws of the intervals, at {100 * config.level:g}%, takes a bootstrap "
+        f"draw of the system's law and one of {config.reference}'s. Ratios beyond {FARTHEST:g} or "
+        f"below {1 / FARTHEST:g} are told as these: such a loss may never be reached."
+    )

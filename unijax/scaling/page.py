@@ -37,6 +37,9 @@ td:first-child, th:first-child { text-align: left }
 nav { font-size: .94em } nav a { margin-right: 1.2em }
 code { font-size: .85em } .refs { font-size: .85em; color: #444 }
 """
+_REPEATED = """D′ = U<sub>D</sub> + U<sub>D</sub> R<sub>D</sub>* (1 − exp(−R / R<sub>D</sub>*)) with
+R = D / U<sub>D</sub> − 1 and U<sub>D</sub> different tokens; N′ the same of N, with the
+compute-optimal size for U<sub>D</sub>, or N where that is less, as its U<sub>N</sub>."""
 SYMBOLS = {"alpha": "α", "beta": "β", "R_D": "R<sub>D</sub>*", "R_N": "R<sub>N</sub>*"}
 
 
@@ -58,7 +61,8 @@ def _formula(form: str) -> str:
     """A law as the code writes it, with raised Greek exponents."""
     for name in ("alpha", "beta"):
         form = form.replace(f"^-{name}", f"<sup>−{SYMBOLS[name]}</sup>")
-    return f"<i>{form}</i>"
+    prime = form.replace("'", "′")
+    return f"<i>{prime}</i>"
 
 
 def _ends(low: float, high: float, show: Callable[[float], str] = number) -> str:
@@ -189,7 +193,10 @@ def write(out: pathlib.Path, title: str, results: Results, config: FitConfig) ->
 
 def _section(out: pathlib.Path, analysis: Analysis, config: FitConfig) -> str:
     body = [_doubts(analysis.warnings)]
-    body.append(f"<h3>Constants of {_formula(analysis.fitted.law.form)}</h3>")
+    repeats = analysis.repetition is not None
+    law = analysis.repetition[0].law if repeats else analysis.fitted.law
+    body.append(f"<h3>Constants of {_formula(law.form)}</h3>")
+    body.append(f"<p class=note>{_REPEATED}</p>" * repeats)
     body.append(constants_table(analysis, config.level))
     body.append("<h3>How optimal parameters and tokens grow with compute</h3>")
     body.append(exponents_table(analysis, config.level))
@@ -248,13 +255,8 @@ def _parities(results: Results, config: FitConfig) -> str:
         for (system, loss), r in results.parities.items()
     ]  # fmt: skip
     head = ["system", "loss", f"FLOP of {html.escape(config.reference)}", "", "runs"]
-    methods = (
-        f"The compute that a system needs for the perplexity of the best run of {config.reference},"
-        " over what that run took (Zhou et al. 2024, arXiv 2408.11039, section 4.2): a line of the "
-        "logarithms through the runs that no cheaper run of the system is as good as. Below 1 the "
-        "system is the cheaper one. Intervals are of the bootstrap over those runs."
-    )
-    return _table(head, rows) + f"<p>{html.escape(methods)}</p>"
+    said = html.escape(methods.parity_paragraph(config))
+    return f"{_table(head, rows)}<h3>Methods</h3><p>{said}</p>"
 
 
 def _save(folder: pathlib.Path, name: str, figure: Figure) -> str:

@@ -2,20 +2,25 @@
 
 Transfusion (arXiv 2408.11039, section 4.2): straight lines of log metric against log FLOPs; the
 ratio is the FLOPs at which the system's line reaches the value that the other one has, over the
-FLOPs that the other one took. Any metric with a power law will do: perplexity, FID, accuracy.
+FLOPs that the other one took. Any metric with a power law will do, and one number of the reference:
+`parity`, for published tables. Where both systems have runs that a law of the loss is fitted to,
+the laws' own frontiers take the place of the lines: `parity_of_systems`.
 """
 
 import dataclasses
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from unijax.core.errors import UserError
 from unijax.scaling.bootstrap import interval, resample
-from unijax.scaling.frontier import power_law
+from unijax.scaling.fit import Fit
+from unijax.scaling.frontier import losses, of_law, power_law
+from unijax.scaling.laws import Theta
 from unijax.scaling.points import Points
 
-NEAREST = 4  # runs of a system that its line goes through, where the table has more
+FARTHEST = 1e6  # ratios beyond it, either way, are told as it: also a loss that is never reached
+BUDGETS = 97  # evenly in log C over that range
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +30,8 @@ class Parity:
     Attributes:
       ratio: FLOPs to reach the reference's value, over the reference's FLOPs.
       low, high: its interval.
-      beyond: by what factor the crossing lies outside of the system's runs; 1 where it is inside.
+      beyond: by what factor the crossing lies outside of the compute of the system's runs; 1 where
+        it is inside.
     """
 
     ratio: float
@@ -43,7 +49,9 @@ def parity(
     level: float = 0.95,
     seed: int = 0,
 ) -> Parity:
-    """Of a system's runs against one run of a reference. The bootstrap is over the system's runs.
+    """Of a system's runs, one for each compute, against one number of a reference.
+
+    The bootstrap is over the system's runs; the reference's value is taken as exact.
 
     Raises:
       UserError: with fewer than three runs, or a metric that is not positive or does not change.
@@ -76,30 +84,48 @@ def parity(
     return Parity(*ends, float(beyond))
 
 
-def frontier_runs(points: Points) -> Int[np.ndarray, "m"]:
-    """The runs that no cheaper or equally cheap run is as good as, by compute."""
-    order = np.lexsort((points.loss, points.compute))
-    best = np.minimum.accumulate(points.loss[order])
-    return order[np.diff(best, prepend=np.inf) < 0]
+@dataclasses.dataclass(frozen=True)
+class System:
+    """A system's law with its bootstrap, and the runs behind it."""
+
+    fitted: Fit
+    draws: Theta
+    points: Points
 
 
-def parity_of_systems(
-    system: Points, reference: Points, draws: int, level: float, seed: int
-) -> Parity:
-    """Of two systems' perplexities, at the reference's best run.
+def parity_of_systems(system: System, reference: System, level: float, seed: int) -> Parity:
+    """Of two systems' compute-optimal losses, at the largest compute of the reference's runs.
 
-    A system's runs are those that no cheaper run of its own is as good as, and of these the
-    `NEAREST` to the reference's loss: losses end in a floor, so that a line through runs of all
-    sizes misses the ratio by several times.
-
-    Raises:
-      UserError: as `parity`.
+    By its law each system, of as many draws, has a least loss of a budget (approach 3); the ratio
+    is the budget whose least loss by the system is the reference's at that compute, over it. A draw
+    of the interval takes a draw of both laws. A line of the logarithms, as in `parity`, is for
+    metrics that fall without end: losses end in a floor. Nor is anything chosen by its loss, as a
+    best run would be: the choice scatters with the noise, and an interval given it does not hold.
     """
-    best = frontier_runs(reference)[-1]
-    ours = system.take(frontier_runs(system))
-    away = np.abs(ours.loss - reference.loss[best])
-    ours = ours.take(np.sort(np.argsort(away, kind="stable")[:NEAREST]))
-    return parity(
-        ours.compute, np.exp(ours.loss), float(reference.compute[best]),
-        float(np.exp(reference.loss[best])), draws, level, seed,
-    )  # fmt: skip
+    budget = reference.points.compute.max()
+    target = _least_losses(reference, np.array([budget]))[:, 0]
+    order = np.random.default_rng(seed).permutation(len(reference.draws))
+    target[1:] = target[1:][order]  # the same seed drew both systems' runs
+    flops = budget * np.geomspace(1 / FARTHEST, FARTHEST, BUDGETS)
+    thetas = np.vstack([system.fitted.theta, system.draws])
+    floor = system.fitted.law.constants(thetas)["E"]
+    least = _least_losses(system, flops)
+    tiny = np.finfo(float).tiny
+    # Above its floor the least loss is a power law where one k serves all sizes, or nearly one.
+    away = -np.log(np.maximum(least - floor[:, None], tiny))
+    wanted = -np.log(np.maximum(target - floor, tiny))
+    log_ratio = np.log(flops / budget)
+    found = np.array([np.interp(w, x, log_ratio) for w, x in zip(wanted, away)])
+    low, high = interval(found[1:], level)
+    at = np.exp(found[0]) * budget
+    compute = system.points.compute
+    beyond = max(1.0, compute.min() / at, at / compute.max())
+    return Parity(*(float(np.exp(v)) for v in (found[0], low, high)), float(beyond))
+
+
+def _least_losses(system: System, flops: Float[np.ndarray, "c"]) -> Float[np.ndarray, "b c"]:
+    """Along the frontier: by the fitted law first, then by each draw."""
+    law, theta = system.fitted.law, system.fitted.theta
+    best = of_law(law, theta, system.draws, system.points)
+    sizes = np.vstack([best.optimal_parameters(flops), best.drawn_parameters(flops)])
+    return losses(law, np.vstack([theta, system.draws]), sizes, best.cost.tokens(flops, sizes))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from unijax.core.errors import UserError
 from unijax.scaling import validate
 from unijax.scaling.interaction import Interaction, Mixture, alone, interaction, mixture
-from unijax.scaling.parity import Parity, parity_of_systems
+from unijax.scaling.parity import Parity, System, parity_of_systems
 from unijax.scaling.study import Analysis, Chosen, FitConfig, analyse, choose, systems
 from unijax.scaling.table import Runs
 
@@ -85,7 +85,9 @@ def analyse_table(
     if config.reference:
         for system, loss in found:
             if system != config.reference:
-                pair = (chosen[system, loss].points, chosen[config.reference, loss].points)
-                choices = (config.draws, config.level, config.seed)
-                parities[system, loss] = parity_of_systems(*pair, *choices)
+                pair = (
+                    System(a.fitted, a.draws, a.points)
+                    for a in (found[system, loss], found[config.reference, loss])
+                )
+                parities[system, loss] = parity_of_systems(*pair, config.level, config.seed)
     return Results(list(found.values()), interactions, parities)

@@ -10,7 +10,7 @@ from unijax.core.errors import UserError
 from unijax.scaling import diagnostics, envelope, frontier, isoflop, repeated, validate
 from unijax.scaling.bootstrap import bootstrap, interval
 from unijax.scaling.direct import fit_directly
-from unijax.scaling.extrapolation import Extrapolation, extrapolate
+from unijax.scaling.extrapolation import Extrapolation, extrapolate, largest
 from unijax.scaling.fit import Fit, fit
 from unijax.scaling.frontier import Frontier
 from unijax.scaling.isoflop import Valley
@@ -19,6 +19,8 @@ from unijax.scaling.objective import Objective
 from unijax.scaling.points import Points
 from unijax.scaling.table import Runs
 
+ENVELOPE_DRAWS = 200  # at most, of approach 1: each is a walk over all budgets
+HIDDEN_DRAWS = 300  # at most, of the law that predicts hidden runs
 FEWEST_DRAWS = 20  # of a bootstrap: with fewer, an interval is as wide as chance has it
 
 
@@ -87,7 +89,7 @@ class Analysis:
 
     Attributes:
       ids: of the fitted runs, in the order of `points`; failed: of those left out.
-      draws: [draws, p], of the bootstrap.
+      draws: of the bootstrap.
       direct: the constants and the objective of the published search, as a check; None if tied.
       frontiers: by approach; approaches that the runs do not allow are missing.
       valleys: of approach 2, also those that it could not use.
@@ -102,12 +104,12 @@ class Analysis:
     ids: list[str]
     failed: list[str]
     fitted: Fit
-    draws: Theta
+    draws: Float[np.ndarray, "draws p"]
     direct: tuple[dict[str, float], float] | None
     frontiers: dict[int, Frontier]
     valleys: list[Valley]
     extrapolation: Extrapolation | None
-    repetition: tuple[Fit, Theta] | None
+    repetition: tuple[Fit, Float[np.ndarray, "draws q"]] | None
     warnings: list[str]
 
     def constants(self, level: float) -> dict[str, tuple[float, float, float]]:
@@ -155,19 +157,26 @@ def choose(runs: Runs, system: str, modality: str, config: FitConfig) -> Chosen:
     """What of a table is fitted.
 
     Raises:
-      UserError: for whatever `validate` refuses, and too few single epochs for `repeated`.
+      UserError: for whatever `validate` refuses, too few single epochs for `repeated`, and no
+        settings left when `hold_out` are hidden.
     """
     if system:
         runs = runs.where(runs["system"] == system)
     points, ids, failed = validate.points(
         runs, modality, config.parameters, config.drop_failed, config.best_learning_rate
     )
-    if config.repeated and (once := repeated.single_epoch(points).sum()) < validate.FEWEST:
-        raise UserError(
-            "repeated data", f"{once} runs that see their tokens once",
-            f"at least {validate.FEWEST}, for the constants that repetition does not touch",
-            "Add runs of a single epoch.",
-        )  # fmt: skip
+    fitted = points
+    if config.repeated:
+        once = repeated.single_epoch(points)
+        if once.sum() < validate.FEWEST:
+            raise UserError(
+                "repeated data", f"{once.sum()} runs that see their tokens once",
+                f"at least {validate.FEWEST}, for the constants that repetition does not touch",
+                "Add runs of a single epoch.",
+            )  # fmt: skip
+        fitted = points.take(np.flatnonzero(once))
+    if config.hold_out:
+        largest(fitted, config.hold_out)  # refuses to hide them all
     return Chosen(points, ids, failed)
 
 
@@ -193,17 +202,16 @@ def analyse(
     valleys = isoflop.valleys(points)
     warnings += diagnostics.warn_of_valleys(valleys)
     for approach, attempt in (
-        (1, lambda: envelope.fit_envelope(points, min(config.draws, 200), config.seed)),
+        (1, lambda: envelope.fit_envelope(points, min(config.draws, ENVELOPE_DRAWS), config.seed)),
         (2, lambda: isoflop.fit_isoflop(points, config.draws, config.seed)[0]),
     ):
         try:
             frontiers[approach] = attempt()
         except UserError as e:
             warnings.append(f"not done: {e}")
-    if 1 in frontiers and len(frontiers[1].parameters) < diagnostics.SIZES:
-        warnings.append(
-            f"approach 1 rests on {len(frontiers[1].parameters)} sizes that are ever the best"
-        )
+    if 1 in frontiers:
+        drawn = min(config.draws, ENVELOPE_DRAWS)
+        warnings += diagnostics.warn_of_approach_1(frontiers[1], drawn)
     if 2 in frontiers:
         warnings += diagnostics.warn_of_approach_2(fitted, points)
     direct = None
@@ -226,7 +234,7 @@ def analyse(
         frontiers=dict(sorted(frontiers.items())),
         valleys=valleys,
         extrapolation=_extrapolate(points, config, warnings),
-        repetition=_repetition(everything, fitted, draws, config),
+        repetition=_repetition(everything, fitted, draws, config, warnings),
         warnings=warnings,
     )
 
@@ -236,8 +244,8 @@ def _extrapolate(points: Points, config: FitConfig, warnings: list[str]) -> Extr
         return None
     try:
         return extrapolate(
-            points, config.hold_out, config.objective, min(config.draws, 300), config.level,
-            config.seed, config.tied,
+            points, config.hold_out, config.objective, min(config.draws, HIDDEN_DRAWS),
+            config.level, config.seed, config.tied,
         )  # fmt: skip
     except UserError as e:
         warnings.append(f"not done: {e}")
@@ -245,13 +253,19 @@ def _extrapolate(points: Points, config: FitConfig, warnings: list[str]) -> Extr
 
 
 def _repetition(
-    points: Points, base: Fit, draws: Theta, config: FitConfig
-) -> tuple[Fit, Theta] | None:
+    points: Points,
+    base: Fit,
+    draws: Float[np.ndarray, "draws p"],
+    config: FitConfig,
+    warnings: list[str],
+) -> tuple[Fit, Float[np.ndarray, "draws q"]] | None:
     if not config.repeated:
         return None
     law = repeated.Repeated(base.law, base.theta)
     fitted = fit(law, points, config.objective)
-    return fitted, repeated.bootstrap_half_lives(fitted, points, draws, config.seed)
+    drawn = repeated.bootstrap_half_lives(fitted, points, draws, config.seed)
+    warnings += [f"repeated data: {w}" for w in diagnostics.warn_of_fit(fitted, points, drawn)]
+    return fitted, drawn
 
 
 def law_at(
