@@ -20,6 +20,7 @@ from unijax.scaling.laws import Theta
 from unijax.scaling.points import Points
 
 FARTHEST = 1e6  # ratios beyond it, either way, are told as it: also a loss that is never reached
+EDGE = 1.01  # a budget so little beyond the runs is one of theirs
 BUDGETS = 97  # evenly in log C over that range
 
 
@@ -119,8 +120,9 @@ def parity_of_systems(system: System, reference: System, level: float, seed: int
     low, high = interval(found[1:], level)
     at = np.exp(found[0]) * budget
     compute = system.points.compute
-    beyond = max(1.0, compute.min() / at, at / compute.max())
-    return Parity(*(float(np.exp(v)) for v in (found[0], low, high)), float(beyond))
+    beyond = float(max(1.0, compute.min() / at, at / compute.max()))
+    ends = (float(np.exp(v)) for v in (found[0], low, high))
+    return Parity(*ends, beyond if beyond > EDGE else 1.0)
 
 
 def _least_losses(system: System, flops: Float[np.ndarray, "c"]) -> Float[np.ndarray, "b c"]:
