@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 
 from tests.scaling.synthetic import BUDGETS, TRUTH, isoflop, loss
+from tests.scaling.test_cost import runs
+from tests.scaling.test_frontier import curves
 from unijax.core.errors import UserError
 from unijax.scaling import diagnostics
 from unijax.scaling.bootstrap import bootstrap
+from unijax.scaling.envelope import fit_envelope
 from unijax.scaling.extrapolation import extrapolate, largest
 from unijax.scaling.fit import fit
 from unijax.scaling.frontier import of_law
@@ -137,3 +140,11 @@ def test_repeated_tokens_are_not_counted_as_new_ones_in_silence():
     count = int(np.sum(points.tokens > 1.01e10))
     assert f"{count} runs saw their tokens up to" in doubts(repeated)
     assert doubts(dataclasses.replace(points, unique_tokens=points.tokens)) == ""
+
+
+def test_an_envelope_that_few_draws_have_is_doubted():
+    # Nine sizes at five lengths: a draw of such runs seldom has a size between two neighbours.
+    few = diagnostics.warn_of_approach_1(fit_envelope(runs(), 30, 0), 30)
+    assert "rests on 3 sizes" in few[0]
+    assert "of 30 bootstrap draws" in few[1]
+    assert diagnostics.warn_of_approach_1(fit_envelope(curves(), 30, 0), 30) == []
