@@ -179,11 +179,70 @@ def test_millions_beside_counts(tmp_path):
     assert "run07" in thousands
 
 
+@pytest.mark.parametrize("column", ["non_embedding_parameters", "tokens", "training_flops"])
+@pytest.mark.parametrize("slip", [1 / 50, 50, 1000])
+@pytest.mark.parametrize("row", [0, 7, 19])
+def test_a_slip_of_units_in_one_row_is_refused_by_name(tmp_path, column, slip, row):
+    changed = rows()
+    changed[row][column] *= slip
+    assert f"run{row:02d}" in refused(tmp_path, changed)
+
+
+@pytest.mark.parametrize("row", range(20))
+def test_a_loss_far_below_the_others_is_refused_by_name(tmp_path, row):
+    changed = rows()
+    changed[row]["loss_text_nats_per_token"] = 0.1
+    said = refused(tmp_path, changed)
+    assert f"far better than the others allow: run{row:02d};" in said
+
+
+def test_copies_of_rows_are_refused_whatever_their_ids(tmp_path):
+    changed = rows()
+    copy = changed[3] | {"run_id": "again", "note": "another"}
+    assert "again and run03, equal in all but their ids" in refused(tmp_path, [*changed, copy])
+    assert len(points(written(tmp_path, [*changed, copy | {"seed": 1}]), "text",
+                      "non_embedding_parameters", False, False)[0]) == 21  # fmt: skip
+    assert "ids that stand twice: run03" in refused(tmp_path, with_one(run_id="run03 "))
+
+
+def test_runs_that_did_not_end_are_no_copies_of_each_other(tmp_path):
+    nothing = dict.fromkeys(
+        ("tokens", "loss_text_nats_per_token", "loss_code_nats_per_token",
+         "non_embedding_parameters", "training_flops")
+    ) | {"state": "unfinished"}  # fmt: skip
+    changed = [r | nothing if i in (3, 4) else r for i, r in enumerate(rows())]
+    found = points(written(tmp_path, changed), "text", "non_embedding_parameters", True, False)
+    assert found[2] == ["run03", "run04"]
+
+
+def test_more_different_tokens_than_tokens(tmp_path):
+    changed = [r | {"unique_tokens": r["tokens"]} for r in rows()]
+    changed[7]["unique_tokens"] *= 2
+    assert "more than tokens in run07" in refused(tmp_path, changed)
+
+
+def test_what_may_be_a_mistake_is_a_doubt_that_names_the_run(tmp_path):
+    # Without training_flops a slip of tokens is no contradiction, but it lies off the law.
+    plain = [{k: v for k, v in r.items() if k != "training_flops"} for r in rows()]
+    slipped = [r | {"tokens": r["tokens"] * 1000} if i == 7 else r for i, r in enumerate(plain)]
+    config = FitConfig(draws=20, hold_out=0)
+    for table_rows, said in ((slipped, True), (plain, False)):
+        runs = written(tmp_path, table_rows)
+        found = analyse(choose(runs, "janus", "text", config), "janus", "text", config)
+        assert any("run07 lie up to" in w for w in found.warnings) == said
+        assert not any("times 6 N D" in w for w in found.warnings)
+    costly = [r | {"training_flops": r["training_flops"] * 50} for r in rows()]
+    found = analyse(choose(written(tmp_path, costly), "janus", "text", config), "janus", "text",
+                    config)  # fmt: skip
+    assert any("compute is 50 times 6 N D" in w for w in found.warnings)
+
+
 def test_a_whole_column_in_other_units(tmp_path):
     changed = [r | {"tokens": r["tokens"] / 1e9} for r in rows()]
     assert "Multiply out" in refused(tmp_path, changed)
-    changed = [r | {"training_flops": r["training_flops"] / 1e12} for r in rows()]
-    assert "in other units" in refused(tmp_path, changed)
+    for slip in (1e-12, 900):
+        changed = [r | {"training_flops": r["training_flops"] * slip} for r in rows()]
+        assert "in other units" in refused(tmp_path, changed)
 
 
 def test_losses_in_other_units(tmp_path):

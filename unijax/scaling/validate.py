@@ -6,12 +6,17 @@ import numpy as np
 
 from unijax.core.errors import UserError
 from unijax.scaling.points import Points
-from unijax.scaling.table import STATES, Runs
+from unijax.scaling.table import NUMBERS, STATES, TEXT, UNIT, Runs
 
 FEWEST = 6  # runs, for a law of five constants
 SMALLEST = 1000  # parameters or tokens: below it a number is in other units
 GAP = 1000.0  # between neighbouring values of a column: above it units are mixed
 WORSE = 1.25  # times the loss of a run with no more parameters and no more tokens
+NEAREST = 5  # runs in size, among which compute over 6 N D is about the same
+APART = 10.0  # times what it is among those: above it a row is in other units
+COMPUTE = (0.05, 300.0)  # times 6 N D in the middle: outside, a column is in other units
+TIMES_6ND = 10.0  # above it, said as a doubt
+STRAY = (10.0, 0.02)  # times the scatter, and by itself: log of a loss over the law's
 
 
 def points(
@@ -123,9 +128,11 @@ def _usable(
         )  # fmt: skip
     _check_ids(runs)
     runs, failed = _without_failed(runs, modalities, drop_failed)
+    _check_copies(runs)
     for name in (parameters, "tokens", "training_flops", "unique_tokens", *also):
         if name in runs:
             _check_counts(runs, name)
+    _check_unique(runs)
     loss = np.mean([runs.loss(modality) for modality in modalities], axis=0)
     names = ("tokens", parameters, "unique_tokens", "size", *also)
     settings = [runs[name] for name in names if name in runs]
@@ -138,7 +145,7 @@ def _names(ids, mask) -> str:
 
 
 def _check_ids(runs: Runs) -> None:
-    ids = [str(i) for i in runs["run_id"]]
+    ids = [str(i).strip() for i in runs["run_id"]]
     if "None" in ids or "" in ids:
         raise UserError(
             "run_id", "rows without an id", "one in every row", "The table may be half-written."
@@ -149,6 +156,30 @@ def _check_ids(runs: Runs) -> None:
             "run_id", f"ids that stand twice: {', '.join(twice[:5])}", "an id for each run",
             "Remove the rows that are not meant.",
         )  # fmt: skip
+
+
+def _check_copies(runs: Runs) -> None:
+    """Of runs that ended: two that did not may well say the same of themselves."""
+    same = [n for n in (*TEXT[1:], *NUMBERS) if n in runs]
+    same += [n for n in runs.columns if n.startswith("tokens_") or n.endswith(UNIT)]
+    first: dict[tuple, str] = {}
+    for i, name in enumerate(runs["run_id"]):
+        other = first.setdefault(tuple(str(runs[n][i]) for n in same), name)
+        if other != name:
+            raise UserError(
+                "run_id", f"{name} and {other}, equal in all but their ids", "each run once",
+                "Remove the row that is a copy; a run counted twice makes intervals too narrow.",
+            )  # fmt: skip
+
+
+def _check_unique(runs: Runs) -> None:
+    if "unique_tokens" in runs:
+        above = runs["unique_tokens"] > 1.01 * runs["tokens"]
+        if above.any():
+            raise UserError(
+                "column unique_tokens", f"more than tokens in {_names(runs['run_id'], above)}",
+                "the different ones among the tokens that the run saw", "Correct it.",
+            )  # fmt: skip
 
 
 def _without_failed(runs: Runs, modalities: Sequence[str], drop: bool) -> tuple[Runs, list[str]]:
@@ -186,11 +217,12 @@ def _check_counts(runs: Runs, name: str) -> None:
         )
     ordered = np.sort(np.log(values))
     if len(ordered) > 1 and np.diff(ordered).max() > np.log(GAP) and name != "training_flops":
-        cut = ordered[np.argmax(np.diff(ordered))]
+        low = np.log(values) <= ordered[np.argmax(np.diff(ordered))]
+        few, side = (low, "above") if low.sum() <= len(low) / 2 else (~low, "below")
         raise UserError(
             f"column {name}",
             f"a leap of {np.exp(np.diff(ordered).max()):.0f} times between neighbouring values, "
-            f"above {_names(ids, np.log(values) <= cut)}",
+            f"{side} {_names(ids, few)}",
             "one unit in the whole column",
             "Look for millions beside plain counts.",
         )
@@ -250,16 +282,20 @@ def _check_enough(where: str, columns: dict[str, np.ndarray]) -> None:
 
 def _check_compute(found: Points, ids: list[str]) -> None:
     ratio = found.compute / (6 * found.parameters * found.tokens)
-    away = np.abs(np.log(ratio / np.median(ratio)))
-    if away.max() > np.log(100):
+    size = np.log(found.parameters)
+    nearest = np.argsort(np.abs(size[:, None] - size), axis=1, kind="stable")[:, :NEAREST]
+    around = np.median(ratio[nearest], axis=1)
+    away = np.abs(np.log(ratio / around))
+    if away.max() > np.log(APART):
+        worst = np.argmax(away)
         raise UserError(
             "columns training_flops, parameters, tokens",
-            f"compute over 6 N D of {ratio[np.argmax(away)]:.3g} where the others have "
-            f"{np.median(ratio):.3g}, in {_names(ids, away > np.log(100))}",
+            f"compute over 6 N D of {ratio[worst]:.3g} where runs of about the same size have "
+            f"{around[worst]:.3g}, in {_names(ids, away > np.log(APART))}",
             "one unit in each column",
-            "Look for millions, billions or petaFLOPs beside plain counts.",
+            "Look for thousands, millions or petaFLOPs beside plain counts in these rows.",
         )
-    if not 0.05 < np.median(ratio) < 1000:
+    if not COMPUTE[0] < np.median(ratio) < COMPUTE[1]:
         raise UserError(
             "columns training_flops, parameters, tokens",
             f"compute over 6 N D of {np.median(ratio):.3g} in the middle",
@@ -269,21 +305,62 @@ def _check_compute(found: Points, ids: list[str]) -> None:
 
 
 def _check_losses(loss: np.ndarray, ids: list[str], *counts: np.ndarray) -> None:
-    """Against runs that have no more of any of the counts."""
+    """Against each other: no loss falls faster than in proportion to each of the counts.
+
+    So a run with no more of any count than another is hardly better. Of two runs that contradict
+    each other, the one with more such contradictions is named.
+    """
     odd = (loss <= 0) | (loss > 30)
     if odd.any():
         raise UserError(
             "losses", f"{loss[odd][0]:g} in {_names(ids, odd)}", "nats per token, 0 to 30",
             "Convert them.",
         )  # fmt: skip
-    smaller = np.all([count[:, None] >= count for count in counts], axis=0)
-    best = np.where(smaller, loss, np.inf).min(axis=1)
-    worse = loss > WORSE * best
+    more = np.prod([np.maximum(count / count[:, None], 1) for count in counts], axis=0)
+    contradict = loss[:, None] > WORSE * loss * more  # [i, j]: i is too bad beside j
+    worse, better = np.zeros(len(loss), bool), np.zeros(len(loss), bool)
+    while contradict.any():
+        too_bad, too_good = contradict.sum(axis=1), contradict.sum(axis=0)
+        i = np.argmax(too_bad + too_good + 0.5 * (too_bad > too_good))
+        (worse if too_bad[i] >= too_good[i] else better)[i] = True
+        contradict[i], contradict[:, i] = False, False
     if worse.any():
         raise UserError(
             "losses",
             f"runs far worse than smaller and shorter ones: {_names(ids, worse)}",
             f"at most {WORSE} times the loss of a run with no more parameters and tokens",
             'They look diverged: repeat them, or set their state to "diverged" and add '
-            "--drop-failed.",
+            "--drop-failed; or their parameters, tokens or loss are in other units.",
         )
+    if better.any():
+        raise UserError(
+            "losses",
+            f"runs far better than the others allow: {_names(ids, better)}",
+            "a loss that falls no faster than in proportion to parameters and to tokens",
+            "Look at their loss, and for parameters or tokens in other units.",
+        )
+
+
+def doubts(found: Points, ids: list[str], predicted: np.ndarray) -> list[str]:
+    """What may be a mistake of the table, in words that name the runs.
+
+    Args:
+      predicted: the fitted law's losses of the runs.
+    """
+    said = []
+    ratio = np.median(found.compute / (6 * found.parameters * found.tokens))
+    if not 1 / TIMES_6ND < ratio < TIMES_6ND:
+        said.append(
+            f"compute is {ratio:.3g} times 6 N D in the middle: heads, attention and what is not "
+            "in N must account for that, or a column is in other units"
+        )
+    away = np.log(found.loss / predicted)
+    scatter = 1.4826 * np.median(np.abs(away))
+    stray = np.abs(away) > max(STRAY[0] * scatter, STRAY[1])
+    if stray.any():
+        said.append(
+            f"{_names(ids, stray)} lie up to {np.expm1(np.abs(away).max()):.0%} from the law, over "
+            f"{STRAY[0]:g} times as far as runs do: look for a diverged run, or for parameters, "
+            "tokens or a loss in other units"
+        )
+    return said
