@@ -251,6 +251,25 @@ def test_metrics_are_the_realised_shares(tokenizer):
         assert abs(totals[group] / totals.total() - ratio) < 0.1
 
 
+def test_repeated_tokens_are_all_but_those_of_a_record_s_first_time(tokenizer):
+    loader = Loader(small_config(), tokenizer, RECORDS)
+    seen, repeated, first_steps = {}, 0, []
+    for _ in range(30):
+        batch = next(loader)
+        for uid, name in loader.info.names.items():
+            source, epoch, index = name.split("/")
+            tokens = (batch.uid[batch.kind != Kind.PAD] == uid).sum()
+            times = seen.setdefault((source, index), {})
+            assert int(epoch) not in times
+            times[int(epoch)] = tokens
+        repeated += loader.info.metrics["repeated_tokens"]
+        first_steps.append(repeated)
+    assert first_steps[0] == 0 < first_steps[-1]
+    # Rows close out of order: the first time may still stand in an open row.
+    assert repeated == sum(sum(t.values()) - t.get(0, 0) for t in seen.values())
+    assert sum(0 not in t for t in seen.values()) <= 3
+
+
 def test_cached_values_stand_for_pixels(tokenizer):
     config = small_config()
     n = config.gen.tokens

@@ -14,7 +14,10 @@ from tests.main.test_cli import fails
 from tests.main.test_train import lines
 from tests.scaling.test_table import rows
 from unijax.core import tree
+from unijax.core.batch import Kind
 from unijax.core.errors import UserError
+from unijax.data.loader import Loader
+from unijax.data.tokenizer import load as load_tokenizer
 from unijax.main import sweep
 from unijax.main.cli import main, parse
 from unijax.main.launching import build_launch
@@ -164,6 +167,42 @@ def test_a_sweep_gives_a_row_for_each_run(swept, planned):
         # What was planned from a few batches is what was seen, within what packing varies.
         assert runs["tokens"][row] == pytest.approx(p.cell.tokens, rel=0.3)
         assert runs["training_flops"][row] > 6 * counts["layers"] * runs["tokens"][row]
+
+
+def test_passes_of_the_table_are_what_the_runs_saw(swept, planned):
+    runs = table.read(swept / "runs.parquet")
+    for p in planned:
+        first = every = 0
+        loader = Loader(p.run.data, load_tokenizer(p.run.tokenizer))
+        for _ in range(p.run.stage.steps):
+            uids = (batch := next(loader)).uid[batch.kind != Kind.PAD]
+            every += len(uids)
+            early = [uid for uid, name in loader.documents.items() if name.split("/")[1] == "0"]
+            first += np.isin(uids, early).sum()
+        loader.close()
+        (row,) = np.flatnonzero(runs["run_id"] == p.id)
+        assert first < every
+        assert runs["tokens"][row] == every
+        assert runs["unique_tokens"][row] == first
+        assert runs["epochs"][row] == pytest.approx(every / first)
+
+
+EPOCHS = """from tests.main.tiny_sweep import ConfigDict, get_config
+
+def get_sweep():
+    grid = {"kind": "epochs", "widths": (32,), "epochs": (1.0, 4.0), "unique_tokens": UNIQUE}
+    return ConfigDict(grid)
+"""
+
+
+def test_an_epochs_grid_fits_its_data_or_is_refused(tmp_path):
+    file = tmp_path / "epochs.py"
+    for unique, different in ((380, "766 tokens 459 are"), (2000, "4,022 tokens 1,149 are")):
+        file.write_text(EPOCHS.replace("UNIQUE", str(unique)))
+        with pytest.raises(UserError, match=different):
+            sweep.plan(str(file), [])
+    file.write_text(EPOCHS.replace("UNIQUE", "880"))
+    assert [p.cell.tokens for p in sweep.plan(str(file), [])[0]] == [880, 3520]
 
 
 def test_parameters_of_the_table_are_those_that_train(swept, planned):

@@ -27,8 +27,9 @@ class BatchInfo:
     """What the arrays of a batch do not say.
 
     Attributes:
-      metrics: of the global batch: documents and tokens of each group, their shares, padding share,
-        and documents left out since the beginning.
+      metrics: of the global batch: documents and tokens of each group, their shares, tokens of
+        documents that the run has seen before, padding share, and documents left out since the
+        beginning.
       names: the document of each uid in the global batch: source/epoch/index.
     """
 
@@ -162,13 +163,15 @@ class PlanIterator(grain.DatasetIterator):
 
 def describe(rows: Sequence[Row], stream: RowStream) -> BatchInfo:
     """Realised shares of the groups, and the names of the documents."""
-    documents, tokens, names = Counter(), Counter(), {}
+    documents, tokens, names, repeated = Counter(), Counter(), {}, 0
     images = stream.config.image_tokens
     for row in rows:
         for placed in row:
             group = stream.group_of(placed.source)
             documents[group] += placed.part == 0
-            tokens[group] += document_size(placed.document, images).tokens
+            size = document_size(placed.document, images).tokens
+            tokens[group] += size
+            repeated += size * stream.is_repeated(placed)
             names[placed.document.uid] = placed.document.name
     metrics = {"padding_share": 1 - tokens.total() / (len(rows) * stream.config.row_length)}
     for group in GROUPS:
@@ -176,5 +179,6 @@ def describe(rows: Sequence[Row], stream: RowStream) -> BatchInfo:
         metrics[f"{group}_tokens"] = tokens[group]
         metrics[f"{group}_document_share"] = documents[group] / max(documents.total(), 1)
         metrics[f"{group}_token_share"] = tokens[group] / max(tokens.total(), 1)
+    metrics["repeated_tokens"] = repeated
     metrics["documents_left_out"] = sum(stream.dropped.values())
     return BatchInfo(metrics, names)

@@ -108,6 +108,10 @@ class RowStream:
     def group_of(self, source: str) -> str:
         return self._readers[source].group
 
+    def is_repeated(self, placed: Placed) -> bool:
+        """Whether the record was drawn before: in an earlier epoch of its source."""
+        return placed.draw >= self._readers[placed.source].source.epoch_length
+
     @property
     def dropped(self) -> dict[str, int]:
         """Documents that were left out so far, by source: too long, or with nothing to learn."""

@@ -14,7 +14,7 @@ from unijax.core.files import atomic_file
 from unijax.main import config as config_lib
 from unijax.main.run import RunConfig, make_system
 from unijax.scaling import table
-from unijax.scaling.grid import Cell, GridConfig
+from unijax.scaling.grid import Cell
 from unijax.systems.janus import Janus
 from unijax.train.stage import Rule, match_rules
 
@@ -28,7 +28,6 @@ def record(
     name: str,
     run_dir: pathlib.Path,
     log_dir: pathlib.Path,
-    grid: GridConfig,
     state: str,
 ) -> None:
     """Writes the row of a run that ended as `result.json` in its directory.
@@ -39,7 +38,7 @@ def record(
     lines = [json.loads(x) for x in (log_dir / "metrics.jsonl").read_text().splitlines()]
     periods = [x for x in lines if "flops" in x]
     found = trained(run)
-    last, tokens, flops, encoders, seconds = 0, 0.0, 0.0, 0.0, 0.0
+    last, tokens, flops, encoders, seconds, repeated = 0, 0.0, 0.0, 0.0, 0.0, 0.0
     taught = dict.fromkeys(TEACHES, 0.0)
     for row in periods:
         steps, last = row["step"] - last, row["step"]
@@ -47,6 +46,7 @@ def record(
         flops += row["flops"] * steps
         encoders += 0.0 if run.cache_frozen else _encoder_flops(run, row, found.frozen) * steps
         seconds += row["seconds_per_step"] * steps
+        repeated += row["data/repeated_tokens"] * steps
         for loss, group in TEACHES.items():
             taught[loss] += row[f"data/{group}_tokens"] * steps
     row = _described(name, config_lib.to_json(run), cell.width) | {
@@ -54,15 +54,14 @@ def record(
         "non_embedding_parameters": run.model.text.count_parameters()["layers"],
         "tokens": tokens,
         **{f"tokens_{loss}": count for loss, count in taught.items()},
+        "unique_tokens": tokens - repeated,
+        "epochs": tokens / max(tokens - repeated, 1.0),
         "training_flops": flops - encoders,
         "seconds": seconds,
         "steps": last,
         "state": state,
         **dict.fromkeys(map(_column, Janus.losses)),
     }
-    if grid.unique_tokens:
-        row |= {"unique_tokens": min(grid.unique_tokens, tokens)}
-        row |= {"epochs": tokens / grid.unique_tokens}
     row |= _losses(lines, run.stage.steps) if state == "done" else {}
     run_dir.mkdir(parents=True, exist_ok=True)
     with atomic_file(run_dir / RESULT) as temporary:

@@ -14,7 +14,10 @@ import numpy as np
 from unijax.core.batch import PackedBatch
 from unijax.core.errors import UserError
 from unijax.core.files import atomic_file, writable_directory
-from unijax.data.loader import Loader
+from unijax.data.config import GROUPS
+from unijax.data.loader import Loader, PlanIterator
+from unijax.data.rows import RowStream
+from unijax.data.sources import open_sources
 from unijax.data.tokenizer import load as load_tokenizer
 from unijax.main import config as config_lib
 from unijax.main.gather import RESULT, gather, record, trained
@@ -27,6 +30,7 @@ from unijax.train.guard import NotFinite
 from unijax.train.step import training_flops
 
 MEASURED = 4  # batches from which tokens and FLOPs of a step are planned
+NEAR = 0.1  # what an epoch of the data may differ from what a grid says of it
 # What a run learns does not hang on these, and a name that did would change with them.
 NOT_IN_ID = {"": ("hardware",), "loop": ("hang_seconds", "keep_every")}
 
@@ -54,6 +58,8 @@ def plan(file: str, overrides: list[str]) -> tuple[list[Planned], GridConfig]:
             "a janus with validation.batches above 0, whose losses are what laws are fitted to",
             "Correct the config.",
         )  # fmt: skip
+    if grid.kind == "epochs":
+        _check_epoch(base, grid.unique_tokens)
     if grid.mup_width:
         small = with_width(base, grid.ladder, grid.mup_width).model
         base = dataclasses.replace(base, mup_base=small)
@@ -105,6 +111,28 @@ def _measure(run: RunConfig) -> tuple[float, list[PackedBatch]]:
     finally:
         loader.close()
     return float(np.mean([np.sum(np.asarray(b.kind) != 0) for b in batches])), batches
+
+
+def _check_epoch(run: RunConfig, unique: int) -> None:
+    """Raises UserError if the data does not repeat after about `unique` tokens.
+
+    Counted over two such passes, on lengths: no picture is decoded.
+    """
+    stream = RowStream(run.data, open_sources(run.data, load_tokenizer(run.tokenizer)))
+    steps = PlanIterator(stream, run.data.rows)
+    tokens = repeated = 0
+    while tokens < 2 * unique:
+        metrics = next(steps)[1].metrics
+        tokens += sum(metrics[f"{group}_tokens"] for group in GROUPS)
+        repeated += metrics["repeated_tokens"]
+    if abs((tokens - repeated) / (tokens / 2) - 1) > NEAR:
+        raise UserError(
+            "grid.unique_tokens",
+            f"{unique:,}, while of the data's first {tokens:,} tokens {tokens - repeated:,} are "
+            "different",
+            "half of them: the tokens after which the data's sources repeat",
+            "Set data.groups' limits so that all sources give out there, or change the number.",
+        )
 
 
 def _step_flops(run: RunConfig, batches: list[PackedBatch]) -> float:
@@ -162,7 +190,7 @@ def sweep(file: str, directory: pathlib.Path, overrides: list[str], only: str | 
         except NotFinite:
             state = "diverged"
         for p in ended:
-            record(p.run, p.cell, p.id, directory / "runs" / p.id, log_dir, grid, state)
+            record(p.run, p.cell, p.id, directory / "runs" / p.id, log_dir, state)
     if only is None:
         gather(directory)
 

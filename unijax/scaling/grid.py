@@ -5,7 +5,7 @@ Three kinds of grid over the sizes of a ladder, each times learning rates and se
 - `isoflop`: every size at every budget, as long as the budget lasts (Hoffmann et al., arXiv
   2203.15556, section 3.2);
 - `tokens`: every size for the same numbers of tokens;
-- `epochs`: every size for the same numbers of passes over `unique_tokens` tokens.
+- `epochs`: every size for the same numbers of passes over data of `unique_tokens` tokens.
 
 A run is named by a hash of what it is, whole (`run_id`); so a sweep knows what is done, whoever
 changed the grid around it.
@@ -33,7 +33,8 @@ class GridConfig:
       budgets: training FLOPs, of an isoflop grid.
       tokens: of a tokens grid.
       epochs: of an epochs grid.
-      unique_tokens: of one epoch; 0 where data does not repeat.
+      unique_tokens: of one epoch of an epochs grid, whose data must have about so many. What a run
+        saw is counted from its documents in any grid.
       learning_rates: none for the config's.
       seeds: of initialisation.
       mup_width: the width at which learning rates and initialisation are as the config says; other
@@ -76,6 +77,11 @@ class GridConfig:
                 )  # fmt: skip
         if self.kind == "epochs" and not self.unique_tokens:
             raise UserError("grid.unique_tokens", "0", "the tokens of one epoch", "Add it.")
+        if self.kind != "epochs" and self.unique_tokens:
+            raise UserError(
+                "grid.unique_tokens", f"{self.unique_tokens} in a grid of kind {self.kind!r}",
+                "none: what runs saw of their data is counted", "Remove it.",
+            )  # fmt: skip
         if len(self.tokens_per_parameter) != 2:
             raise UserError(
                 "grid.tokens_per_parameter", f"{self.tokens_per_parameter}", "(least, most)",

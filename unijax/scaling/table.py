@@ -7,7 +7,7 @@
 | tokens | seen in training, repetitions included |
 | loss_NAME_nats_per_token | held-out loss of a modality; at least one |
 | tokens_NAME | of `tokens`, those of documents that teach the loss NAME |
-| unique_tokens | different tokens among `tokens`, where data repeats |
+| unique_tokens | different tokens among `tokens`: of documents that the run had not seen before |
 | training_flops | of the whole run; without it compute is 6 N D |
 | system, size, seed, learning_rate, epochs | what the run was |
 | state | "done", "diverged" or "unfinished"; without it every run is done |
