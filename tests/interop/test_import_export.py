@@ -253,7 +253,8 @@ def test_runs_that_are_not_this_janus_are_not_exported(run_dir, tmp_path):
         path = next((run / "checkpoints" / "0" / "run").glob("*metadata*"))
         content = json.loads(path.read_text())
         change(content["config"])
-        path.write_text(json.dumps(content))
+        del content["digest"]
+        path.write_text(json.dumps(checkpoint.signed(content)))
         with pytest.raises(UserError) as error:
             export_checkpoint(run, tmp_path / "out")
         assert expected in str(error.value)
