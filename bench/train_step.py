@@ -24,7 +24,6 @@ import time
 import jax
 import numpy as np
 
-from unijax.core.peak import peak_flops
 from unijax.data.config import DataConfig, GroupConfig, SourceConfig
 from unijax.data.loader import Loader
 from unijax.data.tokenizer import load as load_tokenizer
@@ -33,6 +32,7 @@ from unijax.main.run import RunConfig, ValidationConfig, resolve
 from unijax.main.train import build, rows
 from unijax.parallel.sharding import describe, make_mesh, reader
 from unijax.train import metrics as metrics_lib
+from unijax.train.report import machine
 from unijax.train.setup import Trainer
 from unijax.train.state import TrainState
 
@@ -59,7 +59,7 @@ class Step:
       flops: that the model needs.
       tokens: without padding.
       mfu: share of the devices' bfloat16 peak; None where that is not known.
-      memory: bytes on the device that holds most; None where it does not tell.
+      memory_gib: of the device that holds most; None where it does not tell.
     """
 
     seconds: float
@@ -67,7 +67,7 @@ class Step:
     flops: float
     tokens: float
     mfu: float | None
-    memory: int | None
+    memory_gib: float | None
 
 
 def with_shipped_data(run: RunConfig) -> RunConfig:
@@ -92,15 +92,15 @@ def measure(run: RunConfig, steps: int) -> tuple[Step, float]:
         state = trainer.begin(trainer.init(run.seed))
         state, *_ = take(trainer, state, loader, WARM_UP)
         state, seconds, waited, values = take(trainer, state, loader, steps)
-    used = [(d.memory_stats() or {}).get("peak_bytes_in_use") for d in jax.local_devices()]
-    peak, median = peak_flops(jax.devices()[0].device_kind), float(np.median(seconds))
+    median = float(np.median(seconds))
+    told = machine({"model_flops_per_second": values["flops"] / median}, useful=0.0)
     found = Step(
         seconds=median,
         slow_seconds=float(np.percentile(seconds, 90)),
         flops=values["flops"],
         tokens=values["tokens"],
-        mfu=None if peak is None else values["flops"] / (median * peak * jax.device_count()),
-        memory=None if None in used else max(used),
+        mfu=told.get("machine/mfu"),
+        memory_gib=told.get("machine/device_memory_gib"),
     )
     return found, waited / float(seconds.sum())
 
@@ -147,7 +147,7 @@ def planned(config: str, topology: str, overrides: list[str]) -> Step | None:
         flops=sum(part["true"] for part in found["parts"].values()),
         tokens=found["amount"],
         mfu=line["mfu"],
-        memory=found["memory"]["total"],
+        memory_gib=found["memory"]["total"] / 2**30,
     )
 
 
@@ -163,7 +163,7 @@ def lines(measured: Step, plan: Step | None) -> list[str]:
             f"{step.tokens / step.seconds:,.0f}",
             f"{step.flops / step.tokens / 1e9:.2f}",
             "" if step.mfu is None else f"{step.mfu:.1%}",
-            "" if step.memory is None else f"{step.memory / 2**30:.1f}",
+            "" if step.memory_gib is None else f"{step.memory_gib:.1f}",
         ]
 
     names = (

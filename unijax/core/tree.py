@@ -13,3 +13,8 @@ def flatten(tree: dict) -> dict[str, Any]:
 def unflatten(flat: dict[str, Any]) -> dict:
     """The inverse of `flatten`."""
     return traverse_util.unflatten_dict(flat, sep="/")
+
+
+def is_within(path: str, group: str) -> bool:
+    """Whether a path is `group`, or lies in it."""
+    return path == group or path.startswith(group + "/")

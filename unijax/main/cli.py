@@ -173,27 +173,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         status = _run(args)
     except Exception as e:
-        status = exit_codes.CHECK_FAILED
-        if "jax" in sys.modules:
-            from unijax.main import distributed
-
-            status = distributed.status_of(e)
-        if status == exit_codes.CHECK_FAILED and not _if_one_of_several():
+        distributed = _distributed()
+        status = distributed.status_of(e) if distributed else exit_codes.CHECK_FAILED
+        if status == exit_codes.CHECK_FAILED and not _is_one_of_several():
             raise
         traceback.print_exception(e)
     failed = status not in (exit_codes.DONE, exit_codes.PREEMPTED)
-    if failed and (distributed := _if_one_of_several()):
-        distributed.leave(status)
+    if failed and _is_one_of_several():
+        _distributed().leave(status)
     return status
 
 
-def _if_one_of_several() -> types.ModuleType | None:
-    """The module `distributed`, where this process joined others; without loading JAX for it."""
+def _distributed() -> types.ModuleType | None:
+    """The module, where JAX is in use; JAX is not loaded for it."""
     if "jax" not in sys.modules:
         return None
     from unijax.main import distributed
 
-    return distributed if distributed.is_one_of_several() else None
+    return distributed
+
+
+def _is_one_of_several() -> bool:
+    distributed = _distributed()
+    return distributed is not None and distributed.is_one_of_several()
 
 
 def _verb(name: str) -> Callable[[argparse.Namespace], int | None]:

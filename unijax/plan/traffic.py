@@ -44,7 +44,7 @@ def passes(path: str, work: Work, remat: str) -> int:
 
 
 def _starts(path: str, groups: tuple[str, ...]) -> bool:
-    return any(path == group or path.startswith(group + "/") for group in groups)
+    return any(tree.is_within(path, group) for group in groups)
 
 
 def whole_width(x: Any) -> int:

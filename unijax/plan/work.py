@@ -8,6 +8,7 @@ padding, empty image slots and recomputation excluded, as the loop counts them f
 import dataclasses
 from collections.abc import Mapping
 
+from unijax.core import tree
 from unijax.core.errors import UserError
 from unijax.train.stage import Rule
 
@@ -76,7 +77,7 @@ class Trained:
             )
 
     def __contains__(self, group: str) -> bool:
-        return any(path == group or path.startswith(group + "/") for path in self._paths)
+        return any(tree.is_within(path, group) for path in self._paths)
 
 
 def plain(forward: float, done: float, trains: bool) -> Part:

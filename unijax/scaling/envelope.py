@@ -42,8 +42,9 @@ def envelope(
     return np.exp(grid[enclosed]), sizes[best], losses[best, at[enclosed]]
 
 
-def _line(points: Points) -> Float[np.ndarray, "2"] | None:
-    flops, sizes, _ = envelope(points)
+def _line(
+    flops: Float[np.ndarray, "c"], sizes: Float[np.ndarray, "c"]
+) -> Float[np.ndarray, "2"] | None:
     if len(np.unique(sizes)) < 2:
         return None
     return power_law(flops, sizes[None], np.ones((1, len(flops))))[0]
@@ -55,8 +56,8 @@ def fit_envelope(points: Points, draws: int, seed: int) -> Frontier:
     Raises:
       UserError: where fewer than two sizes are ever the best between two neighbours.
     """
-    line = _line(points)
     flops, sizes, _ = envelope(points)
+    line = _line(flops, sizes)
     if line is None:
         raise UserError(
             "approach 1",
@@ -69,7 +70,8 @@ def fit_envelope(points: Points, draws: int, seed: int) -> Frontier:
     rng = np.random.default_rng(seed)
     several = lambda here: len(np.unique(points.parameters[here])) > 1  # noqa: E731
     counts = resample(rng, len(points), draws, several)
-    lines = [_line(points.take(np.repeat(np.arange(len(points)), row))) for row in counts]
+    drawn = (points.take(np.repeat(np.arange(len(points)), row)) for row in counts)
+    lines = [_line(*envelope(some)[:2]) for some in drawn]
     kept = [x for x in lines if x is not None]
     changes = np.flatnonzero(np.diff(sizes)) + 1
     middle = np.array([int(np.mean(part)) for part in np.split(np.arange(len(flops)), changes)])
