@@ -10,6 +10,7 @@ width. Tables (CSV) and figures (SVG) go to docs/study/, with --small beside the
 """
 
 import argparse
+import dataclasses
 import itertools
 import os
 import pathlib
@@ -17,6 +18,7 @@ import shutil
 
 import numpy as np
 import scipy.stats
+from matplotlib import colormaps
 from matplotlib import pyplot as plt
 from matplotlib.ticker import FixedLocator, FormatStrFormatter
 
@@ -24,7 +26,8 @@ from unijax.main.fit import fit
 from unijax.main.scaling_report import report
 from unijax.main.sweep import sweep
 from unijax.scaling import table
-from unijax.scaling.paper import ONE, PAGE, THREE, TWO, style
+from unijax.scaling.paper import PAGE, SIZES, style
+from unijax.scaling.repeated import ONCE
 from unijax.scaling.study import FitConfig
 
 DOCS = pathlib.Path("docs/study")
@@ -59,6 +62,10 @@ def ladder(directory: pathlib.Path, out: pathlib.Path, small: bool) -> None:
     choices = FitConfig(draws=20, hold_out=0) if small else FitConfig(drop_failed=True)
     fit(out / "ladder.csv", directory / "fit", choices)
     report(directory / "fit", "Micro Janus models on composed scenes")
+    if "epochs" in runs and (runs["epochs"] > ONCE).any():
+        again = dataclasses.replace(choices, repeated=True)
+        fit(out / "ladder.csv", directory / "fit_repeated", again)
+        report(directory / "fit_repeated", "Micro Janus models, with a term for repeated data")
     # Two sizes make no valley.
     for figure, loss in itertools.product(FIGURES[:1] if small else FIGURES, runs.losses):
         name = f"janus_{loss}_{figure}.svg"
@@ -148,8 +155,8 @@ def draw_rates(found: dict[str, table.Runs], path: pathlib.Path) -> None:
     figure, panels = plt.subplots(
         2, 3, figsize=(PAGE, 3.9), sharex=True, sharey="col", layout="constrained"
     )
-    sizes = {s for runs in found.values() for s in runs["size"]}
-    colors = dict(zip(sorted(sizes, key=lambda s: int(s[1:])), (ONE, THREE, TWO)))
+    sizes = sorted({s for runs in found.values() for s in runs["size"]}, key=lambda s: int(s[1:]))
+    colors = dict(zip(sizes, colormaps[SIZES](np.linspace(0, 0.85, len(sizes)))))
     for (name, runs), row in zip(found.items(), panels):
         done = runs.where(runs["state"] == "done")
         for loss, axes in zip(LOSSES, row):

@@ -104,12 +104,17 @@ def test_the_rate_part_says_where_each_width_is_best(tmp_path, monkeypatch, caps
     assert names == {"rate.svg", "rate_maximal_update.csv", "rate_standard.csv"}
 
 
-@pytest.mark.parametrize("small", [True, False])
-def test_the_ladder_part_writes_table_laws_and_figures(small, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("small", "repeats"), [(True, False), (False, False), (False, True)])
+def test_the_ladder_part_writes_table_laws_and_figures(small, repeats, tmp_path, monkeypatch):
     def runs(config, directory):
         assert config == "configs/scaling_micro.py" + ":small" * small
         directory.mkdir(parents=True, exist_ok=True)
-        table.write(directory / "runs.parquet", rows())
+        found = rows()
+        if repeats:
+            for i, row in enumerate(found):
+                row["epochs"] = 1.0 if i < len(found) - 2 else 2.0
+                row["unique_tokens"] = row["tokens"] / row["epochs"]
+        table.write(directory / "runs.parquet", found)
         return table.read(directory / "runs.parquet")
 
     monkeypatch.setattr(study, "run", runs)
@@ -122,3 +127,5 @@ def test_the_ladder_part_writes_table_laws_and_figures(small, tmp_path, monkeypa
     drawn = {f"janus_{loss}_{figure}.svg" for loss in ("text", "code") for figure in figures}
     assert names == {"ladder.csv"} | drawn
     assert re.search("Micro Janus", (tmp_path / "fit" / "report.html").read_text())
+    # Runs that saw data again: the term for that beside the law of the plain count.
+    assert (tmp_path / "fit_repeated" / "report.html").exists() == repeats

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from launch.spec import expand
+from tests.goldens import check_golden
 from tests.main import tiny
 from tests.main.test_cli import fails
 from tests.main.test_train import lines
@@ -167,6 +168,11 @@ def test_a_sweep_gives_a_row_for_each_run(swept, planned):
         # What was planned from a few batches is what was seen, within what packing varies.
         assert runs["tokens"][row] == pytest.approx(p.cell.tokens, rel=0.3)
         assert runs["training_flops"][row] > 6 * counts["layers"] * runs["tokens"][row]
+
+
+def test_what_names_a_run_golden(planned):
+    described = json.dumps(sweep.described(planned[0].run), indent=1, sort_keys=True)
+    check_golden("sweep_run.txt", f"{planned[0].id}\n{described}")
 
 
 def test_passes_of_the_table_are_what_the_runs_saw(swept, planned):

@@ -44,6 +44,8 @@ def test_runs_outside_of_the_ratio_are_left_out():
     some = of(kind="isoflop", widths=[32, 64, 96], budgets=[1e11], tokens_per_parameter=[5.0, 50.0])
     kept = {c.width for c in all_of_them if 5 <= c.tokens / PARAMETERS[c.width] <= 50}
     assert {c.width for c in some} == kept == {64}
+    short = of(kind="isoflop", widths=[32, 64, 96], budgets=[1e11], most_tokens=5e5)
+    assert [c.width for c in short] == [64, 96]
     with pytest.raises(UserError, match="no run between"):
         of(kind="isoflop", widths=[32], budgets=[1e5], tokens_per_parameter=[10.0, 20.0])
 

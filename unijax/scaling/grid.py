@@ -42,6 +42,7 @@ class GridConfig:
         the config's.
       tokens_per_parameter: runs whose tokens over non-embedding parameters lie outside are left
         out, so that a budget does not ask for a giant of three steps.
+      most_tokens: longer runs are left out, so that data need not repeat.
       share_trunk: runs that differ in length alone share the constant part of their schedule, and
         each decays from it (constant_decay; Hägele et al., arXiv 2405.18392).
     """
@@ -57,6 +58,7 @@ class GridConfig:
     seeds: tuple[int, ...] = (0,)
     mup_width: int = 0
     tokens_per_parameter: tuple[float, ...] = (0.0, 1e12)
+    most_tokens: float = 1e15
     share_trunk: bool = False
 
     def __post_init__(self):
@@ -124,14 +126,15 @@ def cells(
         found += [
             Cell(width, tokens, rate, seed, budget)
             for tokens, budget in lengths
-            if low <= tokens / parameters(width) <= high
+            if low <= tokens / parameters(width) <= high and tokens <= grid.most_tokens
             for rate in grid.learning_rates or (None,)
             for seed in grid.seeds
         ]
     if not found:
         raise UserError(
-            "grid.tokens_per_parameter", f"no run between {low:g} and {high:g}",
-            "runs to do", "Widen it, or change the sizes or lengths.",
+            "grid.tokens_per_parameter",
+            f"no run between {low:g} and {high:g} with at most {grid.most_tokens:g} tokens",
+            "runs to do", "Widen it or most_tokens, or change the sizes or lengths.",
         )  # fmt: skip
     return sorted(found, key=lambda c: (c.tokens * flops_per_token(c.width), c.width, c.seed))
 

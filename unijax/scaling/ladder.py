@@ -128,8 +128,8 @@ def rung(ladder: str, width: int) -> Rung:
         raise UserError("ladder", repr(ladder), f"one of {sorted(LADDERS)}", "Choose one.")
     make, widths = LADDERS[ladder]
     if ladder == "micro":
-        if width < 32 or width % 16:
-            raise UserError("micro width", f"{width}", "a multiple of 16, from 32", "Change it.")
+        if width < 16 or width % 16:
+            raise UserError("micro width", f"{width}", "a multiple of 16", "Change it.")
     elif width not in widths:
         raise UserError(f"{ladder} width", f"{width}", f"one of {list(widths)}", "Choose one.")
     return make(width)
