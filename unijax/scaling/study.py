@@ -18,6 +18,7 @@ from unijax.scaling.laws import Chinchilla, Theta
 from unijax.scaling.objective import Objective
 from unijax.scaling.points import Points
 from unijax.scaling.table import Runs
+from unijax.scaling.units import warn_of_bits
 
 ENVELOPE_DRAWS = 200  # at most, of approach 1: each is a walk over all budgets
 HIDDEN_DRAWS = 300  # at most, of the law that predicts hidden runs
@@ -198,6 +199,7 @@ def analyse(
     draws = bootstrap(fitted, points, config.draws, config.seed, progress=progress)
     warnings = diagnostics.warn_of_runs(points) + diagnostics.warn_of_fit(fitted, points, draws)
     warnings += validate.doubts(points, ids, fitted.law.predict(fitted.theta[None], points)[0][0])
+    warnings += warn_of_bits(points, ids)
     frontiers = {3: frontier.of_law(law, fitted.theta, draws, points)}
     warnings += diagnostics.warn_of_frontier(frontiers[3], points)
     valleys = isoflop.valleys(points)
