@@ -1,12 +1,13 @@
 """The micro study, whole: `make study`; docs/study.md says what came of it.
 
     python -m bench.study --dir runs/study                  # all: hours on 2 cores; repeat to go on
-    python -m bench.study --dir runs/study --part together  # ladder, together or rate
+    python -m bench.study --dir runs/study --part together  # ladder, epochs, together or rate
     python -m bench.study --dir runs/small --small          # minutes: every step of it, no result
 
-Three parts, each a sweep or two through `unijax sweep`: the ladder of sizes and budgets and its
-laws; understanding and generation together against apart; the learning rate that is best at each
-width. Tables (CSV) and figures (SVG) go to docs/study/, with --small beside the runs.
+Four parts, each a sweep or two through `unijax sweep`: the ladder of sizes and budgets and its
+laws; one of its runs on a quarter of the data; understanding and generation together against
+apart; the learning rate that is best at each width. Tables (CSV) and figures (SVG) go to
+docs/study/, with --small beside the runs.
 """
 
 import argparse
@@ -59,7 +60,10 @@ def ladder(directory: pathlib.Path, out: pathlib.Path, small: bool) -> None:
     config = "configs/scaling_micro.py" + ":small" * small
     runs = run(config, directory / "ladder")
     keep(runs, out / "ladder.csv")
-    choices = FitConfig(draws=20, hold_out=0) if small else FitConfig(drop_failed=True)
+    # Hidden and predicted: the five runs of the largest budget.
+    choices = FitConfig(drop_failed=True, hold_out=5)
+    if small:
+        choices = FitConfig(draws=20, hold_out=0)
     fit(out / "ladder.csv", directory / "fit", choices)
     report(directory / "fit", "Micro Janus models on composed scenes")
     if "epochs" in runs and (runs["epochs"] > ONCE).any():
@@ -70,6 +74,23 @@ def ladder(directory: pathlib.Path, out: pathlib.Path, small: bool) -> None:
     for figure, loss in itertools.product(FIGURES[:1] if small else FIGURES, runs.losses):
         name = f"janus_{loss}_{figure}.svg"
         shutil.copyfile(directory / "fit" / "figures" / name, out / name)
+
+
+def epochs(directory: pathlib.Path, out: pathlib.Path, small: bool) -> None:
+    """Beside the run of the ladder that has its size and steps and saw its tokens once."""
+    ending = ":small" * small
+    runs = run(f"configs/scaling_epochs.py{ending}", directory / "epochs")
+    keep(runs, out / "epochs.csv")
+    fresh = run(f"configs/scaling_micro.py{ending}", directory / "ladder")
+    near = (fresh["size"] == runs["size"][0]) & (fresh["epochs"] <= ONCE)
+    fresh = fresh.where(near)
+    beside = int(np.argmin(np.abs(np.log(fresh["tokens"] / runs["tokens"][0]))))
+    print("| held-out loss | each token once | passes | that often | difference |")
+    print("|---|---|---|---|---|")
+    for loss in LOSSES:
+        once, again = fresh.loss(loss)[beside], runs.loss(loss)[0]
+        passes = runs["epochs"][0]
+        print(f"| {NAMES[loss]} | {once:.4f} | {passes:.2f} | {again:.4f} | {again - once:+.4f} |")
 
 
 def together(directory: pathlib.Path, out: pathlib.Path, small: bool) -> None:
@@ -180,7 +201,7 @@ def draw_rates(found: dict[str, table.Runs], path: pathlib.Path) -> None:
     plt.close(figure)
 
 
-PARTS = {"ladder": ladder, "together": together, "rate": rate}
+PARTS = {"ladder": ladder, "epochs": epochs, "together": together, "rate": rate}
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from unijax.scaling.grid import GridConfig
 from unijax.scaling.study import FitConfig
 
 CONFIGS = [
-    *(f"configs/scaling_micro.py{arg}" for arg in ("", ":small")),
+    *(f"configs/scaling_{name}.py{arg}" for name in ("micro", "epochs") for arg in ("", ":small")),
     *(f"configs/scaling_rate.py:{arg}{s}" for arg in ("mup", "standard") for s in ("", "_small")),
     *(f"configs/scaling_together.py:{arg}{s}"
       for arg in ("together", "understanding", "generation") for s in ("", "_small")),

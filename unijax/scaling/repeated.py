@@ -110,10 +110,11 @@ class Repeated:
 def optimal_parameters(
     constants: dict[str, Float[np.ndarray, "*b"]], tokens: Float[np.ndarray, "n"]
 ) -> Float[np.ndarray, "..."]:
-    """Compute-optimal N for D tokens: G (G D)^(beta / alpha), with G as in `frontier`."""
+    """Compute-optimal N for D tokens: G (G D)^(beta / alpha), G as in `frontier`; at least 1."""
     alpha, beta = constants["alpha"], constants["beta"]
     log_g = np.log(alpha * constants["A"] / (beta * constants["B"])) / (alpha + beta)
-    return np.exp(log_g + beta / alpha * (log_g + np.log(tokens)))
+    # Draws of the bootstrap with tiny exponents go beyond what a double holds.
+    return np.exp(np.clip(log_g + beta / alpha * (log_g + np.log(tokens)), 0.0, 700.0))
 
 
 def worth(
