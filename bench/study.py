@@ -30,6 +30,7 @@ from unijax.scaling import table
 from unijax.scaling.paper import PAGE, SIZES, style
 from unijax.scaling.repeated import ONCE
 from unijax.scaling.study import FitConfig
+from unijax.scaling.validate import FEWEST
 
 DOCS = pathlib.Path("docs/study")
 LOSSES = ("text", "understanding", "code")
@@ -66,7 +67,7 @@ def ladder(directory: pathlib.Path, out: pathlib.Path, small: bool) -> None:
         choices = FitConfig(draws=20, hold_out=0)
     fit(out / "ladder.csv", directory / "fit", choices)
     report(directory / "fit", "Micro Janus models on composed scenes")
-    if "epochs" in runs and (runs["epochs"] > ONCE).any():
+    if "epochs" in runs and FEWEST <= (runs["epochs"] <= ONCE).sum() < len(runs):
         again = dataclasses.replace(choices, repeated=True)
         fit(out / "ladder.csv", directory / "fit_repeated", again)
         report(directory / "fit_repeated", "Micro Janus models, with a term for repeated data")
@@ -77,20 +78,19 @@ def ladder(directory: pathlib.Path, out: pathlib.Path, small: bool) -> None:
 
 
 def epochs(directory: pathlib.Path, out: pathlib.Path, small: bool) -> None:
-    """Beside the run of the ladder that has its size and steps and saw its tokens once."""
+    """Beside the run of the ladder that has its size and, nearly, its tokens."""
     ending = ":small" * small
     runs = run(f"configs/scaling_epochs.py{ending}", directory / "epochs")
     keep(runs, out / "epochs.csv")
     fresh = run(f"configs/scaling_micro.py{ending}", directory / "ladder")
-    near = (fresh["size"] == runs["size"][0]) & (fresh["epochs"] <= ONCE)
-    fresh = fresh.where(near)
+    fresh = fresh.where(fresh["size"] == runs["size"][0])
     beside = int(np.argmin(np.abs(np.log(fresh["tokens"] / runs["tokens"][0]))))
-    print("| held-out loss | each token once | passes | that often | difference |")
-    print("|---|---|---|---|---|")
+    passes = [f"{x:.2f} passes" for x in (fresh["epochs"][beside], runs["epochs"][0])]
+    print(f"| held-out loss | {passes[0]} | {passes[1]} | difference |")
+    print("|---|---|---|---|")
     for loss in LOSSES:
         once, again = fresh.loss(loss)[beside], runs.loss(loss)[0]
-        passes = runs["epochs"][0]
-        print(f"| {NAMES[loss]} | {once:.4f} | {passes:.2f} | {again:.4f} | {again - once:+.4f} |")
+        print(f"| {NAMES[loss]} | {once:.4f} | {again:.4f} | {again - once:+.4f} |")
 
 
 def together(directory: pathlib.Path, out: pathlib.Path, small: bool) -> None:

@@ -104,6 +104,27 @@ def test_the_rate_part_says_where_each_width_is_best(tmp_path, monkeypatch, caps
     assert names == {"rate.svg", "rate_maximal_update.csv", "rate_standard.csv"}
 
 
+def test_the_epochs_part_stands_beside_the_run_of_its_tokens(tmp_path, monkeypatch, capsys):
+    ladder = [
+        {"run_id": f"r{i}", "size": size, "parameters": 1e4, "tokens": tokens, "epochs": 1.0,
+         "state": "done"} | {f"loss_{k}_nats_per_token": loss for k in study.LOSSES}
+        for i, (size, tokens, loss) in enumerate(
+            [("w32", 6.4e6, 1.0), ("w48", 2e6, 3.0), ("w48", 6.3e6, 2.0), ("w48", 2e7, 1.5)]
+        )
+    ]  # fmt: skip
+    again = ladder[2] | {"tokens": 6.4e6, "epochs": 3.9}
+    again |= {f"loss_{k}_nats_per_token": 2.25 for k in study.LOSSES}
+    for name, found in (("micro", ladder), ("epochs", [again])):
+        table.write(tmp_path / f"{name}.csv", found)
+    monkeypatch.setattr(
+        study, "run", lambda config, _: table.read(tmp_path / f"{config[16:].split('.')[0]}.csv")
+    )
+    study.epochs(tmp_path, tmp_path, small=False)
+    said = capsys.readouterr().out
+    assert "| held-out loss | 1.00 passes | 3.90 passes | difference |" in said
+    assert said.count("| 2.0000 | 2.2500 | +0.2500 |") == 3
+
+
 @pytest.mark.parametrize(("small", "repeats"), [(True, False), (False, False), (False, True)])
 def test_the_ladder_part_writes_table_laws_and_figures(small, repeats, tmp_path, monkeypatch):
     def runs(config, directory):
