@@ -188,6 +188,49 @@ def test_a_slip_of_units_in_one_row_is_refused_by_name(tmp_path, column, slip, r
     assert f"run{row:02d}" in refused(tmp_path, changed)
 
 
+def sizes_by_budgets() -> list[dict]:
+    """Four runs of each of four sizes."""
+    found = []
+    for n in (10**7, 3 * 10**7, 10**8, 3 * 10**8):
+        for c in (1e18, 3e18, 1e19, 3e19):
+            d = c / (6 * n)
+            found.append({
+                "run_id": f"run{len(found):02d}", "non_embedding_parameters": n, "tokens": d,
+                "training_flops": c, "loss_text_nats_per_token": float(law(n, d)),
+            })  # fmt: skip
+    return found
+
+
+@pytest.mark.parametrize(
+    ("column", "slip", "rows_of_sizes"),
+    [("training_flops", slip, range(4 * size, 4 * size + 4))
+     for slip in (1000, 10, 0.1, 1e-3) for size in range(4)]
+    + [("training_flops", 1e-3, range(8, 16)), ("tokens", 1000, range(4))],
+)  # fmt: skip
+def test_a_slip_of_units_in_all_runs_of_a_size_is_refused_by_name(
+    tmp_path, column, slip, rows_of_sizes
+):
+    # The runs nearest in size, which each was compared with, had the same slip: all were fitted.
+    assert len(points(written(tmp_path, sizes_by_budgets()), "text", "non_embedding_parameters",
+                      False, False)[0]) == 16  # fmt: skip
+    changed = sizes_by_budgets()
+    for i in rows_of_sizes:
+        changed[i][column] *= slip
+    more = len(rows_of_sizes) - 5
+    names = [f"run{i:02d}" for i in rows_of_sizes][:5]
+    said = ", ".join(names) + (f" and {more} more" if more > 0 else "") + "; expected"
+    assert said in refused(tmp_path, changed)
+
+
+def test_compute_that_heads_dominate_at_small_sizes_is_no_slip_of_units(tmp_path):
+    # With threefold N a token costs 1.2 to 1.4 times as much: k falls by 2.5 each time.
+    changed = sizes_by_budgets()
+    for i, r in enumerate(changed):
+        r["training_flops"] *= (27, 11, 4.5, 1.8)[i // 4]
+    found = points(written(tmp_path, changed), "text", "non_embedding_parameters", False, False)
+    assert len(found[0]) == 16
+
+
 @pytest.mark.parametrize("row", range(20))
 def test_a_loss_far_below_the_others_is_refused_by_name(tmp_path, row):
     changed = rows()

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.interpolate import CubicSpline
 
-from unijax.scaling.points import Points
+from unijax.scaling.points import Points, clusters
 
 ONE_SIZE = 0.4  # of log N: sizes within it are one knot, so that the slope of k is not their noise
 ONE_VALUE = 0.05  # of log k: if it differs by less between sizes, one value serves all
@@ -31,7 +31,7 @@ class TokenCost:
         log_n = np.log(points.parameters)
         log_k = np.log(points.compute / (points.parameters * points.tokens))
         self.k, self.spread = float(np.exp(np.median(log_k))), float(np.exp(np.ptp(log_k)))
-        knots = _knots(log_n)
+        knots = clusters(log_n, ONE_SIZE)
         runs = np.bincount(knots)
         x, y = np.bincount(knots, log_n) / runs, np.bincount(knots, log_k) / runs
         self.constant = bool(len(x) < 2 or np.ptp(y) < ONE_VALUE)
@@ -61,14 +61,3 @@ class TokenCost:
     ) -> Float[np.ndarray, "..."]:
         """D = C / (k(N) N)."""
         return flops / (np.exp(self.log_k(np.log(parameters))[0]) * parameters)
-
-
-def _knots(log_n: Float[np.ndarray, "n"]) -> np.ndarray:
-    """The knot of each run: from small to large, a new one where the last one's first is far."""
-    knots = np.zeros(len(log_n), int)
-    knot, first = 0, log_n.min()
-    for i in np.argsort(log_n, kind="stable"):
-        if log_n[i] > first + ONE_SIZE:
-            knot, first = knot + 1, log_n[i]
-        knots[i] = knot
-    return knots

@@ -36,3 +36,14 @@ class Points:
         """Some of the runs, in the order of `index`."""
         parts = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return Points(**{k: None if v is None else v[index] for k, v in parts.items()})
+
+
+def clusters(values: Float[np.ndarray, "n"], width: float) -> Int[np.ndarray, "n"]:
+    """Of each value, by rising values from 0; a new one where the last's first is `width` below."""
+    found = np.zeros(len(values), int)
+    cluster, first = 0, values.min()
+    for i in np.argsort(values, kind="stable"):
+        if values[i] > first + width:
+            cluster, first = cluster + 1, values[i]
+        found[i] = cluster
+    return found

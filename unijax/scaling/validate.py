@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from unijax.core.errors import UserError
-from unijax.scaling.points import Points
+from unijax.scaling.points import Points, clusters
 from unijax.scaling.table import NUMBERS, STATES, TEXT, UNIT, Runs
 
 FEWEST = 6  # runs, for a law of five constants
@@ -14,6 +14,8 @@ GAP = 1000.0  # between neighbouring values of a column: above it units are mixe
 WORSE = 1.25  # times the loss of a run with no more parameters and no more tokens
 NEAREST = 5  # runs in size, among which compute over 6 N D is about the same
 APART = 10.0  # times what it is among those: above it a row is in other units
+ONE_SIZE = np.log(1.05)  # of log N: runs nearer than this are of one size
+LEAPS = (2.0, 5.0)  # from a size to the next: C / D falls by at most, C / (6 N D) rises by at most
 COMPUTE = (0.05, 300.0)  # times 6 N D in the middle: outside, a column is in other units
 TIMES_6ND = 10.0  # above it, said as a doubt
 STRAY = (10.0, 0.02)  # times the scatter, and by itself: log of a loss over the law's
@@ -295,6 +297,7 @@ def _check_compute(found: Points, ids: list[str]) -> None:
             "one unit in each column",
             "Look for thousands, millions or petaFLOPs beside plain counts in these rows.",
         )
+    _check_sizes(found, ids)
     if not COMPUTE[0] < np.median(ratio) < COMPUTE[1]:
         raise UserError(
             "columns training_flops, parameters, tokens",
@@ -302,6 +305,33 @@ def _check_compute(found: Points, ids: list[str]) -> None:
             "about 1",
             "Look for a column in other units.",
         )
+
+
+def _check_sizes(found: Points, ids: list[str]) -> None:
+    """Against each other: a token costs more at a larger size, about in proportion to N.
+
+    Heads and attention, whose share falls with size, make it less than in proportion.
+    """
+    size = clusters(np.log(found.parameters), ONE_SIZE)
+    of_size = lambda x: np.array([np.median(x[size == s]) for s in range(size.max() + 1)])  # noqa: E731
+    cost = np.log(of_size(found.compute / found.tokens))
+    ratio = np.log(of_size(found.compute / (6 * found.parameters * found.tokens)))
+    leap = (np.diff(cost) < -np.log(LEAPS[0])) | (np.diff(ratio) > np.log(LEAPS[1]))
+    if not leap.any():
+        return
+    # Sizes between two leaps agree. The most of them are right; of as many, those nearer to 6 N D.
+    part = np.concatenate([[0], np.cumsum(leap)])
+    of_part = np.array([np.median(ratio[part == i]) for i in range(part.max() + 1)])
+    right = max(range(len(of_part)), key=lambda i: (np.sum(part == i), -abs(of_part[i])))
+    odd = np.argmax(np.abs(of_part - of_part[right]))
+    raise UserError(
+        "columns training_flops, parameters, tokens",
+        f"compute over 6 N D of {np.exp(of_part[odd]):.3g} at some sizes and of "
+        f"{np.exp(of_part[right]):.3g} at others, in {_names(ids, part[size] == odd)}",
+        f"compute of a token that never falls by over {LEAPS[0]:g} times from a size to the next "
+        f"larger one, nor rises by over {LEAPS[1]:g} times more than N",
+        "Look for thousands, millions or petaFLOPs beside plain counts in all runs of these sizes.",
+    )
 
 
 def _check_losses(loss: np.ndarray, ids: list[str], *counts: np.ndarray) -> None:
