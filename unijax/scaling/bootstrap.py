@@ -15,7 +15,7 @@ from unijax.scaling.fit import Fit
 from unijax.scaling.laws import Theta
 from unijax.scaling.solver import minimise
 
-FACTORS = (1.0, 0.7, 1.4)  # every draw is fitted from the best minimum and from beside it
+FACTORS = (1.0, 0.7, 1.4)  # of the exponents: starts of a draw, the best minimum and beside it
 
 
 def resample(

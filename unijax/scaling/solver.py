@@ -4,11 +4,13 @@ A fit of five constants to some tens of runs takes microseconds of arithmetic; a
 draws are a thousand of them. So everything carries a leading batch dimension, and one damped
 Newton iteration moves all.
 
-The step solves (H + lambda M) step = -gradient. H is the Gauss-Newton matrix with Huber's second
-derivative (runs beyond delta do not count); M the one of iteratively reweighted least squares
-(runs beyond delta count delta / |residual|), which majorises Huber's loss. With lambda small that
-is Newton's step, quick near the minimum; with lambda large it is a short step along which the
-objective must fall. Steps that do not lower it are not taken.
+The step solves (H + lambda M + min(lambda, 1) diag) step = -gradient. H is the Gauss-Newton matrix
+with Huber's second derivative (runs beyond delta do not count); M the one of iteratively
+reweighted least squares (runs beyond delta count delta / |residual|), which majorises Huber's loss.
+With lambda small that is Newton's step, quick near the minimum; with lambda large it is a short
+step along which the objective must fall. diag is their sum's own diagonal (Levenberg, Marquardt):
+where constants nearly do the same, H and M are singular to the last digit, and without it no
+length of step points anywhere. Steps that do not lower the objective are not taken.
 """
 
 from typing import Any, NamedTuple
@@ -19,7 +21,7 @@ from jaxtyping import Bool, Float
 from unijax.scaling.laws import Law, Theta
 from unijax.scaling.objective import Objective
 
-ITERATIONS = 300
+ITERATIONS = 1000
 BATCH_NUMBERS = 4_000_000  # of a batch's derivatives, at one time
 
 
@@ -121,7 +123,7 @@ def _step(objective, residuals, jacobian, weights, damping, free, theta, law):
     matrix = matrix * scale[:, :, None] * scale[:, None, :]
     matrix = (
         matrix
-        + 1e-13 * np.eye(matrix.shape[-1])
+        + (1e-13 + np.minimum(damping, 1.0))[:, None, None] * np.eye(matrix.shape[-1])
         + np.where(moves, 0.0, 1.0)[:, :, None] * (np.eye(matrix.shape[-1]))
     )
     step = -scale * np.linalg.solve(matrix, (scale * gradient)[..., None])[..., 0]
