@@ -6,13 +6,16 @@ import re
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.scaling.test_frontier import curves
 from tests.scaling.test_more_laws import runs_with_epochs
 from tests.scaling.test_table import rows
 from unijax.scaling import figures, methods, page, table
 from unijax.scaling.envelope import fit_envelope
-from unijax.scaling.paper import style
+from unijax.scaling.paper import loss_name, style
+from unijax.scaling.parity import Parity
 from unijax.scaling.results import Results, analyse_table
 from unijax.scaling.study import Chosen, FitConfig, analyse
 
@@ -60,6 +63,39 @@ def test_every_figure_is_on_the_page_and_beside_it_as_vectors(written):
         svg = (folder / f"{name}.svg").read_text()
         assert "<svg" in svg
         assert (folder / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_names_in_a_table_do_not_lead_out_of_the_folder(analyses, tmp_path):
+    # A system "../../../evil" had its figures there; with "a/b" they lay where none were sought.
+    names = [("../../../evil", "text"), ("a/b", "text"), ("a:b", "<b>")]
+    named = [dataclasses.replace(analyses[0], system=s, modality=loss) for s, loss in names]
+    alike = {("a/b", "<i>"): Parity(1.0, 0.9, 1.1, 1.0)}
+    out = tmp_path / "x" / "y" / "fit"
+    text = page.write(out, "T", Results(named, {}, alike), CONFIG).read_text()
+    outside = [p for p in tmp_path.rglob("*") if p.is_file() and p.parent != out / "figures"]
+    assert outside == [out / "report.html"]
+    assert len(list((out / "figures").glob("*.svg"))) == 3 * 6
+    assert "<b>" not in text
+    assert "<td>&lt;i&gt;</td>" in text
+
+
+@given(st.lists(st.tuples(st.text("aA_-./\\é 日", max_size=90), st.text("b_2/", min_size=1)),
+                unique=True))  # fmt: skip
+def test_no_two_names_fall_on_one_file(names):
+    stems = page.file_stems(names)
+    assert len({s.casefold() for s in stems}) == len(names)
+    for parts, stem in zip(names, stems, strict=True):
+        assert re.fullmatch(r"[\w-]+", stem)
+        assert len(stem.encode()) < 160  # with a figure's name, what every disk takes
+        if len(names) == 1 and all(re.fullmatch(r"[\w-]{0,20}", x) for x in parts):
+            assert stem == "_".join(x for x in parts if x)
+
+
+def test_dollars_in_the_name_of_a_loss_begin_no_formula(analyses):
+    with style():
+        figure = figures.residuals(analyses[0])
+        figure.axes[0].set_xlabel(loss_name(dataclasses.replace(analyses[0], modality=r"$\x$")))
+        figure.savefig(io.BytesIO(), format="svg")
 
 
 def test_figures_are_the_same_when_drawn_again(analyses, written):

@@ -293,6 +293,30 @@ def test_losses_in_other_units(tmp_path):
     assert "nats per token, 0 to 30" in refused(tmp_path, changed)
 
 
+@pytest.mark.parametrize("kind", ["int64", "uint64"])
+def test_flops_kept_as_large_integers_are_read(tmp_path, kind):
+    # Above 2^53 Arrow refuses to make floats of them, with a traceback.
+    import pyarrow
+    import pyarrow.parquet
+
+    written(tmp_path, rows())
+    whole = pyarrow.parquet.read_table(tmp_path / "runs.parquet")
+    flops = [9_007_199_254_740_993 + 1000 * i for i in range(len(whole))]
+    place = whole.column_names.index("training_flops")
+    whole = whole.set_column(place, "training_flops", pyarrow.array(flops, kind))
+    pyarrow.parquet.write_table(whole, tmp_path / "runs.parquet")
+    np.testing.assert_allclose(
+        table.read(tmp_path / "runs.parquet")["training_flops"], flops, rtol=2**-52
+    )
+
+
+@pytest.mark.parametrize("column", ["loss_nats_per_token", "loss__nats_per_token"])
+def test_a_loss_whose_name_was_forgotten_is_refused(tmp_path, column):
+    with pytest.raises(UserError, match=f"{column}: found a loss without a name") as error:
+        written(tmp_path, [r | {column: 2.0} for r in rows()])
+    assert "\n" not in str(error.value)
+
+
 def test_missing_numbers(tmp_path):
     assert "no positive number in run07" in refused(tmp_path, with_one(tokens=None))
 

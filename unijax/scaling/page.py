@@ -1,9 +1,11 @@
 """The report: one HTML page that needs nothing beside it, and the figures as SVG and PDF."""
 
 import base64
+import hashlib
 import html
 import io
 import pathlib
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -49,6 +51,29 @@ def number(value: float) -> str:
         mantissa, exponent = f"{value:.3e}".split("e")
         return f"{mantissa}×10<sup>{int(exponent)}</sup>"
     return f"{value:.4g}"
+
+
+def file_stems(names: list[tuple[str, ...]]) -> list[str]:
+    """What the files of each system and loss begin with; no two names share one.
+
+    The names are the table's: they may hold "/" or "..", and must not lead out of the folder.
+    """
+    found, taken = [], set()
+    for parts in names:
+        stem = first = "_".join(_slug(x) for x in parts if x)
+        copies = 1
+        while stem.casefold() in taken:  # as on disks that ignore case
+            copies += 1
+            stem = f"{first}_{copies}"
+        taken.add(stem.casefold())
+        found.append(stem)
+    return found
+
+
+def _slug(name: str) -> str:
+    """Letters, digits, _ and - stay; a name that is changed or cut has its digest at the end."""
+    kept = re.sub(r"[^\w-]+", "-", name).encode()[:60].decode(errors="ignore")
+    return name if kept == name else f"{kept}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:
@@ -166,14 +191,17 @@ def write(out: pathlib.Path, title: str, results: Results, config: FitConfig) ->
       The path of the page.
     """
     sections, links = [], []
+    mixed = [(s, *found.modalities, "together") for s, found in results.interactions.items()]
+    stems = iter(file_stems([(a.system, a.modality) for a in results.analyses] + mixed))
     for i, analysis in enumerate(results.analyses):
         name = " · ".join(x for x in (analysis.system, analysis.modality.replace("_", " ")) if x)
         links.append(f"<a href='#s{i}'>{html.escape(name)}</a>")
-        sections.append(f"<h2 id=s{i}>{html.escape(name)}</h2>" + _section(out, analysis, config))
+        body = _section(out / "figures" / next(stems), analysis, config)
+        sections.append(f"<h2 id=s{i}>{html.escape(name)}</h2>" + body)
     for i, (system, found) in enumerate(results.interactions.items()):
         name = " · ".join(x for x in (system, " and ".join(found.modalities)) if x)
         links.append(f"<a href='#m{i}'>{html.escape(name)}</a>")
-        body = _interaction(out, system, found, config.level)
+        body = _interaction(out / "figures" / next(stems), found, config.level)
         sections.append(f"<h2 id=m{i}>{html.escape(name)}, together</h2>" + body)
     if results.parities:
         links.append("<a href='#p'>parity</a>")
@@ -191,7 +219,7 @@ def write(out: pathlib.Path, title: str, results: Results, config: FitConfig) ->
     return path
 
 
-def _section(out: pathlib.Path, analysis: Analysis, config: FitConfig) -> str:
+def _section(stem: pathlib.Path, analysis: Analysis, config: FitConfig) -> str:
     body = [_doubts(analysis.warnings)]
     repeats = analysis.repetition is not None
     law = analysis.repetition[0].law if repeats else analysis.fitted.law
@@ -203,10 +231,9 @@ def _section(out: pathlib.Path, analysis: Analysis, config: FitConfig) -> str:
     body.append("<h3>Compute-optimal runs (approach 3)</h3>" + optima_table(analysis, config))
     if analysis.extrapolation is not None:
         body.append("<h3>Hidden runs</h3>" + extrapolation_table(analysis))
-    stem = "_".join(x for x in (analysis.system, analysis.modality) if x)
     with style():
         for name, (figure, caption) in drawings(analysis, config.level).items():
-            image = _save(out / "figures", f"{stem}_{name}", figure)
+            image = _save(stem.parent, f"{stem.name}_{name}", figure)
             body.append(f"<figure>{image}<figcaption>{html.escape(caption)}</figcaption></figure>")
     body.append(f"<h3>Methods</h3><p>{html.escape(methods.paragraph(analysis, config))}</p>")
     return "".join(body)
@@ -219,7 +246,7 @@ def _doubts(warnings: list[str]) -> str:
     return f"<div class=doubts>Read this first:<ul>{lines}</ul></div>"
 
 
-def _interaction(out: pathlib.Path, system: str, found: Interaction, level: float) -> str:
+def _interaction(stem: pathlib.Path, found: Interaction, level: float) -> str:
     rows = [
         [SYMBOLS.get(name, name), number(value), _ends(low, high)]
         for name, (value, low, high) in found.constants(level).items()
@@ -227,8 +254,7 @@ def _interaction(out: pathlib.Path, system: str, found: Interaction, level: floa
     rows.append(["objective", number(found.fitted.value), f"{len(found.ids)} mixed runs"])
     table = _table(["constant", "value", f"{100 * level:g}% interval"], rows)
     with style():
-        stem = "_".join(x for x in (system, *found.modalities, "together") if x)
-        image = _save(out / "figures", stem, figures.together(found, level))
+        image = _save(stem.parent, stem.name, figures.together(found, level))
     caption = (
         "What mixed runs lose, in the mean of both losses, against two runs of one modality each "
         "with the same tokens of it, as their laws have it. Below zero together is better. Points: "
@@ -250,7 +276,8 @@ def _interaction(out: pathlib.Path, system: str, found: Interaction, level: floa
 
 def _parities(results: Results, config: FitConfig) -> str:
     rows = [
-        [html.escape(system), loss, f"{r.ratio:.3f}", _ends(r.low, r.high, "{:.3f}".format),
+        [html.escape(system), html.escape(loss), f"{r.ratio:.3f}",
+         _ends(r.low, r.high, "{:.3f}".format),
          "inside" if r.beyond == 1 else f"{r.beyond:.2g} times beyond"]
         for (system, loss), r in results.parities.items()
     ]  # fmt: skip
@@ -271,4 +298,4 @@ def _save(folder: pathlib.Path, name: str, figure: Figure) -> str:
             svg = base64.b64encode(data.getvalue()).decode()
     width = int(np.round(figure.get_size_inches()[0] * 120))
     plt.close(figure)
-    return f"<img alt='{name}' width={width} src='data:image/svg+xml;base64,{svg}'>"
+    return f"<img alt='{html.escape(name)}' width={width} src='data:image/svg+xml;base64,{svg}'>"

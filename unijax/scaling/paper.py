@@ -102,7 +102,8 @@ def size_norm(values: np.ndarray) -> LogNorm:
 
 def loss_name(analysis: Analysis) -> str:
     """Of an axis."""
-    return f"{analysis.modality.replace('_', ' ')} loss (nats per token)"
+    name = analysis.modality.replace("_", " ").replace("$", r"\$")  # no formula between dollars
+    return f"{name} loss (nats per token)"
 
 
 def size_bar(figure: Figure, axes, norm: LogNorm) -> None:

@@ -127,6 +127,11 @@ def _check_form(path: pathlib.Path, table: pa.Table) -> Runs:
                 f"a name that ends in {UNIT}",
                 "Convert to nats per token (bits times 0.6931) and rename the column.",
             )
+        if name.startswith("loss_") and len(name) <= len("loss_" + UNIT):
+            raise UserError(
+                f"{path}: column {name}", "a loss without a name", f"loss_NAME{UNIT}",
+                f"Rename the column, to loss_text{UNIT} for instance.",
+            )  # fmt: skip
     for need in (("run_id",), ("tokens",), ("parameters", "non_embedding_parameters")):
         if not any(n in names for n in need):
             raise UserError(
@@ -157,7 +162,8 @@ def _check_form(path: pathlib.Path, table: pa.Table) -> Runs:
                 )  # fmt: skip
             columns[name] = np.array(column.to_pylist(), dtype=object)
         else:
-            columns[name] = column.cast(pa.float64()).to_numpy()
+            # Integers above 2^53, as FLOPs are, are rounded: Arrow alone would refuse them.
+            columns[name] = column.cast(pa.float64(), safe=False).to_numpy()
     return Runs(columns)
 
 
