@@ -61,6 +61,10 @@ def test_runs_outside_of_the_ratio_are_left_out():
         {"kind": "epochs", "widths": [32], "epochs": [1.0]},
         {"kind": "tokens", "widths": [32], "tokens": [1e5], "tokens_per_parameter": [1.0]},
         {"kind": "tokens", "widths": [32], "tokns": [1e5]},
+        {"kind": "tokens", "widths": [-32], "tokens": [1e5]},
+        {"kind": "tokens", "widths": [32], "tokens": [1e5], "learning_rates": [0.0]},
+        {"kind": "tokens", "widths": [32], "tokens": [1e5], "seeds": [-1]},
+        {"kind": "isoflop", "widths": [32], "budgets": [float("nan")]},
     ],
 )
 def test_wrong_grids_are_refused(keys):

@@ -14,6 +14,7 @@ changed the grid around it.
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -71,6 +72,14 @@ class GridConfig:
                     f"grid.{name}", f"{list(values)}", "one or more values, all different",
                     "Correct the grid.",
                 )  # fmt: skip
+        for name in ("widths", *KINDS.values(), "learning_rates"):
+            if not all(0 < x < math.inf for x in getattr(self, name)):
+                raise UserError(
+                    f"grid.{name}", f"{list(getattr(self, name))}", "numbers above 0",
+                    "Correct the grid.",
+                )  # fmt: skip
+        if min(self.seeds) < 0:
+            raise UserError("grid.seeds", f"{list(self.seeds)}", "0 or more", "Correct the grid.")
         for kind, name in KINDS.items():
             if kind != self.kind and getattr(self, name):
                 raise UserError(
