@@ -57,7 +57,7 @@ def get_sweep(arg: str = "") -> ConfigDict:
     """Seven sizes at six budgets, less the runs of no sense: 31 runs."""
     widths, budgets = (16, 32, 48, 64, 96, 128, 160), (2e11, 4e11, 8e11, 1.6e12, 5e12, 1.5e13)
     if arg == "small":
-        widths, budgets = (32, 48), (1e10, 2e10, 4e10)
+        widths, budgets = (32, 48), (1e10, 2e10, 4e10, 8e10)
     return ConfigDict(
         {
             "kind": "isoflop",

@@ -76,7 +76,7 @@ def test_nothing_is_left_of_a_fit_that_was_refused(capsys, tmp_path):
     table.write(tmp_path / "runs.csv", rows()[:4])
     out = tmp_path / "fit"
     said = fails(capsys, "fit", str(tmp_path / "runs.csv"), "--out", str(out))
-    assert "4 to fit; expected at least 6" in said
+    assert "4 to fit; expected at least 8" in said
     assert not out.exists()
 
 

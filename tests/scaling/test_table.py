@@ -5,6 +5,7 @@ import pytest
 
 from tests.scaling.synthetic import BUDGETS, isoflop
 from tests.scaling.synthetic import loss as law
+from tests.scaling.test_more_laws import law_of_repetition
 from unijax.core.errors import UserError
 from unijax.scaling import table
 from unijax.scaling.study import FitConfig, analyse, choose, systems
@@ -239,6 +240,26 @@ def test_a_loss_far_below_the_others_is_refused_by_name(tmp_path, row):
     assert f"far better than the others allow: run{row:02d};" in said
 
 
+def test_a_hundred_passes_over_few_tokens_look_neither_diverged_nor_in_other_units(tmp_path):
+    # They are far worse than fewer tokens, all different: by the published law, without noise.
+    once = [(n, r * n, r * n) for n in (7e6, 2e7, 6e7, 2e8, 6e8, 2e9) for r in (22, 60, 200)]
+    again = [(n, u * e, u) for u in (1e8, 4e8, 1.5e9) for n in (7e6, 4e7, 1.5e8, 6e8, 2e9)
+             for e in (2, 5, 15, 40, 100)]  # fmt: skip
+    n, d, unique = np.array(once + again).T
+    columns = {
+        "run_id": [f"run{i:02d}" for i in range(len(n))], "non_embedding_parameters": n,
+        "tokens": d, "unique_tokens": unique,
+        "loss_text_nats_per_token": law_of_repetition(n, d, unique),
+    }  # fmt: skip
+    changed = [dict(zip(columns, values)) for values in zip(*columns.values())]
+    runs = written(tmp_path, changed)
+    assert len(points(runs, "text", "non_embedding_parameters", False, False)[0]) == len(n)
+    without = [{k: v for k, v in r.items() if k != "unique_tokens"} for r in changed]
+    assert "look diverged" in refused(tmp_path, without)
+    changed[-1]["loss_text_nats_per_token"] *= 2
+    assert f"{changed[-1]['run_id']};" in refused(tmp_path, changed)
+
+
 def test_copies_of_rows_are_refused_whatever_their_ids(tmp_path):
     changed = rows()
     copy = changed[3] | {"run_id": "again", "note": "another"}
@@ -322,7 +343,8 @@ def test_missing_numbers(tmp_path):
 
 
 def test_too_few_runs(tmp_path):
-    assert "5 to fit; expected at least 6" in refused(tmp_path, rows()[:5])
+    # Draws that have more than five different runs are of all six: intervals had no width.
+    assert "7 to fit; expected at least 8" in refused(tmp_path, rows()[:7])
 
 
 def test_one_size_or_one_length_only(tmp_path):

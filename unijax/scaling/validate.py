@@ -8,7 +8,7 @@ from unijax.core.errors import UserError
 from unijax.scaling.points import Points, clusters
 from unijax.scaling.table import NUMBERS, STATES, TEXT, UNIT, Runs
 
-FEWEST = 6  # runs, for a law of five constants
+FEWEST = 8  # runs: a bootstrap draw for five constants has at least six different ones of them
 SMALLEST = 1000  # parameters or tokens: below it a number is in other units
 GAP = 1000.0  # between neighbouring values of a column: above it units are mixed
 WORSE = 1.25  # times the loss of a run with no more parameters and no more tokens
@@ -44,7 +44,7 @@ def points(
     ids = list(runs["run_id"])
     _check_enough("runs", {parameters: n, "tokens": d})
     _check_compute(found, ids)
-    _check_losses(loss, ids, n, d)
+    _check_losses(loss, ids, n, d, unique=found.unique_tokens)
     return found, ids, failed
 
 
@@ -73,7 +73,8 @@ def mixtures(
     where = f"runs on both of {list(modalities)}"
     _check_enough(where, {parameters: n, "tokens of both": first + second})
     mean = (runs.loss(modalities[0]) + runs.loss(modalities[1])) / 2
-    _check_losses(mean, list(runs["run_id"]), n, first, second)
+    ids, unique = list(runs["run_id"]), runs.get("unique_tokens")
+    _check_losses(mean, ids, n, first, second, unique=unique)
     return runs, failed
 
 
@@ -334,11 +335,18 @@ def _check_sizes(found: Points, ids: list[str]) -> None:
     )
 
 
-def _check_losses(loss: np.ndarray, ids: list[str], *counts: np.ndarray) -> None:
+def _check_losses(
+    loss: np.ndarray,
+    ids: list[str],
+    parameters: np.ndarray,
+    *tokens: np.ndarray,
+    unique: np.ndarray | None,
+) -> None:
     """Against each other: no loss falls faster than in proportion to each of the counts.
 
-    So a run with no more of any count than another is hardly better. Of two runs that contradict
-    each other, the one with more such contradictions is named.
+    So a run with no more of any count than another is hardly better. A run of as many tokens, more
+    of them different, may be: what counts of tokens is the larger factor of the two. Of two runs
+    that contradict each other, the one with more such contradictions is named.
     """
     odd = (loss <= 0) | (loss > 30)
     if odd.any():
@@ -346,7 +354,9 @@ def _check_losses(loss: np.ndarray, ids: list[str], *counts: np.ndarray) -> None
             "losses", f"{loss[odd][0]:g} in {_names(ids, odd)}", "nats per token, 0 to 30",
             "Convert them.",
         )  # fmt: skip
-    more = np.prod([np.maximum(count / count[:, None], 1) for count in counts], axis=0)
+    factor = lambda count: np.maximum(count / count[:, None], 1)  # noqa: E731
+    different = 1.0 if unique is None else factor(unique)
+    more = factor(parameters) * np.prod([np.maximum(factor(t), different) for t in tokens], axis=0)
     contradict = loss[:, None] > WORSE * loss * more  # [i, j]: i is too bad beside j
     worse, better = np.zeros(len(loss), bool), np.zeros(len(loss), bool)
     while contradict.any():
