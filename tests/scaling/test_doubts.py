@@ -8,6 +8,7 @@ import pytest
 from tests.scaling.synthetic import BUDGETS, TRUTH, isoflop, loss
 from tests.scaling.test_cost import runs
 from tests.scaling.test_frontier import curves
+from tests.scaling.test_more_laws import runs_with_epochs
 from unijax.core.errors import UserError
 from unijax.scaling import diagnostics
 from unijax.scaling.bootstrap import bootstrap
@@ -19,6 +20,7 @@ from unijax.scaling.isoflop import valleys
 from unijax.scaling.laws import Chinchilla
 from unijax.scaling.objective import Objective
 from unijax.scaling.points import Points
+from unijax.scaling.repeated import Repeated, single_epoch
 
 
 def of(n, d, noise=0.0):
@@ -148,3 +150,30 @@ def test_an_envelope_that_few_draws_have_is_doubted():
     assert "rests on 3 sizes" in few[0]
     assert "of 30 bootstrap draws" in few[1]
     assert diagnostics.warn_of_approach_1(fit_envelope(curves(), 30, 0), 30) == []
+
+
+def test_two_lengths_do_not_tell_the_floor_from_the_term_of_data():
+    # Any beta goes through two lengths, with E and B after it; it was said of sizes alone.
+    n = np.repeat(np.geomspace(1e7, 1e10, 8), 2)
+    two = of(n, np.tile([1e9, 1e11], 8), 0.005)
+    assert "2 lengths only (under 3)" in "\n".join(diagnostics.warn_of_runs(two))
+    nearly = dataclasses.replace(two, tokens=two.tokens * np.linspace(1.0, 1.02, len(two)))
+    assert "2 lengths only" in "\n".join(diagnostics.warn_of_runs(nearly))
+    three = of(np.repeat(n[::2], 3), np.tile([1e9, 1e10, 1e11], 8), 0.005)
+    assert "lengths" not in "\n".join(diagnostics.warn_of_runs(three))
+
+
+def test_single_epochs_of_more_parameters_than_their_tokens_can_use_are_doubted():
+    # The base counts them whole, the law of repeated data does not: half-lives came out biased.
+    points = runs_with_epochs()
+    once = np.flatnonzero(single_epoch(points))
+    base = fit(Chinchilla.of(points.take(once)), points.take(once), Objective())
+    fitted = fit(Repeated(base.law, base.theta), points, Objective())
+    assert diagnostics.warn_of_repetition(fitted, points) == []
+    tokens = points.tokens.copy()
+    tokens[once[:5]] = points.parameters[once[:5]]  # one a parameter; about 20 are optimal
+    unique = np.where(single_epoch(points), tokens, points.unique_tokens)
+    short = dataclasses.replace(points, tokens=tokens, unique_tokens=unique)
+    said = diagnostics.warn_of_repetition(fitted, short)
+    assert said[0].startswith(f"5 of {len(once)} runs of a single epoch have more parameters")
+    assert "up to 19.6 times as many" in said[0]  # U_N = 0.051 U_D, equation 17 of the paper

@@ -8,11 +8,13 @@ from unijax.scaling.fit import Fit
 from unijax.scaling.frontier import Frontier, budgets
 from unijax.scaling.isoflop import Valley, bias
 from unijax.scaling.laws import Chinchilla, Theta
-from unijax.scaling.points import Points
-from unijax.scaling.repeated import ONCE
+from unijax.scaling.points import Points, clusters
+from unijax.scaling.repeated import ONCE, Repeated, optimal_parameters, single_epoch
 
 RANGE = 8.0  # N and D should span at least this factor
 SIZES = 4
+LENGTHS = 3
+ONE_LENGTH = np.log(1.05)  # of log D: runs nearer than this are of one length
 RUNS_PER_CONSTANT = 3
 NO_EFFECT = 1e-6  # of a coordinate on all losses together, as a share of them
 
@@ -31,6 +33,11 @@ def warn_of_runs(points: Points) -> list[str]:
     if sizes < SIZES:
         found.append(f"{sizes} sizes only (under {SIZES})")
     n, d = np.log(points.parameters), np.log(points.tokens)
+    lengths = clusters(d, ONE_LENGTH).max() + 1
+    if lengths < LENGTHS:
+        found.append(
+            f"{lengths} lengths only (under {LENGTHS}): E, B and beta cannot be told apart"
+        )
     if n.std() > 0 and d.std() > 0:
         together = np.corrcoef(n, d)[0, 1]
         if abs(together) > 0.95:
@@ -85,6 +92,28 @@ def warn_of_fit(fitted: Fit, points: Any, draws: Theta) -> list[str]:
         if share > 0.05:
             found.append(f"{share:.0%} of the bootstrap's draws ended at a bound of the search")
     return found
+
+
+def warn_of_repetition(fitted: Fit, points: Points) -> list[str]:
+    """Single epochs that the law of repeated data counts otherwise than its base does.
+
+    Args:
+      fitted: a `Repeated`.
+      points: of all runs, those of its base among them.
+    """
+    law: Repeated = fitted.law
+    base = law.base.constants(law.base_theta[None])
+    useful = optimal_parameters({k: v[:, None] for k, v in base.items()}, points.unique_tokens)[0]
+    once = single_epoch(points)
+    excess = (points.parameters / useful)[once]
+    if excess.max() <= 1:
+        return []
+    return [
+        f"{(excess > 1).sum()} of {once.sum()} runs of a single epoch have more parameters than "
+        f"are optimal for their tokens, up to {excess.max():.3g} times as many: E, A, B, alpha and "
+        "beta count these whole, the half-lives as worth less, which biases R_N and R_D; fit to "
+        "runs of more tokens per parameter"
+    ]
 
 
 def warn_of_frontier(frontier: Frontier, points: Points) -> list[str]:

@@ -267,7 +267,9 @@ def _repetition(
     law = repeated.Repeated(base.law, base.theta)
     fitted = fit(law, points, config.objective)
     drawn = repeated.bootstrap_half_lives(fitted, points, draws, config.seed)
-    warnings += [f"repeated data: {w}" for w in diagnostics.warn_of_fit(fitted, points, drawn)]
+    doubts = diagnostics.warn_of_fit(fitted, points, drawn)
+    doubts += diagnostics.warn_of_repetition(fitted, points)
+    warnings += [f"repeated data: {w}" for w in doubts]
     return fitted, drawn
 
 
