@@ -1,4 +1,4 @@
-"""A scaling study of micro Janus models on scenes that do not repeat: an IsoFLOP grid for CPUs.
+"""A scaling study of micro Janus models on composed scenes: an IsoFLOP grid for CPUs.
 
     unijax sweep --config configs/scaling_micro.py --dir runs/study
     unijax fit runs/study/runs.parquet --out runs/study/fit
@@ -9,10 +9,10 @@ Decoders of 0.03M to 1.5M non-embedding parameters (the micro ladder; docs/scali
 0.007M, so that small budgets have a size below their best; the shipped encoders, frozen and run
 once ahead of all; composed scenes to answer questions about, to describe and to draw, and word
 definitions. A scene may be drawn and asked about. The pool lasts for 7.1 million tokens: most runs
-see no document twice, a few long ones of small models go over it up to four times, where a pass
-is worth nearly as much as new data (arXiv 2305.16264); the table says how often each did.
-Constant learning rate, then linear decay over the last fifth; runs of one size share their trunk.
-The learning rate is the best of width 32 (configs/scaling_rate.py), which the maximal-update
+see no document twice, a few long ones of small models go over it up to four times, which costs
+nothing that configs/scaling_epochs.py can show; the table says how often each did. Constant
+learning rate, then linear decay over the last fifth; runs of one size share their trunk. The
+learning rate is the best of width 32 (configs/scaling_rate.py), which the maximal-update
 parametrisation carries to the others.
 """
 

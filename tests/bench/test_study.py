@@ -125,7 +125,7 @@ def test_the_epochs_part_stands_beside_the_run_of_its_tokens(tmp_path, monkeypat
     assert said.count("| 2.0000 | 2.2500 | +0.2500 |") == 3
 
 
-@pytest.mark.parametrize(("small", "repeats"), [(True, False), (False, False), (False, True)])
+@pytest.mark.parametrize(("small", "repeats"), [(True, False), (False, True)])
 def test_the_ladder_part_writes_table_laws_and_figures(small, repeats, tmp_path, monkeypatch):
     def runs(config, directory):
         assert config == "configs/scaling_micro.py" + ":small" * small
