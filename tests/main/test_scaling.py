@@ -23,6 +23,7 @@ from unijax.main import sweep
 from unijax.main.cli import main, parse
 from unijax.main.launching import build_launch
 from unijax.main.run import resolve
+from unijax.main.scaling_report import report
 from unijax.main.train import train
 from unijax.main.trunk import decay_start, train_on_trunk, with_length
 from unijax.scaling import table
@@ -80,8 +81,58 @@ def test_nothing_is_left_of_a_fit_that_was_refused(capsys, tmp_path):
     assert not out.exists()
 
 
+@pytest.mark.parametrize("inside", ["", "fit"])
+def test_a_fit_into_a_file_is_refused_before_it_is_made(capsys, tmp_path, inside, monkeypatch):
+    # It was refused by a FileExistsError, after all the fitting.
+    monkeypatch.setattr("unijax.main.fit.results", None)
+    (tmp_path / "taken").write_text("mine")
+    out = tmp_path / "taken" / inside
+    said = fails(capsys, "fit", write_table(tmp_path), "--out", str(out))
+    assert f"a file at {tmp_path / 'taken'}" in said
+    assert (tmp_path / "taken").read_text() == "mine"
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    path = tmp_path_factory.mktemp("fitted")
+    options = ["--draws", "20", "--hold-out", "0", "--loss", "text"]
+    assert main(["fit", write_table(path), "--out", str(path / "fit"), *options]) == 0
+    return path / "fit"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda saved: [1], "TypeError"),
+        (lambda saved: saved | {"choices": saved["choices"] | {"colour": 1}}, "'colour'"),
+        (lambda saved: {k: v for k, v in saved.items() if k != "fits"}, "'fits'"),
+        (lambda saved: saved | {"choices": saved["choices"] | {"draws": 3}}, "fit.json: found"),
+        (lambda saved: saved | {"fits": []}, "found no law"),
+        (lambda saved: saved | {"fits": [{"constants": [1]}]}, "a broken file"),
+        (lambda saved: saved | {"fits": [{"constants": {"E": []}}]}, "a broken file"),
+    ],
+)
+def test_report_of_a_damaged_fit_is_refused_without_a_traceback(
+    capsys, fitted, tmp_path, change, said
+):
+    saved = json.loads((fitted / "fit.json").read_text())
+    shutil.copy(fitted / "runs.parquet", tmp_path)
+    (tmp_path / "fit.json").write_text(json.dumps(change(saved)))
+    capsys.readouterr()  # the fit's progress bar
+    assert said in fails(capsys, "report", str(tmp_path))
+
+
 def test_report_of_no_fit(capsys, tmp_path):
     assert "no fit.json" in fails(capsys, "report", str(tmp_path))
+
+
+def test_report_of_a_fit_of_other_laws_is_refused(fitted, tmp_path):
+    # Two laws beside one ended in a ValueError.
+    saved = json.loads((fitted / "fit.json").read_text())
+    shutil.copy(fitted / "runs.parquet", tmp_path)
+    (tmp_path / "fit.json").write_text(json.dumps(saved | {"fits": 2 * saved["fits"]}))
+    with pytest.raises(UserError, match="does not find again"):
+        report(tmp_path, "T")
 
 
 def test_ladder(capsys):
@@ -235,6 +286,31 @@ def test_unfinished_runs_are_said_in_the_table_and_refused_by_a_fit(swept, tmp_p
     assert "2 of 3 runs done" in capsys.readouterr().out
     said = fails(capsys, "fit", str(copy / "runs.parquet"), "--out", str(tmp_path / "fit"))
     assert first.parent.name in said
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "what_to_do"),
+    [
+        ("runs/a/result.json", "", "Remove it"),
+        ("runs/a/result.json", '{"run_id": "a", "sta', "Remove it"),
+        ("runs/a/result.json", "[1]", "Remove it"),
+        ("runs/a/result.json", '{"run_id": "b", "state": "done"}', "Remove it"),
+        ("sweep.json", "", "writes it anew"),
+        ("sweep.json", '{"runs": [', "writes it anew"),
+        ("sweep.json", '{"runs": [{"run_id": "a"}]}', "writes it anew"),
+    ],
+)
+def test_a_damaged_file_of_a_sweep_is_named(capsys, tmp_path, file, text, what_to_do):
+    optimizers = {"main": {"learning_rate": 1e-3}}
+    run = {"system": "janus", "seed": 0, "stage": {"optimizers": optimizers}}
+    listed = {"runs": [{"run_id": "a", "run": run, "cell": {"width": 32}}]}
+    (tmp_path / "runs" / "a").mkdir(parents=True)
+    (tmp_path / "sweep.json").write_text(json.dumps(listed))
+    assert main(["gather", str(tmp_path)]) == 0
+    (tmp_path / file).write_text(text)
+    said = fails(capsys, "gather", str(tmp_path))
+    assert f"{tmp_path / file}: found a damaged file" in said
+    assert what_to_do in said
 
 
 def test_jobs_of_an_array_do_not_write_one_trunk(plan, planned, tmp_path, monkeypatch):

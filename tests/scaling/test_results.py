@@ -94,6 +94,14 @@ def test_a_table_without_what_the_bimodal_law_needs_is_refused(change, message, 
         analyse_table(table.read(tmp_path / "t.csv"), CONFIG)
 
 
+@pytest.mark.parametrize(("value", "said"), [("12k", "'12k'"), (None, "no number")])
+def test_words_in_what_a_mixture_saw_are_refused(value, said, tmp_path):
+    # It ended in a TypeError.
+    table.write(tmp_path / "t.parquet", [r | {"tokens_code": value} for r in mixed_rows()])
+    with pytest.raises(UserError, match=f"column tokens_code: found {said}; expected numbers"):
+        analyse_table(table.read(tmp_path / "t.parquet"), CONFIG)
+
+
 def spoiled(tmp_path, name: str, drop_failed: bool = False, **values):
     """The analysis of the mixture with one row changed."""
     found = [r | values if r["run_id"] == name else r for r in mixed_rows()]

@@ -93,11 +93,36 @@ def test_a_parquet_damaged_inside_is_refused_without_a_traceback(tmp_path):
         table.read(tmp_path / "runs.parquet")
 
 
-def test_a_csv_in_another_encoding_is_refused_without_a_traceback(tmp_path):
+@pytest.mark.parametrize(
+    ("column", "value", "encoding", "message"),
+    [
+        ("note", "kept", "utf-16", "text in UTF-16"),
+        ("note", "kept", "utf-16-be", "text in UTF-16"),
+        ("naïve", "kept", "latin-1", r"not UTF-8 \(0xef in line 1\)"),
+        ("note", "café", "latin-1", r"not UTF-8 \(0xe9 in line 2\)"),
+    ],
+)
+def test_a_csv_in_another_encoding_is_refused_without_a_traceback(
+    tmp_path, column, value, encoding, message
+):
+    written(tmp_path, [r | {column: value} for r in rows()], "runs.csv")
+    text = (tmp_path / "runs.csv").read_text(encoding="utf-8")
+    mark = b"\xfe\xff" if encoding == "utf-16-be" else b""
+    (tmp_path / "runs.csv").write_bytes(mark + text.encode(encoding))
+    with pytest.raises(UserError, match=message):
+        table.read(tmp_path / "runs.csv")
+
+
+def test_a_csv_with_the_mark_of_utf_8_is_read(tmp_path):
     written(tmp_path, rows(), "runs.csv")
-    text = (tmp_path / "runs.csv").read_text()
-    (tmp_path / "runs.csv").write_bytes(text.encode("utf-16") + b"\n")
-    with pytest.raises(UserError, match="cannot be read"):
+    data = (tmp_path / "runs.csv").read_bytes()
+    (tmp_path / "runs.csv").write_bytes(b"\xef\xbb\xbf" + data)
+    assert len(table.read(tmp_path / "runs.csv")) == 20
+
+
+def test_a_csv_of_no_bytes_is_said_to_be_empty(tmp_path):
+    (tmp_path / "runs.csv").touch()
+    with pytest.raises(UserError, match="an empty file"):
         table.read(tmp_path / "runs.csv")
 
 

@@ -7,13 +7,14 @@ every choice, every constant with its interval, every doubt.
 import dataclasses
 import hashlib
 import json
+import os
 import pathlib
 import shutil
 
 from tqdm import tqdm
 
 from unijax.core.errors import UserError
-from unijax.core.files import atomic_file
+from unijax.core.files import atomic_file, writable_directory
 from unijax.scaling import table
 from unijax.scaling.interaction import Interaction
 from unijax.scaling.results import Results, analyse_table, chosen_runs
@@ -31,9 +32,14 @@ def results(path: pathlib.Path, config: FitConfig) -> Results:
 
 
 def fit(path: pathlib.Path, out: pathlib.Path, config: FitConfig) -> Results:
-    """Fits and writes; prints the constants and the doubts."""
+    """Fits and writes; prints the constants and the doubts.
+
+    Raises:
+      UserError: if `out` cannot be a folder, before anything is fitted; as `results`.
+    """
+    _check_place(out)
     found = results(path, config)
-    out.mkdir(parents=True, exist_ok=True)
+    writable_directory(out)
     copy = out / f"runs{path.suffix}"
     if not (copy.exists() and copy.samefile(path)):
         with atomic_file(copy) as temporary:
@@ -46,6 +52,17 @@ def fit(path: pathlib.Path, out: pathlib.Path, config: FitConfig) -> Results:
         print(line)
     print(f"written: {out / FILE}")
     return found
+
+
+def _check_place(out: pathlib.Path) -> None:
+    """Without making it: nothing is left of a fit whose table is refused."""
+    there = next(p for p in (out, *out.absolute().parents) if p.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        kind = "a folder that cannot be written" if there.is_dir() else "a file"
+        raise UserError(
+            f"--out {out}", f"{kind} at {there}", "a folder, new or there already",
+            "Choose another path.",
+        )  # fmt: skip
 
 
 def as_json(found: Results, config: FitConfig, copy: pathlib.Path) -> dict:
@@ -163,11 +180,18 @@ def _more(found: Results, level: float) -> list[str]:
     return lines
 
 
-def read_choices(folder: pathlib.Path) -> tuple[pathlib.Path, FitConfig, dict]:
-    """The table of a fit, its choices, and what it found.
+def fitted_constants(saved: dict) -> list[dict[str, float]]:
+    """Of every law in what `fit.json` holds, without their intervals."""
+    laws = [*saved["fits"], *saved["bimodal"]]
+    return [{k: float(ends[0]) for k, ends in law["constants"].items()} for law in laws]
+
+
+def read_choices(folder: pathlib.Path) -> tuple[pathlib.Path, FitConfig, list[dict[str, float]]]:
+    """The table of a fit, its choices, and the constants that it found.
 
     Raises:
-      UserError: if the folder is not of a fit, or its table changed.
+      UserError: if the folder is not of a fit, its file is not as `fit` writes it, or its table
+        changed.
     """
     file = folder / FILE
     if not file.exists():
@@ -176,12 +200,16 @@ def read_choices(folder: pathlib.Path) -> tuple[pathlib.Path, FitConfig, dict]:
         saved = json.loads(file.read_text())
         copy = folder / saved["table"]
         same = hashlib.sha256(copy.read_bytes()).hexdigest() == saved["sha256"]
-    except (json.JSONDecodeError, KeyError, FileNotFoundError) as e:
+        choices, found = saved["choices"], fitted_constants(saved)
+        lists = {k: tuple(choices[k]) for k in ("losses", "budgets", "bimodal")}
+        config = FitConfig(**(choices | lists))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as e:
         raise UserError(
-            str(file), f"a broken file ({e})", "what unijax fit wrote", "Fit anew."
-        ) from e
+            str(file), f"a broken file ({type(e).__name__}: {e})",
+            "what this version of unijax fit writes", "Fit anew.",
+        ) from e  # fmt: skip
+    if not found:
+        raise UserError(str(file), "no law", "what unijax fit wrote", "Fit anew.")
     if not same:
         raise UserError(str(copy), "another table than was fitted", "the same one", "Fit anew.")
-    choices = saved["choices"]
-    lists = {k: tuple(choices[k]) for k in ("losses", "budgets", "bimodal")}
-    return copy, FitConfig(**(choices | lists)), saved
+    return copy, config, found

@@ -19,6 +19,7 @@ from unijax.systems.janus import Janus
 from unijax.train.stage import Rule, match_rules
 
 RESULT = "result.json"
+DAMAGED = (ValueError, LookupError, TypeError)  # empty, half a file, or not what was written
 TEACHES = {"text": "text", "understanding": "und", "code": "gen"}  # loss -> group of the data
 
 
@@ -127,24 +128,45 @@ def _losses(lines: list[dict], step: int) -> dict[str, float]:
     }
 
 
+def _read_result(path: pathlib.Path, run_id: str) -> dict:
+    """The row that `record` wrote."""
+    try:
+        row = json.loads(path.read_text())
+        if row["run_id"] != run_id or row["state"] not in table.STATES:
+            raise ValueError(f"of run {row['run_id']}, {row['state']}")
+    except DAMAGED as e:
+        raise UserError(
+            str(path), f"a damaged file ({type(e).__name__}: {e})", f"the row of run {run_id}",
+            "Remove it, and run the same unijax sweep again: it goes on from the run's checkpoint.",
+        ) from e  # fmt: skip
+    return row
+
+
 def gather(directory: pathlib.Path) -> pathlib.Path:
     """One row for every run of the sweep in `directory`; those that are not done say so.
 
     Raises:
-      UserError: if there is no sweep.
+      UserError: if there is no sweep, or a file of it is damaged; it says which.
     """
     listed = directory / "sweep.json"
     if not listed.exists():
         raise UserError(
             str(directory), "no sweep.json", "the directory of a sweep", "Run unijax sweep first."
         )
+    try:
+        runs = json.loads(listed.read_text())["runs"]
+        described = [_described(x["run_id"], x["run"], x["cell"]["width"]) for x in runs]
+        results = [directory / "runs" / row["run_id"] / RESULT for row in described]
+    except DAMAGED as e:
+        raise UserError(
+            str(listed), f"a damaged file ({type(e).__name__}: {e})", "the list of a sweep's runs",
+            "Run the same unijax sweep again: it writes it anew, and what is done stays.",
+        ) from e  # fmt: skip
     rows = []
-    for one in json.loads(listed.read_text())["runs"]:
-        result = directory / "runs" / one["run_id"] / RESULT
+    for row, result in zip(described, results, strict=True):
         if result.exists():
-            rows.append(json.loads(result.read_text()))
+            rows.append(_read_result(result, row["run_id"]))
         else:
-            row = _described(one["run_id"], one["run"], one["cell"]["width"])
             unknown = ("tokens", "parameters", "non_embedding_parameters", "training_flops")
             unknown += tuple(map(_column, Janus.losses))
             rows.append(row | {"state": "unfinished"} | dict.fromkeys(unknown))

@@ -5,7 +5,7 @@ import pathlib
 import numpy as np
 
 from unijax.core.errors import UserError
-from unijax.main.fit import as_json, read_choices, results
+from unijax.main.fit import as_json, fitted_constants, read_choices, results
 from unijax.scaling import page
 
 
@@ -15,17 +15,18 @@ def report(folder: pathlib.Path, title: str) -> pathlib.Path:
     Raises:
       UserError: if the constants that come out are not those that the fit recorded.
     """
-    copy, config, saved = read_choices(folder)
+    copy, config, recorded = read_choices(folder)
     found = results(copy, config)
-    again = as_json(found, config, copy)
-    pairs = [p for k in ("fits", "bimodal") for p in zip(saved[k], again[k], strict=True)]
-    for old, new in pairs:
-        ours, theirs = (np.array([v[0] for v in f["constants"].values()]) for f in (new, old))
-        if not np.allclose(ours, theirs, rtol=1e-6):
-            raise UserError(
-                str(folder), "constants that this version does not find again",
-                "the fit's own", "Fit anew.",
-            )  # fmt: skip
+    again = fitted_constants(as_json(found, config, copy))
+    same = [list(new) for new in again] == [list(old) for old in recorded] and all(
+        np.allclose(list(new.values()), list(old.values()), rtol=1e-6)
+        for new, old in zip(again, recorded)
+    )
+    if not same:
+        raise UserError(
+            str(folder), "constants that this version does not find again",
+            "the fit's own", "Fit anew.",
+        )  # fmt: skip
     path = page.write(folder, title, found, config)
     print(f"report: {path}; figures: {folder / 'figures'}")
     return path

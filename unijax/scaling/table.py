@@ -15,6 +15,7 @@
 Other columns are kept and not read. `duckdb`, `pandas` and the like query the file as it is.
 """
 
+import codecs
 import dataclasses
 import os
 import pathlib
@@ -100,19 +101,37 @@ def read(path: str | os.PathLike) -> Runs:
 
 
 def _read_csv(path: pathlib.Path) -> pa.Table:
-    with path.open("rb") as file:
-        file.seek(0, os.SEEK_END)
-        if file.tell():
-            file.seek(-1, os.SEEK_END)
-        if file.read(1) != b"\n":
-            raise UserError(
-                str(path),
-                "a last line without an end",
-                "a whole table",
-                "It may be half-written: make it anew, or end the line if it is whole.",
-            )
+    data = path.read_bytes()
+    if not data:
+        raise UserError(
+            str(path), "an empty file (0 bytes)", "a table", "Make it anew with unijax gather."
+        )
+    _check_encoding(path, data)
+    if not data.endswith(b"\n"):
+        raise UserError(
+            str(path),
+            "a last line without an end",
+            "a whole table",
+            "It may be half-written: make it anew, or end the line if it is whole.",
+        )
     types = {name: pa.string() for name in TEXT} | {name: pa.float64() for name in NUMBERS}
-    return pa.csv.read_csv(path, convert_options=pa.csv.ConvertOptions(column_types=types))
+    options = pa.csv.ConvertOptions(column_types=types)
+    return pa.csv.read_csv(pa.BufferReader(data), convert_options=options)
+
+
+def _check_encoding(path: pathlib.Path, data: bytes) -> None:
+    """Arrow reads such bytes where no column is of text, and fails late where one's name is."""
+    found = ""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        found = "text in UTF-16"
+    else:
+        try:
+            data.decode("utf-8")
+        except UnicodeDecodeError as e:
+            line = data.count(b"\n", 0, e.start) + 1
+            found = f"a byte that is not UTF-8 (0x{data[e.start]:02x} in line {line})"
+    if found:
+        raise UserError(str(path), found, "a table in UTF-8", "Save it as CSV in UTF-8.")
 
 
 def _check_form(path: pathlib.Path, table: pa.Table) -> Runs:
