@@ -120,7 +120,7 @@ def _read_csv(path: pathlib.Path) -> pa.Table:
 
 
 def _check_encoding(path: pathlib.Path, data: bytes) -> None:
-    """Arrow reads such bytes where no column is of text, and fails late where one's name is."""
+    """Arrow reads such values as binary, and fails later where they name a column."""
     found = ""
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         found = "text in UTF-16"
