@@ -145,14 +145,19 @@ def rate(directory: pathlib.Path, out: pathlib.Path, small: bool) -> None:
         for size, chosen in best.items():
             rates = best[smallest(runs)], chosen
             lost = np.subtract(*(loss_at(runs, loss, size, r) for r in rates))
-            print(f"| {name} | {NAMES[loss]} | {size[1:]} | {chosen:g} | {lost:.3f} |")
+            print(f"| {name} | {NAMES[loss]} | {width_of(size)} | {chosen:g} | {lost:.3f} |")
     with style():
         draw_rates(found, out / "rate.svg")
 
 
 def smallest(runs: table.Runs) -> str:
     """Of the sizes."""
-    return min(set(runs["size"]), key=lambda s: int(s[1:]))
+    return min(set(runs["size"]), key=width_of)
+
+
+def width_of(size: str) -> int:
+    """Of a size as the table has it: w64."""
+    return int(size[1:])
 
 
 def loss_at(runs: table.Runs, loss: str, size: str, rate: float) -> float:
@@ -165,7 +170,7 @@ def best_rates(runs: table.Runs, loss: str) -> dict[str, float]:
     """By size, the learning rate with the least loss among the runs that are done."""
     done = runs.where(runs["state"] == "done")
     found = {}
-    for size in sorted(set(done["size"]), key=lambda s: int(s[1:])):
+    for size in sorted(set(done["size"]), key=width_of):
         here = done.where(done["size"] == size)
         found[size] = float(here["learning_rate"][np.argmin(here.loss(loss))])
     return found
@@ -176,7 +181,7 @@ def draw_rates(found: dict[str, table.Runs], path: pathlib.Path) -> None:
     figure, panels = plt.subplots(
         2, 3, figsize=(PAGE, 3.9), sharex=True, sharey="col", layout="constrained"
     )
-    sizes = sorted({s for runs in found.values() for s in runs["size"]}, key=lambda s: int(s[1:]))
+    sizes = sorted({s for runs in found.values() for s in runs["size"]}, key=width_of)
     colors = dict(zip(sizes, colormaps[SIZES](np.linspace(0, 0.85, len(sizes)))))
     for (name, runs), row in zip(found.items(), panels):
         done = runs.where(runs["state"] == "done")
@@ -186,7 +191,7 @@ def draw_rates(found: dict[str, table.Runs], path: pathlib.Path) -> None:
                 here = done.where(done["size"] == size)
                 order = np.argsort(here["learning_rate"])
                 rates, losses = here["learning_rate"][order], here.loss(loss)[order]
-                axes.plot(rates, losses, ".-", color=color, label=f"width {size[1:]}")
+                axes.plot(rates, losses, ".-", color=color, label=f"width {width_of(size)}")
                 axes.plot(best, losses.min(), "*", color=color, ms=10)
             axes.set_xscale("log", base=2)
             axes.set_title(f"{NAMES[loss]}, {name}")

@@ -40,7 +40,6 @@ def chosen_runs(runs: Runs, config: FitConfig) -> dict[tuple[str, str], Chosen]:
     if not config.bimodal:
         losses = config.losses or runs.losses
         return {(s, loss): choose(runs, s, loss, config) for s in names for loss in losses}
-    _check_numbers(runs, config.bimodal)
     runs, _ = validate.known_shares(runs, config.bimodal, config.drop_failed)
     first, second = config.bimodal
     found = {}
@@ -48,16 +47,6 @@ def chosen_runs(runs: Runs, config: FitConfig) -> dict[tuple[str, str], Chosen]:
         here = alone(runs, loss, other)
         found |= {(s, loss): choose(here, s, loss, config) for s in names}
     return found
-
-
-def _check_numbers(runs: Runs, modalities: tuple[str, ...]) -> None:
-    """Raises UserError for text in what the runs saw: only a bimodal law reads these columns."""
-    for column in (f"tokens_{name}" for name in modalities):
-        if column in runs and runs[column].dtype == object:
-            found = next((repr(x) for x in runs[column] if isinstance(x, str)), "no number")
-            raise UserError(
-                f"column {column}", found, "numbers, 0 where nothing was seen", "Correct the table."
-            )
 
 
 def chosen_mixtures(runs: Runs, config: FitConfig) -> dict[str, Mixture]:

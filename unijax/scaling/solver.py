@@ -121,11 +121,8 @@ def _step(objective, residuals, jacobian, weights, damping, free, theta, law):
     diagonal = np.einsum("bpp->bp", matrix)
     scale = np.where(diagonal > 0, 1 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0)), 1.0)
     matrix = matrix * scale[:, :, None] * scale[:, None, :]
-    matrix = (
-        matrix
-        + (1e-13 + np.minimum(damping, 1.0))[:, None, None] * np.eye(matrix.shape[-1])
-        + np.where(moves, 0.0, 1.0)[:, :, None] * (np.eye(matrix.shape[-1]))
-    )
+    added = 1e-13 + np.minimum(damping, 1.0)[:, None] + np.where(moves, 0.0, 1.0)
+    matrix = matrix + added[:, :, None] * np.eye(matrix.shape[-1])
     step = -scale * np.linalg.solve(matrix, (scale * gradient)[..., None])[..., 0]
     step = np.where(moves, step, 0.0)
     return np.clip(step, -2.0, 2.0), -np.sum(step * gradient, axis=1) / 2

@@ -198,7 +198,7 @@ def analyse(
     fitted = fit(law, points, config.objective)
     draws = bootstrap(fitted, points, config.draws, config.seed, progress=progress)
     warnings = diagnostics.warn_of_runs(points) + diagnostics.warn_of_fit(fitted, points, draws)
-    warnings += validate.doubts(points, ids, fitted.law.predict(fitted.theta[None], points)[0][0])
+    warnings += validate.doubts(points, ids, fitted.predict(points))
     warnings += warn_of_bits(points, ids)
     frontiers = {3: frontier.of_law(law, fitted.theta, draws, points)}
     warnings += diagnostics.warn_of_frontier(frontiers[3], points)

@@ -84,7 +84,7 @@ def known_shares(
     """The runs that say what they saw of two modalities, and the ids of those left out as failed.
 
     Raises:
-      UserError: if a run that is not left out does not say it, or an id stands twice.
+      UserError: if a run that is not left out does not say it in numbers, or an id stands twice.
     """
     _check_ids(runs)
     for name in modalities:
@@ -92,6 +92,13 @@ def known_shares(
             raise UserError(
                 "bimodal law", f"no column tokens_{name}",
                 f"the tokens of documents that teach {name!r}, in every row", "Add it.",
+            )  # fmt: skip
+        seen = runs[f"tokens_{name}"]
+        if seen.dtype == object:
+            found = next((repr(x) for x in seen if isinstance(x, str)), "no number")
+            raise UserError(
+                f"column tokens_{name}", found, "numbers, 0 where nothing was seen",
+                "Correct the table.",
             )  # fmt: skip
     unknown = np.zeros(len(runs), bool)
     for name in modalities:
