@@ -77,6 +77,8 @@ def test_what_was_shipped_comes_back(assets, name):
         dataset, wanted = open_dataset(name, split), expected(name, split)
         assert len(dataset) == len(wanted) == 5
         assert {dataset[i]["id"]: dataset[i] for i in range(len(dataset))} == wanted
+        records = (dataset[i] for i in range(len(dataset)))
+        assert dataset.labels == [(r["id"], r.get("category")) for r in records]
     assert "tensorflow" not in sys.modules
 
 

@@ -99,10 +99,15 @@ def open_records(source: SourceConfig, seed: int, task: str | None = None) -> Re
     records = _open(source, seed, task)
     if source.kind == "scenes" or not (source.categories or source.limit):
         return records
+    if source.kind == "shipped":
+        labels = records.labels
+    else:
+        every = (records[i] for i in range(len(records)))
+        labels = [(record["id"], record.get("category")) for record in every]
     chosen = [
-        (stable_hash(record["id"]), index)
-        for index, record in ((i, records[i]) for i in range(len(records)))
-        if not source.categories or record.get("category") in source.categories
+        (stable_hash(name), index)
+        for index, (name, category) in enumerate(labels)
+        if not source.categories or category in source.categories
     ]
     chosen = sorted(chosen)[: source.limit or None]
     return Subset(records, [index for _, index in sorted(chosen, key=lambda c: c[1])])

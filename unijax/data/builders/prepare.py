@@ -28,11 +28,20 @@ BUILDERS: dict[str, type[ShippedBuilder]] = {
 }
 
 
-class Dataset:
-    """Random access to one split: `len(d)`, and `d[i]` gives a plain dict."""
+LABELS = "labels.json"  # beside the records: by split, the labels of every one
 
-    def __init__(self, source, plain):
+
+class Dataset:
+    """Random access to one split: `len(d)`, and `d[i]` gives a plain dict.
+
+    Attributes:
+      labels: (id, category or None) of every record, by which a source is narrowed without
+        reading one.
+    """
+
+    def __init__(self, source, plain, labels: list[tuple[str, str | None]]):
         self._source, self._plain = source, plain
+        self.labels = labels
 
     def __len__(self) -> int:
         return len(self._source)
@@ -57,10 +66,17 @@ def _prepare(builder: type[ShippedBuilder], folder: Path) -> None:
             made = builder(data_dir=temporary, file_format="array_record")
             with contextlib.redirect_stdout(io.StringIO()):  # it speaks of downloading: it does not
                 made.download_and_prepare()
+            labels = {split: _labels(made, split) for split in made.info.splits}
+            (temporary / LABELS).write_text(json.dumps(labels))
             (temporary / "sizes.json").write_text(json.dumps(_sizes(temporary)))
     except UserError:
         if not (folder / "sizes.json").exists():  # otherwise another process was first
             raise
+
+
+def _labels(made: ShippedBuilder, split: str) -> list[tuple[str, str | None]]:
+    records = map(made.plain, made.as_data_source(split))
+    return [(record["id"], record.get("category")) for record in records]
 
 
 def _check(folder: Path) -> None:
@@ -92,7 +108,7 @@ def open_dataset(name: str, split: str, data_dir: str | os.PathLike | None = Non
         raise UserError("dataset", repr(name), f"one of {', '.join(BUILDERS)}", fix)
     manifest = read_manifest(assets_dir() / name)
     builder = BUILDERS[name]
-    made_from = json.dumps([manifest, str(builder.VERSION)], sort_keys=True)
+    made_from = json.dumps([manifest, str(builder.VERSION), LABELS], sort_keys=True)
     mark = hashlib.sha256(made_from.encode()).hexdigest()[:12]
     folder = Path(data_dir or cache_dir()) / f"{name}-{mark}"
     if not folder.exists():
@@ -102,4 +118,5 @@ def open_dataset(name: str, split: str, data_dir: str | os.PathLike | None = Non
     if split not in opened.info.splits:
         known = ", ".join(sorted(opened.info.splits))
         raise UserError(f"split of {name}", repr(split), f"one of {known}", "Choose one of them.")
-    return Dataset(opened.as_data_source(split), builder.plain)
+    labels = json.loads((folder / LABELS).read_text())[split]
+    return Dataset(opened.as_data_source(split), builder.plain, [(i, c) for i, c in labels])
