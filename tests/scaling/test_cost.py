@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
@@ -101,6 +101,8 @@ def test_rounded_compute_is_one_k():
 @given(st.floats(0.1, 0.9), st.floats(0.1, 0.9), st.floats(-1, 1), st.floats(-1, 1),
        st.lists(st.floats(4.0, 16.0), min_size=2, max_size=7), st.floats(0.4, 1.5),
        st.floats(-3, 3))  # fmt: skip
+# A second minimum that is 0.2% deeper lay between the grid's coarse steps, and was left.
+@example(0.375, 0.5, 0.0, 0.0, [10.0, 4.0, 4.0, 10.0, 4.0, 4.0, 4.0], 0.5, -2.0625)
 def test_optima_by_a_slow_search(alpha, beta, a, b, k, step, decades):
     n = 1e6 * np.exp(max(step, 0.41) * np.arange(len(k)))
     points = Points(n, 20 * n, np.ones(len(n)), np.array(k) * n * 20 * n)

@@ -20,8 +20,10 @@ from unijax.scaling.points import Points
 
 BUDGETS = 9  # evenly in log C over the runs, through whose optima a curve's line goes
 FAR = 40.0  # of log N: how far beyond the sizes an optimum is searched
-COARSE, FINE = 1.0, 0.1  # steps of that search in log N, beyond the sizes and among them
+NEAR = 4.0  # of log N: so far beyond the sizes there may be a second minimum
+COARSE, FINE = 1.0, 0.1  # steps of that search in log N, far from the sizes and near them
 HALVINGS = 36  # of a step: to 1e-11
+TRIED = 3  # minima of the grid: two about as deep may stand in the other order on so coarse a one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,12 +161,12 @@ def search(
 ) -> Float[np.ndarray, "b c"]:
     """N of the law's least loss for each theta and budget, D = C / (k(N) N).
 
-    A grid of sizes finds the least, as k may make more than one minimum; then the step around it
-    is halved to where the loss stops falling.
+    A grid of sizes finds where the loss is least, as k may make more than one minimum; the steps
+    around the lowest few are halved to where the loss stops falling, and the least of those is it.
     """
     c = {name: value[:, None] for name, value in law.constants(theta).items()}
     log_a, log_b, log_c = np.log(c["A"]), np.log(c["B"]), np.log(flops)
-    low, high = np.log(sizes)
+    low, high = np.log(sizes) + (-NEAR, NEAR)
     grid = np.concatenate(
         [
             np.arange(low - FAR, low, COARSE),
@@ -173,10 +175,14 @@ def search(
         ]
     )
     log_k = cost.log_k(grid)[0]
-    nearest = np.empty((len(theta), len(flops)), int)
+    nearest = np.empty((TRIED, len(theta), len(flops)), int)
     for i, budget in enumerate(log_c):  # one at a time: a draw times a size fits the memory
         of_n = np.exp(log_a - c["alpha"] * grid)
-        nearest[:, i] = np.argmin(of_n + np.exp(log_b - c["beta"] * (budget - log_k - grid)), 1)
+        curves = of_n + np.exp(log_b - c["beta"] * (budget - log_k - grid))
+        padded = np.pad(curves, ((0, 0), (1, 1)), constant_values=np.inf)
+        is_minimum = (curves < padded[:, :-2]) & (curves <= padded[:, 2:])
+        lowest = np.argpartition(np.where(is_minimum, curves, np.inf), TRIED - 1, axis=1)
+        nearest[:, :, i] = lowest[:, :TRIED].T
     left, right = grid[np.maximum(nearest - 1, 0)], grid[np.minimum(nearest + 1, len(grid) - 1)]
     # The loss falls with log N as long as alpha A N^-alpha is above beta B D^-beta dlog(C/D)/dlogN.
     ratio = np.log(c["beta"]) + log_b - np.log(c["alpha"]) - log_a
@@ -188,7 +194,10 @@ def search(
             c["alpha"] * middle
         )
         left, right = np.where(falling, middle, left), np.where(falling, right, middle)
-    return np.exp((left + right) / 2)
+    middle = (left + right) / 2
+    log_d = log_c - cost.log_k(middle)[0] - middle
+    reached = np.exp(log_a - c["alpha"] * middle) + np.exp(log_b - c["beta"] * log_d)
+    return np.exp(np.take_along_axis(middle, np.argmin(reached, axis=0)[None], axis=0)[0])
 
 
 def of_law(law: Law, theta: Float[np.ndarray, "p"], draws: Theta, points: Points) -> Frontier:
