@@ -103,10 +103,10 @@ def open_records(source: SourceConfig, seed: int, task: str | None = None) -> Re
         labels = records.labels
     else:
         every = (records[i] for i in range(len(records)))
-        labels = [(record["id"], record.get("category")) for record in every]
+        labels = [(stable_hash(record["id"]), record.get("category")) for record in every]
     chosen = [
-        (stable_hash(name), index)
-        for index, (name, category) in enumerate(labels)
+        (point, index)
+        for index, (point, category) in enumerate(labels)
         if not source.categories or category in source.categories
     ]
     chosen = sorted(chosen)[: source.limit or None]

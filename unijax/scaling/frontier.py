@@ -166,7 +166,7 @@ def search(
     """
     c = {name: value[:, None] for name, value in law.constants(theta).items()}
     log_a, log_b, log_c = np.log(c["A"]), np.log(c["B"]), np.log(flops)
-    low, high = np.log(sizes) + (-NEAR, NEAR)
+    low, high = np.log(sizes[0]) - NEAR, np.log(sizes[1]) + NEAR
     grid = np.concatenate(
         [
             np.arange(low - FAR, low, COARSE),

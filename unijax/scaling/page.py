@@ -292,6 +292,7 @@ def _save(folder: pathlib.Path, name: str, figure: Figure) -> str:
         data = io.BytesIO()
         metadata = {"Date": None} if kind == "svg" else {"CreationDate": None}
         figure.savefig(data, format=kind, metadata=metadata)
+        figure.set_layout_engine("none")  # the other file is the same picture, laid out once
         with atomic_file(folder / f"{name}.{kind}") as temporary:
             temporary.write_bytes(data.getvalue())
         if kind == "svg":

@@ -19,6 +19,7 @@ from unijax.data.builders.questions import Questions
 from unijax.data.builders.shards import read_manifest
 from unijax.data.builders.shipped import ShippedBuilder
 from unijax.data.builders.text import Text
+from unijax.data.document import stable_hash
 
 BUILDERS: dict[str, type[ShippedBuilder]] = {
     "emoji": Emoji,
@@ -28,18 +29,18 @@ BUILDERS: dict[str, type[ShippedBuilder]] = {
 }
 
 
-LABELS = "labels.json"  # beside the records: by split, the labels of every one
+LABELS = "index.json"  # beside the records: by split, the labels of each
 
 
 class Dataset:
     """Random access to one split: `len(d)`, and `d[i]` gives a plain dict.
 
     Attributes:
-      labels: (id, category or None) of every record, by which a source is narrowed without
-        reading one.
+      labels: (hash of the id, category or None) of every record, by which a source is narrowed
+        without reading one.
     """
 
-    def __init__(self, source, plain, labels: list[tuple[str, str | None]]):
+    def __init__(self, source, plain, labels: list[tuple[int, str | None]]):
         self._source, self._plain = source, plain
         self.labels = labels
 
@@ -74,9 +75,9 @@ def _prepare(builder: type[ShippedBuilder], folder: Path) -> None:
             raise
 
 
-def _labels(made: ShippedBuilder, split: str) -> list[tuple[str, str | None]]:
+def _labels(made: ShippedBuilder, split: str) -> list[tuple[int, str | None]]:
     records = map(made.plain, made.as_data_source(split))
-    return [(record["id"], record.get("category")) for record in records]
+    return [(stable_hash(record["id"]), record.get("category")) for record in records]
 
 
 def _check(folder: Path) -> None:
@@ -119,4 +120,4 @@ def open_dataset(name: str, split: str, data_dir: str | os.PathLike | None = Non
         known = ", ".join(sorted(opened.info.splits))
         raise UserError(f"split of {name}", repr(split), f"one of {known}", "Choose one of them.")
     labels = json.loads((folder / LABELS).read_text())[split]
-    return Dataset(opened.as_data_source(split), builder.plain, [(i, c) for i, c in labels])
+    return Dataset(opened.as_data_source(split), builder.plain, [(h, c) for h, c in labels])
