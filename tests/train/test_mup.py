@@ -159,19 +159,24 @@ def activations(system, params, rows) -> dict[str, np.ndarray]:
     }
 
 
+@functools.cache
+def look(system: Janus):
+    """Compiled once for both parametrisations."""
+    return jax.jit(functools.partial(activations, system))
+
+
 def changes(system: Janus, base: Janus | None) -> dict[str, float]:
     """Root mean square, over coordinates, of how far activations went in a few steps."""
     rows = batch()
     trainer = setup.build(
         system, STAGE, make_mesh(MeshConfig()), "data", jnp.float32, 0, mup_base=base
     )
-    look = jax.jit(functools.partial(activations, system))
     params = trainer.init(0)
-    before = look(params, rows)
+    before = look(system)(params, rows)
     state = trainer.begin(params)
     for _ in range(STEPS):
         state, _ = trainer.train_step(state, rows)
-    after = look(merge(state.params, state.frozen), rows)
+    after = look(system)(merge(state.params, state.frozen), rows)
     return {k: float(jnp.sqrt(jnp.mean((after[k] - before[k]) ** 2))) for k in before}
 
 

@@ -1,7 +1,9 @@
 """What the loop knows of a system."""
 
+import functools
 from typing import Any, Protocol, runtime_checkable
 
+import jax
 from jax import Array
 
 Params = dict[str, Any]  # nested dicts of arrays
@@ -61,3 +63,9 @@ class System(Protocol):
             included, as most projects do; otherwise the pairs that are seen, the work to be done.
         """
         ...
+
+
+@functools.lru_cache(maxsize=64)  # a sweep plans, trains and counts the same few systems
+def init_shapes(system: System) -> Params:
+    """What `system.init` gives, as shapes; nothing is computed."""
+    return jax.eval_shape(lambda: system.init(jax.random.key(0)))

@@ -6,11 +6,11 @@ import math
 import pathlib
 
 import flax.linen as nn
-import jax
 
 from unijax.core import tree
 from unijax.core.errors import UserError
 from unijax.core.files import atomic_file
+from unijax.core.system import init_shapes
 from unijax.main import config as config_lib
 from unijax.main.run import RunConfig, make_system
 from unijax.scaling import table
@@ -97,7 +97,7 @@ class Trained:
 def trained(run: RunConfig) -> Trained:
     """From shapes; nothing is initialised."""
     system = make_system(run)
-    shapes = tree.flatten(nn.unbox(jax.eval_shape(lambda: system.init(jax.random.key(0)))))
+    shapes = tree.flatten(nn.unbox(init_shapes(system)))
     rules = match_rules(run.stage, list(shapes))
     learning = {path for path, rule in rules.items() if not rule.frozen}
     groups = {path.split("/")[0] for path in learning}

@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 
 from unijax.core import tree
 from unijax.core.errors import UserError
-from unijax.core.system import Params, System
+from unijax.core.system import Params, System, init_shapes
 from unijax.parallel import sharding
 from unijax.train import mup
 from unijax.train import state as state_lib
@@ -73,7 +73,7 @@ def build(
             "accumulate", f"{parts} for the system {type(system).__name__}",
             "1: its loss is of pairs of all rows", "Set it to 1, or use more devices.",
         )  # fmt: skip
-    boxed = jax.eval_shape(lambda: system.init(jax.random.key(0)))
+    boxed = init_shapes(system)
     shardings = sharding.param_shardings(boxed, mesh, table)
     abstract = jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), nn.unbox(boxed), shardings
@@ -151,5 +151,4 @@ def build(
 
 
 def _mup_scales(system: System, boxed: Params, base: System) -> dict[str, mup.Scale]:
-    shapes = jax.eval_shape(lambda: base.init(jax.random.key(0)))
-    return mup.scales(boxed, shapes, system.head_dims, base.head_dims)
+    return mup.scales(boxed, init_shapes(base), system.head_dims, base.head_dims)
