@@ -56,8 +56,8 @@ def fit(path: pathlib.Path, out: pathlib.Path, config: FitConfig) -> Results:
 
 def _check_place(out: pathlib.Path) -> None:
     """Without making it: nothing is left of a fit whose table is refused."""
-    there = next(p for p in (out, *out.absolute().parents) if p.exists())
-    if not (there.is_dir() and os.access(there, os.W_OK)):
+    there = next(p for p in (out, *out.absolute().parents) if os.path.exists(p))
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
         kind = "a folder that cannot be written" if there.is_dir() else "a file"
         raise UserError(
             f"--out {out}", f"{kind} at {there}", "a folder, new or there already",
