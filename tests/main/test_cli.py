@@ -138,6 +138,15 @@ def test_shards_of_no_size(capsys, tmp_path, size):
     assert "--shard-gib" in fails(capsys, *argv)
 
 
+def test_a_path_that_may_not_be_opened_is_told_without_a_traceback(capsys, monkeypatch):
+    def locked(args):
+        raise PermissionError(errno.EACCES, "Permission denied", "a/runs.csv")
+
+    monkeypatch.setattr(verbs, "train_", locked)
+    said = fails(capsys, "train", "--config", TINY, "--run-dir", "r")
+    assert "a/runs.csv: found a path that this user may not open" in said
+
+
 @pytest.mark.parametrize(
     "error",
     [

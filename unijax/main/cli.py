@@ -216,6 +216,13 @@ def _run(args: argparse.Namespace) -> int:
     except Preempted as e:
         print(e, file=sys.stderr)
         return exit_codes.PREEMPTED
+    except PermissionError as e:
+        told = UserError(
+            str(e.filename), "a path that this user may not open", "one that it may",
+            "Change its owner or mode, or choose another.",
+        )  # fmt: skip
+        print(f"error: {told}", file=sys.stderr)
+        return exit_codes.MISTAKE
     except OSError as e:
         if e.errno not in OF_DISK:
             raise
