@@ -182,6 +182,17 @@ def test_prepared_file_cut_short(assets):
     assert "prepared again on the next use" in said
 
 
+@pytest.mark.parametrize("whole", ["[]", '{"train": [[1, null]]}', '{"train": [1]}', "{"])
+def test_damaged_labels_of_the_right_size(assets, whole):
+    # Blocks lost with the power leave a file as long as it was.
+    open_dataset("text", "train")
+    (path,) = cache_dir().rglob("index.json")
+    path.write_text(whole.ljust(path.stat().st_size))
+    said = message(open_dataset, "text", "train")
+    assert said.startswith(f"{path}: found a damaged file")
+    assert "prepared again on the next use" in said
+
+
 def test_unknown_names(assets):
     assert "Did you mean 'emoji'?" in message(open_dataset, "emojis", "train")
     assert "expected one of emoji, text, pages, questions" in message(open_dataset, "x", "train")

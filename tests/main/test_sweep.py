@@ -260,6 +260,7 @@ def test_list_and_only(planned, capsys, tmp_path):
     assert not list(tmp_path.iterdir())
     said = fails(capsys, "sweep", "--config", SWEEP, "--dir", str(tmp_path), "--only", "w32_x")
     assert "one of the 3 ids" in said
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_file_without_a_grid(capsys, tmp_path):

@@ -16,6 +16,8 @@ Metrics = dict[str, tuple[Array, Array]]
 class System(Protocol):
     """A recipe: how networks are joined, and what is minimised.
 
+    Equal systems are hashed alike (frozen dataclasses are): what is traced of one serves the other.
+
     The loop minimises the sum over terms of `loss(...)[0][term] / weights(...)[term]`.
 
     Attributes:

@@ -18,7 +18,7 @@ from unijax.core.files import atomic_file, writable_directory
 from unijax.scaling import table
 from unijax.scaling.interaction import Interaction
 from unijax.scaling.results import Results, analyse_table, chosen_runs
-from unijax.scaling.study import Analysis, FitConfig, beyond_sizes, budgets, optima
+from unijax.scaling.study import Analysis, FitConfig, beyond, budgets, optima
 
 FILE = "fit.json"
 
@@ -95,7 +95,7 @@ def as_json(found: Results, config: FitConfig, copy: pathlib.Path) -> dict:
 
 
 def _one(analysis: Analysis, config: FitConfig) -> dict:
-    flops = budgets(analysis, config)
+    p, flops = analysis.points, budgets(analysis, config)
     best = optima(analysis, flops, config.level)
     held = analysis.extrapolation
     return {
@@ -116,7 +116,10 @@ def _one(analysis: Analysis, config: FitConfig) -> dict:
         "optima": [
             {"flops": float(c)}
             | {k: [float(x) for x in v[:, i]] for k, v in best.items()}
-            | {"beyond_sizes": beyond_sizes(analysis, float(best["parameters"][0, i]))}
+            | {
+                "beyond_sizes": beyond(p.parameters, float(best["parameters"][0, i])),
+                "beyond_tokens": beyond(p.tokens, float(best["tokens"][0, i])),
+            }
             for i, c in enumerate(flops)
         ],
         "hidden_runs": [

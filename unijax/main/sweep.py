@@ -152,6 +152,11 @@ def sweep(file: str, directory: pathlib.Path, overrides: list[str], only: str | 
       only: the id of one run; then nothing is gathered.
     """
     planned, grid = plan(file, overrides)
+    chosen = planned if only is None else [p for p in planned if p.id == only]
+    if not chosen:
+        raise UserError(
+            "--only", repr(only), f"one of the {len(planned)} ids that --list prints", "Correct it."
+        )
     writable_directory(directory / "runs")
     with atomic_file(directory / "sweep.json") as temporary:
         listed = [
@@ -160,11 +165,6 @@ def sweep(file: str, directory: pathlib.Path, overrides: list[str], only: str | 
         ]
         temporary.write_text(
             json.dumps({"grid": config_lib.to_json(grid), "runs": listed}, indent=1)
-        )
-    chosen = planned if only is None else [p for p in planned if p.id == only]
-    if not chosen:
-        raise UserError(
-            "--only", repr(only), f"one of the {len(planned)} ids that --list prints", "Correct it."
         )
     tables = None
     for i, one in enumerate(chosen):

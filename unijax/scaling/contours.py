@@ -9,8 +9,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, MaxNLocator
 
 from unijax.scaling.fit import project
+from unijax.scaling.laws import EXPONENTS
 from unijax.scaling.paper import HEIGHT, ONE, PAGE, TWO, log_axes, loss_name
 from unijax.scaling.study import Analysis, law_at
+
+GRID = 40  # values of each exponent at which the objective is found
 
 
 def contours(analysis: Analysis) -> Figure:
@@ -57,10 +60,12 @@ def _objective_panel(axes: Axes, analysis: Analysis) -> None:
     for name in ("alpha", "beta"):
         low, high = np.quantile(drawn[name], [0.005, 0.995])
         room = 0.25 * max(high - low, 0.02)
-        ends[name] = np.linspace(max(low - room, 0.02), high + room, 24)
+        ends[name] = np.linspace(
+            max(low - room, EXPONENTS[0]), min(high + room, EXPONENTS[1]), GRID
+        )
     grid = np.stack(np.meshgrid(ends["alpha"], ends["beta"], indexing="ij"), axis=-1)
     _, values = project(fitted.law, p, fitted.objective, grid.reshape(-1, 2))
-    ratio = (values / fitted.value).reshape(24, 24).T
+    ratio = (values / fitted.value).reshape(GRID, GRID).T
     shown = axes.contour(
         ends["alpha"], ends["beta"], ratio, levels=[1.01, 1.03, 1.1, 1.2, 1.5, 2, 3, 5],
         colors="0.35", linewidths=0.7,
@@ -68,6 +73,8 @@ def _objective_panel(axes: Axes, analysis: Analysis) -> None:
     axes.clabel(shown, fmt="%g", fontsize=6.5)
     axes.plot(drawn["alpha"], drawn["beta"], ".", ms=1.6, color=ONE, alpha=0.35, mew=0)
     axes.plot(found["alpha"], found["beta"], "+", color=TWO, ms=9, mew=1.4)
+    axes.set_xlim(ends["alpha"][[0, -1]])
+    axes.set_ylim(ends["beta"][[0, -1]])
     axes.set_xlabel(r"exponent of parameters $\alpha$")
     axes.set_ylabel(r"exponent of tokens $\beta$")
     axes.set_title("objective over its minimum; bootstrap draws", pad=4)

@@ -24,7 +24,7 @@ from unijax.scaling.paper import (
     size_bar,
     size_norm,
 )
-from unijax.scaling.study import Analysis, law_at, optima
+from unijax.scaling.study import Analysis, has_band, law_at, optima
 
 
 def loss_against_compute(analysis: Analysis, level: float) -> Figure:
@@ -50,11 +50,8 @@ def loss_against_compute(analysis: Analysis, level: float) -> Figure:
         )  # fmt: skip
     log_axes(axes, "training compute $C$ (FLOP)", loss_name(analysis))
     # A law that the runs do not determine may end anywhere: the runs stay in sight.
-    loss_axis(
-        axes,
-        max(min(0.97 * best.min(), 0.97 * p.loss.min()), 0.75 * p.loss.min()),
-        1.02 * p.loss.max(),
-    )
+    least = max(min(0.99 * low.min(), 0.97 * p.loss.min()), 0.7 * p.loss.min())
+    loss_axis(axes, least, 1.04 * p.loss.max())
     axes.legend(loc="best")
     size_bar(figure, axes, norm)
     return figure
@@ -91,7 +88,7 @@ def isoflop_valleys(analysis: Analysis) -> Figure:
 
 
 def allocation(analysis: Analysis, level: float) -> Figure:
-    """Compute-optimal N and D by each approach, with intervals."""
+    """Compute-optimal N and D by each approach, with intervals where most draws have one."""
     p = analysis.points
     figure, panels = plt.subplots(1, 2, figsize=(PAGE, HEIGHT), layout="constrained")
     flops = np.geomspace(p.compute.min(), p.compute.max() * 100, 60)
@@ -111,7 +108,8 @@ def allocation(analysis: Analysis, level: float) -> Figure:
             ),
         ):  # fmt: skip
             axes.plot(flops, line, color=color, label=name, zorder=3 + approach)
-            axes.fill_between(flops, *ends, color=color, alpha=0.14, lw=0)
+            if has_band(analysis, approach):
+                axes.fill_between(flops, *ends, color=color, alpha=0.14, lw=0)
             marker, size = {1: ("s", 8), 2: ("*", 40), 3: (".", 0)}[approach]
             axes.scatter(found.flops, marks, size, color, marker, lw=0, zorder=3 + approach)
     for axes, name in zip(panels, ("optimal parameters $N$", "optimal tokens $D$")):

@@ -17,7 +17,7 @@ from unijax.scaling import contours, figures, methods
 from unijax.scaling.interaction import Interaction
 from unijax.scaling.paper import short, style
 from unijax.scaling.results import Results
-from unijax.scaling.study import Analysis, FitConfig, beyond_sizes, budgets, optima
+from unijax.scaling.study import Analysis, FitConfig, beyond, budgets, optima
 
 _STYLE = """
 body { font: 16px/1.5 Georgia, "Times New Roman", serif; margin: 2.5em auto; max-width: 980px;
@@ -117,17 +117,20 @@ def exponents_table(analysis: Analysis, level: float) -> str:
 
 def optima_table(analysis: Analysis, config: FitConfig) -> str:
     """What to spend the asked budgets on."""
-    flops = budgets(analysis, config)
+    p, flops = analysis.points, budgets(analysis, config)
     found = optima(analysis, flops, config.level)
     rows = []
     for i, c in enumerate(flops):
         row = [number(float(c))]
-        beyond = beyond_sizes(analysis, float(found["parameters"][0, i]))
         for name, show in (("parameters", short), ("tokens", short), ("loss", "{:.4f}".format)):
             value, low, high = (float(x) for x in found[name][:, i])
             row += [show(value), _ends(low, high, show)]
-        rows.append([*row, "inside" if beyond == 1 else f"{beyond:.2g} times beyond"])
-    return _table(["budget (FLOP)", "N", "", "D", "", "loss", "", "sizes"], rows)
+        for name, seen in (("parameters", p.parameters), ("tokens", p.tokens)):
+            factor = beyond(seen, float(found[name][0, i]))
+            row.append("inside" if factor == 1 else f"{factor:.2g} times beyond")
+        rows.append(row)
+    head = ["budget (FLOP)", "N", "", "D", "", "loss", "", "sizes of the runs", "their tokens"]
+    return _table(head, rows)
 
 
 def extrapolation_table(analysis: Analysis) -> str:
@@ -163,7 +166,8 @@ def drawings(analysis: Analysis, level: float) -> dict[str, tuple[Figure, str]]:
     found["allocation"] = (
         figures.allocation(analysis, level),
         f"Compute-optimal parameters and tokens by each approach, with {percent} intervals. "
-        "Shaded: the range of the runs; beyond it all is extrapolation.",
+        "Shaded: the range of the runs; beyond it all is extrapolation. No band: less than half of "
+        "the bootstrap's draws have a frontier by that approach.",
     )
     found["residuals"] = (
         figures.residuals(analysis),
@@ -173,7 +177,8 @@ def drawings(analysis: Analysis, level: float) -> dict[str, tuple[Figure, str]]:
         contours.contours(analysis),
         "Left: contours of the fitted loss, runs coloured by their measured loss, and the "
         "compute-optimal frontier. Right: how sharply the runs determine the two exponents: the "
-        "objective, least over the other constants, over its minimum; points are bootstrap draws.",
+        "objective, least over the other constants, over its minimum; points are bootstrap draws, "
+        "all but the outermost 1%, and those in a line at an end are at the search's bound.",
     )
     if analysis.extrapolation is not None:
         found["extrapolation"] = (

@@ -294,10 +294,15 @@ def optima(
     return {k: np.vstack([one, interval(drawn, level)]) for k, (one, drawn) in found.items()}
 
 
-def beyond_sizes(analysis: Analysis, parameters: float) -> float:
-    """By what factor a size lies outside of the runs' sizes; 1 where it is inside."""
-    n = analysis.points.parameters
-    return float(max(1.0, parameters / n.max(), n.min() / parameters))
+def beyond(seen: Float[np.ndarray, "n"], value: float) -> float:
+    """By what factor a size, or tokens, lie outside of what runs had; 1 where they are inside."""
+    return float(max(1.0, value / seen.max(), seen.min() / value))
+
+
+def has_band(analysis: Analysis, approach: int) -> bool:
+    """Whether half of the draws or more have this frontier: a band of few misleads."""
+    asked = len(analysis.draws) if approach != 1 else min(len(analysis.draws), ENVELOPE_DRAWS)
+    return 2 * len(analysis.frontiers[approach].draws) >= asked
 
 
 def budgets(analysis: Analysis, config: FitConfig) -> Float[np.ndarray, "c"]:

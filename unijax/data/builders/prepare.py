@@ -92,6 +92,19 @@ def _check(folder: Path) -> None:
             )
 
 
+def _read_labels(folder: Path, split: str, length: int) -> list[tuple[int, str | None]]:
+    try:
+        labels = [(point, name) for point, name in json.loads((folder / LABELS).read_text())[split]]
+        if len(labels) != length:
+            raise ValueError(f"{len(labels)} of {length} labels")
+    except (ValueError, LookupError, TypeError) as e:
+        raise UserError(
+            str(folder / LABELS), f"a damaged file ({e!r})", "the label of every record",
+            f"Remove {folder}: it is prepared again on the next use.",
+        ) from e  # fmt: skip
+    return labels
+
+
 def open_dataset(name: str, split: str, data_dir: str | os.PathLike | None = None) -> Dataset:
     """Opens a split of a shipped dataset for random access, preparing it on first use.
 
@@ -119,5 +132,5 @@ def open_dataset(name: str, split: str, data_dir: str | os.PathLike | None = Non
     if split not in opened.info.splits:
         known = ", ".join(sorted(opened.info.splits))
         raise UserError(f"split of {name}", repr(split), f"one of {known}", "Choose one of them.")
-    labels = json.loads((folder / LABELS).read_text())[split]
-    return Dataset(opened.as_data_source(split), builder.plain, [(h, c) for h, c in labels])
+    source = opened.as_data_source(split)
+    return Dataset(source, builder.plain, _read_labels(folder, split, len(source)))
