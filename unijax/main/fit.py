@@ -17,8 +17,9 @@ from unijax.core.errors import UserError
 from unijax.core.files import atomic_file, writable_directory
 from unijax.scaling import table
 from unijax.scaling.interaction import Interaction
+from unijax.scaling.points import beyond
 from unijax.scaling.results import Results, analyse_table, chosen_runs
-from unijax.scaling.study import Analysis, FitConfig, beyond, budgets, optima
+from unijax.scaling.study import Analysis, FitConfig, budgets, optima
 
 FILE = "fit.json"
 

@@ -174,11 +174,15 @@ def search(
             np.arange(high + COARSE, high + FAR, COARSE),
         ]
     )
+
+    def above_floor(log_n, log_k, budget):
+        of_n = np.exp(log_a - c["alpha"] * log_n)
+        return of_n + np.exp(log_b - c["beta"] * (budget - log_k - log_n))
+
     log_k = cost.log_k(grid)[0]
     nearest = np.empty((TRIED, len(theta), len(flops)), int)
     for i, budget in enumerate(log_c):  # one at a time: a draw times a size fits the memory
-        of_n = np.exp(log_a - c["alpha"] * grid)
-        curves = of_n + np.exp(log_b - c["beta"] * (budget - log_k - grid))
+        curves = above_floor(grid, log_k, budget)
         padded = np.pad(curves, ((0, 0), (1, 1)), constant_values=np.inf)
         is_minimum = (curves < padded[:, :-2]) & (curves <= padded[:, 2:])
         lowest = np.argpartition(np.where(is_minimum, curves, np.inf), TRIED - 1, axis=1)
@@ -195,8 +199,7 @@ def search(
         )
         left, right = np.where(falling, middle, left), np.where(falling, right, middle)
     middle = (left + right) / 2
-    log_d = log_c - cost.log_k(middle)[0] - middle
-    reached = np.exp(log_a - c["alpha"] * middle) + np.exp(log_b - c["beta"] * log_d)
+    reached = above_floor(middle, cost.log_k(middle)[0], log_c)
     return np.exp(np.take_along_axis(middle, np.argmin(reached, axis=0)[None], axis=0)[0])
 
 

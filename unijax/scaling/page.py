@@ -16,8 +16,9 @@ from unijax.core.files import atomic_file
 from unijax.scaling import contours, figures, methods
 from unijax.scaling.interaction import Interaction
 from unijax.scaling.paper import short, style
+from unijax.scaling.points import beyond
 from unijax.scaling.results import Results
-from unijax.scaling.study import Analysis, FitConfig, beyond, budgets, optima
+from unijax.scaling.study import Analysis, FitConfig, budgets, optima
 
 _STYLE = """
 body { font: 16px/1.5 Georgia, "Times New Roman", serif; margin: 2.5em auto; max-width: 980px;
@@ -115,6 +116,10 @@ def exponents_table(analysis: Analysis, level: float) -> str:
     return _table(["", "a, N ∝ C<sup>a</sup>", "", "b, D ∝ C<sup>b</sup>", ""], rows)
 
 
+def _how_far(factor: float) -> str:
+    return "inside" if factor == 1 else f"{factor:.2g} times beyond"
+
+
 def optima_table(analysis: Analysis, config: FitConfig) -> str:
     """What to spend the asked budgets on."""
     p, flops = analysis.points, budgets(analysis, config)
@@ -126,8 +131,7 @@ def optima_table(analysis: Analysis, config: FitConfig) -> str:
             value, low, high = (float(x) for x in found[name][:, i])
             row += [show(value), _ends(low, high, show)]
         for name, seen in (("parameters", p.parameters), ("tokens", p.tokens)):
-            factor = beyond(seen, float(found[name][0, i]))
-            row.append("inside" if factor == 1 else f"{factor:.2g} times beyond")
+            row.append(_how_far(beyond(seen, float(found[name][0, i]))))
         rows.append(row)
     head = ["budget (FLOP)", "N", "", "D", "", "loss", "", "sizes of the runs", "their tokens"]
     return _table(head, rows)
@@ -283,7 +287,7 @@ def _parities(results: Results, config: FitConfig) -> str:
     rows = [
         [html.escape(system), html.escape(loss), f"{r.ratio:.3f}",
          _ends(r.low, r.high, "{:.3f}".format),
-         "inside" if r.beyond == 1 else f"{r.beyond:.2g} times beyond"]
+         _how_far(r.beyond)]
         for (system, loss), r in results.parities.items()
     ]  # fmt: skip
     head = ["system", "loss", f"FLOP of {html.escape(config.reference)}", "", "runs"]

@@ -17,7 +17,7 @@ from unijax.scaling.bootstrap import interval, resample
 from unijax.scaling.fit import Fit
 from unijax.scaling.frontier import losses, of_law, power_law
 from unijax.scaling.laws import Theta
-from unijax.scaling.points import Points
+from unijax.scaling.points import Points, beyond
 
 FARTHEST = 1e6  # ratios beyond it, either way, are told as it: also a loss that is never reached
 EDGE = 1.01  # a budget so little beyond the runs is one of theirs
@@ -80,9 +80,9 @@ def parity(
         at, drawn = float(crossing(line)[0]), crossing(lines)
     low, high = interval(drawn - np.log(reference_flops), level)
     x = np.log(flops)
-    beyond = np.exp(max(0.0, x.min() - at, at - x.max()))
+    factor = np.exp(max(0.0, x.min() - at, at - x.max()))
     ends = (float(np.exp(v)) for v in (at - np.log(reference_flops), low, high))
-    return Parity(*ends, float(beyond))
+    return Parity(*ends, float(factor))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,10 +119,9 @@ def parity_of_systems(system: System, reference: System, level: float, seed: int
     found = np.array([np.interp(w, x, log_ratio) for w, x in zip(wanted, away)])
     low, high = interval(found[1:], level)
     at = np.exp(found[0]) * budget
-    compute = system.points.compute
-    beyond = float(max(1.0, compute.min() / at, at / compute.max()))
+    factor = beyond(system.points.compute, at)
     ends = (float(np.exp(v)) for v in (found[0], low, high))
-    return Parity(*ends, beyond if beyond > EDGE else 1.0)
+    return Parity(*ends, factor if factor > EDGE else 1.0)
 
 
 def _least_losses(system: System, flops: Float[np.ndarray, "c"]) -> Float[np.ndarray, "b c"]:

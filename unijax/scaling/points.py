@@ -38,6 +38,11 @@ class Points:
         return Points(**{k: None if v is None else v[index] for k, v in parts.items()})
 
 
+def beyond(seen: Float[np.ndarray, "n"], value: float) -> float:
+    """By what factor a size, tokens or compute lie outside of what runs had; 1 where inside."""
+    return float(max(1.0, value / seen.max(), seen.min() / value))
+
+
 def clusters(values: Float[np.ndarray, "n"], width: float) -> Int[np.ndarray, "n"]:
     """Of each value, by rising values from 0; a new one where the last's first is `width` below."""
     found = np.zeros(len(values), int)

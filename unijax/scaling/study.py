@@ -205,7 +205,7 @@ def analyse(
     valleys = isoflop.valleys(points)
     warnings += diagnostics.warn_of_valleys(valleys)
     for approach, attempt in (
-        (1, lambda: envelope.fit_envelope(points, min(config.draws, ENVELOPE_DRAWS), config.seed)),
+        (1, lambda: envelope.fit_envelope(points, envelope_draws(config.draws), config.seed)),
         (2, lambda: isoflop.fit_isoflop(points, config.draws, config.seed)[0]),
     ):
         try:
@@ -213,8 +213,7 @@ def analyse(
         except UserError as e:
             warnings.append(f"not done: {e}")
     if 1 in frontiers:
-        drawn = min(config.draws, ENVELOPE_DRAWS)
-        warnings += diagnostics.warn_of_approach_1(frontiers[1], drawn)
+        warnings += diagnostics.warn_of_approach_1(frontiers[1], envelope_draws(config.draws))
     if 2 in frontiers:
         warnings += diagnostics.warn_of_approach_2(fitted, points)
     direct = None
@@ -294,14 +293,14 @@ def optima(
     return {k: np.vstack([one, interval(drawn, level)]) for k, (one, drawn) in found.items()}
 
 
-def beyond(seen: Float[np.ndarray, "n"], value: float) -> float:
-    """By what factor a size, or tokens, lie outside of what runs had; 1 where they are inside."""
-    return float(max(1.0, value / seen.max(), seen.min() / value))
+def envelope_draws(draws: int) -> int:
+    """Of approach 1, where the others take so many."""
+    return min(draws, ENVELOPE_DRAWS)
 
 
 def has_band(analysis: Analysis, approach: int) -> bool:
     """Whether half of the draws or more have this frontier: a band of few misleads."""
-    asked = len(analysis.draws) if approach != 1 else min(len(analysis.draws), ENVELOPE_DRAWS)
+    asked = len(analysis.draws) if approach != 1 else envelope_draws(len(analysis.draws))
     return 2 * len(analysis.frontiers[approach].draws) >= asked
 
 
