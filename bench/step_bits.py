@@ -1,4 +1,4 @@
-"""Loss, parameters and optimizer state of twenty steps, to the bit: what a refactor must not change.
+"""Losses, parameters and optimizer state of twenty steps, to the bit, before and after a refactor.
 
     python -m bench.step_bits RUN_DIR > before.txt      # at one commit
     python -m bench.step_bits RUN_DIR > after.txt       # at another, on the same machine
@@ -26,7 +26,7 @@ def losses(run_dir: pathlib.Path) -> list[str]:
     """A line a step: every loss, in the order of names."""
     found = []
     for row in map(json.loads, (run_dir / "metrics.jsonl").read_text().splitlines()):
-        named = sorted((k, v) for k, v in row.items() if k.split("/")[-1] in ("loss", "flops"))
+        named = sorted((k, v) for k, v in row.items() if k.split("/")[-1] == "loss")
         words = " ".join(f"{name}={float(value).hex()}" for name, value in named)
         if words:
             found.append(f"{row['step']} {words}")

@@ -8,7 +8,8 @@ import grain
 import numpy as np
 
 from unijax.core.errors import UserError
-from unijax.data.config import DataConfig, SourceConfig
+from unijax.core.stream import Layout
+from unijax.data.config import DataConfig, SourceConfig, rendering
 from unijax.data.document import Document, stable_hash
 from unijax.data.render import DocumentKey, RenderConfig, render
 from unijax.data.tokenizer import Tokenizer
@@ -144,13 +145,16 @@ def _open(source: SourceConfig, seed: int, task: str | None) -> Records:
 
 
 def open_sources(
-    config: DataConfig, tokenizer: Tokenizer, records: Mapping[str, Records] | None = None
+    config: DataConfig,
+    layout: Layout,
+    tokenizer: Tokenizer,
+    records: Mapping[str, Records] | None = None,
 ) -> dict[str, DocumentSource]:
     """The sources of a config, by name; `records` may give those that are already open."""
-    rendering = config.render_config()
+    how = rendering(config, layout)
     sources = {}
     for source in config.sources:
         given = None if records is None else records.get(source.name)
         opened = open_records(source, config.seed, source.task) if given is None else given
-        sources[source.name] = DocumentSource(source, opened, tokenizer, rendering)
+        sources[source.name] = DocumentSource(source, opened, tokenizer, how)
     return sources

@@ -211,7 +211,7 @@ def _rows(parts: list[tuple[Kind, np.ndarray]], **streams: ImageSlots) -> Packed
         target=nothing,
         weight=nothing.astype(np.float32),
         uid=nothing.astype(np.uint32),
-        **streams,
+        images=streams,
     )
 
 

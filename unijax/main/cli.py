@@ -108,7 +108,7 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
     p.add_argument("--prompt", action="append", required=True)
     p.add_argument("--out", required=True, help="folder for the PNG files and grid.png")
     p.add_argument("-n", type=int, default=4, help="pictures of each prompt")
-    p.add_argument("--guidance", type=float, default=5.0)
+    p.add_argument("--guidance", type=float, help="1 is without; the system's own if not given")
     _sampling_flags(p, temperature=1.0)
 
     p = verbs.add_parser("ask", help="ask about pictures, or without; several turns")

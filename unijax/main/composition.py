@@ -23,7 +23,7 @@ from unijax.main import report
 from unijax.main.config import to_json
 from unijax.main.judge import GUIDANCE, Pictures, draw, load, load_shipped, name
 from unijax.main.report import Answered, Drawn, Section
-from unijax.main.run import RunConfig, resolve
+from unijax.main.run import RunConfig, make_system, resolve
 from unijax.main.use import open_sampler
 from unijax.sample.logits import Sampling
 from unijax.sample.prompts import question
@@ -45,7 +45,7 @@ def composition(run_dir: pathlib.Path) -> pathlib.Path:
       UserError: for pictures too small for scenes.
     """
     run = resolve(read_run(run_dir)["config"])
-    size = run.data.gen.size
+    size = make_system(run).layout.by_role["gen"].size
     config = SceneConfig(size=size)
     sampler = open_sampler(run_dir)
     shipped = load_shipped(run)
@@ -182,8 +182,8 @@ def _write(
     }
     headline = "; ".join(f"{k}: {a / n:.0%}" for k, (a, n) in lines.items())
     path = run_dir / "composition.html"
-    curves = report.read_curves(run_dir)
-    report.write(path, "What was never seen together", headline, curves, tables, sections)
+    curves, losses = report.read_curves(run_dir), make_system(run).losses
+    report.write(path, "What was never seen together", headline, curves, losses, tables, sections)
     for key, rows in tables.items():
         print(key)
         for row in rows:

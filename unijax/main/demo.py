@@ -53,9 +53,11 @@ def demo(run: RunConfig, run_dir: pathlib.Path) -> int:
         ),
         Section("Said of pictures it never saw", "Held-out concepts.", name(sampler, held)),
     ]
-    path = run_dir / "report.html"
+    path, losses = run_dir / "report.html", sampler.system.losses
     tables = {"Speed and packing": _speed(curves), "Hand-over to PyTorch": [("check", verdict)]}
-    report.write(path, "A Janus trained in front of you", headline, curves, tables, sections)
+    report.write(
+        path, "A Janus trained in front of you", headline, curves, losses, tables, sections
+    )
     print(headline)
     print(f"report: {path}")
     return 0 if ok else 1

@@ -10,7 +10,7 @@ from unijax.data.user import open_mixed
 from unijax.data.user_record import teaches
 from unijax.main.config import build
 from unijax.main.run import RunConfig, ValidationConfig
-from unijax.systems.janus import JanusConfig
+from unijax.systems.registry import recipe
 from unijax.train.checkpoint import read_run, step_directory
 
 # The group of the mixture that a task belongs to.
@@ -45,12 +45,13 @@ def with_user_data(
         feed no group of the config.
     """
     saved = read_run(init_from)["config"]
-    if saved.get("system") != "janus":
+    of = recipe(saved["system"])
+    if of.eats != "rows":
         raise UserError(
-            init_from, f"a checkpoint of the system {saved.get('system')!r}", "one of 'janus'",
+            init_from, f"a checkpoint of the system {of.name!r}", "one that reads and writes text",
             "Give a run directory that `unijax import` or `unijax train` wrote.",
         )  # fmt: skip
-    model = build(JanusConfig, saved["model"], "model")
+    model = build(of.config, saved["model"], "model")
     groups = _groups(run, paths)
     validation = run.validation
     if held_out:
@@ -62,11 +63,10 @@ def with_user_data(
         data,
         groups=groups,
         template=saved.get("data", {}).get("template", data.template),
-        und=_fitted(data.und, model.vision.image_size, model.vision.num_tokens),
-        gen=_fitted(data.gen, model.vq.image_size, model.vq.num_tokens),
     )
     return dataclasses.replace(
         run,
+        system=of.name,
         model=model,
         data=data,
         validation=validation,
@@ -98,10 +98,6 @@ def _groups(run: RunConfig, paths: Sequence[pathlib.Path]) -> tuple[GroupConfig,
             "Change the ratios in data.groups, or the data.",
         )
     return groups
-
-
-def _fitted(stream, size: int, tokens: int):
-    return None if stream is None else dataclasses.replace(stream, size=size, tokens=tokens)
 
 
 def _what_they_teach(path: pathlib.Path) -> list[str]:

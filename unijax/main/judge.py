@@ -4,14 +4,15 @@ import dataclasses
 
 import numpy as np
 
-from unijax.data import images
 from unijax.data.builders import open_dataset
+from unijax.data.config import preparation
+from unijax.data.document import ImageRef
 from unijax.data.sources import Records
 from unijax.data.tasks import QUESTIONS
 from unijax.evaluate.naming import same_name
 from unijax.evaluate.nearest import as_rows, nearest
 from unijax.main.report import Answered, Drawn
-from unijax.main.run import RunConfig
+from unijax.main.run import RunConfig, make_system
 from unijax.sample.logits import GREEDY
 from unijax.sample.prompts import question
 from unijax.sample.sampler import Sampler
@@ -43,13 +44,13 @@ class Pictures:
 
 
 def load(records: Records, run: RunConfig) -> Pictures:
-    """Every record's name and picture, as the generation stream sees it."""
+    """Every record's name and picture, as images to generate are prepared."""
+    prepare = preparation(run.data, make_system(run).layout.by_role["gen"])
     names: list[list[str]] = [[], [], []]
     pixels = []
     for i in range(len(records)):
         record = records[i]
-        picture = images.decode(record["image"], record["id"], run.data.max_pixels)
-        pixels.append(images.for_generation(picture, run.data.gen.size))
+        pixels.append(prepare(ImageRef(record["id"], record["image"])))
         for field, values in zip(("label", "base_label", "skin_tone"), names):
             values.append(record[field] or "")
     return Pictures(*names, np.stack(pixels))

@@ -11,7 +11,7 @@ from unijax.main.run import DTYPES
 from unijax.sample.logits import Sampling
 from unijax.sample.prompts import question
 from unijax.sample.sampler import Sampler
-from unijax.systems.janus import Janus, JanusConfig
+from unijax.systems.registry import recipe
 from unijax.train.checkpoint import read_params, read_run, step_directory
 
 
@@ -19,16 +19,17 @@ def open_sampler(run_dir: str | pathlib.Path) -> Sampler:
     """What `unijax train` or `unijax import` wrote, ready to draw and answer.
 
     Raises:
-      UserError: if it is no run of a Janus, or has no tokenizer.
+      UserError: if its system reads no rows of text and images, or it has no tokenizer.
     """
     config = read_run(run_dir)["config"]
-    if config.get("system") != "janus":
+    of = recipe(config["system"])
+    if of.eats != "rows":
         raise UserError(
-            str(run_dir), f"a run of the system {config.get('system')!r}", "one of 'janus'",
-            "Give the run directory of a Janus.",
+            str(run_dir), f"a run of the system {of.name!r}", "one that reads and writes text",
+            "Give the run directory of a decoder.",
         )  # fmt: skip
     dtype = DTYPES[config.get("dtype", "float32")]
-    system = Janus(build(JanusConfig, config["model"], "model"), dtype=dtype, param_dtype=dtype)
+    system = of.system(build(of.config, config["model"], "model"), dtype=dtype, param_dtype=dtype)
     data = config.get("data", {})
     return Sampler(
         system,

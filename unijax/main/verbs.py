@@ -7,7 +7,7 @@ import pathlib
 from unijax.core.errors import UserError
 from unijax.core.files import writable_directory
 from unijax.main import config as config_lib
-from unijax.main.run import RunConfig, resolve
+from unijax.main.run import RunConfig, make_system, resolve
 from unijax.sample.logits import Sampling
 
 
@@ -64,7 +64,7 @@ def show_(args: argparse.Namespace) -> None:
     from unijax.data.tokenizer import load
 
     run = _resolved(args)
-    print(show.show(run.data, load(run.tokenizer), args.rows))
+    print(show.show(run.data, make_system(run).layout, load(run.tokenizer), args.rows))
 
 
 def import_(args: argparse.Namespace) -> None:

@@ -16,7 +16,8 @@ from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Float, Int
 
-from unijax.core import axes
+from unijax.core import axes, cost
+from unijax.core.cost import Cost
 from unijax.core.errors import UserError
 from unijax.core.mesh import POSITIONS, ROWS, WHOLE, lay
 from unijax.nn.layers import Dense, Embed, RMSNorm
@@ -84,6 +85,17 @@ class LlamaConfig:
     def flops_per_pair(self) -> int:
         """Of attention, forward, for each (query, visible key): scores and weighted values."""
         return 4 * self.num_hidden_layers * self.num_attention_heads * self.head_dim
+
+    def costs(self, group: str) -> tuple[Cost, ...]:
+        """Of its layers, of attention and of the head, with its parameters under `group`."""
+        last = 2.0 * self.num_hidden_layers * self.hidden_size * self.intermediate_size
+        head = 2.0 * self.hidden_size * self.vocab_size
+        layers, pair = float(self.flops_per_token()), float(self.flops_per_pair())
+        return (
+            Cost("decoder", "decoder", f"{group}/layers", cost.TOKENS, layers, last),
+            Cost("attention", "attention", "", cost.PAIRS, pair, 0.0),
+            Cost("text head", "head", f"{group}/lm_head", cost.targets("text"), head),
+        )
 
 
 SIZES = {

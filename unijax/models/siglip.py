@@ -87,6 +87,12 @@ class SiglipConfig:
         layer = 2 * n * (4 * d * d + 2 * d * self.intermediate_size) + 4 * n * n * d
         return patches + self.num_hidden_layers * layer
 
+    def last_flops_per_image(self) -> int:
+        """The share of it that recomputation need not do again: patches, last product of layers."""
+        n, d = self.num_tokens, self.hidden_size
+        patches = 2 * n * 3 * self.patch_size**2 * d
+        return patches + self.num_hidden_layers * 2 * n * d * self.intermediate_size
+
 
 SIZES = {
     "siglip_large_patch16_384": SiglipConfig(),

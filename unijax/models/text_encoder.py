@@ -43,11 +43,14 @@ class TextEncoderConfig:
                 "Change one of them.",
             )
 
-    def flops_per_text(self, tokens: int) -> int:
-        """Of the matrix products of a forward pass over so many tokens, 2 per multiply-add."""
-        n, d = tokens, self.hidden_size
-        layer = 2 * n * (4 * d * d + 2 * d * self.intermediate_size) + 4 * n * n * d
-        return self.num_hidden_layers * layer
+    def flops_per_token(self) -> int:
+        """Of the layers' products with weights, forward, 2 per multiply-add."""
+        d = self.hidden_size
+        return self.num_hidden_layers * 2 * (4 * d * d + 2 * d * self.intermediate_size)
+
+    def flops_per_pair(self) -> int:
+        """Of attention, forward, for each pair of a query and a key."""
+        return self.num_hidden_layers * 4 * self.hidden_size
 
 
 class TextEncoder(nn.Module):

@@ -1,5 +1,6 @@
 """A trained system that draws and answers."""
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -11,23 +12,24 @@ from tqdm import tqdm
 
 from unijax.core.errors import UserError
 from unijax.core.processes import to_host
-from unijax.core.system import Params
-from unijax.data.document import Document, stable_hash
+from unijax.core.stream import Layout
+from unijax.core.system import Params, RowSystem
+from unijax.core.vocab import SpecialIds
+from unijax.data.document import Document, TextSpan, stable_hash
 from unijax.data.templates import Template
 from unijax.data.tokenizer import Tokenizer, check_vocab
-from unijax.sample.decoding import bucket, for_decoding
+from unijax.sample.decoding import bucket
 from unijax.sample.image import draw_codes, read_codes, show_codes
 from unijax.sample.logits import GREEDY, Sampling
 from unijax.sample.prompts import (
-    ImageInput,
     Message,
-    batch_of,
+    Prompting,
     conversation,
-    drawing_ids,
-    length_of,
+    drawing,
+    unconditional,
+    up_to_image,
 )
 from unijax.sample.text import write_ids
-from unijax.systems.janus import Janus
 
 
 class Sampler:
@@ -41,13 +43,13 @@ class Sampler:
       params: its parameters.
       tokenizer: of its text.
       template: of conversations, as in training.
-      rounding: of pictures to understand, as in training (`data.images.for_understanding`).
+      rounding: of padded pictures, as in training (`data.images.for_understanding`).
       batch: pictures, or answers, that are made at once; their caches are in memory together.
     """
 
     def __init__(
         self,
-        system: Janus,
+        system: RowSystem,
         params: Params,
         tokenizer: Tokenizer,
         template: Template,
@@ -56,17 +58,16 @@ class Sampler:
     ):
         if batch < 1:
             raise UserError("batch", f"{batch}", "1 or more", "Change it.")
-        check_vocab(tokenizer, system.config.text.vocab_size)
+        check_vocab(tokenizer, system.vocab_size)
         self.system, self.tokenizer, self.template, self.batch = system, tokenizer, template, batch
-        vision = system.config.vision
-        self.image = ImageInput(vision.image_size, vision.num_tokens, rounding)
-        self._params = for_decoding(system, params)
+        self._prompting = Prompting(system.layout, tokenizer.special, rounding)
+        self._params = system.for_decoding(params)
 
     def draw(
         self,
         prompts: Sequence[str],
         n: int = 1,
-        guidance: float = 5.0,
+        guidance: float | None = None,
         sampling: Sampling = Sampling(),  # noqa: B008 (frozen)
         seed: int = 0,
     ) -> UInt8[np.ndarray, "prompts n height width 3"]:
@@ -76,7 +77,7 @@ class Sampler:
     def show(self, codes: Int[np.ndarray, "prompts n N"]) -> UInt8[np.ndarray, "prompts n H W 3"]:
         """The pictures of codes."""
         flat = codes.reshape(-1, codes.shape[-1])
-        vq = {"vqmodel": self._params["vqmodel"]}
+        vq = self._image_tokenizer()
         shown = [
             to_host(show_codes(self.system, vq, flat[rows]))[: len(kept)]
             for rows, kept in _batches(np.arange(len(flat)), self.batch, "decoding", "picture")
@@ -86,7 +87,7 @@ class Sampler:
 
     def rebuild(self, pixels: UInt8[np.ndarray, "n H W 3"]) -> UInt8[np.ndarray, "n H W 3"]:
         """What the tokenizer alone makes of pictures: no drawn one can be better."""
-        vq = {"vqmodel": self._params["vqmodel"]}
+        vq = self._image_tokenizer()
         codes = [
             to_host(read_codes(self.system, vq, pixels[rows]))[: len(kept)]
             for rows, kept in _batches(np.arange(len(pixels)), self.batch, "encoding", "picture")
@@ -97,58 +98,70 @@ class Sampler:
         self,
         prompts: Sequence[str],
         n: int = 1,
-        guidance: float = 5.0,
+        guidance: float | None = None,
         sampling: Sampling = Sampling(),  # noqa: B008 (frozen)
         seed: int = 0,
     ) -> Int[np.ndarray, "prompts n N"]:
         """Codes of n pictures of every prompt.
 
         Args:
-          guidance: scale of classifier-free guidance; 1 draws without, at half the cost.
+          guidance: scale of classifier-free guidance; 1 draws without, at half the cost; None is
+            the recipe's own.
           sampling: temperature 0 makes the n pictures of a prompt the same.
           seed: another seed, other pictures. A prompt that is given twice gives 2n pictures.
 
         Raises:
           UserError: no prompt, a prompt that is too long, or a number out of range.
         """
-        rows = [drawing_ids(prompt, self.tokenizer, self.template) for prompt in prompts]
-        return self.draw_rows(rows, n, guidance, sampling, seed)
+        documents = [drawing(prompt, self.tokenizer, self.template) for prompt in prompts]
+        return self.draw_after(documents, n, guidance, sampling, seed)
 
-    def draw_rows(
+    def draw_after(
         self,
-        prompts: Sequence[Sequence[int]],
+        documents: Sequence[Document],
         n: int,
-        guidance: float,
+        guidance: float | None,
         sampling: Sampling,
         seed: int = 0,
     ) -> Int[np.ndarray, "prompts n N"]:
-        """As `draw_codes`, from prompts as ids, from begin-of-sequence to begin-of-image."""
-        if not prompts or n < 1:
-            found = f"{len(prompts)} with {n} pictures each"
+        """As `draw_codes`, from prompts as documents, up to where the image begins."""
+        maker = self.system.maker
+        guidance = maker.guidance if guidance is None else guidance
+        if not documents or n < 1:
+            found = f"{len(documents)} with {n} pictures each"
             raise UserError("prompts", found, "1 or more of both", "Add one.")
         if not 0 <= guidance < math.inf:
             expected = "a number, 0 or more (1 is without)"
             raise UserError("guidance", f"{guidance}", expected, "Change it.")
-        ids, seeds, seen = [], [], Counter()
-        for i, row in enumerate(map(tuple, prompts)):
-            self._check_length(f"prompt {i}", len(row), self.system.config.vq.num_tokens)
+        layout, special = self.system.layout, self.tokenizer.special
+        wanted, nothing, seeds, seen = [], [], [], Counter()
+        for i, document in enumerate(documents):
+            asked = up_to_image(document, maker.role, layout, special)
+            self._check_length(f"prompt {i}", self._prompting.length(asked), maker.tokens)
+            free = unconditional(document, maker.role, layout, special)
+            free = up_to_image(free, maker.role, layout, special)
+            name = _words(asked, layout, special)
             for _ in range(n):
-                ids.append(row)
-                seeds.append(stable_hash(seed, *row, "picture", seen[row]))
-                seen[row] += 1
-        lengths = np.array([len(row) for row in ids], np.int32)
-        width = bucket(int(lengths.max()))
-        table = np.stack([np.pad(row, (width - len(row), 0)) for row in ids]).astype(np.int32)
+                wanted.append(asked)
+                nothing.append(free)
+                seeds.append(stable_hash(seed, *name, "picture", seen[name]))
+                seen[name] += 1
         seeds = np.array(seeds, np.uint32)
         codes = []
-        for rows, kept in _batches(np.arange(len(ids)), self.batch, "drawing", "picture"):
+        for rows, kept in _batches(np.arange(len(wanted)), self.batch, "drawing", "picture"):
+            prompts = [wanted[i] for i in rows]
+            if guidance != 1:
+                prompts += [nothing[i] for i in rows]
             some = draw_codes(
-                self.system, self._params, table[rows], lengths[rows],
-                jnp.int32(self.tokenizer.special.pad), seeds[rows], sampling.choice(),
-                None if guidance == 1 else jnp.float32(guidance),
+                self.system, self._params, *self._prompting.batch(prompts), seeds[rows],
+                sampling.choice(), None if guidance == 1 else jnp.float32(guidance),
             )  # fmt: skip
             codes.append(to_host(some)[: len(kept)])
-        return np.concatenate(codes).reshape(len(prompts), n, -1)
+        return np.concatenate(codes).reshape(len(documents), n, -1)
+
+    def _image_tokenizer(self) -> Params:
+        group = self.system.maker.tokenizer
+        return {group: self._params[group]}
 
     def answer(
         self,
@@ -190,7 +203,7 @@ class Sampler:
             raise UserError("max_tokens", f"{max_tokens}", "1 or more", "Change it.")
         lengths, seeds = [], []
         for document in documents:
-            lengths.append(length_of(document, self.image))
+            lengths.append(self._prompting.length(document))
             self._check_length(document.name, lengths[-1], max_tokens)
             ids = [getattr(span, "ids", "image") for span in document.spans]
             seeds.append(stable_hash(seed, *ids, "answer"))
@@ -198,7 +211,7 @@ class Sampler:
         answers: list[str] = [""] * len(documents)
         by_length = np.argsort(lengths, kind="stable")  # neighbours share a width
         for rows, kept in _batches(by_length, self.batch, "answering", "answer"):
-            prompt, length = batch_of([documents[i] for i in rows], special, self.image)
+            prompt, length = self._prompting.batch([documents[i] for i in rows])
             ids = write_ids(
                 self.system, self._params, prompt, length, jnp.int32(special.eos), seeds[rows],
                 sampling.choice(), jnp.int32(max_tokens), space=bucket(max_tokens),
@@ -208,7 +221,7 @@ class Sampler:
         return answers
 
     def _check_length(self, where: str, prompt: int, more: int) -> None:
-        most = self.system.config.text.max_position_embeddings
+        most = self.system.max_positions
         if prompt + more > most:
             raise UserError(
                 where,
@@ -216,6 +229,13 @@ class Sampler:
                 f"{most} at most, which the model has positions for",
                 "Shorten it.",
             )
+
+
+def _words(document: Document, layout: Layout, special: SpecialIds) -> tuple:
+    """What a prompt says, with which its pictures are seeded: ids, and pictures by content."""
+    start = () if layout.start is None else (getattr(special, layout.start),)
+    words = [s.ids if isinstance(s, TextSpan) else (s.image.key,) for s in document.spans]
+    return (*start, *itertools.chain.from_iterable(words))
 
 
 def _batches(

@@ -10,6 +10,7 @@ images and texts are the mean of their tokens, projected. Only `vision_model` is
 
 import dataclasses
 import math
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -18,10 +19,11 @@ from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, Int
 
-from unijax.core import axes
+from unijax.core import axes, cost
 from unijax.core.batch import ImageBatch
+from unijax.core.cost import Cost
 from unijax.core.errors import UserError
-from unijax.core.system import Metrics, Params, Sums
+from unijax.core.system import Loss, Metrics, Params, Recipe, Sums
 from unijax.models.siglip import Siglip, SiglipConfig
 from unijax.models.text_encoder import TextEncoder, TextEncoderConfig
 from unijax.nn.layers import Dense
@@ -163,17 +165,36 @@ class Contrastive:
             "bias": (bias, ones),
         }
 
-    def forward_flops(self, batch: ImageBatch, as_causal: bool = False) -> dict[str, Array]:
-        """By part; texts as long as the longest that the batch has room for."""
+    def amounts(self, batch: ImageBatch, as_causal: bool = False) -> dict[str, Array]:
+        """Texts count as long as the longest that the batch has room for."""
         del as_causal  # no packed rows
-        c, images, width = self.config, jnp.sum(batch.weight), 2.0 * self.config.embed_dim
+        images, tokens = jnp.sum(batch.weight), batch.text.shape[1]
         return {
-            "vision_model": images * float(c.vision.flops_per_image()),
-            "text_model": images * float(c.text.flops_per_text(batch.text.shape[1])),
-            "vision_projection": images * width * c.vision.hidden_size,
-            "text_projection": images * width * c.text.hidden_size,
-            "similarity": images**2 * width,
+            cost.IMAGES: images,
+            cost.PAIRS: images**2,  # every picture with every text
+            "tokens/text": images * float(tokens),
+            "pairs/text": images * float(tokens**2),
         }
+
+    @property
+    def costs(self) -> tuple[Cost, ...]:
+        vision, text, width = self.config.vision, self.config.text, self.config.embed_dim
+        last = 2.0 * text.num_hidden_layers * text.hidden_size * text.intermediate_size
+        return (
+            Cost("vision", "tower", "vision_model", cost.IMAGES,
+                 float(vision.flops_per_image()), float(vision.last_flops_per_image())),
+            Cost("text", "tower", "text_model", "tokens/text", float(text.flops_per_token()), last),
+            Cost("text", "tower", "text_model", "pairs/text", float(text.flops_per_pair()), 0.0),
+            Cost("projections", "adaptor", "vision_projection", cost.IMAGES,
+                 2.0 * vision.hidden_size * width),
+            Cost("projections", "adaptor", "text_projection", cost.IMAGES,
+                 2.0 * text.hidden_size * width),
+            Cost("similarity", "head", "similarity", cost.PAIRS, 2.0 * width),
+        )  # fmt: skip
+
+    lookups: ClassVar[dict[str, str]] = {"text_model/token_embedding/embedding": "tokens/text"}
+    unused = ()
+    losses: ClassVar[dict[str, Loss]] = {}
 
 
 def equal_texts(text: Int[Array, "B S"], length: Int[Array, "B"]) -> Bool[Array, "B B"]:
@@ -186,3 +207,6 @@ def equal_texts(text: Int[Array, "B S"], length: Int[Array, "B"]) -> Bool[Array,
 def pair_loss(logits: Float[Array, "B B"], positive: Bool[Array, "B B"]) -> Float[Array, "B B"]:
     """`-log sigmoid(z logit)`, z = 1 for a positive pair and -1 otherwise."""
     return -jax.nn.log_sigmoid(jnp.where(positive, logits, -logits))
+
+
+RECIPE = Recipe("contrastive", Contrastive, ContrastiveConfig, "pictures")

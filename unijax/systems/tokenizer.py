@@ -12,6 +12,7 @@ weights equal, on EfficientNet-Lite0 instead of VGG-16, averaged over layers; D 
 """
 
 import dataclasses
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -20,9 +21,11 @@ from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
+from unijax.core import cost
 from unijax.core.batch import ImageBatch
+from unijax.core.cost import Cost
 from unijax.core.errors import UserError
-from unijax.core.system import Metrics, Params, Sums
+from unijax.core.system import Loss, Metrics, Params, Recipe, Sums
 from unijax.models import efficientnet_lite
 from unijax.models.efficientnet_lite import EfficientNetLite0
 from unijax.models.patchgan import PatchGAN, PatchGANConfig
@@ -232,21 +235,48 @@ class Tokenizer:
         used = jnp.zeros(size).at[codes].add(counted) > 0
         return jnp.sum(used).astype(jnp.float32), jnp.full((), size, jnp.float32)
 
-    def forward_flops(self, batch: ImageBatch, as_causal: bool = False) -> dict[str, Array]:
+    def rebuild(
+        self, params: Params, pixels: Float[Array, "B height width 3"]
+    ) -> Float[Array, "B height width 3"]:
+        """What the tokenizer makes of pictures in -1..1."""
+        return self.generator.apply({"params": params["generator"]}, pixels).pixels
+
+    def amounts(self, batch: ImageBatch, as_causal: bool = False) -> dict[str, Array]:
+        del as_causal  # no packed rows
+        return {cost.IMAGES: jnp.sum(batch.weight)}
+
+    @property
+    def costs(self) -> tuple[Cost, ...]:
         """The discriminator counts as if it had started.
 
-        The small perceptual network and the search for codes, which has no gradient, do not count.
+        The small perceptual network and the search for codes, which has no gradient, are work
+        beside the model's.
         """
-        del as_causal  # no packed rows
-        images = jnp.sum(batch.weight)
-        vq = self.config.vq
-        per_image = vq.encode_flops_per_image() + vq.decode_flops_per_image()
-        per_image -= vq.search_flops_per_image()
-        flops = {"generator": images * float(per_image)}
-        if self.config.discriminator is not None:
-            one = self.config.discriminator.flops_per_image(vq.image_size)
-            flops["discriminator"] = images * float(3 * one)
-        return flops
+        cfg, vq = self.config, self.config.vq
+        search = float(vq.search_flops_per_image())
+        encode = float(vq.encode_flops_per_image()) - search
+        decode = float(vq.decode_flops_per_image())
+        found = [
+            Cost("VQ encoder", "tower", "generator", cost.IMAGES, encode),
+            Cost("VQ encoder", "tower", "", cost.IMAGES, search, times=1.0, counted=False),
+            Cost("VQ decoder", "tower", "generator", cost.IMAGES, decode),
+        ]
+        if cfg.discriminator is not None:
+            # Fooled: forward, and back to the picture. Its own term: both, of two pictures.
+            one = float(cfg.discriminator.flops_per_image(vq.image_size))
+            found += [
+                Cost("discriminator", "head", "", cost.IMAGES, one, times=2.0),
+                Cost("discriminator", "head", "discriminator", cost.IMAGES, 2 * one),
+            ]
+        if cfg.perceptual_weight:
+            one = float(efficientnet_lite.flops_per_image(vq.image_size, PERCEPTUAL_STAGES))
+            # Of both pictures, and back to one.
+            found.append(Cost("perceptual", "head", "", cost.IMAGES, one, times=3.0, counted=False))
+        return tuple(found)
+
+    lookups: ClassVar[dict[str, str]] = {}
+    unused = ()
+    losses: ClassVar[dict[str, Loss]] = {}
 
 
 def psnr(
@@ -262,3 +292,6 @@ def _unit(x: Float[Array, "B h w c"]) -> Float[Array, "B h w c"]:
     """Length 1 over channels, in float32; LPIPS's epsilon."""
     x = x.astype(jnp.float32)
     return x * jax.lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True) + 1e-10)
+
+
+RECIPE = Recipe("tokenizer", Tokenizer, TokenizerConfig, "pictures")

@@ -26,6 +26,7 @@ class Trainer:
     """What `fit` needs, built once.
 
     Attributes:
+      system: what is trained.
       rules: of every parameter path.
       abstract: nested tree of the shapes, dtypes and shardings of all parameters.
       abstract_state: the same of a `TrainState`.
@@ -36,6 +37,7 @@ class Trainer:
       put: host batch -> device batch.
     """
 
+    system: System
     rules: dict[str, Rule]
     abstract: Params
     abstract_state: TrainState
@@ -136,6 +138,7 @@ def build(
         )
     )
     return Trainer(
+        system=system,
         rules=rules,
         abstract=abstract,
         abstract_state=jax.tree.map(

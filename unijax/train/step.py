@@ -9,6 +9,7 @@ import optax
 from jax import Array
 
 from unijax.core.system import Metrics, System
+from unijax.train.flops import training_flops
 from unijax.train.metrics import APPLIED, PART_NORM
 from unijax.train.optimizer import GroupedOptimizer
 from unijax.train.stage import Rule
@@ -27,25 +28,6 @@ def total_loss(sums: dict[str, Array], weights: dict[str, Array]) -> Array:
 def _once(x: Array) -> tuple[Array, Array]:
     """A value of the step as (sum, weight), so that a report averages it over its steps."""
     return x.astype(jnp.float32), jnp.ones((), jnp.float32)
-
-
-def training_flops(
-    system: System, batch: Any, rules: dict[str, Rule], as_causal: bool = False
-) -> Array:
-    """Model FLOPs of a step, recomputation excluded. `as_causal`: see `System.forward_flops`.
-
-    A part that trains costs three times its forward pass, a frozen part that gradients flow
-    through twice, a frozen part on the input side (`system.encoders`) once. A part that is no group
-    of parameters has products of activations alone, which all get gradients: three times.
-    """
-    frozen = {p.split("/")[0] for p in rules} - {
-        p.split("/")[0] for p, r in rules.items() if not r.frozen
-    }
-    total = jnp.zeros((), jnp.float32)
-    for part, forward in system.forward_flops(batch, as_causal).items():
-        frozen_factor = 1 if part in system.encoders else 2
-        total = total + (frozen_factor if part in frozen else 3) * forward
-    return total
 
 
 def in_parts(batch: Any, parts: int) -> Any:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import pathlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 import jax
 import numpy as np
@@ -13,9 +13,13 @@ from unijax.core import tree
 from unijax.core.errors import UserError
 from unijax.core.files import atomic_directory
 from unijax.core.processes import is_lead, to_host, wait_for_all
-from unijax.core.system import Params
-from unijax.data.document import ImageRef
+from unijax.core.system import Params, RowSystem
+from unijax.data.batch import Cached
+from unijax.data.config import DataConfig, preparation
+from unijax.data.document import ImageRef, ImageSpan
 from unijax.data.sources import DocumentSource
+from unijax.data.tasks import may_show
+from unijax.ops.image import to_signed
 
 _BATCH = 64
 ENDLESS = 10_000_000  # documents: more is a source that composes them for ever
@@ -35,8 +39,48 @@ class ImageTable:
         return key in self._rows
 
 
-def pictures(sources: Iterable[DocumentSource], span: type) -> dict[str, ImageRef]:
-    """Every picture that the sources show in spans of one class, by key.
+def tables(
+    system: RowSystem,
+    params: Params,
+    data: DataConfig,
+    sources: Iterable[DocumentSource],
+    folder: pathlib.Path,
+) -> dict[str, Cached]:
+    """What the encoders of a recipe make of every picture of the sources, kept in `folder`.
+
+    Args:
+      params: of the system; its encoders' are used.
+
+    Returns:
+      By array of slots, of those that the config has.
+    """
+    found = {}
+    for name, how in system.encoded.items():
+        if not data.slots.get(name):
+            continue
+        streams = [stream for stream in system.layout.streams if stream.slots == name]
+        if len({stream.resize for stream in streams}) > 1:
+            raise UserError(
+                "cache_frozen", f"the slots {name!r}, whose pictures are prepared in two ways",
+                "one way for each array of slots", "Set cache_frozen=false.",
+            )  # fmt: skip
+        roles = {stream.role for stream in streams}
+
+        def forward(part, pixels, how=how):
+            signed = to_signed(pixels, system.dtype)
+            return getattr(system, how.method)({how.group: part}, signed)
+
+        # A source of 40,000 texts is not rendered to find that it has no picture.
+        showing = [s for s in sources if any(may_show(s.config.task, role) for role in roles)]
+        read = preparation(data, streams[0])
+        refs = pictures(showing, roles)
+        kept = table(folder / "cache", name, params[how.group], forward, read, refs)
+        found[name] = Cached(how.field, kept, how.shape, np.dtype(how.dtype))
+    return found
+
+
+def pictures(sources: Iterable[DocumentSource], roles: Collection[str]) -> dict[str, ImageRef]:
+    """Every picture that the sources show in some roles, by key.
 
     Raises:
       UserError: for a source that makes pictures without end.
@@ -52,7 +96,7 @@ def pictures(sources: Iterable[DocumentSource], span: type) -> dict[str, ImageRe
             )
         for draw in range(source.epoch_length):
             for s in source.document(draw).spans:
-                if isinstance(s, span):
+                if isinstance(s, ImageSpan) and s.role in roles:
                     found.setdefault(s.image.key, s.image)
     return found
 
