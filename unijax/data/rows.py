@@ -133,12 +133,13 @@ class RowStream:
         }
 
     def set_state(self, state: dict) -> None:
-        """Goes to a state.
+        """Goes to a state; one of no fingerprint (`train.schema`) is taken as it is.
 
         Raises:
           UserError: a state of other data or another config, whose stream would differ.
         """
-        if state["fingerprint"] != self._fingerprint:
+        other = state["sources"].keys() ^ self._readers.keys()
+        if other or state["fingerprint"] not in (self._fingerprint, None):
             raise UserError(
                 "data state",
                 f"a state of other data ({state['fingerprint']})",

@@ -26,10 +26,10 @@ from unijax.core.files import OF_DISK, writable_directory
 from unijax.core.processes import all_agree, is_lead, wait_for_all
 from unijax.core.system import Params
 from unijax.train.checksum import checksums
+from unijax.train.schema import READ, SCHEMA, upgraded
 from unijax.train.stage import Rule
 from unijax.train.state import TrainState, merge, split
 
-SCHEMA = 2
 FOLDER = "checkpoints"
 DAMAGED = "damaged"  # beside it: what could not be restored
 
@@ -303,17 +303,17 @@ def read_run(path: str | pathlib.Path) -> dict:
     with _readable(directory), contextlib.closing(ocp.JsonCheckpointHandler()) as reader:
         run = reader.restore(directory / "run", ocp.args.JsonRestore())
         digest = run.pop("digest", None)
-    of_another = digest is None and run.get("schema") != SCHEMA  # the first had no digest
+    of_another = digest is None and run.get("schema") not in READ  # the first had no digest
     if not of_another and digest != _digest(run):
         raise _damaged(directory, "another description of the run than was saved")
-    if run["schema"] != SCHEMA:
+    if run["schema"] not in READ:
         raise UserError(
             str(directory),
             f"checkpoint schema {run['schema']}",
-            f"schema {SCHEMA}",
+            f"schema {' or '.join(map(str, READ))}",
             "Use the release of unijax that wrote it, or export and import it again.",
         )
-    return run | {"step": int(directory.name)}
+    return upgraded(run) | {"step": int(directory.name)}
 
 
 def read_params(path: str | pathlib.Path, like: Params | None = None) -> Params:

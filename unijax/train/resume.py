@@ -7,6 +7,8 @@ from unijax.core.errors import UserError
 
 # What the state on disk is made of. All else of a config may change between two parts of a run.
 FIXED = ("system", "model", "stage.rules", "stage.ema_decay")
+# Of the data, what the rows do not hang on.
+FREE_OF_DATA = ("data.prefetch", "data.decode_threads", "data.max_pixels")
 # Of every optimizer: without weight decay, or with it, the state has another form.
 OPTIMIZER = "stage.optimizers"
 
@@ -37,8 +39,11 @@ def check_resumable(where: str, saved: dict, now: dict) -> dict[str, tuple[Any, 
         for key in sorted(before.keys() | after.keys())
         if before.get(key) != after.get(key)
     }
+    # A place in the data that an older form saved does not say of which data it is.
+    data_is_fixed = (saved.get("data") or {}).get("fingerprint", "") is None
     for key, (old, new) in changed.items():
-        if _fixed(key, old, new):
+        of_data = data_is_fixed and key.startswith("data.") and key not in FREE_OF_DATA
+        if of_data or _fixed(key, old, new):
             raise UserError(
                 where,
                 f"checkpoints of a run with {key}={old!r}",
