@@ -1,7 +1,7 @@
 """How a recipe makes an image, as plain data: functions are methods of the recipe, by name.
 
-`sample/` has one program for each kind of maker. Guidance works several prompts for one picture:
-the one that was asked for first, then what stands for no condition; `guided` says how many.
+`sample/` has one program for each kind of maker. Guidance works two prompts for one picture: the
+one that was asked for, and what stands for no condition.
 """
 
 import dataclasses
@@ -32,4 +32,36 @@ class Codes:
     guidance: float = 5.0
 
 
-Maker = Codes
+@dataclasses.dataclass(frozen=True)
+class InPlace:
+    """All tokens at once, from noise, worked again at every step; then the pixels.
+
+    Attributes:
+      role: of its stream.
+      tokens: N.
+      shape: of a latent picture, (height, width, channels).
+      embed: (params, latents [B, *shape], timestep [B]) -> (inputs [B, N, D], what `predict`
+        wants back). The timestep is that of the noise schedule, -1 for a clean picture.
+      predict: (params, hidden [B, N, D], what `embed` gave, timestep [B]) -> [B, *shape].
+      sampler: (steps) -> a sampler of `ops.diffusion`.
+      read: (params, pixels in -1..1 [B, height, width, 3]) -> latents [B, *shape].
+      show: (params, latents [B, *shape]) -> pixels in -1..1.
+      tokenizer: group of the parameters that `read` and `show` use.
+      steps: denoising steps where no number is asked for.
+      guidance: scale that is taken where none is asked for; 1 is without.
+    """
+
+    role: str
+    tokens: int
+    shape: tuple[int, int, int]
+    embed: str
+    predict: str
+    sampler: str
+    read: str
+    show: str
+    tokenizer: str
+    steps: int
+    guidance: float
+
+
+Maker = Codes | InPlace

@@ -13,6 +13,7 @@ from PIL import Image
 
 from unijax.core.files import atomic_file
 from unijax.core.system import Loss
+from unijax.evaluate.judged import Answered, Drawn
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 1100px; padding: 0 1em;
@@ -29,33 +30,6 @@ table { border-collapse: collapse } td, th { padding: 3px 12px; border-bottom: 1
        text-align: left; vertical-align: top }
 .note { color: #666 } svg { max-width: 100%; height: auto }
 """
-
-
-@dataclasses.dataclass(frozen=True)
-class Drawn:
-    """A prompt and what was drawn for it. Pictures are uint8 [H, W, 3].
-
-    Attributes:
-      real: the picture that the prompt names.
-      note: what it is instead, where it is not right.
-    """
-
-    prompt: str
-    drawn: np.ndarray
-    real: np.ndarray
-    right: bool
-    note: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class Answered:
-    """A question about a picture, the answer given and the true one; `right` None: not scored."""
-
-    picture: np.ndarray | None
-    question: str
-    answer: str
-    truth: str
-    right: bool | None
 
 
 @dataclasses.dataclass(frozen=True)

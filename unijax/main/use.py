@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from unijax.core.errors import UserError
 from unijax.data import tokenizer as tokenizers
 from unijax.data.templates import TEMPLATES
+from unijax.evaluate.captioned import GUIDANCE, Ask, Draw
 from unijax.main.config import build
 from unijax.main.run import DTYPES
-from unijax.sample.logits import Sampling
+from unijax.sample.logits import GREEDY, Sampling
 from unijax.sample.prompts import question
 from unijax.sample.sampler import Sampler
 from unijax.systems.registry import recipe
@@ -38,6 +39,20 @@ def open_sampler(run_dir: str | pathlib.Path) -> Sampler:
         TEMPLATES[data.get("template", "janus_pro")],
         data.get("und_rounding", "floor"),
     )
+
+
+def draws(sampler: Sampler, sampling: Sampling = GREEDY) -> Draw:
+    """One picture for each prompt, without guidance (`evaluate.captioned.GUIDANCE`)."""
+    return lambda prompts: sampler.draw(prompts, 1, GUIDANCE, sampling)[:, 0]
+
+
+def asks(sampler: Sampler) -> Ask:
+    """A short, greedy answer to each question about a picture."""
+
+    def answer(asked):
+        return sampler.answer([[question(text, [picture])] for picture, text in asked], 24)
+
+    return answer
 
 
 def converse(

@@ -29,8 +29,8 @@ from unijax.models.vqgan import VQGAN, VQConfig
 from unijax.nn.layers import Embed
 from unijax.nn.projector import CodeHead, Projector
 from unijax.ops import rows
-from unijax.ops.cross_entropy import HeadLoss, head_loss
-from unijax.systems.language import Language, all_frozen
+from unijax.ops.cross_entropy import head_loss
+from unijax.systems.language import Language, all_frozen, mean_of
 from unijax.systems.slots import values_of
 
 
@@ -270,8 +270,8 @@ class Janus(Language):
         text, text_weight = self.text_loss(params, hidden, batch, frozen)
         sums = {"text": text.sum}
         understands = rows.same_document_has(batch.kind == Kind.UND, batch.segment)
-        metrics = _mean_of("text", text, jnp.where(understands, 0.0, text_weight))
-        metrics |= _mean_of("understanding", text, jnp.where(understands, text_weight, 0.0))
+        metrics = mean_of("text", text, jnp.where(understands, 0.0, text_weight))
+        metrics |= mean_of("understanding", text, jnp.where(understands, text_weight, 0.0))
 
         if codes is None:
             sums["code"] = jnp.zeros(())
@@ -289,7 +289,7 @@ class Janus(Language):
             frozen=all_frozen("generation_head", params["generation_head"], frozen),
         )
         sums["code"] = code.sum
-        return sums, metrics | _mean_of("code", code, code_weight)
+        return sums, metrics | mean_of("code", code, code_weight)
 
     def amounts(self, batch: PackedBatch, as_causal: bool = False) -> dict[str, Array]:
         return rows.amounts(batch, self.layout, self.sees_whole, as_causal)
@@ -333,15 +333,6 @@ class Janus(Language):
 
     # Codes are made in a step, not pictures.
     unused = ("vqmodel/decoder", "vqmodel/post_quant_conv")
-
-
-def _mean_of(name: str, loss: HeadLoss, weight: Float[Array, "B T"]) -> Metrics:
-    """Loss and accuracy of the positions with weight."""
-    total = jnp.sum(weight)
-    return {
-        f"{name}/loss": (jnp.sum(weight * loss.nll), total),
-        f"{name}/accuracy": (jnp.sum(weight * loss.correct), total),
-    }
 
 
 RECIPE = Recipe("janus", Janus, JanusConfig, "rows", SIZES)

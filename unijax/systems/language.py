@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 
 from unijax.core import tree
 from unijax.core.batch import PackedBatch, Target
-from unijax.core.system import Params
+from unijax.core.system import Metrics, Params
 from unijax.models.llama import KVCache, Llama, init_cache
 from unijax.nn.stack import unstack
 from unijax.ops.attention import packed_intervals
@@ -124,3 +124,12 @@ class Language:
 def all_frozen(group: str, params: Params, frozen: frozenset[str]) -> bool:
     """Whether nothing in `params`, whose paths begin with `group`, trains."""
     return all(f"{group}/{path}" in frozen for path in tree.flatten(params))
+
+
+def mean_of(name: str, loss: HeadLoss, weight: Float[Array, "B T"]) -> Metrics:
+    """Loss and accuracy of the positions with weight."""
+    total = jnp.sum(weight)
+    return {
+        f"{name}/loss": (jnp.sum(weight * loss.nll), total),
+        f"{name}/accuracy": (jnp.sum(weight * loss.correct), total),
+    }

@@ -1,27 +1,27 @@
-"""Draws and names captioned pictures, and says whether it was right."""
+"""Captioned pictures, drawn from their names and named again, and whether that was right."""
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 
 from unijax.data.builders import open_dataset
-from unijax.data.config import preparation
 from unijax.data.document import ImageRef
+from unijax.data.prepare import Preparation
 from unijax.data.sources import Records
 from unijax.data.tasks import QUESTIONS
+from unijax.evaluate.judged import Answered, Drawn
 from unijax.evaluate.naming import same_name
 from unijax.evaluate.nearest import as_rows, nearest
-from unijax.main.report import Answered, Drawn
-from unijax.main.run import RunConfig, make_system
-from unijax.sample.logits import GREEDY
-from unijax.sample.prompts import question
-from unijax.sample.sampler import Sampler
 
 # Without guidance: the unconditional stream of a small model that knows its pictures by heart is
 # wrong with confidence, and guidance magnifies that (docs/log.md).
 GUIDANCE = 1.0
 QUESTION = QUESTIONS["name"][0]
 SPLITS = ("train", "composition", "validation", "test")
+
+Draw = Callable[[list[str]], np.ndarray]  # prompts -> uint8 [n, H, W, 3], one picture each
+Ask = Callable[[list[tuple[np.ndarray, str]]], list[str]]  # (picture, question) -> answers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,9 +43,8 @@ class Pictures:
         return len(self.labels)
 
 
-def load(records: Records, run: RunConfig) -> Pictures:
-    """Every record's name and picture, as images to generate are prepared."""
-    prepare = preparation(run.data, make_system(run).layout.by_role["gen"])
+def load(records: Records, prepare: Preparation) -> Pictures:
+    """Every record's name and picture, prepared as the ones to generate are."""
     names: list[list[str]] = [[], [], []]
     pixels = []
     for i in range(len(records)):
@@ -56,16 +55,16 @@ def load(records: Records, run: RunConfig) -> Pictures:
     return Pictures(*names, np.stack(pixels))
 
 
-def load_shipped(run: RunConfig) -> Pictures:
+def load_shipped(prepare: Preparation) -> Pictures:
     """All pictures that this project ships: what a drawn one is compared with."""
-    parts = [load(open_dataset("emoji", split), run) for split in SPLITS]
+    parts = [load(open_dataset("emoji", split), prepare) for split in SPLITS]
     names = ([n for p in parts for n in getattr(p, f)] for f in ("labels", "bases", "tones"))
     return Pictures(*names, np.concatenate([p.pixels for p in parts]))
 
 
-def draw(sampler: Sampler, pictures: Pictures, shipped: Pictures) -> tuple[list[Drawn], list[int]]:
-    """One greedy picture for each name, and the shipped picture that is nearest to it."""
-    drawn = sampler.draw(pictures.labels, 1, GUIDANCE, GREEDY)[:, 0]
+def judge_drawn(draw: Draw, pictures: Pictures, shipped: Pictures) -> tuple[list[Drawn], list[int]]:
+    """One picture for each name, and the shipped picture that is nearest to it."""
+    drawn = draw(pictures.labels)
     place = {p.tobytes(): i for i, p in enumerate(shipped.pixels)}
     own = np.array([place[p.tobytes()] for p in pictures.pixels])
     found, rank = nearest(as_rows(drawn), as_rows(shipped.pixels), own)
@@ -78,10 +77,9 @@ def draw(sampler: Sampler, pictures: Pictures, shipped: Pictures) -> tuple[list[
     return cards, found.tolist()
 
 
-def name(sampler: Sampler, pictures: Pictures) -> list[Answered]:
+def judge_named(ask: Ask, pictures: Pictures) -> list[Answered]:
     """What is said to be in each picture."""
-    turns = [[question(QUESTION, [p])] for p in pictures.pixels]
-    answers = sampler.answer(turns, max_tokens=24)
+    answers = ask([(picture, QUESTION) for picture in pictures.pixels])
     return [
         Answered(p, QUESTION, answer, label, same_name(answer, label))
         for p, answer, label in zip(pictures.pixels, answers, pictures.labels)
