@@ -245,7 +245,7 @@ def check_drawing(sampler: Sampler, params: Params, theirs: dict) -> list[Differ
     hidden = causal_hidden(system, params, x)[:, len(ids) - 1 :]
     logits = np.asarray(system.code_logits(params, hidden))
     guided = np.asarray(guide(*theirs["gen_logits"], GUIDANCE))
-    drawn = sampler.draw_codes([WORDS], guidance=GUIDANCE, sampling=GREEDY)[0, 0]
+    drawn = sampler.made([WORDS], guidance=GUIDANCE, sampling=GREEDY)[0, 0]
     # After a near tie that went the other way, the two pictures have little in common.
     same = np.cumprod(drawn == theirs["codes"]).sum()
     until = slice(None, same + 1)

@@ -99,14 +99,15 @@ class System(Protocol):
         ...
 
     def loss(
-        self, params: Params, batch: Any, key: Array, step: Array, frozen: frozenset[str]
+        self, params: Params, batch: Any, key: Array | None, step: Array, frozen: frozenset[str]
     ) -> tuple[Sums, Metrics]:
         """Sums of the terms, and metrics.
 
         Args:
           params: the whole nested tree, trained and frozen leaves together.
           batch: what the system eats.
-          key: of this step.
+          key: of this step; None in evaluation, where nothing is dropped. What is drawn for a
+            picture comes from its own seed.
           step: optimizer steps taken so far, int32 scalar.
           frozen: paths that are not trained, so that work for their gradients can be left out.
         """

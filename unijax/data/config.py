@@ -73,6 +73,7 @@ class DataConfig:
       template: of conversations, a name in `data.templates.TEMPLATES`.
       p_first_sentence: see `RenderConfig`.
       p_drop_condition: see `RenderConfig`.
+      learn_prompts: see `RenderConfig`: False for instructions, True for pretraining on all text.
       und_rounding: of the short side in the resize: "floor" as in the released code of Janus, or
         "round" as in Hugging Face's processor.
       max_pixels: larger pictures are refused, before they are decoded.
@@ -91,6 +92,7 @@ class DataConfig:
     template: str = "janus_pro"
     p_first_sentence: float = 0.25
     p_drop_condition: float = 0.1
+    learn_prompts: bool = False
     und_rounding: str = "floor"
     max_pixels: int = 50_000_000
     seed: int = 0
@@ -116,8 +118,9 @@ def rendering(config: DataConfig, layout: Layout) -> RenderConfig:
     """How its records become documents."""
     template: Template = TEMPLATES[config.template]
     return RenderConfig(
-        layout, template, config.p_first_sentence, config.p_drop_condition, config.seed
-    )
+        layout, template, config.p_first_sentence, config.p_drop_condition, config.learn_prompts,
+        config.seed,
+    )  # fmt: skip
 
 
 def is_active(source: SourceConfig, step: int) -> bool:

@@ -35,6 +35,7 @@ class RenderConfig:
       p_first_sentence: how often a caption to draw from keeps only its first sentence.
       p_drop_condition: how often the condition of an image to generate is replaced, as its stream
         says, for classifier-free guidance.
+      learn_prompts: whether text that a task gives is learned like what it asks for.
       seed: of every random choice, together with the document's own name.
     """
 
@@ -42,6 +43,7 @@ class RenderConfig:
     template: Template
     p_first_sentence: float = 0.25
     p_drop_condition: float = 0.1
+    learn_prompts: bool = False
     seed: int = 0
 
 
@@ -71,6 +73,8 @@ def render(
     context = Context(where, config.template, rng, images.take, config.p_first_sentence)
     pieces = TASKS[task](record, context)
     spans = to_spans(pieces, tokenizer)
+    if config.learn_prompts:
+        spans = [_learned(span) if isinstance(span, TextSpan) else span for span in spans]
     made = last_made(spans)
     if made is not None and rng.random() < config.p_drop_condition:
         spans = drop_condition(spans, made, tokenizer.special.pad, config.layout)
@@ -102,6 +106,10 @@ def to_spans(pieces: Sequence[Piece], tokenizer: Tokenizer) -> list[Span]:
                 spans.end_span()
     spans.end_span()
     return spans.done
+
+
+def _learned(span: TextSpan) -> TextSpan:
+    return TextSpan(span.ids, (1.0,) * len(span.ids))
 
 
 class _Images:

@@ -105,10 +105,18 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
 
     p = verbs.add_parser("sample", help="draw pictures from text")
     p.add_argument("run_dir")
-    p.add_argument("--prompt", action="append", required=True)
+    p.add_argument("--prompt", action="append", default=[], help="words to draw; may be repeated")
+    p.add_argument(
+        "--prompts", metavar="FILE", help="a prompt a line, or JSONL; what is drawn already stays"
+    )
+    p.add_argument(
+        "--share", default="0/1", metavar="INDEX/COUNT",
+        help="of --prompts, for several processes that write to one folder",
+    )  # fmt: skip
     p.add_argument("--out", required=True, help="folder for the PNG files and grid.png")
     p.add_argument("-n", type=int, default=4, help="pictures of each prompt")
     p.add_argument("--guidance", type=float, help="1 is without; the system's own if not given")
+    p.add_argument("--steps", type=int, help="of denoising; the system's own if not given")
     _sampling_flags(p, temperature=1.0)
 
     p = verbs.add_parser("ask", help="ask about pictures, or without; several turns")
@@ -117,6 +125,10 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
     p.add_argument("--image", action="append", default=[], help="shown before the first question")
     p.add_argument("--max-tokens", type=int, default=256)
     _sampling_flags(p, temperature=0.0)
+
+    p = verbs.add_parser("score", help="perplexity of texts, or choices ranked by likelihood")
+    p.add_argument("run_dir")
+    p.add_argument("--data", required=True, help="text file, or JSONL of texts or of choices")
 
     p = verbs.add_parser("import", help="PyTorch weights into a run directory")
     p.add_argument(

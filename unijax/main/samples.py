@@ -117,7 +117,7 @@ def drawn_and_said(run: RunConfig, system: RowSystem, tokenizer: Tokenizer) -> E
             run.data.und_rounding,
         )
         if documents:
-            drawn = sampler.show(sampler.draw_after(documents, 1, None, GREEDY))[:, 0]
+            drawn = sampler.show(sampler.make(documents, sampling=GREEDY))[:, 0]
             pairs = np.stack([drawn, np.stack([p.truth for p in draw])], axis=1)
             captions = [p.text for p in draw]
             writers.images(step, {"samples/drawn and true": grid(pairs, captions)})

@@ -121,13 +121,38 @@ def _sampling(args: argparse.Namespace) -> Sampling:
 
 def sample_(args: argparse.Namespace) -> None:
     """`unijax sample`."""
+    from unijax.main.draw_file import draw_file, read_prompts, share_of
     from unijax.main.use import open_sampler
     from unijax.sample.pictures import save_all
 
-    sampler = open_sampler(args.run_dir)
-    drawn = sampler.draw(args.prompt, args.n, args.guidance, _sampling(args), args.seed)
-    paths = save_all(pathlib.Path(args.out), drawn, args.prompt)
+    if bool(args.prompt) == (args.prompts is not None):
+        raise UserError(
+            "unijax sample", "both --prompt and --prompts" if args.prompt else "no prompt",
+            "one of --prompt WORDS and --prompts FILE", "See unijax sample --help.",
+        )  # fmt: skip
+    out, how = (
+        pathlib.Path(args.out),
+        (args.n, args.guidance, _sampling(args), args.seed, args.steps),
+    )
+    if args.prompts is not None:
+        prompts, share = read_prompts(pathlib.Path(args.prompts)), share_of(args.share)
+        writable_directory(out)
+        drawn = draw_file(open_sampler(args.run_dir), prompts, out, *how, share)
+        print(
+            f"{drawn} pictures drawn, those of {len(prompts)} prompts listed in {out}/prompts.jsonl"
+        )
+        return
+    drawn = open_sampler(args.run_dir).draw(args.prompt, *how)
+    paths = save_all(out, drawn, args.prompt)
     print(f"{len(paths) - 1} pictures, and all of them in {paths[-1]}")
+
+
+def score_(args: argparse.Namespace) -> None:
+    """`unijax score`."""
+    from unijax.main.score import score
+    from unijax.main.use import open_sampler
+
+    print(score(lambda: open_sampler(args.run_dir), pathlib.Path(args.data)))
 
 
 def ask_(args: argparse.Namespace) -> None:

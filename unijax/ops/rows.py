@@ -4,6 +4,9 @@ An image token is addressed as `slot * N + offset` in the slots of its stream
 (docs/architecture.md). Any position may show any image token of its row.
 """
 
+import functools
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -13,6 +16,7 @@ from unijax.core import cost
 from unijax.core.batch import Kind, PackedBatch, Target
 from unijax.core.mesh import POSITIONS, ROWS, WHOLE, lay
 from unijax.core.stream import Layout
+from unijax.core.system import Metrics
 from unijax.ops.attention import attention_pairs, packed_intervals
 
 
@@ -69,6 +73,40 @@ def same_document_has(here: Bool[Array, "B T"], segment: Int[Array, "B T"]) -> B
         return by_segment[segment]
 
     return jax.vmap(row)(segment, here)
+
+
+def beside_images(batch: PackedBatch, kind: Kind) -> dict[str, Bool[Array, "B T"]]:
+    """Where a position stands to the images of its document, by the name of its loss.
+
+    "text": of a document without images; "understanding": behind an image; "prompt": before one.
+    """
+    image = batch.kind == kind
+    has = same_document_has(image, batch.segment)
+    # Segments only grow along a row: what the last image was of is the document's own, or earlier.
+    seen = jax.lax.cummax(jnp.where(image, batch.segment, 0), axis=1) == batch.segment
+    return {"text": ~has, "understanding": has & seen, "prompt": has & ~seen}
+
+
+def counts(
+    batch: PackedBatch, layout: Layout, learned: Mapping[str, Bool[Array, "B T"]]
+) -> Metrics:
+    """Tokens by kind, targets by the name of their loss, documents, and the share of padding."""
+    one = jnp.ones(())
+
+    def count(x) -> tuple[Array, Array]:
+        return jnp.sum(x.astype(jnp.float32)), one
+
+    padding = batch.kind == Kind.PAD
+    found = {"tokens": count(~padding), "tokens/text": count(batch.kind == Kind.TEXT)}
+    for name in layout.slots:
+        kinds = dict.fromkeys(s.kind for s in layout.streams if s.slots == name)
+        here = functools.reduce(jnp.logical_or, [batch.kind == kind for kind in kinds])
+        found[cost.tokens_of(name)] = count(here)
+    for name, here in learned.items():
+        found[f"{name}/targets"] = count(here & (batch.weight > 0))
+    found["documents"] = count(jnp.max(batch.segment, axis=1))
+    found["padding"] = (jnp.sum(padding.astype(jnp.float32)), jnp.float32(padding.size))
+    return found
 
 
 def amounts(

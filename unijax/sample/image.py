@@ -68,16 +68,12 @@ def draw_codes(
 
 
 @functools.partial(jax.jit, static_argnames="system")
-def show_codes(
-    system: RowSystem, params: Params, codes: Int[Array, "B N"]
-) -> UInt8[Array, "B height width 3"]:
-    """The pictures of codes. Of the parameters, the image tokenizer's are used."""
-    return to_bytes(getattr(system, system.maker.show)(params, codes))
+def show(system: RowSystem, params: Params, made: Array) -> UInt8[Array, "B height width 3"]:
+    """The pictures of codes or latents. Of the parameters, the image tokenizer's are used."""
+    return to_bytes(getattr(system, system.maker.show)(params, made))
 
 
 @functools.partial(jax.jit, static_argnames="system")
-def read_codes(
-    system: RowSystem, params: Params, pixels: UInt8[Array, "B height width 3"]
-) -> Int[Array, "B N"]:
-    """The codes of pictures. Of the parameters, the image tokenizer's are used."""
+def read(system: RowSystem, params: Params, pixels: UInt8[Array, "B height width 3"]) -> Array:
+    """The codes or latents of pictures. Of the parameters, the image tokenizer's are used."""
     return getattr(system, system.maker.read)(params, to_signed(pixels, system.dtype))

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import UInt8
 from tqdm import tqdm
 
 from unijax.core.errors import UserError
+from unijax.core.making import InPlace
 from unijax.core.processes import to_host
 from unijax.core.stream import Layout
 from unijax.core.system import Params, RowSystem
@@ -19,7 +20,8 @@ from unijax.data.document import Document, TextSpan, stable_hash
 from unijax.data.templates import Template
 from unijax.data.tokenizer import Tokenizer, check_vocab
 from unijax.sample.decoding import bucket
-from unijax.sample.image import draw_codes, read_codes, show_codes
+from unijax.sample.image import draw_codes, read, show
+from unijax.sample.in_place import draw_latents
 from unijax.sample.logits import GREEDY, Sampling
 from unijax.sample.prompts import (
     Message,
@@ -29,7 +31,11 @@ from unijax.sample.prompts import (
     unconditional,
     up_to_image,
 )
+from unijax.sample.score import text_nll
 from unijax.sample.text import write_ids
+
+# Codes, int32 [prompts, n, N], or latents, float32 [prompts, n, h, w, C].
+Made = np.ndarray
 
 
 class Sampler:
@@ -70,62 +76,73 @@ class Sampler:
         guidance: float | None = None,
         sampling: Sampling = Sampling(),  # noqa: B008 (frozen)
         seed: int = 0,
+        steps: int | None = None,
     ) -> UInt8[np.ndarray, "prompts n height width 3"]:
-        """n pictures of every prompt. See `draw_codes`."""
-        return self.show(self.draw_codes(prompts, n, guidance, sampling, seed))
+        """n pictures of every prompt. See `make`."""
+        return self.show(self.made(prompts, n, guidance, sampling, seed, steps))
 
-    def show(self, codes: Int[np.ndarray, "prompts n N"]) -> UInt8[np.ndarray, "prompts n H W 3"]:
-        """The pictures of codes."""
-        flat = codes.reshape(-1, codes.shape[-1])
-        vq = self._image_tokenizer()
-        shown = [
-            to_host(show_codes(self.system, vq, flat[rows]))[: len(kept)]
-            for rows, kept in _batches(np.arange(len(flat)), self.batch, "decoding", "picture")
-        ]
-        shown = np.concatenate(shown)
-        return shown.reshape(*codes.shape[:2], *shown.shape[1:])
-
-    def rebuild(self, pixels: UInt8[np.ndarray, "n H W 3"]) -> UInt8[np.ndarray, "n H W 3"]:
-        """What the tokenizer alone makes of pictures: no drawn one can be better."""
-        vq = self._image_tokenizer()
-        codes = [
-            to_host(read_codes(self.system, vq, pixels[rows]))[: len(kept)]
-            for rows, kept in _batches(np.arange(len(pixels)), self.batch, "encoding", "picture")
-        ]
-        return self.show(np.concatenate(codes)[:, None])[:, 0]
-
-    def draw_codes(
+    def made(
         self,
         prompts: Sequence[str],
         n: int = 1,
         guidance: float | None = None,
         sampling: Sampling = Sampling(),  # noqa: B008 (frozen)
         seed: int = 0,
-    ) -> Int[np.ndarray, "prompts n N"]:
-        """Codes of n pictures of every prompt.
+        steps: int | None = None,
+        first: Sequence[int] | None = None,
+    ) -> Made:
+        """As `draw`, before there are pixels: codes or latents."""
+        documents = [drawing(prompt, self.tokenizer, self.template) for prompt in prompts]
+        return self.make(documents, n, guidance, sampling, seed, steps, first)
+
+    def show(self, made: Made) -> UInt8[np.ndarray, "prompts n H W 3"]:
+        """The pictures of codes or latents."""
+        flat = made.reshape(-1, *made.shape[2:])
+        part = self._image_tokenizer()
+        shown = [
+            to_host(show(self.system, part, flat[rows]))[: len(kept)]
+            for rows, kept in _batches(np.arange(len(flat)), self.batch, "decoding", "picture")
+        ]
+        shown = np.concatenate(shown)
+        return shown.reshape(*made.shape[:2], *shown.shape[1:])
+
+    def rebuild(self, pixels: UInt8[np.ndarray, "n H W 3"]) -> UInt8[np.ndarray, "n H W 3"]:
+        """What the image tokenizer alone makes of pictures: no drawn one can be better."""
+        part = self._image_tokenizer()
+        read_ = [
+            to_host(read(self.system, part, pixels[rows]))[: len(kept)]
+            for rows, kept in _batches(np.arange(len(pixels)), self.batch, "encoding", "picture")
+        ]
+        return self.show(np.concatenate(read_)[:, None])[:, 0]
+
+    def make(
+        self,
+        documents: Sequence[Document],
+        n: int = 1,
+        guidance: float | None = None,
+        sampling: Sampling = Sampling(),  # noqa: B008 (frozen)
+        seed: int = 0,
+        steps: int | None = None,
+        first: Sequence[int] | None = None,
+    ) -> Made:
+        """Codes, or latents, of n pictures of every prompt; `show` makes pixels of them.
 
         Args:
+          documents: prompts, up to where the image begins.
           guidance: scale of classifier-free guidance; 1 draws without, at half the cost; None is
             the recipe's own.
-          sampling: temperature 0 makes the n pictures of a prompt the same.
+          sampling: of codes; temperature 0 makes the n pictures of a prompt the same.
           seed: another seed, other pictures. A prompt that is given twice gives 2n pictures.
+          steps: of denoising, where the recipe denoises; None is the recipe's own number.
+          first: number of each prompt's first picture; None counts those of equal prompts here.
 
         Raises:
           UserError: no prompt, a prompt that is too long, or a number out of range.
         """
-        documents = [drawing(prompt, self.tokenizer, self.template) for prompt in prompts]
-        return self.draw_after(documents, n, guidance, sampling, seed)
-
-    def draw_after(
-        self,
-        documents: Sequence[Document],
-        n: int,
-        guidance: float | None,
-        sampling: Sampling,
-        seed: int = 0,
-    ) -> Int[np.ndarray, "prompts n N"]:
-        """As `draw_codes`, from prompts as documents, up to where the image begins."""
         maker = self.system.maker
+        if maker is None:
+            name = type(self.system).__name__
+            raise UserError(name, "it makes no pictures", "a system that does", "Choose another.")
         guidance = maker.guidance if guidance is None else guidance
         if not documents or n < 1:
             found = f"{len(documents)} with {n} pictures each"
@@ -141,27 +158,60 @@ class Sampler:
             free = unconditional(document, maker.role, layout, special)
             free = up_to_image(free, maker.role, layout, special)
             name = _words(asked, layout, special)
-            for _ in range(n):
-                wanted.append(asked)
-                nothing.append(free)
-                seeds.append(stable_hash(seed, *name, "picture", seen[name]))
-                seen[name] += 1
+            begin = seen[name] if first is None else first[i]
+            seen[name] += n
+            wanted += [asked] * n
+            nothing += [free] * n
+            seeds += [stable_hash(seed, *name, "picture", begin + j) for j in range(n)]
         seeds = np.array(seeds, np.uint32)
-        codes = []
+        scale = None if guidance == 1 else jnp.float32(guidance)
+        made = []
         for rows, kept in _batches(np.arange(len(wanted)), self.batch, "drawing", "picture"):
             prompts = [wanted[i] for i in rows]
-            if guidance != 1:
+            if scale is not None:
                 prompts += [nothing[i] for i in rows]
-            some = draw_codes(
-                self.system, self._params, *self._prompting.batch(prompts), seeds[rows],
-                sampling.choice(), None if guidance == 1 else jnp.float32(guidance),
-            )  # fmt: skip
-            codes.append(to_host(some)[: len(kept)])
-        return np.concatenate(codes).reshape(len(documents), n, -1)
+            prompt = self._prompting.batch(prompts)
+            some = self._make(*prompt, seeds[rows], sampling.choice(), scale, steps)
+            made.append(to_host(some)[: len(kept)])
+        made = np.concatenate(made)
+        return made.reshape(len(documents), n, *made.shape[1:])
+
+    def _make(self, prompt, length, seeds, choice, guidance, steps):
+        maker = self.system.maker
+        if isinstance(maker, InPlace):
+            steps = maker.steps if steps is None else steps
+            return draw_latents(self.system, self._params, prompt, length, seeds, guidance, steps)
+        return draw_codes(self.system, self._params, prompt, length, seeds, choice, guidance)
 
     def _image_tokenizer(self) -> Params:
         group = self.system.maker.tokenizer
         return {group: self._params[group]}
+
+    def score(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, int]]:
+        """Of (context, continuation): summed nats of the continuation, and its tokens.
+
+        The ids of a context are those that it has by itself, as in a prompt.
+        """
+        tokenizer, documents = self.tokenizer, []
+        for i, (context, text) in enumerate(pairs):
+            given, ids = tokenizer.encode(context), tokenizer.encode(text)
+            spans = (
+                TextSpan(tuple(given), (0.0,) * len(given)),
+                TextSpan(tuple(ids), (1.0,) * len(ids)),
+            )
+            documents.append(Document(f"text {i}", spans))
+        lengths = [self._prompting.length(d) for d in documents]
+        for document, length in zip(documents, lengths):
+            self._check_length(document.name, length, 0)
+        found: list[tuple[float, int]] = [(0.0, 0)] * len(documents)
+        by_length = np.argsort(lengths, kind="stable")
+        for rows, kept in _batches(by_length, self.batch, "scoring", "text"):
+            batch = self._prompting.batch([documents[i] for i in rows])
+            nats = to_host(text_nll(self.system, self._params, *batch))
+            tokens = (batch[0].weight > 0).sum(axis=1)
+            for i, row, count in zip(kept, nats, tokens):
+                found[i] = (float(row.sum(dtype=np.float64)), int(count))
+        return found
 
     def answer(
         self,

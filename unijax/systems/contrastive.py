@@ -130,7 +130,12 @@ class Contrastive:
         return {"images": (jnp.sum(batch.weight), jnp.ones(()))}
 
     def loss(
-        self, params: Params, batch: ImageBatch, key: Array, step: Array, frozen: frozenset[str]
+        self,
+        params: Params,
+        batch: ImageBatch,
+        key: Array | None,
+        step: Array,
+        frozen: frozenset[str],
     ) -> tuple[Sums, Metrics]:
         """Summed loss over pairs of images and texts that count, and metrics.
 

@@ -238,29 +238,20 @@ class Janus(Language):
 
     def counts(self, batch: PackedBatch) -> Metrics:
         """Tokens and targets by kind, documents, and the share of padding."""
-        one = jnp.ones(())
-        count = lambda x: (jnp.sum(x.astype(jnp.float32)), one)  # noqa: E731
-        learned = batch.weight > 0
-        text = learned & (batch.target_kind == Target.TEXT)
+        text = batch.target_kind == Target.TEXT
         understands = rows.same_document_has(batch.kind == Kind.UND, batch.segment)
-        padding = batch.kind == Kind.PAD
-        return {
-            "tokens": count(~padding),
-            "tokens/text": count(batch.kind == Kind.TEXT),
-            "tokens/und": count(batch.kind == Kind.UND),
-            "tokens/gen": count(batch.kind == Kind.GEN),
-            "text/targets": count(text & ~understands),
-            "understanding/targets": count(text & understands),
-            "code/targets": count(learned & (batch.target_kind == Target.CODE)),
-            "documents": count(jnp.max(batch.segment, axis=1)),
-            "padding": (jnp.sum(padding.astype(jnp.float32)), jnp.float32(padding.size)),
+        learned = {
+            "text": text & ~understands,
+            "understanding": text & understands,
+            "code": batch.target_kind == Target.CODE,
         }
+        return rows.counts(batch, self.layout, learned)
 
     def loss(
         self,
         params: Params,
         batch: PackedBatch,
-        key: Array,
+        key: Array | None,
         step: Array,
         frozen: frozenset[str],
     ) -> tuple[Sums, Metrics]:

@@ -41,12 +41,21 @@ class Language:
         return self.language_model.apply(p, ids, method="embed")
 
     def states(
-        self, params: Params, x: Float[Array, "B T D"], batch: PackedBatch
+        self,
+        params: Params,
+        x: Float[Array, "B T D"],
+        batch: PackedBatch,
+        key: Array | None = None,
     ) -> Float[Array, "B T D"]:
-        """Hidden states after the final norm, of the embeddings of packed rows."""
+        """Hidden states after the final norm, of the embeddings of packed rows.
+
+        Args:
+          key: of the step, where the decoder has dropout; None drops nothing.
+        """
         intervals = packed_intervals(batch.segment, batch.kind, batch.image, self.sees_whole)
         p = {"params": params["language_model"]}
-        return self.language_model.apply(p, x, batch.position, *intervals)[0]
+        drops = {} if key is None else {"rngs": {"dropout": key}, "document": batch.uid}
+        return self.language_model.apply(p, x, batch.position, *intervals, **drops)[0]
 
     def text_logits(self, params: Params, hidden: Float[Array, "*b D"]) -> Float[Array, "*b V"]:
         """Of the text head, float32."""

@@ -149,7 +149,12 @@ class Tokenizer:
         return {"images": (jnp.sum(batch.weight), jnp.ones(()))}
 
     def loss(
-        self, params: Params, batch: ImageBatch, key: Array, step: Array, frozen: frozenset[str]
+        self,
+        params: Params,
+        batch: ImageBatch,
+        key: Array | None,
+        step: Array,
+        frozen: frozenset[str],
     ) -> tuple[Sums, Metrics]:
         """Sums over the images of every term, weights of the config included, and metrics.
 

@@ -124,8 +124,7 @@ def make_eval_step(system: System) -> Callable[[TrainState, Any], Metrics]:
 
     def eval_step(state: TrainState, batch: Any) -> Metrics:
         params = evaluation_params(state)
-        everything = frozenset()
-        sums, metrics = system.loss(params, batch, jax.random.key(0), state.step, everything)
+        sums, metrics = system.loss(params, batch, None, state.step, frozenset())
         weights = system.weights(batch)
         # The objective over several batches is their sum over their weight, term by term.
         terms = {f"term/{k}": (sums[k], weights[k]) for k in sums}
