@@ -33,6 +33,31 @@ class Codes:
 
 
 @dataclasses.dataclass(frozen=True)
+class Features:
+    """One continuous vector after another, each the input of the next; then the pixels of all.
+
+    Attributes:
+      role: of its stream.
+      tokens: N.
+      predict: (params, hidden [B, D]) -> vectors [B, F].
+      embed: (params, vectors [B, F]) -> [B, D].
+      read: (params, pixels in -1..1 [B, height, width, 3]) -> vectors [B, N, F].
+      show: (params, vectors [B, N, F]) -> pixels in -1..1.
+      tokenizer: group of the parameters that `read` and `show` use.
+      guidance: scale that is taken where none is asked for, of the vectors; 1 is without.
+    """
+
+    role: str
+    tokens: int
+    predict: str
+    embed: str
+    read: str
+    show: str
+    tokenizer: str
+    guidance: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
 class InPlace:
     """All tokens at once, from noise, worked again at every step; then the pixels.
 
@@ -64,4 +89,4 @@ class InPlace:
     guidance: float
 
 
-Maker = Codes | InPlace
+Maker = Codes | Features | InPlace

@@ -1,4 +1,4 @@
-"""Drawing: image codes one by one under guidance, then pixels."""
+"""Drawing: image tokens one by one under guidance, then pixels."""
 
 import functools
 
@@ -38,9 +38,8 @@ def draw_codes(
       seeds: of each picture.
       guidance: scale; None draws from the conditional prompts alone, with half the work.
     """
-    width, maker = prompt.tokens.shape[1], system.maker
+    maker = system.maker
     logits_of, embed = getattr(system, maker.logits), getattr(system, maker.embed)
-    start = width - length
 
     def draw(hidden, at):
         logits = logits_of(params, hidden)
@@ -48,23 +47,64 @@ def draw_codes(
             logits = guide(*jnp.split(logits, 2), guidance)
         return choose(logits, row_keys(seeds, at), choice)
 
-    def next_code(carry, at):
-        code, cache = carry
+    def next_input(code):
         x = embed(params, code)
-        if guidance is not None:
-            x = jnp.concatenate([x, x])
-        hidden, cache = step(system, params, x, start, cache)
-        code = draw(hidden, at)
-        return (code, cache), code
+        return x if guidance is None else jnp.concatenate([x, x])
+
+    return _one_by_one(system, params, prompt, length, draw, next_input)
+
+
+@functools.partial(jax.jit, static_argnames="system")
+def draw_features(
+    system: RowSystem,
+    params: Params,
+    prompt: PackedBatch,
+    length: Int[Array, "R"],
+    guidance: Float[Array, ""] | None,
+) -> Float[Array, "B N F"]:
+    """Vectors of a picture for each prompt: nothing of them is drawn by chance.
+
+    Args: as `draw_codes` has them.
+    """
+    maker = system.maker
+    predict, embed = getattr(system, maker.predict), getattr(system, maker.embed)
+
+    def draw(hidden, at):
+        del at
+        found = predict(params, hidden)
+        return found if guidance is None else guide(*jnp.split(found, 2), guidance)
+
+    def next_input(vector):
+        x = embed(params, vector)
+        return x if guidance is None else jnp.concatenate([x, x])
+
+    return _one_by_one(system, params, prompt, length, draw, next_input)
+
+
+def _one_by_one(system, params, prompt, length, draw, next_input) -> Array:
+    """N tokens of an image, `[B, N, ...]`.
+
+    Args:
+      draw: (hidden [R, D], number of the token) -> tokens [B, ...].
+      next_input: tokens -> inputs [R, D].
+    """
+    width = prompt.tokens.shape[1]
+    start = width - length
+
+    def next_token(carry, at):
+        token, cache = carry
+        hidden, cache = step(system, params, next_input(token), start, cache)
+        token = draw(hidden, at)
+        return (token, cache), token
 
     hidden, cache = begin(system, params, prompt, start)
-    code = draw(hidden, 0)
-    codes = [code[None]]
-    for first, last in parts(maker.tokens - 1):
-        carry = code, grown(cache, width + last)
-        (code, cache), some = jax.lax.scan(next_code, carry, jnp.arange(first + 1, last + 1))
-        codes.append(some)
-    return jnp.concatenate(codes).T
+    token = draw(hidden, 0)
+    tokens = [token[None]]
+    for first, last in parts(system.maker.tokens - 1):
+        carry = token, grown(cache, width + last)
+        (token, cache), some = jax.lax.scan(next_token, carry, jnp.arange(first + 1, last + 1))
+        tokens.append(some)
+    return jnp.moveaxis(jnp.concatenate(tokens), 0, 1)
 
 
 @functools.partial(jax.jit, static_argnames="system")

@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 from tqdm import tqdm
 
 from unijax.core.errors import UserError
-from unijax.core.making import InPlace
+from unijax.core.making import Codes, Features, InPlace
 from unijax.core.processes import to_host
 from unijax.core.stream import Layout
 from unijax.core.system import Params, RowSystem
@@ -20,7 +20,7 @@ from unijax.data.document import Document, TextSpan, stable_hash
 from unijax.data.templates import Template
 from unijax.data.tokenizer import Tokenizer, check_vocab
 from unijax.sample.decoding import bucket
-from unijax.sample.image import draw_codes, read, show
+from unijax.sample.image import draw_codes, draw_features, read, show
 from unijax.sample.in_place import draw_latents
 from unijax.sample.logits import GREEDY, Sampling
 from unijax.sample.prompts import (
@@ -177,11 +177,15 @@ class Sampler:
         return made.reshape(len(documents), n, *made.shape[1:])
 
     def _make(self, prompt, length, seeds, choice, guidance, steps):
-        maker = self.system.maker
-        if isinstance(maker, InPlace):
-            steps = maker.steps if steps is None else steps
-            return draw_latents(self.system, self._params, prompt, length, seeds, guidance, steps)
-        return draw_codes(self.system, self._params, prompt, length, seeds, choice, guidance)
+        system, maker = self.system, self.system.maker
+        match maker:
+            case InPlace():
+                steps = maker.steps if steps is None else steps
+                return draw_latents(system, self._params, prompt, length, seeds, guidance, steps)
+            case Features():
+                return draw_features(system, self._params, prompt, length, guidance)
+            case Codes():
+                return draw_codes(system, self._params, prompt, length, seeds, choice, guidance)
 
     def _image_tokenizer(self) -> Params:
         group = self.system.maker.tokenizer
