@@ -127,7 +127,7 @@ def resolve(values: Any, overrides: Sequence[str] = ()) -> RunConfig:
     if not overrides:
         _cross_check(run)
         return run
-    whole = to_json(run)
+    whole = to_json(run, whole=True)
     for text in overrides:
         override(whole, text)
     return resolve(whole)
