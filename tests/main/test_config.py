@@ -74,6 +74,15 @@ def test_overrides_reach_numbers_names_and_entries_of_lists():
     assert run.data.template == "janus"
 
 
+def test_a_field_that_came_later_is_on_record_only_where_it_is_used():
+    """Else no run of before would resume, and runs of sweeps would have other names."""
+    assert "qkv_bias" not in config_lib.to_json(load())["model"]["text"]
+    used = load("model.text.qkv_bias=true")
+    record = config_lib.to_json(used)
+    assert record["model"]["text"]["qkv_bias"] is True
+    assert resolve(record) == used
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

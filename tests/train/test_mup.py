@@ -91,6 +91,30 @@ def test_another_base_is_named():
         scales(janus(64), base)
 
 
+def with_text(system, **options):
+    text = dataclasses.replace(system.config.text, **options)
+    return dataclasses.replace(system, config=dataclasses.replace(system.config, text=text))
+
+
+@pytest.mark.parametrize("qk_norm", ["layer_norm", "rms_norm"])
+def test_with_normed_queries_attention_is_scaled_by_the_norm(qk_norm):
+    """The scale of `q_proj` is undone by the norm behind it."""
+    wide, base = (with_text(janus(width), qk_norm=qk_norm) for width in (128, 32))
+    found, plain = scales(wide, base), scales(janus(128), janus(32))
+    attention = "language_model/layers/self_attn"
+    assert found[f"{attention}/q_norm/scale"] == mup.Scale(0.5, 0.5)
+    assert found[f"{attention}/k_norm/scale"] == mup.Scale(1.0, 1.0)
+    assert found[f"{attention}/q_proj/kernel"] == plain[f"{attention}/k_proj/kernel"]
+    if qk_norm == "layer_norm":
+        assert found[f"{attention}/q_norm/bias"] == mup.Scale(0.5, 0.5)
+
+
+def test_a_tied_head_is_refused():
+    wide, base = (with_text(janus(width), tie_word_embeddings=True) for width in (64, 32))
+    with pytest.raises(UserError, match="language_model: a head that is the embedding"):
+        scales(wide, base)
+
+
 @pytest.mark.parametrize("factor", [0.25, 3.0])
 def test_a_multiplier_is_a_factor_on_start_and_rate(factor):
     # Lemma J.1 through the optimizer: f(factor * w) from w trains as f(w) from factor * w at

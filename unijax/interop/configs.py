@@ -14,6 +14,7 @@ from unijax.models.llama import LlamaConfig
 from unijax.models.siglip import SIZES as SIGLIP_SIZES
 from unijax.models.siglip import SiglipConfig
 from unijax.models.vqgan import VQConfig
+from unijax.ops.rope import RopeScaling
 from unijax.systems.janus import JanusConfig
 
 _ACTIVATIONS = {"gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
@@ -248,10 +249,14 @@ def from_run(run: Mapping, where: str) -> JanusConfig:
             "Give the run directory of a Janus.",
         )
     model = dict(config["model"])
+    text = dict(model.pop("text"))
+    text["mrope_section"] = tuple(text.get("mrope_section", ()))
+    if text.get("rope_scaling"):
+        text["rope_scaling"] = RopeScaling(**text["rope_scaling"])
     vq = dict(model.pop("vq"))
     vq["channel_multiplier"] = tuple(vq["channel_multiplier"])
     return JanusConfig(
-        text=LlamaConfig(**model.pop("text")),
+        text=LlamaConfig(**text),
         vision=SiglipConfig(**model.pop("vision")),
         vq=VQConfig(**vq),
         **model,

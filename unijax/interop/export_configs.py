@@ -1,5 +1,7 @@
 """config.json of exported models, as the two sides that read it expect it."""
 
+import dataclasses
+
 from unijax.core.errors import UserError
 from unijax.core.vocab import SpecialIds
 from unijax.models.llama import LlamaConfig
@@ -17,7 +19,20 @@ def special_ids(special: SpecialIds) -> dict:
     }
 
 
+# Of a decoder: those that neither format of Janus has, whose language model is a plain Llama.
+_NOT_LLAMA = (
+    "rope_scaling", "mrope_section", "qkv_bias", "qk_norm", "norm_order", "tie_word_embeddings",
+)  # fmt: skip
+
+
 def _llama(config: LlamaConfig, dtype: str) -> dict:
+    fields = {f.name: f.default for f in dataclasses.fields(config)}
+    for name in _NOT_LLAMA:
+        if (found := getattr(config, name)) != fields[name]:
+            raise UserError(
+                f"text.{name}", repr(found), f"{fields[name]!r}, as the formats of Janus have it",
+                "This model cannot be exported.",
+            )  # fmt: skip
     return {
         "model_type": "llama",
         "architectures": ["LlamaForCausalLM"],

@@ -119,7 +119,7 @@ def resolve(values: Any, overrides: Sequence[str] = ()) -> RunConfig:
         run = dataclasses.replace(run, mup_base=build(of.config, run.mup_base, "mup_base"))
     if not overrides:
         return run
-    whole = to_json(run)
+    whole = to_json(run, whole=True)
     for text in overrides:
         override(whole, text)
     return resolve(whole)

@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Integer
 
 from unijax.core import axes
 from unijax.core.mesh import DATA, FSDP, PARTS, POSITIONS, ROWS, WHOLE, axes_in_use, lay
+from unijax.ops.dropout import dropout
 from unijax.ops.linear import linear
 
 Initializer = Callable[..., Array]
@@ -47,7 +48,7 @@ class Dense(nn.Module):
         return y
 
 
-def _spread(vector: Float[Array, " d"], like: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
+def _spread(vector: Float[Array, "*d"], like: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
     """`vector` in the shape and dtype of `like`; its gradient is summed in its own dtype."""
     return jnp.broadcast_to(vector, like.shape).astype(like.dtype)
 
@@ -80,18 +81,24 @@ class Embed(nn.Module):
             x = lay(x, ROWS, POSITIONS, WHOLE)
         return x
 
+    def attend(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch n"]:
+        """The product with every row of the table: a head that shares its parameters."""
+        return linear(x.astype(self.dtype), self.embedding.T)
+
 
 class RMSNorm(nn.Module):
     """Root-mean-square norm (arXiv 1910.07467), in float32, scaled in `dtype`."""
 
     epsilon: float
+    scaled_dims: int = 1  # last dims that have scales of their own; the norm is over the last
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
-        init = nn.with_logical_partitioning(nn.initializers.ones, (axes.NORM,))
-        scale = self.param("scale", init, (x.shape[-1],), self.param_dtype)
+        names = (axes.NORM,) * self.scaled_dims
+        init = nn.with_logical_partitioning(nn.initializers.ones, names)
+        scale = self.param("scale", init, x.shape[-self.scaled_dims :], self.param_dtype)
         x = x.astype(jnp.float32)
         x = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.epsilon)
         x = x.astype(self.dtype)
@@ -102,15 +109,17 @@ class LayerNorm(nn.Module):
     """Layer norm with scale and bias, in float32, returned in `dtype`."""
 
     epsilon: float
+    scaled_dims: int = 1  # last dims that have scales of their own; the norm is over the last
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
-        ones = nn.with_logical_partitioning(nn.initializers.ones, (axes.NORM,))
-        zeros = nn.with_logical_partitioning(nn.initializers.zeros, (axes.NORM,))
-        scale = self.param("scale", ones, (x.shape[-1],), self.param_dtype)
-        bias = self.param("bias", zeros, (x.shape[-1],), self.param_dtype)
+        names, shape = (axes.NORM,) * self.scaled_dims, x.shape[-self.scaled_dims :]
+        ones = nn.with_logical_partitioning(nn.initializers.ones, names)
+        zeros = nn.with_logical_partitioning(nn.initializers.zeros, names)
+        scale = self.param("scale", ones, shape, self.param_dtype)
+        bias = self.param("bias", zeros, shape, self.param_dtype)
         x = x.astype(jnp.float32)
         x = x - jnp.mean(x, axis=-1, keepdims=True)
         x = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.epsilon)
@@ -145,6 +154,21 @@ class GroupNorm(nn.Module):
         x = x - mean(x)
         x = x * jax.lax.rsqrt(mean(x * x) + self.epsilon)
         return (x * scale + bias).astype(self.dtype)
+
+
+class Dropout(nn.Module):
+    """Drops where `apply` is given an rng "dropout" (`ops.dropout`)."""
+
+    rate: float
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "*place d"], place: tuple[Integer[Array, "*place"], ...] | None
+    ) -> Float[Array, "*place d"]:
+        if self.rate == 0 or not self.has_rng("dropout"):
+            return x
+        assert place is not None, f"{self.path}: dropout without a place of its positions"
+        return dropout(x, self.rate, self.make_rng("dropout"), place)
 
 
 class Conv(nn.Module):

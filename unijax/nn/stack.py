@@ -41,7 +41,7 @@ def stack(block: type[nn.Module], length: int, remat: str, name: str, **fields: 
     scanned = nn.scan(
         block,
         variable_axes={"params": 0},
-        split_rngs={"params": True},
+        split_rngs={"params": True, "dropout": True},
         in_axes=(0, nn.broadcast),
         out_axes=0,
         length=length,

@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Callable
 
 from unijax.core.errors import UserError
+from unijax.models import llama
 from unijax.models.llama import LlamaConfig
 from unijax.models.siglip import SiglipConfig
 from unijax.models.vqgan import VQConfig
@@ -58,14 +59,7 @@ def _up(value: float, multiple: int) -> int:
     return -int(-value // multiple) * multiple
 
 
-# width -> name, layers, heads
-TRANSFUSION = {
-    768: ("0.16B", 16, 12),
-    1024: ("0.37B", 24, 16),
-    1536: ("0.76B", 24, 24),
-    2048: ("1.4B", 24, 16),
-    4096: ("7B", 32, 32),
-}
+TRANSFUSION = {768: "0.16B", 1024: "0.37B", 1536: "0.76B", 2048: "1.4B", 4096: "7B"}
 JANUS_PRO = {2048: ("1.5B", "janus_pro_1b"), 4096: ("7B", "janus_pro_7b")}
 MICRO = (32, 48, 64, 80, 96, 128, 160)
 
@@ -77,12 +71,12 @@ SHIPPED_VOCABULARY = 4096
 
 def transfusion(width: int) -> Rung:
     """Vocabulary: Llama-2's 32,000 and begin and end of image."""
-    name, layers, heads = TRANSFUSION[width]
-    hidden = _up(8 * width / 3, 256)
-    text = LlamaConfig(32002, width, hidden, layers, heads, heads, width // heads, 1e-5)
+    name = TRANSFUSION[width]
+    text = llama.SIZES[f"transfusion_{name.lower()}"]
     words = (
-        f"layers {layers}, heads {heads} (table 2); MLP 8/3 x {width} = {8 * width / 3:.0f}, "
-        f"up to a multiple of 256: {hidden}"
+        f"layers {text.num_hidden_layers}, heads {text.num_attention_heads} (table 2); "
+        f"MLP 8/3 x {width} = {8 * width / 3:.0f}, up to a multiple of 256: "
+        f"{text.intermediate_size}"
     )
     return Rung(name, text, ImageLayers(), words)
 
