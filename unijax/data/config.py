@@ -4,6 +4,7 @@ import dataclasses
 import math
 
 from unijax.core.errors import UserError
+from unijax.core.record import added
 from unijax.core.stream import Layout, Stream
 from unijax.data.document import Size
 from unijax.data.prepare import Preparation
@@ -92,7 +93,7 @@ class DataConfig:
     template: str = "janus_pro"
     p_first_sentence: float = 0.25
     p_drop_condition: float = 0.1
-    learn_prompts: bool = False
+    learn_prompts: bool = added(False)
     und_rounding: str = "floor"
     max_pixels: int = 50_000_000
     seed: int = 0
