@@ -16,6 +16,7 @@ from unijax.main.run import RunConfig, make_system, resolve
 from unijax.scaling import table
 from unijax.scaling.accounting import parameters_by_kind
 from unijax.scaling.grid import Cell
+from unijax.train.schema import config_of_today
 from unijax.train.stage import Rule, match_rules
 
 RESULT = "result.json"
@@ -174,7 +175,7 @@ def gather(directory: pathlib.Path) -> pathlib.Path:
         ) from e  # fmt: skip
     rows, columns = [], ()
     if runs:
-        columns = tuple(map(_column, make_system(resolve(runs[0]["run"])).losses))
+        columns = tuple(map(_column, make_system(resolve(config_of_today(runs[0]["run"]))).losses))
     for row, result in zip(described, results, strict=True):
         if result.exists():
             rows.append(_read_result(result, row["run_id"]))

@@ -21,7 +21,7 @@ from unijax.data.rows import RowStream
 from unijax.data.sources import open_sources
 from unijax.data.tokenizer import load as load_tokenizer
 from unijax.main import config as config_lib
-from unijax.main.gather import RESULT, gather, record, trained
+from unijax.main.gather import DAMAGED, RESULT, gather, record, trained
 from unijax.main.run import RunConfig, make_system, resolve
 from unijax.main.train import shared_tables, train
 from unijax.main.trunk import TrunkNotFinite, train_on_trunk, with_length
@@ -30,6 +30,7 @@ from unijax.scaling.ladder import rung
 from unijax.systems.registry import recipe
 from unijax.train.flops import training_flops
 from unijax.train.guard import NotFinite
+from unijax.train.schema import config_of_today
 
 MEASURED = 4  # batches from which tokens and FLOPs of a step are planned
 NEAR = 0.1  # what an epoch of the data may differ from what a grid says of it
@@ -90,6 +91,28 @@ def described(run: RunConfig) -> dict:
         for name in names:
             (found[place] if place else found).pop(name)
     return found
+
+
+def with_recorded_names(planned: list[Planned], directory: pathlib.Path) -> list[Planned]:
+    """The runs, under the names that the sweep in `directory` gave them.
+
+    A name is made of a run's record, whose form may have changed since (`train.schema`): a study
+    goes on under the names that it began with.
+    """
+    listed = directory / "sweep.json"
+    if not listed.exists():
+        return planned
+    names = {}
+    try:
+        for row in json.loads(listed.read_text())["runs"]:
+            record = config_of_today(row["run"])
+            names[run_id(described(resolve(record)))] = row["run_id"]
+    except (*DAMAGED, UserError):
+        return planned  # it is written anew
+    return [
+        dataclasses.replace(one, id=names.get(run_id(described(one.run)), one.id))
+        for one in planned
+    ]
 
 
 def with_width(run: RunConfig, ladder: str, width: int) -> RunConfig:
@@ -157,6 +180,7 @@ def sweep(file: str, directory: pathlib.Path, overrides: list[str], only: str | 
       only: the id of one run; then nothing is gathered.
     """
     planned, grid = plan(file, overrides)
+    planned = with_recorded_names(planned, directory)
     chosen = planned if only is None else [p for p in planned if p.id == only]
     if not chosen:
         raise UserError(

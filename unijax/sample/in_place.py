@@ -49,7 +49,7 @@ def draw_latents(
 
     def predict(cache, x, timestep):
         both = x if guidance is None else jnp.concatenate([x, x])
-        at = jnp.broadcast_to(timestep.astype(jnp.int32), rows)
+        at = jnp.broadcast_to(timestep, rows)
         inputs, kept = getattr(system, maker.embed)(params, both, at)
         hidden, cache = system.decode(params, inputs, position, kv_start, kv_end, cache)
         out = getattr(system, maker.predict)(params, hidden, kept, at)

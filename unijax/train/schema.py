@@ -15,13 +15,14 @@ def upgraded(run: dict) -> dict:
     data of its config alone (`train.resume`).
     """
     if run["schema"] == 2:
-        run = run | {"schema": 3, "config": _with_slots(run.get("config") or {})}
+        run = run | {"schema": 3, "config": config_of_today(run.get("config") or {})}
         if "fingerprint" in (run.get("data") or {}):
             run["data"] = run["data"] | {"fingerprint": None}
     return run
 
 
-def _with_slots(config: dict) -> dict:
+def config_of_today(config: dict) -> dict:
+    """The record of a run's config, in whatever form."""
     data = config.get("data") or {}
     streams = {name: data[name] for name in ("und", "gen") if data.get(name)}
     if not {"und", "gen"} & data.keys():
