@@ -69,10 +69,12 @@ class System(Protocol):
       costs: FLOPs of its parts, by what they are spent on.
       lookups: tables of embeddings by path, and the unit (`core.cost`) of what is looked up.
       unused: paths that a step does not use, such as a decoder of pictures.
+      own_axes: logical axis names that `core.axes` has not, and the known name each lies like.
     """
 
     encoders: frozenset[str]
     rows_alone: bool
+    own_axes: Mapping[str, str]
 
     @property
     def losses(self) -> Mapping[str, Loss]: ...

@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+import types
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -185,12 +187,20 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 
 
-def param_shardings(boxed: Any, mesh: Mesh | AbstractMesh, table: str) -> Any:
+def param_shardings(
+    boxed: Any,
+    mesh: Mesh | AbstractMesh,
+    table: str,
+    own: Mapping[str, str] = types.MappingProxyType({}),
+) -> Any:
     """Shardings of a tree of parameters boxed with logical names (arrays or shapes).
 
     A mesh axis that does not divide a dim leaves that dim whole.
+
+    Args:
+      own: names of a recipe's own, and the name in the tables that each lies like.
     """
-    rules = TABLES[table]
+    rules = TABLES[table] | {name: TABLES[table][like] for name, like in own.items()}
 
     def one(x: nn.LogicallyPartitioned) -> NamedSharding:
         shape = x.value.shape

@@ -199,6 +199,7 @@ class Contrastive:
 
     lookups: ClassVar[dict[str, str]] = {"text_model/token_embedding/embedding": "tokens/text"}
     unused = ()
+    own_axes: ClassVar[dict[str, str]] = {}
     losses: ClassVar[dict[str, Loss]] = {}
 
 

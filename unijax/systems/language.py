@@ -1,6 +1,7 @@
 """What recipes share whose decoder is a Llama, with its parameters under `language_model`."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,8 @@ from unijax.ops.cross_entropy import HeadLoss, head_loss
 
 class Language:
     """Of a recipe with `config.text`, `config.head_chunk`, `dtype`, `param_dtype`, `remat`."""
+
+    own_axes: ClassVar[dict[str, str]] = {}
 
     @property
     def _kinds(self) -> dict:

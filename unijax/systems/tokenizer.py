@@ -281,6 +281,7 @@ class Tokenizer:
 
     lookups: ClassVar[dict[str, str]] = {}
     unused = ()
+    own_axes: ClassVar[dict[str, str]] = {}
     losses: ClassVar[dict[str, Loss]] = {}
 
 

@@ -76,7 +76,7 @@ def build(
             "1: its loss is of pairs of all rows", "Set it to 1, or use more devices.",
         )  # fmt: skip
     boxed = init_shapes(system)
-    shardings = sharding.param_shardings(boxed, mesh, table)
+    shardings = sharding.param_shardings(boxed, mesh, table, system.own_axes)
     abstract = jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), nn.unbox(boxed), shardings
     )
