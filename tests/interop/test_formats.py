@@ -10,7 +10,7 @@ from transformers import JanusConfig, JanusForConditionalGeneration
 from unijax.core.vocab import SpecialIds
 from unijax.interop import formats
 from unijax.interop.export_configs import hf_config
-from unijax.interop.importing import abstract_params
+from unijax.interop.opening import abstract_params
 from unijax.interop.reference import _renamed
 from unijax.interop.table import foreign_shapes
 from unijax.systems.janus import SIZES

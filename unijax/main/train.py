@@ -38,7 +38,7 @@ from unijax.ops.image import to_signed
 from unijax.parallel.sharding import describe, make_mesh, reader, row_shards
 from unijax.systems.janus import Janus
 from unijax.systems.tokenizer import Tokenizer as TokenizerSystem
-from unijax.train import setup
+from unijax.train import origin, setup
 from unijax.train.checkpoint import FOLDER, read_params
 from unijax.train.loop import Evaluator, fit, take, validation
 from unijax.train.setup import Trainer
@@ -49,6 +49,7 @@ from unijax.train.weights import load_weights
 # What a run directory holds before the first step is logged or saved.
 _WITHOUT_A_STEP = {
     "status.json", "parameters.txt", "tokenizer", "metrics.jsonl", "tensorboard", FOLDER,
+    origin.FOLDER,
 }  # fmt: skip
 
 
@@ -131,6 +132,8 @@ def _train(
     if is_lead():
         if tokenizer is not None and not (run_dir / "tokenizer").exists():
             tokenizer.save(run_dir / "tokenizer")  # for whoever reads the checkpoints
+        if init_from is not None and not (run_dir / origin.FOLDER).exists():
+            origin.carry(init_from, run_dir)
         with atomic_file(run_dir / "parameters.txt") as temporary:
             temporary.write_text(parameter_table(trainer))
         print(describe(mesh, run.mesh.table), file=sys.stderr)

@@ -1,5 +1,6 @@
 """A trained system that draws and answers."""
 
+import logging
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -29,6 +30,8 @@ from unijax.sample.prompts import (
 from unijax.sample.text import write_ids
 from unijax.systems.janus import Janus
 
+_LOG = logging.getLogger("unijax.sample")
+
 
 class Sampler:
     """Draws pictures from prompts, and answers questions about pictures or without.
@@ -43,6 +46,7 @@ class Sampler:
       template: of conversations, as in training.
       rounding: of pictures to understand, as in training (`data.images.for_understanding`).
       batch: pictures, or answers, that are made at once; their caches are in memory together.
+      trained_length: tokens of a row in training; prompts beyond it are told. 0 where unknown.
     """
 
     def __init__(
@@ -53,6 +57,7 @@ class Sampler:
         template: Template,
         rounding: str = "floor",
         batch: int = 16,
+        trained_length: int = 0,
     ):
         if batch < 1:
             raise UserError("batch", f"{batch}", "1 or more", "Change it.")
@@ -61,6 +66,7 @@ class Sampler:
         vision = system.config.vision
         self.image = ImageInput(vision.image_size, vision.num_tokens, rounding)
         self._params = for_decoding(system, params)
+        self._trained_length = trained_length
 
     def draw(
         self,
@@ -131,7 +137,8 @@ class Sampler:
             raise UserError("guidance", f"{guidance}", expected, "Change it.")
         ids, seeds, seen = [], [], Counter()
         for i, row in enumerate(map(tuple, prompts)):
-            self._check_length(f"prompt {i}", len(row), self.system.config.vq.num_tokens)
+            codes = self.system.config.vq.num_tokens
+            self._check_length(f"prompt {i}", len(row), codes, codes)
             for _ in range(n):
                 ids.append(row)
                 seeds.append(stable_hash(seed, *row, "picture", seen[row]))
@@ -191,7 +198,7 @@ class Sampler:
         lengths, seeds = [], []
         for document in documents:
             lengths.append(length_of(document, self.image))
-            self._check_length(document.name, lengths[-1], max_tokens)
+            self._check_length(document.name, lengths[-1], max_tokens, 1)
             ids = [getattr(span, "ids", "image") for span in document.spans]
             seeds.append(stable_hash(seed, *ids, "answer"))
         seeds, special = np.array(seeds, np.uint32), self.tokenizer.special
@@ -207,7 +214,8 @@ class Sampler:
                 answers[i] = self.tokenizer.decode(_until(row, special.eos)).strip()
         return answers
 
-    def _check_length(self, where: str, prompt: int, more: int) -> None:
+    def _check_length(self, where: str, prompt: int, more: int, sure: int) -> None:
+        """Of a prompt that at most `more` tokens follow, and at least `sure`."""
         most = self.system.config.text.max_position_embeddings
         if prompt + more > most:
             raise UserError(
@@ -216,6 +224,12 @@ class Sampler:
                 f"{most} at most, which the model has positions for",
                 "Shorten it.",
             )
+        if 0 < self._trained_length < prompt + sure:
+            _LOG.warning(
+                "%s: %d tokens, and %d that follow: the model was trained on rows of %d tokens, "
+                "and what goes beyond is likely to be worse",
+                where, prompt, sure, self._trained_length,
+            )  # fmt: skip
 
 
 def _batches(
