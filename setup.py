@@ -1,6 +1,6 @@
 from setuptools import find_packages, setup
 
-INTEROP = ["torch>=2.4", "transformers>=5.20,<6"]
+INTEROP = ["jinja2>=3.1,<4", "torch>=2.4", "transformers>=5.20,<6"]
 TEST = [
     "pytest>=8,<10",
     "pytest-xdist>=3.6,<4",

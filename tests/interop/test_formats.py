@@ -13,7 +13,7 @@ from unijax.core.errors import UserError
 from unijax.core.vocab import SpecialIds
 from unijax.interop import configs, formats
 from unijax.interop.export_configs import hf_config
-from unijax.interop.importing import abstract_params
+from unijax.interop.opening import abstract_params
 from unijax.interop.reference import _renamed
 from unijax.interop.table import foreign_shapes
 from unijax.ops.rope import RopeScaling

@@ -72,15 +72,18 @@ class SafetensorsWriter:
         for name in names:
             self._place[name] = (file, 8 + len(text) + header[name]["data_offsets"][0])
 
-    def write(self, name: str, array: np.ndarray) -> None:
-        """Puts a tensor in its place, once, cast to the dtype that was announced."""
+    def write(self, name: str, array: np.ndarray) -> np.ndarray:
+        """Puts a tensor in its place, once, cast to the dtype that was announced; returns it."""
         info = self._tensors[name]
         assert tuple(array.shape) == info.shape, name
         self._left.remove(name)
         file, offset = self._place[name]
+        with np.errstate(over="ignore"):  # what does not fit is for the caller to tell
+            cast = np.ascontiguousarray(array, info.dtype)
         with file.open("r+b") as f:
             f.seek(offset)
-            f.write(np.ascontiguousarray(array, info.dtype).reshape(-1).view(np.uint8).data)
+            f.write(cast.reshape(-1).view(np.uint8).data)
+        return cast
 
     def close(self) -> None:
         """Writes the index of several shards. Every tensor must have been written."""

@@ -6,14 +6,18 @@ One table per format, read in both directions, one tensor at a time. Before anyt
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Protocol, runtime_checkable
 
+import ml_dtypes
 import numpy as np
 
 from unijax.core.errors import UserError
+from unijax.core.json_files import shown
 
 Shape = tuple[int, ...]
+
+_PART = 2**24  # numbers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,11 +133,46 @@ def foreign_shapes(table: Table, ours: Mapping[str, Shape]) -> dict[str, Shape]:
     shapes = {}
     for entry in table.entries:
         cut = 1 if entry.stacked else 0
+        # Views of one number: nothing of the tensors' size is made.
         blank = [np.broadcast_to(np.zeros((), np.bool_), ours[p][cut:]) for p in entry.ours]
-        shape = entry.to_theirs(blank).shape
+        first, *rest = [entry.transform.to_theirs(x).shape for x in blank]
+        shape = (first[0] + sum(r[0] for r in rest), *first[1:]) if rest else first
         layers = ours[entry.ours[0]][0] if entry.stacked else 1
         shapes |= dict.fromkeys(entry.names(layers), shape)
     return shapes
+
+
+def check_names(table: Table, layers: Mapping[str, int], source: Source, fix: str) -> None:
+    """Holds the names of a foreign checkpoint to the table, before any parameter is described.
+
+    Args:
+      layers: length of every stack, by the beginning of our paths.
+      source: the checkpoint.
+      fix: advice for the message.
+
+    Raises:
+      UserError: listing what is missing or unexpected.
+    """
+    expected = set()
+    for entry in table.entries:
+        count = next((n for start, n in layers.items() if entry.ours[0].startswith(start)), 1)
+        expected.update(entry.names(count) if entry.stacked else [entry.theirs])
+    _tell(source, _names(table, expected, source), len(expected), fix)
+
+
+def _names(table: Table, expected: Collection[str], source: Source) -> list[str]:
+    found = {n for n in source.tensors if not table.is_dropped(n)}
+    problems = []
+    if missing := sorted(set(expected) - found):
+        problems.append(f"{len(missing)} tensors missing ({_some(missing)})")
+    if extra := sorted(found - set(expected)):
+        problems.append(f"{len(extra)} tensors that have no place ({_some(extra)})")
+    return problems
+
+
+def _tell(source: Source, problems: list[str], count: int, fix: str) -> None:
+    if problems:
+        raise UserError(source.where, "; ".join(problems), f"{count} tensors, each used once", fix)
 
 
 def check_coverage(table: Table, ours: Mapping[str, Shape], source: Source, fix: str) -> None:
@@ -145,33 +184,34 @@ def check_coverage(table: Table, ours: Mapping[str, Shape], source: Source, fix:
       fix: advice for the message.
 
     Raises:
-      UserError: listing what is missing, unexpected or of another shape.
+      UserError: listing what is missing, unexpected, of another shape or no real numbers.
     """
     in_table = {p for e in table.entries for p in e.ours}
     assert in_table == set(ours), (sorted(in_table - set(ours)), sorted(set(ours) - in_table))
     expected = foreign_shapes(table, ours)
-    found = {n: t.shape for n, t in source.tensors.items() if not table.is_dropped(n)}
-    problems = []
-    if missing := sorted(expected.keys() - found.keys()):
-        problems.append(f"{len(missing)} tensors missing ({_some(missing)})")
-    if extra := sorted(found.keys() - expected.keys()):
-        problems.append(f"{len(extra)} tensors that have no place ({_some(extra)})")
+    problems = _names(table, expected.keys(), source)
+    both = sorted(expected.keys() & source.tensors.keys())
+    found = {n: source.tensors[n] for n in both}
     other = [
-        f"{n} {list(found[n])} instead of {list(expected[n])}"
-        for n in sorted(expected.keys() & found.keys())
-        if tuple(found[n]) != tuple(expected[n])
+        f"{n} {list(found[n].shape)} instead of {list(expected[n])}"
+        for n in both
+        if tuple(found[n].shape) != tuple(expected[n])
     ]
     if other:
         problems.append(f"{len(other)} tensors of another shape ({_some(other)})")
-    if problems:
-        raise UserError(
-            source.where, "; ".join(problems), f"{len(expected)} tensors, each used once", fix
-        )
+    kinds = [f"{n} in {found[n].dtype}" for n in both if not _is_float(found[n].dtype)]
+    if kinds:
+        problems.append(f"{len(kinds)} tensors that hold no real numbers ({_some(kinds)})")
+    _tell(source, problems, len(expected), fix)
+
+
+def _is_float(dtype: np.dtype) -> bool:
+    return np.issubdtype(dtype, np.floating) or dtype == ml_dtypes.bfloat16
 
 
 def _some(items: list[str], most: int = 20) -> str:
     more = f", and {len(items) - most} more" if len(items) > most else ""
-    return ", ".join(items[:most]) + more
+    return ", ".join(shown(item, 200) for item in items[:most]) + more
 
 
 def read_leaf(table: Table, source: Source, path: str, shape: Shape) -> np.ndarray:
@@ -200,6 +240,13 @@ def read_leaf(table: Table, source: Source, path: str, shape: Shape) -> np.ndarr
     for i, name in enumerate(names):
         out[i] = entry.to_ours(source.read(name), part)
     return out
+
+
+def count_not_finite(array: np.ndarray) -> int:
+    """How many numbers are NaN or infinite. A part at a time: no mask of the whole is made."""
+    flat = np.ascontiguousarray(array).reshape(-1)
+    parts = (flat[i : i + _PART] for i in range(0, flat.size, _PART))
+    return sum(part.size - int(np.isfinite(part).sum()) for part in parts)
 
 
 def foreign_tensors(entry: Entry, ours: list[np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:

@@ -124,6 +124,7 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
     p.add_argument("question", nargs="*", help="one turn each; none reads turns from the terminal")
     p.add_argument("--image", action="append", default=[], help="shown before the first question")
     p.add_argument("--max-tokens", type=int, default=256)
+    p.add_argument("--system", help="put before the first question; what the run records if none")
     _sampling_flags(p, temperature=0.0)
 
     p = verbs.add_parser("score", help="perplexity of texts, or choices ranked by likelihood")
@@ -139,6 +140,7 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
     for part in ("llama", "siglip", "vq"):
         p.add_argument(f"--{part}", help="a part to start stage 1 from")
     p.add_argument("--tokenizer", help="for parts: directory of the tokenizer")
+    p.add_argument("--template", help="of conversations: janus_pro or janus; the source's if none")
 
     p = verbs.add_parser("export", help="a run directory into PyTorch weights")
     p.add_argument("run_dir")
@@ -146,6 +148,9 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
     p.add_argument("--format", choices=("hf", "deepseek"), default="hf")
     p.add_argument("--shard-gib", type=float, default=5.0)
     p.add_argument("--dtype", choices=("float32", "bfloat16", "float16"))
+    p.add_argument(
+        "--license", help="a file, or a name as mit; what the import brought along if none"
+    )
 
     p = verbs.add_parser("verify", help="live logits of a run directory against its export")
     p.add_argument("run_dir")

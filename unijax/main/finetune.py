@@ -34,7 +34,7 @@ def with_user_data(
     paths: Sequence[pathlib.Path],
     held_out: Sequence[pathlib.Path] = (),
 ) -> RunConfig:
-    """The run with the checkpoint's model, template and tokenizer, and the paths as its data.
+    """The run with the checkpoint's model, template, rounding and tokenizer, the paths as its data.
 
     Each record is used for all that it can teach, whatever the others of its path are, in the
     config's ratio of groups. A group that no path feeds is left out. The records of `held_out` are
@@ -58,11 +58,12 @@ def with_user_data(
         validation = dataclasses.replace(validation, groups=_groups(run, held_out))
     else:
         validation = ValidationConfig()
-    data = run.data
+    data, recorded = run.data, saved.get("data", {})
     data = dataclasses.replace(
         data,
         groups=groups,
-        template=saved.get("data", {}).get("template", data.template),
+        template=recorded.get("template", data.template),
+        und_rounding=recorded.get("und_rounding", data.und_rounding),
     )
     return dataclasses.replace(
         run,

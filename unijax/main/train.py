@@ -29,7 +29,7 @@ from unijax.main import samples
 from unijax.main.config import to_json
 from unijax.main.run import RunConfig, make_mup_base, make_system
 from unijax.parallel.sharding import describe, make_mesh, reader, row_shards
-from unijax.train import cache, setup
+from unijax.train import cache, origin, setup
 from unijax.train.checkpoint import FOLDER, read_params
 from unijax.train.loop import Evaluator, fit, take, validation
 from unijax.train.setup import Trainer
@@ -40,6 +40,7 @@ from unijax.train.weights import load_weights
 # What a run directory holds before the first step is logged or saved.
 _WITHOUT_A_STEP = {
     "status.json", "parameters.txt", "tokenizer", "metrics.jsonl", "tensorboard", FOLDER,
+    origin.FOLDER,
 }  # fmt: skip
 
 
@@ -122,6 +123,8 @@ def _train(
     if is_lead():
         if tokenizer is not None and not (run_dir / "tokenizer").exists():
             tokenizer.save(run_dir / "tokenizer")  # for whoever reads the checkpoints
+        if init_from is not None and not (run_dir / origin.FOLDER).exists():
+            origin.carry(init_from, run_dir)
         with atomic_file(run_dir / "parameters.txt") as temporary:
             temporary.write_text(parameter_table(trainer))
         print(describe(mesh, run.mesh.table), file=sys.stderr)

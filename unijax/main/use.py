@@ -38,6 +38,7 @@ def open_sampler(run_dir: str | pathlib.Path) -> Sampler:
         tokenizers.load(step_directory(run_dir).parent.parent / "tokenizer"),
         TEMPLATES[data.get("template", "janus_pro")],
         data.get("und_rounding", "floor"),
+        trained_length=data.get("row_length", 0),
     )
 
 
@@ -55,8 +56,14 @@ def asks(sampler: Sampler) -> Ask:
     return answer
 
 
+def system_prompt(run_dir: str | pathlib.Path) -> str:
+    """What the processor of an imported model puts before a conversation; empty of other runs."""
+    return read_run(run_dir)["config"].get("data", {}).get("system_prompt", "")
+
+
 def converse(
     sampler: Sampler,
+    system: str,
     images: Sequence[str],
     questions: Sequence[str],
     max_tokens: int,
@@ -66,12 +73,13 @@ def converse(
     """Prints an answer to each question; without questions, reads them from the terminal.
 
     Args:
+      system: put before all turns; empty for none.
       images: files, shown before the first question.
     """
     pictures = [_read(pathlib.Path(path)) for path in images]
-    turns = []
-    for text in questions or _typed():
-        turns.append(question(text, [] if turns else pictures))
+    turns = [{"role": "system", "content": system}] if system else []
+    for i, text in enumerate(questions or _typed()):
+        turns.append(question(text, [] if i else pictures))
         (answer,) = sampler.answer([turns], max_tokens, sampling, seed)
         turns.append({"role": "assistant", "content": answer})
         print(answer if not questions or len(questions) == 1 else f"> {text}\n{answer}")

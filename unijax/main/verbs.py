@@ -80,7 +80,9 @@ def import_(args: argparse.Namespace) -> None:
             "See unijax import --help.",
         )
     if args.source is not None:
-        done = import_checkpoint(args.source, args.run_dir, tokenizer=args.tokenizer)
+        done = import_checkpoint(
+            args.source, args.run_dir, tokenizer=args.tokenizer, template=args.template
+        )
     else:
         if args.config is None:
             raise UserError(
@@ -91,8 +93,9 @@ def import_(args: argparse.Namespace) -> None:
             )
         run = resolve(config_lib.load(args.config))
         done = import_parts(
-            args.run_dir, run.model, **parts, tokenizer=args.tokenizer, seed=run.seed
-        )
+            args.run_dir, run.model, **parts, tokenizer=args.tokenizer, template=args.template,
+            seed=run.seed,
+        )  # fmt: skip
     print(done)
 
 
@@ -103,7 +106,10 @@ def export_(args: argparse.Namespace) -> None:
     if not 0 < args.shard_gib < math.inf:
         raise UserError("--shard-gib", f"{args.shard_gib}", "a number above 0", "Change it.")
     shard = int(args.shard_gib * 2**30)
-    print(export_checkpoint(args.run_dir, args.out, args.format, args.dtype, shard))
+    done = export_checkpoint(
+        args.run_dir, args.out, args.format, args.dtype, shard, licence=args.license
+    )
+    print(done)
 
 
 def verify_(args: argparse.Namespace) -> int:
@@ -157,10 +163,13 @@ def score_(args: argparse.Namespace) -> None:
 
 def ask_(args: argparse.Namespace) -> None:
     """`unijax ask`: turns from the arguments, or from the terminal until its end."""
-    from unijax.main.use import converse, open_sampler
+    from unijax.main.use import converse, open_sampler, system_prompt
 
     sampler = open_sampler(args.run_dir)
-    converse(sampler, args.image, args.question, args.max_tokens, _sampling(args), args.seed)
+    system = system_prompt(args.run_dir) if args.system is None else args.system
+    converse(
+        sampler, system, args.image, args.question, args.max_tokens, _sampling(args), args.seed
+    )
 
 
 def demo_(args: argparse.Namespace) -> int:

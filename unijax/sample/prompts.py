@@ -65,8 +65,14 @@ def conversation(
 
 
 def question(text: str, pictures: Sequence[Any] = ()) -> Message:
-    """A user's turn: pictures, then on a new line the text, as in training."""
-    return {"role": "user", "content": [*pictures, "\n" + text] if pictures else text}
+    """A user's turn: pictures, then on a new line the text, as in training.
+
+    Between pictures stands what the chat template of deepseek-community's checkpoints puts there.
+    """
+    if not pictures:
+        return {"role": "user", "content": text}
+    shown = [part for picture in pictures for part in ("\n\n", picture)][1:]
+    return {"role": "user", "content": [*shown, "\n" + text]}
 
 
 def _content(content: Any, where: str) -> Any:

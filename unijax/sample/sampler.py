@@ -1,6 +1,7 @@
 """A trained system that draws and answers."""
 
 import itertools
+import logging
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -37,6 +38,8 @@ from unijax.sample.text import write_ids
 # Codes, int32 [prompts, n, N], or latents, float32 [prompts, n, h, w, C].
 Made = np.ndarray
 
+_LOG = logging.getLogger("unijax.sample")
+
 
 class Sampler:
     """Draws pictures from prompts, and answers questions about pictures or without.
@@ -51,6 +54,7 @@ class Sampler:
       template: of conversations, as in training.
       rounding: of padded pictures, as in training (`data.images.for_understanding`).
       batch: pictures, or answers, that are made at once; their caches are in memory together.
+      trained_length: tokens of a row in training; prompts beyond it are told. 0 where unknown.
     """
 
     def __init__(
@@ -61,6 +65,7 @@ class Sampler:
         template: Template,
         rounding: str = "floor",
         batch: int = 16,
+        trained_length: int = 0,
     ):
         if batch < 1:
             raise UserError("batch", f"{batch}", "1 or more", "Change it.")
@@ -68,6 +73,7 @@ class Sampler:
         self.system, self.tokenizer, self.template, self.batch = system, tokenizer, template, batch
         self._prompting = Prompting(system.layout, tokenizer.special, rounding)
         self._params = system.for_decoding(params)
+        self._trained_length = trained_length
 
     def draw(
         self,
@@ -154,7 +160,9 @@ class Sampler:
         wanted, nothing, seeds, seen = [], [], [], Counter()
         for i, document in enumerate(documents):
             asked = up_to_image(document, maker.role, layout, special)
-            self._check_length(f"prompt {i}", self._prompting.length(asked), maker.tokens)
+            self._check_length(
+                f"prompt {i}", self._prompting.length(asked), maker.tokens, maker.tokens
+            )
             free = unconditional(document, maker.role, layout, special)
             free = up_to_image(free, maker.role, layout, special)
             name = _words(asked, layout, special)
@@ -206,7 +214,7 @@ class Sampler:
             documents.append(Document(f"text {i}", spans))
         lengths = [self._prompting.length(d) for d in documents]
         for document, length in zip(documents, lengths):
-            self._check_length(document.name, length, 0)
+            self._check_length(document.name, length, 0, 0)
         found: list[tuple[float, int]] = [(0.0, 0)] * len(documents)
         by_length = np.argsort(lengths, kind="stable")
         for rows, kept in _batches(by_length, self.batch, "scoring", "text"):
@@ -258,7 +266,7 @@ class Sampler:
         lengths, seeds = [], []
         for document in documents:
             lengths.append(self._prompting.length(document))
-            self._check_length(document.name, lengths[-1], max_tokens)
+            self._check_length(document.name, lengths[-1], max_tokens, 1)
             ids = [getattr(span, "ids", "image") for span in document.spans]
             seeds.append(stable_hash(seed, *ids, "answer"))
         seeds, special = np.array(seeds, np.uint32), self.tokenizer.special
@@ -274,7 +282,8 @@ class Sampler:
                 answers[i] = self.tokenizer.decode(_until(row, special.eos)).strip()
         return answers
 
-    def _check_length(self, where: str, prompt: int, more: int) -> None:
+    def _check_length(self, where: str, prompt: int, more: int, sure: int) -> None:
+        """Of a prompt that at most `more` tokens follow, and at least `sure`."""
         most = self.system.max_positions
         if prompt + more > most:
             raise UserError(
@@ -283,6 +292,12 @@ class Sampler:
                 f"{most} at most, which the model has positions for",
                 "Shorten it.",
             )
+        if 0 < self._trained_length < prompt + sure:
+            _LOG.warning(
+                "%s: %d tokens, and %d that follow: the model was trained on rows of %d tokens, "
+                "and what goes beyond is likely to be worse",
+                where, prompt, sure, self._trained_length,
+            )  # fmt: skip
 
 
 def _words(document: Document, layout: Layout, special: SpecialIds) -> tuple:
