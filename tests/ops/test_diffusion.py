@@ -1,6 +1,5 @@
 """Schedules, noise and targets against diffusers, and draws that belong to a picture."""
 
-import diffusers
 import hypothesis
 import hypothesis.strategies as st
 import jax
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.latent_oracles import diffusers
 from unijax.core.errors import UserError
 from unijax.ops.diffusion import (
     PREDICTIONS,

@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 
-import diffusers
 import hypothesis
 import hypothesis.strategies as st
 import jax
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.latent_oracles import diffusers
 from unijax.core.errors import UserError
 from unijax.ops.diffusion import (
     SAMPLERS,
