@@ -30,16 +30,17 @@ _TORCH_DTYPES = {
 _REOPEN_AFTER = 2**30  # bytes read
 
 
-def open_directory(directory: pathlib.Path) -> Source:
-    """The weights of a model directory: safetensors or pytorch_model.bin, whole or sharded.
+def open_directory(directory: pathlib.Path, stem: str = "") -> Source:
+    """The weights of a model directory: safetensors or PyTorch's own files, whole or sharded.
+
+    Args:
+      stem: of the files' names; by default what transformers calls them.
 
     Raises:
       UserError: if there are none, or a file is missing, truncated or not what its name says.
     """
-    for name, kind in (
-        ("model.safetensors", SafetensorsSource),
-        ("pytorch_model.bin", TorchSource),
-    ):
+    names = (f"{stem or 'model'}.safetensors", f"{stem or 'pytorch_model'}.bin")
+    for name, kind in zip(names, (SafetensorsSource, TorchSource)):
         index = directory / f"{name}.index.json"
         if index.is_file():
             return kind(str(directory), _indexed(index))
@@ -48,7 +49,7 @@ def open_directory(directory: pathlib.Path) -> Source:
     raise UserError(
         str(directory),
         "no weights",
-        "model.safetensors or pytorch_model.bin, or an index.json of their shards",
+        f"{' or '.join(names)}, or an index.json of their shards",
         "Give the directory that holds them.",
     )
 

@@ -21,6 +21,7 @@ from unijax.core.errors import UserError
 from unijax.nn.encoder import ACTIVATIONS, Encoder
 from unijax.nn.layers import Dense, Embed, LayerNorm
 from unijax.ops.attention import full_intervals
+from unijax.ops.patches import patchify
 
 FEATURES = ("post_norm", "pre_norm")
 
@@ -149,7 +150,7 @@ class Embeddings(nn.Module):
         cfg, kinds = self.config, {"dtype": self.dtype, "param_dtype": self.param_dtype}
         names = (axes.PATCH, axes.VISION_EMBED)
         x = Dense(cfg.hidden_size, names, name="patch_embedding", **kinds)(
-            patches(pixels, cfg.patch_size)
+            patchify(pixels, cfg.patch_size)
         )
         table = Embed(
             cfg.num_tokens,
@@ -159,11 +160,3 @@ class Embeddings(nn.Module):
             **kinds,
         )
         return x + table(jnp.arange(cfg.num_tokens))
-
-
-def patches(pixels: Float[Array, "B height width C"], size: int) -> Float[Array, "B N patch"]:
-    """Squares of `size` pixels in raster order, each flattened as (row, column, channel)."""
-    b, height, width, c = pixels.shape
-    rows, columns = height // size, width // size
-    x = pixels.reshape(b, rows, size, columns, size, c).transpose(0, 1, 3, 2, 4, 5)
-    return x.reshape(b, rows * columns, size * size * c)

@@ -14,8 +14,10 @@ from jaxtyping import Float, Int, Integer
 
 from unijax.core import axes
 from unijax.core.mesh import DATA, FSDP, PARTS, POSITIONS, ROWS, WHOLE, axes_in_use, lay
+from unijax.ops.depthwise import depthwise
 from unijax.ops.dropout import dropout
 from unijax.ops.linear import linear
+from unijax.ops.norm import standardise
 
 Initializer = Callable[..., Array]
 DEFAULT_INIT = nn.initializers.normal(0.02)
@@ -91,6 +93,7 @@ class RMSNorm(nn.Module):
 
     epsilon: float
     scaled_dims: int = 1  # last dims that have scales of their own; the norm is over the last
+    use_bias: bool = False
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
 
@@ -102,7 +105,12 @@ class RMSNorm(nn.Module):
         x = x.astype(jnp.float32)
         x = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.epsilon)
         x = x.astype(self.dtype)
-        return x * _spread(scale, x)
+        x = x * _spread(scale, x)
+        if self.use_bias:
+            zeros = nn.with_logical_partitioning(nn.initializers.zeros, (axes.NORM,))
+            bias = self.param("bias", zeros, (x.shape[-1],), self.param_dtype)
+            x = x + _spread(bias, x)
+        return x
 
 
 class LayerNorm(nn.Module):
@@ -120,9 +128,7 @@ class LayerNorm(nn.Module):
         zeros = nn.with_logical_partitioning(nn.initializers.zeros, names)
         scale = self.param("scale", ones, shape, self.param_dtype)
         bias = self.param("bias", zeros, shape, self.param_dtype)
-        x = x.astype(jnp.float32)
-        x = x - jnp.mean(x, axis=-1, keepdims=True)
-        x = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.epsilon)
+        x = standardise(x, self.epsilon)
         y = x * scale.astype(jnp.float32) + bias.astype(jnp.float32)
         return y.astype(self.dtype)
 
@@ -178,6 +184,7 @@ class Conv(nn.Module):
     kernel_size: int
     stride: int = 1
     padding: tuple[tuple[int, int], tuple[int, int]] = ((0, 0), (0, 0))
+    use_bias: bool = True
     kernel_init: Initializer = nn.initializers.lecun_normal()
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
@@ -189,7 +196,6 @@ class Conv(nn.Module):
         zeros = nn.with_logical_partitioning(nn.initializers.zeros, (axes.CONV_OUT,))
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", init, shape, self.param_dtype)
-        bias = self.param("bias", zeros, (self.features,), self.param_dtype)
         y = jax.lax.conv_general_dilated(
             x.astype(self.dtype),
             kernel.astype(self.dtype),
@@ -197,4 +203,29 @@ class Conv(nn.Module):
             padding=self.padding,
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
-        return y + bias.astype(self.dtype)
+        if self.use_bias:
+            y = y + self.param("bias", zeros, (self.features,), self.param_dtype).astype(self.dtype)
+        return y
+
+
+class DepthwiseConv(nn.Module):
+    """One kernel for each channel, NHWC, kernel HWC; the grid stays as it is."""
+
+    kernel_size: int
+    use_bias: bool = True
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B height width d"]) -> Float[Array, "B height width d"]:
+        names = (axes.SPATIAL, axes.SPATIAL, axes.CONV_OUT)
+        fan_in = nn.initializers.normal(1 / self.kernel_size)
+        shape = (self.kernel_size, self.kernel_size, x.shape[-1])
+        init = nn.with_logical_partitioning(fan_in, names)
+        kernel = self.param("kernel", init, shape, self.param_dtype)
+        around = (self.kernel_size // 2,) * 2
+        y = depthwise(x.astype(self.dtype), kernel.astype(self.dtype), (around, around))
+        if self.use_bias:
+            zeros = nn.with_logical_partitioning(nn.initializers.zeros, (axes.CONV_OUT,))
+            y = y + self.param("bias", zeros, shape[-1:], self.param_dtype).astype(self.dtype)
+        return y
