@@ -199,6 +199,8 @@ class Recipe:
       config: the dataclass of its sizes, `model` in configs.
       eats: "rows" (`PackedBatch`) or "pictures" (`ImageBatch`).
       sizes: published ones by name.
+      ladders: where its size ladders are (`core.ladder`), as "module:attribute", a dict by name; ""
+        for none.
     """
 
     name: str
@@ -206,6 +208,7 @@ class Recipe:
     config: type
     eats: str
     sizes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    ladders: str = ""
 
     def __post_init__(self):
         assert self.eats in ("rows", "pictures"), self.eats

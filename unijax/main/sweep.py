@@ -33,6 +33,11 @@ from unijax.train.guard import NotFinite
 from unijax.train.schema import config_of_today
 
 MEASURED = 4  # batches from which tokens and FLOPs of a step are planned
+# What a ladder decides of a decoder.
+SIZES = (
+    "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "num_key_value_heads", "head_dim",
+)  # fmt: skip
 NEAR = 0.1  # what an epoch of the data may differ from what a grid says of it
 # What a run learns does not hang on these, and a name that did would change with them.
 NOT_IN_ID = {"": ("hardware",), "loop": ("hang_seconds", "keep_every")}
@@ -116,8 +121,9 @@ def with_recorded_names(planned: list[Planned], directory: pathlib.Path) -> list
 
 
 def with_width(run: RunConfig, ladder: str, width: int) -> RunConfig:
-    """The run with the decoder of a ladder; vocabulary and encoders stay the config's."""
-    text = dataclasses.replace(rung(ladder, width).text, vocab_size=run.model.text.vocab_size)
+    """The run with a decoder of a ladder's sizes; all else stays the config's."""
+    sizes = rung(ladder, width).config.text
+    text = dataclasses.replace(run.model.text, **{name: getattr(sizes, name) for name in SIZES})
     return dataclasses.replace(run, model=dataclasses.replace(run.model, text=text))
 
 

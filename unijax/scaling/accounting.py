@@ -13,10 +13,9 @@ import flax.linen as nn
 
 from unijax.core import tree
 from unijax.core.cost import PAIRS
+from unijax.core.ladder import Rung
 from unijax.core.system import RowSystem, init_shapes
-from unijax.models.llama import LlamaConfig
-from unijax.scaling.ladder import ImageLayers, Rung
-from unijax.systems.janus import Janus
+from unijax.systems.registry import recipe
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,9 +51,7 @@ class Account:
 
 def account(rung: Rung, context: int) -> Account:
     """Of a rung, with documents of `context` tokens."""
-    if isinstance(rung.system, ImageLayers):
-        return _transfusion(rung.text, rung.system, context)
-    system = Janus(rung.system)
+    system = recipe(rung.recipe).system(rung.config)
     spent = {PAIRS: (context + 1) / 2}
     forward = {}
     for modality, units in system.modalities.items():
@@ -86,35 +83,12 @@ def parameters_by_kind(system: RowSystem) -> dict[str, int]:
     return kinds
 
 
-def _transfusion(text: LlamaConfig, images: ImageLayers, context: int) -> Account:
-    counts, d = text.count_parameters(), text.hidden_size
-    shared = {
-        "decoder": float(text.flops_per_token()),
-        "attention": text.flops_per_pair() * (context + 1) / 2,
-    }
-    into, out = images.flops_per_token(d)
-    return Account(
-        {
-            "embedding": counts["embed_tokens"],
-            "decoder": counts["layers"],
-            "adaptors": images.count_parameters(d),
-            "heads": counts["lm_head"],
-            "towers": 0,
-        },
-        {
-            "text": shared | {"head": 2.0 * d * text.vocab_size},
-            "patches": shared | {"adaptor": float(into), "head": float(out)},
-        },
-        context,
-    )
-
-
 def describe(rungs: list[Rung], context: int) -> str:
     """The ladder as text: the arithmetic, the parameters, and FLOPs per token beside 6 N."""
     lines = []
     for rung in rungs:
         found = account(rung, context)
-        lines.append(f"{rung.name}  width {rung.text.hidden_size}: {rung.arithmetic}")
+        lines.append(f"{rung.name}  width {rung.config.text.hidden_size}: {rung.arithmetic}")
         groups = "  ".join(f"{g} {n:,}" for g, n in found.parameters.items() if n)
         lines.append(f"  parameters: {groups}")
         lines.append(

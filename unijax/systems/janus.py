@@ -326,4 +326,4 @@ class Janus(Language):
     unused = ("vqmodel/decoder", "vqmodel/post_quant_conv")
 
 
-RECIPE = Recipe("janus", Janus, JanusConfig, "rows", SIZES)
+RECIPE = Recipe("janus", Janus, JanusConfig, "rows", SIZES, "unijax.systems.janus_ladders:LADDERS")

@@ -10,13 +10,16 @@ import importlib
 import importlib.metadata
 
 from unijax.core.errors import UserError
+from unijax.core.ladder import Ladder
 from unijax.core.system import Recipe
 
 GROUP = "unijax.systems"
 _OWN = {
+    "chameleon": "unijax.systems.chameleon",
+    "contrastive": "unijax.systems.contrastive",
     "janus": "unijax.systems.janus",
     "tokenizer": "unijax.systems.tokenizer",
-    "contrastive": "unijax.systems.contrastive",
+    "transfusion": "unijax.systems.transfusion",
 }
 
 
@@ -56,4 +59,15 @@ def recipe(name: str) -> Recipe:
         raise UserError(
             where, f"a {type(found).__name__}", "a unijax.core.system.Recipe", "Correct its setup."
         )
+    return found
+
+
+@functools.cache
+def ladders() -> dict[str, Ladder]:
+    """Of all systems, by name."""
+    found: dict[str, Ladder] = {}
+    for name in names():
+        if place := recipe(name).ladders:
+            module, _, attribute = place.partition(":")
+            found |= getattr(importlib.import_module(module), attribute)
     return found
