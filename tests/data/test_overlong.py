@@ -2,10 +2,9 @@
 
 import pytest
 
-from tests.data.conftest import RECORDS, small_config, stream
+from tests.data.conftest import LAYOUT, RECORDS, small_config, stream
 from unijax.core.errors import UserError
 from unijax.data.config import GroupConfig, SourceConfig
-from unijax.data.document import UndSpan
 from unijax.data.loader import Loader
 from unijax.data.templates import IMAGE_MARKER
 
@@ -14,7 +13,7 @@ LONG = {"id": "long", "text": "\n\n".join(["a cat on a mat is red and a dog is b
 
 def test_overlong_documents_are_dropped_and_counted(tokenizer):
     records = RECORDS | {"text": [LONG, *RECORDS["text"][:3]]}
-    loader = Loader(small_config(overlong="drop"), tokenizer, records)
+    loader = Loader(small_config(overlong="drop"), LAYOUT, tokenizer, records)
     for _ in range(6):
         next(loader)
     dropped = loader.info.metrics["documents_left_out"]
@@ -73,7 +72,7 @@ def test_a_picture_and_its_answer_are_never_cut_apart(tokenizer, task):
     for _ in range(20):
         for placed in next(rows):
             assert "#" not in placed.document.name
-            assert any(isinstance(span, UndSpan) for span in placed.document.spans)
+            assert any(getattr(span, "role", None) == "und" for span in placed.document.spans)
     assert rows.dropped["ask"] > 5
 
 

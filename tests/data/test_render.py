@@ -7,21 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.data.conftest import make_records
-from unijax.data.document import (
-    GenSpan,
-    ImageRef,
-    ImageTokens,
-    TextSpan,
-    UndSpan,
-    document_size,
-)
+from tests.data.conftest import GEN, LAYOUT, UND, make_records
+from unijax.core.stream import Layout
+from unijax.data.document import ImageRef, ImageSpan, TextSpan, document_size
 from unijax.data.render import DocumentKey, RenderConfig, drop_condition, render, to_spans
 from unijax.data.tasks import TASKS, may_show
 from unijax.data.templates import TEMPLATES, Break, Eos, Role, Text, Und
 
-IMAGES = ImageTokens(und=4, gen=9)
-CONFIG = RenderConfig(IMAGES, TEMPLATES["janus_pro"], p_first_sentence=0.0, p_drop_condition=0.0)
+CONFIG = RenderConfig(LAYOUT, TEMPLATES["janus_pro"], p_first_sentence=0.0, p_drop_condition=0.0)
 KEY = DocumentKey("source", 0, 3)
 RECORDS = make_records()
 PICTURE, PAGE, TEXT = RECORDS["ask"][0], RECORDS["pages"][0], RECORDS["text"][2]
@@ -47,7 +40,7 @@ def ids_of(tokenizer, document):
             read += span.ids
             learned += [i for i, weight in zip(span.ids, span.weights) if weight]
         else:
-            read += [tokenizer.special.boi, "U" if isinstance(span, UndSpan) else "G"]
+            read += [tokenizer.special.boi, {"und": "U", "gen": "G"}[span.role]]
             read += [tokenizer.special.eoi]
     return read, learned
 
@@ -117,8 +110,9 @@ def test_special_ids_stand_only_where_templates_put_them(task, tokenizer):
 @pytest.mark.parametrize("task", sorted(TASKS))
 def test_a_task_shows_images_of_its_stream_alone(task, tokenizer):
     spans = render(RECORD_OF.get(task, PICTURE), task, KEY, tokenizer, CONFIG).spans
-    for stream, kind in ("und", UndSpan), ("gen", GenSpan):
-        assert any(isinstance(span, kind) for span in spans) == may_show(task, stream)
+    shown = {span.role for span in spans if isinstance(span, ImageSpan)}
+    for role in ("und", "gen"):
+        assert (role in shown) == may_show(task, role)
 
 
 def test_roles_without_a_token_are_text(tokenizer):
@@ -175,9 +169,9 @@ def test_a_dropped_condition_is_pad_up_to_the_last_begin_of_image(tokenizer):
     for task in ("generate", "caption_to_image", "category_to_image"):
         kept = render(PICTURE, task, KEY, tokenizer, CONFIG)
         lost = render(PICTURE, task, KEY, tokenizer, dropped)
-        assert document_size(kept, IMAGES) == document_size(lost, IMAGES)
+        assert document_size(kept, LAYOUT) == document_size(lost, LAYOUT)
         read, learned = ids_of(tokenizer, lost)
-        before = document_size(kept, IMAGES).tokens - 1 - (IMAGES.gen + 2)
+        before = document_size(kept, LAYOUT).tokens - 1 - (GEN.tokens + 2)
         special = tokenizer.special
         assert read == [special.bos, *[pad] * before, special.boi, "G", special.eoi]
         assert learned == []
@@ -189,10 +183,19 @@ def test_a_dropped_condition_is_pad_up_to_the_last_begin_of_image(tokenizer):
 def test_an_image_in_the_condition_is_dropped_too():
     image = ImageRef("r", b"")
     text = TextSpan((5, 6), (1.0, 0.0))
-    spans = drop_condition([text, UndSpan(image), text, GenSpan(image)], 9, IMAGES)
-    assert [len(s.ids) for s in spans[:-1]] == [2, IMAGES.und + 2, 2]
+    spans = [text, ImageSpan("und", image), text, ImageSpan("gen", image)]
+    spans = drop_condition(spans, 3, 9, LAYOUT)
+    assert [len(s.ids) for s in spans[:-1]] == [2, UND.tokens + 2, 2]
     assert all(set(s.ids) == {9} and not any(s.weights) for s in spans[:-1])
-    assert isinstance(spans[-1], GenSpan)
+    assert spans[-1] == ImageSpan("gen", image)
+
+
+def test_an_empty_condition_leaves_the_image_and_what_stands_behind():
+    empty = Layout((UND, dataclasses.replace(GEN, unconditional="empty")))
+    image, text = ImageRef("r", b""), TextSpan((5, 6), (1.0, 0.0))
+    spans = [text, ImageSpan("und", image), text, ImageSpan("gen", image), text]
+    assert drop_condition(spans, 3, 9, empty) == spans[3:]
+    assert drop_condition(spans, 3, 9, LAYOUT)[3:] == spans[3:]
 
 
 def test_conditions_are_dropped_as_often_as_told(tokenizer):
@@ -231,7 +234,7 @@ def test_lengths_are_known_without_reading_a_picture(tokenizer):
 
     record = PICTURE | {"image": fail}
     for task in ("question", "generate", "describe", "image_to_caption"):
-        assert document_size(render(record, task, KEY, tokenizer, CONFIG), IMAGES).tokens > 5
+        assert document_size(render(record, task, KEY, tokenizer, CONFIG), LAYOUT).tokens > 5
 
 
 def test_keys_of_pictures_are_their_content():

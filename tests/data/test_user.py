@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from tests.data.conftest import png, small_config
+from tests.data.conftest import LAYOUT, png, small_config
 from unijax.core.batch import Kind
 from unijax.core.errors import UserError
 from unijax.data.config import GroupConfig, SourceConfig
@@ -281,12 +281,13 @@ def test_own_data_goes_all_the_way_to_batches(folder, tokenizer):
         )),
         GroupConfig("gen", 1.0, (SourceConfig("g", "category_to_image", "folder", str(gen)),)),
     )  # fmt: skip
-    loader = Loader(small_config(groups=groups), tokenizer)
+    loader = Loader(small_config(groups=groups), LAYOUT, tokenizer)
     batch = next(loader)
     assert {name.split("/")[0] for name in loader.info.names.values()} == {"q", "c", "g"}
     assert (batch.kind == Kind.UND).any()
     assert (batch.kind == Kind.GEN).any()
-    assert batch.gen.pixels[batch.gen.weight == 1].any()
+    gen = batch.images["gen"]
+    assert gen.pixels[gen.weight == 1].any()
 
 
 def test_an_undecodable_picture_is_named_by_file_and_line(folder, tokenizer):
@@ -296,6 +297,6 @@ def test_an_undecodable_picture_is_named_by_file_and_line(folder, tokenizer):
             "gen", 1.0, (SourceConfig("g", "generate", "jsonl", str(write(folder, GOOD[0]))),)
         ),
     )
-    loader = Loader(small_config(groups=groups), tokenizer)
+    loader = Loader(small_config(groups=groups), LAYOUT, tokenizer)
     with pytest.raises(UserError, match=r"data\.jsonl:1: found 13 bytes that are no known picture"):
         next(loader)

@@ -46,7 +46,7 @@ class Stream:
       target: what the answers of an image are; NONE for a role that is only read.
       answers: the positions that answer are those from `first` to before `N + last`, counted from
         the image's first: (-1, -1) begins at the mark before it and ends before its last token,
-        (0, 0) is every token itself.
+        (0, 0) is every token itself. Each answers with the next token; of noise, with its own.
       t_max: largest noise of an image, of targets NOISE: 1 for all, 0 for clean ones.
       unconditional: what replaces all before the image, to learn it without a condition.
     """
@@ -67,9 +67,20 @@ class Stream:
     def __post_init__(self):
         assert self.resize in RESIZES, self
         assert self.unconditional in UNCONDITIONAL, self
+        if self.target == Target.NONE:
+            return
         first, last = self.answers
-        assert -(self.before is not None) <= first, self
-        assert last <= 0, self
+        # Positions of its own, marks included, with answers that are of this image.
+        assert -(self.before is not None) <= first < self.tokens + last, self
+        assert -self.shift <= first, self
+        assert last <= -self.shift, self
+        # A position has one answer: where the last token is its own, nothing learned stands behind.
+        assert last < 0 or (self.after is not None and not self.after.learned), self
+
+    @property
+    def shift(self) -> int:
+        """How many positions behind the one that answers the token stands that is its answer."""
+        return int(self.target != Target.NOISE)
 
     @property
     def length(self) -> int:

@@ -121,8 +121,7 @@ def _lay_image(
         first_offset, last = stream.answers[0], stream.tokens + stream.answers[1]
         offsets = np.arange(first_offset, last, dtype=np.int32)
         answered = slice(begin + first_offset, begin + last)
-        shift = 0 if stream.target == Target.NOISE else 1
         row.target_kind[answered] = stream.target
-        row.target[answered] = slot * stream.tokens + offsets + shift
+        row.target[answered] = slot * stream.tokens + offsets + stream.shift
         row.weight[answered] = 1
     return end + (stream.after is not None)

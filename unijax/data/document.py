@@ -125,16 +125,16 @@ def document_size(document: Document, layout: Layout) -> Size:
 
 
 def has_target(spans: tuple[Span, ...], layout: Layout) -> bool:
-    """Whether anything in the spans is learned."""
+    """Whether anything is learned of a document of these spans: all but its very first token may be."""
 
-    def learned(span: Span) -> bool:
+    def learned(span: Span, first: bool) -> bool:
         if isinstance(span, TextSpan):
-            return any(span.weights)
+            return any(span.weights[first:])
         stream = layout.by_role[span.role]
-        marks = (stream.before, stream.after)
+        marks = (None if first else stream.before, stream.after)
         return stream.target != Target.NONE or any(m is not None and m.learned for m in marks)
 
-    return any(map(learned, spans))
+    return any(learned(s, first=not (i or layout.begins)) for i, s in enumerate(spans))
 
 
 def stable_hash(*words: object) -> int:
