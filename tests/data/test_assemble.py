@@ -1,7 +1,5 @@
 """Arrays of a row against a slow version that builds a list of tokens and shifts it."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -93,9 +91,9 @@ def assemble_slowly(row, length, layout):
                 # The position that answers: this one, or the one before it.
                 if stream.target == Target.NOISE and first <= offset < stream.tokens + last:
                     here = (Target.NOISE, address, 1.0)
-                if stream.target in (Target.CODE, Target.FEATURE):
-                    if first <= offset - 1 < stream.tokens + last:
-                        own = (stream.target, address, 1.0)
+                next_token = stream.target in (Target.CODE, Target.FEATURE)
+                if next_token and first <= offset - 1 < stream.tokens + last:
+                    own = (stream.target, address, 1.0)
                 laid.append((stream.kind, address, image, own, here))
             if stream.after:
                 text(getattr(SPECIAL, stream.after.name), float(stream.after.learned))

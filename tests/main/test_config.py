@@ -92,7 +92,7 @@ def test_a_field_that_came_later_is_on_record_only_where_it_is_used():
         ("stage=7", r"stage: found '7'; expected a single value"),
         ("stage.steps", r"override 'stage.steps': found no '='"),
         ("dtype=float8", r"dtype: found 'float8'; expected one of"),
-        ("system=janis", r"system: found unknown key 'janis'.*Did you mean 'janus'\?"),
+        ("system=janis", r"system: found unknown system 'janis'.*Did you mean 'janus'\?"),
         ("mesh.table=2d", r"mesh.table: found '2d'; expected one of"),
         (
             "model.text.num_attention_heads=7",

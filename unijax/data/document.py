@@ -125,7 +125,7 @@ def document_size(document: Document, layout: Layout) -> Size:
 
 
 def has_target(spans: tuple[Span, ...], layout: Layout) -> bool:
-    """Whether anything is learned of a document of these spans: all but its very first token may be."""
+    """Whether anything of a document of these spans is learned. Its very first token never is."""
 
     def learned(span: Span, first: bool) -> bool:
         if isinstance(span, TextSpan):
