@@ -3,7 +3,7 @@
 import numpy as np
 
 from unijax.data.document import ImageRef
-from unijax.main import cache
+from unijax.train import cache
 
 
 def test_two_jobs_that_make_one_table_at_the_same_time_both_get_it(tmp_path):
