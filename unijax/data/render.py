@@ -75,7 +75,7 @@ def render(
     spans = to_spans(pieces, tokenizer)
     if any(isinstance(span, GenSpan) for span in spans) and rng.random() < config.p_drop_condition:
         spans = drop_condition(spans, tokenizer.special.pad, config.images)
-    return Document(str(key), tuple(spans))
+    return Document(str(key), tuple(spans), where)
 
 
 def to_spans(pieces: Sequence[Piece], tokenizer: Tokenizer) -> list[Span]:
@@ -157,11 +157,12 @@ class _Spans:
 
 def drop_condition(spans: Sequence[Span], pad: int, images: ImageTokens) -> list[Span]:
     """The unconditional stream: all between begin-of-sequence and the last generated image's
-    begin-of-image becomes the pad id, an ordinary, attended token. Lengths stay.
+    begin-of-image becomes the pad id, an ordinary, attended token. What follows the image is left
+    out: answers to what is no longer there.
     """
     last = max(i for i, span in enumerate(spans) if isinstance(span, GenSpan))
     padded = []
     for span in spans[:last]:
         tokens = span_size(span, images).tokens
         padded.append(TextSpan((pad,) * tokens, (0.0,) * tokens))
-    return [*padded, *spans[last:]]
+    return [*padded, spans[last]]

@@ -33,20 +33,21 @@ def fit(document: Document, limit: Size, images: ImageTokens, overlong: str) -> 
         return [document] if has_target(document.spans) else []
     if overlong == "drop":
         return []
+    where = document.where or document.name
     groups: list[list[Span]] = [[]]
     used = Size(1)
     for span in document.spans:
         size = span_size(span, images)
         if size.und > limit.und or size.gen > limit.gen:
             raise UserError(
-                document.name,
+                where,
                 f"an image to {'understand' if size.und else 'generate'}",
                 "rows with slots for such images",
                 "Give the stream at least one slot, or choose another task for the source.",
             )
         if size.tokens + 1 > limit.tokens:
             raise UserError(
-                document.name,
+                where,
                 f"one span of {size.tokens} tokens",
                 f"at most {limit.tokens - 1}, a row without its first token",
                 "Lengthen the rows, shorten the text (a blank line ends a span), "
