@@ -22,14 +22,23 @@ CHAT = {
     "id": "c",
     "messages": [
         {"role": "system", "content": "Be kind."},
-        {"role": "user", "content": "<image_placeholder>\nwhat?"},
+        {"role": "user", "content": [b"picture", "\nwhat?"]},
         {"role": "assistant", "content": "a cat"},
         {"role": "user", "content": "where?"},
         {"role": "assistant", "content": "on a mat"},
     ],
-    "images": [b"picture"],
 }
-RECORD_OF = {"text": TEXT, "page": PAGE, "chat": CHAT}
+DRAW = {
+    "id": "d",
+    "messages": [
+        {"role": "user", "content": "draw a cat"},
+        {"role": "assistant", "content": [b"cat"]},
+        {"role": "user", "content": [b"hat", "\nput this on"]},
+        {"role": "assistant", "content": ["here:", b"cat in hat", " nice?"]},
+    ],
+    "drawings": 2,
+}
+RECORD_OF = {"text": TEXT, "page": PAGE, "chat": CHAT, "draw": DRAW}
 
 
 def ids_of(tokenizer, document):
@@ -109,7 +118,8 @@ def test_special_ids_stand_only_where_templates_put_them(task, tokenizer):
 
 @pytest.mark.parametrize("task", sorted(TASKS))
 def test_a_task_shows_images_of_its_stream_alone(task, tokenizer):
-    spans = render(RECORD_OF.get(task, PICTURE), task, KEY, tokenizer, CONFIG).spans
+    records = [CHAT, DRAW] if task == "chat" else [RECORD_OF.get(task, PICTURE)]
+    spans = [s for r in records for s in render(r, task, KEY, tokenizer, CONFIG).spans]
     shown = {span.role for span in spans if isinstance(span, ImageSpan)}
     for role in ("und", "gen"):
         assert (role in shown) == may_show(task, role)

@@ -18,18 +18,17 @@ GOLDEN = pathlib.Path("tests/golden/packed_rows.txt")
 def config():
     """Every task once: und 6, text 3, gen 3, in samples."""
     records = make_records()
+    pictures = records["ask"]
     chat = {
         "id": "c0",
         "messages": [
             {"role": "system", "content": "Be brief."},
-            {"role": "user", "content": "<image_placeholder>\nwhat is it? <|Assistant|>"},
+            {"role": "user", "content": [pictures[0]["image"], "\nwhat is it? <|Assistant|>"]},
             {"role": "assistant", "content": "a cat"},
-            {"role": "user", "content": "and here: <image_placeholder>?"},
+            {"role": "user", "content": ["and here: ", pictures[1]["image"], "?"]},
             {"role": "assistant", "content": "two red trees"},
         ],
-        "images": [records["ask"][0]["image"], records["ask"][1]["image"]],
     }
-    pictures = records["ask"]
     und = ("question", "describe", "name", "category", "keywords", "image_to_caption")
     gen = ("caption_to_image", "category_to_image", "generate")
     groups = (

@@ -115,10 +115,9 @@ def test_the_other_tasks():
     assert render("page", page) == "one<image_placeholder>twothree<EOS>"
     chat = {
         "messages": [
-            turn("user", "<image_placeholder> and <image_placeholder>: same?"),
+            turn("user", [b"1", " and ", b"2", ": same?"]),
             turn("assistant", "no <image_placeholder>"),
         ],
-        "images": [b"1", b"2"],
     }
     pieces = TASKS["chat"](chat, context())
     assert [p.image.raw for p in pieces if isinstance(p, Und)] == [b"1", b"2"]
@@ -168,4 +167,5 @@ def test_a_record_without_what_the_task_reads_is_named(task):
 
 def test_tables_of_tasks_agree():
     assert set(FIELDS) == set(TASKS)
-    assert set(STREAMS) == {task for task, fields in FIELDS.items() if "image" in fields} | {"page"}
+    of_pictures = {task for task, fields in FIELDS.items() if "image" in fields}
+    assert set(STREAMS) == of_pictures | {"page", "draw"}

@@ -61,8 +61,10 @@ def test_every_form_of_line_becomes_the_record_that_tasks_read(folder):
     assert question["questions"] == [{"question": "what?", "answer": "a dog"}]
     assert question["id"] == "mine"
     assert questions["questions"] == [{"question": "q", "answer": "a"}]
-    assert chat["messages"] == CHAT
-    assert [read() for read in chat["images"]] == [a]
+    (asked, answered) = chat["messages"]
+    (shown, text_of_it) = asked["content"]
+    assert (shown(), text_of_it, asked["role"]) == (a, "\nwhat?", "user")
+    assert answered == CHAT[1]
     assert prompt["captions"] == ["draw a cat"]
     assert prompt["prompt"] == "draw a cat"  # to be drawn, not a description
     assert text["text"] == "only words"
@@ -88,7 +90,8 @@ def test_every_form_of_line_becomes_the_record_that_tasks_read(folder):
             {"image": "a.png", "caption": "  "},
             "found caption: '  '; expected text that is not empty",
         ),
-        ({"image": 3, "caption": "x"}, "found image: 3"),
+        ({"image": 3, "caption": "x"}, "found no picture '3'"),
+        ({"image": ["a.png"], "caption": "x"}, "found ['a.png'] for a picture"),
         ({"image": "a.png", "captions": []}, "found captions: []; expected a list of texts"),
         (
             {"image": "a.png", "question": "x"},
@@ -99,7 +102,8 @@ def test_every_form_of_line_becomes_the_record_that_tasks_read(folder):
         ({"parts": [{"txt": "x"}]}, 'expected a list of {"text": ...} and {"image": path}'),
         ({"parts": [{"image": "no.png"}]}, "found no picture 'no.png'"),
         ({"images": ["a.png"]}, "found images without messages"),
-        ({"messages": [{"from": "human", "value": "x"}]}, 'expected a list of {"role"'),
+        ({"messages": "x"}, "found messages: 'x'; expected a list of {\"role\""),
+        ({"messages": [{"role": "user", "contnet": "x"}]}, "Did you mean 'content'?"),
         (
             {"messages": CHAT[:1], "images": ["a.png"]},
             "found roles user; expected user and assistant",
@@ -110,8 +114,8 @@ def test_every_form_of_line_becomes_the_record_that_tasks_read(folder):
             "found roles user, assistant, assistant",
         ),
         (
-            {"messages": [{"role": "human", "content": "x"}, CHAT[1]]},
-            "found roles human, assistant",
+            {"messages": [{"role": "narrator", "content": "x"}, CHAT[1]]},
+            "found the role 'narrator'; expected one of user, human",
         ),
         ({"messages": CHAT}, "found 0 images and 1 markers"),
         ({"messages": CHAT, "images": ["a.png", "a.png"]}, "found 2 images and 1 markers"),
@@ -242,7 +246,9 @@ def test_a_folder_with_metadata(folder, form):
         ({"a.txt": "x"}, "sub/b.png", "found no b.txt beside it"),
         ({"a.txt": "x", "sub/b.txt": " \n"}, "sub/b.txt", "found no text"),
         ({"a.txt": "x", "sub/b.txt": "x", "c.txt": "x"}, "c.txt", "a text without a picture"),
-        ({"notes.md": "x"}, "notes.md", "a file that is neither a picture nor known text"),
+        ({"drawing.svg": "x"}, "drawing.svg", "a file of a kind that is not read (.svg)"),
+        ({"captions.csv": "x"}, "captions.csv", "a table that is not read"),
+        ({"sub/metadata.csv": "x"}, "sub/metadata.csv", "a table that is not read"),
         ({"metadata.csv": "file_name,text\na.png,x\n"}, "sub/b.png", "metadata.csv does not name"),
         ({"metadata.csv": "file_name,text\na.png\n"}, "metadata.csv:2", "more or fewer fields"),
         ({"metadata.csv": "name,text\na.png,x\n"}, "metadata.csv:2", "found no file_name"),

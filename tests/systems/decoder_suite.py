@@ -13,7 +13,7 @@ from tests.systems.small import FIRST_WORD, SmallRows, assert_close, words
 from tests.systems.system_suite import SystemSuite
 from tests.walk import product_flops
 from unijax.core import cost
-from unijax.core.batch import Kind, PackedBatch, Target
+from unijax.core.batch import PackedBatch, Target
 from unijax.core.making import Codes
 from unijax.data.batch import Cached
 from unijax.data.document import Document, ImageRef, ImageSpan, TextSpan

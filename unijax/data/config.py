@@ -13,7 +13,7 @@ from unijax.data.tasks import STREAMS, TASKS
 from unijax.data.templates import TEMPLATES, Template
 
 GROUPS = ("und", "text", "gen")
-KINDS = ("shipped", "scenes", "jsonl", "folder", "mixed")
+KINDS = ("shipped", "scenes", "jsonl", "folder", "parquet", "webdataset", "mixed")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,9 +23,10 @@ class SourceConfig:
     Attributes:
       name: names the source in messages, metrics and states; unique.
       task: how its records are rendered, one of `data.tasks.TASKS`.
-      kind: "shipped" (a dataset of this project), "scenes" (composed on the fly), "jsonl" or
-        "folder" (a user's own, every record fit for the task), or "mixed" (a user's own file or
-        folder, of which the source has the records that can teach the task).
+      kind: "shipped" (a dataset of this project), "scenes" (composed on the fly), "jsonl" (an array
+        of JSON too), "folder", "parquet" or "webdataset" (a user's own, every record fit for the
+        task), or "mixed" (any of these, of which the source has the records that can teach the
+        task).
       path: name of the shipped dataset, or path of the user's file or folder; unused for scenes.
       split: of shipped datasets and scenes.
       weight: share within its group, relative to the group's other sources.

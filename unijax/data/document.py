@@ -71,10 +71,12 @@ class Document:
     Attributes:
       name: source/epoch/index of the record, and the part if the document was split.
       spans: in order.
+      where: the record, for messages.
     """
 
     name: str
     spans: tuple[Span, ...]
+    where: str = ""
 
     @property
     def uid(self) -> int:

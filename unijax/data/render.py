@@ -78,7 +78,7 @@ def render(
     made = last_made(spans)
     if made is not None and rng.random() < config.p_drop_condition:
         spans = drop_condition(spans, made, tokenizer.special.pad, config.layout)
-    return Document(str(key), tuple(spans))
+    return Document(str(key), tuple(spans), where)
 
 
 def to_spans(pieces: Sequence[Piece], tokenizer: Tokenizer) -> list[Span]:
@@ -172,12 +172,13 @@ def drop_condition(spans: Sequence[Span], made: int, pad: int, layout: Layout) -
     """The unconditional stream of the image at `made`: what stands before it is replaced.
 
     By its stream: "pad" puts the pad id, an ordinary, attended token, in place of all between the
-    document's first token and the image's mark, and lengths stay; "empty" leaves it out.
+    document's first token and the image's mark, and lengths stay; "empty" leaves it out. What
+    follows the image is left out: answers to what is no longer there.
     """
     if layout.by_role[spans[made].role].unconditional == "empty":
-        return list(spans[made:])
+        return [spans[made]]
     padded = []
     for span in spans[:made]:
         tokens = span_size(span, layout).tokens
         padded.append(TextSpan((pad,) * tokens, (0.0,) * tokens))
-    return [*padded, *spans[made:]]
+    return [*padded, spans[made]]

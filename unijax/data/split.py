@@ -34,20 +34,21 @@ def fit(document: Document, limit: Size, layout: Layout, overlong: str) -> list[
         return [document] if has_target(document.spans, layout) else []
     if overlong == "drop":
         return []
+    where = document.where or document.name
     groups: list[list[Span]] = [[]]
     used = start = beginning(layout)
     for span in document.spans:
         size = span_size(span, layout)
         if any(n > most for n, most in zip(size.slots, limit.slots)):
             raise UserError(
-                document.name,
+                where,
                 f"an image of the role {span.role!r}",
                 "rows with slots for such images",
                 "Give the stream at least one slot, or choose another task for the source.",
             )
         if (start + size).tokens > limit.tokens:
             raise UserError(
-                document.name,
+                where,
                 f"one span of {size.tokens} tokens",
                 f"at most {limit.tokens - start.tokens}, a row without what documents begin with",
                 "Lengthen the rows, shorten the text (a blank line ends a span), "

@@ -79,7 +79,12 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
     p = verbs.add_parser("finetune", help="train an imported checkpoint on your own data")
     _config_flags(p)
     p.add_argument("--init-from", required=True, help="run directory that `unijax import` wrote")
-    p.add_argument("--data", required=True, action="append", help="a JSONL file or an image folder")
+    p.add_argument(
+        "--data",
+        required=True,
+        action="append",
+        help="JSON, Parquet, a WebDataset archive, or a folder of pictures or of such files",
+    )
     p.add_argument(
         "--held-out",
         action="append",

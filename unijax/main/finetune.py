@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from unijax.core.errors import UserError
 from unijax.data.config import GroupConfig, SourceConfig
 from unijax.data.user import open_mixed
-from unijax.data.user_record import teaches
 from unijax.main.config import build
 from unijax.main.run import RunConfig, ValidationConfig
 from unijax.systems.registry import recipe
@@ -19,6 +18,7 @@ _GROUPS = {
     "generate": "gen",
     "question": "und",
     "chat": "und",
+    "draw": "gen",
     "text": "text",
     "page": "und",
     "name": "und",
@@ -103,10 +103,10 @@ def _groups(run: RunConfig, paths: Sequence[pathlib.Path]) -> tuple[GroupConfig,
 
 def _what_they_teach(path: pathlib.Path) -> list[str]:
     """The tasks that the records of a path can teach, in the order of `_GROUPS`."""
-    found = set()
-    for record in open_mixed(path):
-        tasks = teaches(record)
+    records, found = open_mixed(path), set()
+    for first, tasks in records.facts.tasks():
         if not tasks:
+            record = records[first]
             has = sorted(set(record) - {"id", "where"})
             raise UserError(
                 record["where"],
