@@ -19,9 +19,9 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
-from unijax.models import autoencoder, llama, unet
+from unijax.models import unet
 from unijax.models.latent_patches import LatentPatchesConfig
-from unijax.systems.transfusion import TransfusionConfig
+from unijax.systems.transfusion import SIZES, TransfusionConfig
 
 # Chips that hold a step, by the size of the decoder (docs/plan.md).
 HARDWARE = {
@@ -38,13 +38,12 @@ def model(size: str, layers: str, patch: int = 2) -> TransfusionConfig:
       layers: "linear" or "unet".
       patch: latents of a patch's side.
     """
-    linear = LatentPatchesConfig(patch_size=patch)
-    return TransfusionConfig(
-        text=llama.SIZES[f"transfusion_{size}"],
-        autoencoder=autoencoder.SIZES["transfusion_vae"],
-        patches=linear if layers == "linear" else None,
-        unet=unet.TRANSFUSION[patch] if layers == "unet" else None,
-    )
+    sizes = SIZES[f"transfusion_{size}_{layers}"]
+    if patch == 2:
+        return sizes
+    if layers == "linear":
+        return dataclasses.replace(sizes, patches=LatentPatchesConfig(patch_size=patch))
+    return dataclasses.replace(sizes, unet=unet.TRANSFUSION[patch])
 
 
 def get_config(arg: str = "0.76b,linear") -> ConfigDict:

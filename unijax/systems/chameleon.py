@@ -115,6 +115,7 @@ class Chameleon(Language):
         return {
             "text": Loss("nats a token", "text", "text"),
             "understanding": Loss("nats a token", "und", "text after an image"),
+            "prompt": Loss("nats a token", "gen", "text before an image"),
             "code": Loss("nats a token", "gen", "image codes"),
         }
 

@@ -28,6 +28,7 @@ from unijax.core.keys import named
 from unijax.core.making import InPlace
 from unijax.core.stream import Layout, Mark, Stream
 from unijax.core.system import Encoded, Loss, Metrics, Params, Recipe, Sums
+from unijax.models import autoencoder, llama, unet
 from unijax.models.autoencoder import AutoencoderConfig, AutoencoderKL, Posterior
 from unijax.models.latent_patches import LatentPatches, LatentPatchesConfig
 from unijax.models.llama import LlamaConfig
@@ -179,6 +180,7 @@ class Transfusion(Language):
         return {
             "text": Loss("nats a token", "text", "text"),
             "understanding": Loss("nats a token", "und", "text after an image"),
+            "prompt": Loss("nats a token", "gen", "text before an image"),
             "noise": Loss("MSE", "gen", "noise of images"),
         }
 
@@ -252,6 +254,15 @@ class Transfusion(Language):
         latents = jnp.where(noised, posterior.sample(slots.seed), posterior.mean)
         return self.config.autoencoder.scaled(latents)
 
+    def _share(self, batch: PackedBatch) -> Float[Array, "B I"]:
+        """Of every image its share in the noise loss: the mean weight of its positions."""
+        if IMAGE not in batch.images:
+            return jnp.zeros((batch.tokens.shape[0], 0))
+        here, slots = batch.target_kind == Target.NOISE, batch.images[IMAGE].weight.shape[1]
+        weight = batch.weight[..., None]
+        of_tokens = rows.collect(weight, batch.target, here, (slots, self.config.num_tokens))
+        return jnp.mean(of_tokens, axis=(2, 3))
+
     def timesteps(self, slots: ImageSlots) -> Int[Array, "B I"]:
         """Of every image, from its seed and its limit; -1 for clean ones."""
         steps = self.config.schedule.num_train_timesteps
@@ -314,12 +325,12 @@ class Transfusion(Language):
     def weights(self, batch: PackedBatch) -> Sums:
         """Text is a mean over its target tokens, noise one over images (section 3)."""
         text = jnp.sum(jnp.where(batch.target_kind == Target.TEXT, batch.weight, 0.0))
-        return {"text": text, "noise": _noised(batch).sum()}
+        return {"text": text, "noise": self._share(batch).sum()}
 
     def counts(self, batch: PackedBatch) -> Metrics:
         """Tokens and targets by kind, images, documents, and the share of padding."""
-        found = rows.counts(batch, self.layout, _texts(batch))
-        return found | {"noise/images": (_noised(batch).sum(), jnp.ones(()))}
+        learned = _texts(batch) | {"noise": batch.target_kind == Target.NOISE}
+        return rows.counts(batch, self.layout, learned)
 
     def loss(
         self,
@@ -351,7 +362,7 @@ class Transfusion(Language):
         of_images = timestep.reshape(-1).astype(jnp.float32)
         predicted = self.predict_noise(params, flat, skips, of_images)
         error = jnp.mean(jnp.square(predicted.reshape(noise.shape) - noise), axis=(2, 3, 4))
-        counted = _noised(batch)
+        counted = self._share(batch)
         sums["noise"] = self.config.noise_weight * jnp.sum(counted * error)
         metrics["noise/loss"] = (jnp.sum(counted * error), jnp.sum(counted))
         quarter = timestep * 4 // self.config.schedule.num_train_timesteps
@@ -387,24 +398,30 @@ class Transfusion(Language):
         return {"language_model/embed_tokens/embedding": cost.TOKENS}
 
 
-def _noised(batch: PackedBatch) -> Float[Array, "B I"]:
-    """1 for the images whose noise is learned."""
-    if IMAGE not in batch.images:
-        return jnp.zeros((batch.tokens.shape[0], 0))
-    slots = batch.images[IMAGE]
-    return slots.weight * (slots.t_max > 0)
-
-
 def _texts(batch: PackedBatch) -> dict[str, Array]:
     text = batch.target_kind == Target.TEXT
     return {name: text & here for name, here in rows.beside_images(batch, Kind.GEN).items()}
 
+
+def _published(size: str, layers: str) -> TransfusionConfig:
+    ae, text = autoencoder.SIZES["transfusion_vae"], llama.SIZES[f"transfusion_{size}"]
+    if layers == "linear":
+        return TransfusionConfig(text, ae, patches=LatentPatchesConfig())
+    return TransfusionConfig(text, ae, unet=unet.TRANSFUSION[2])
+
+
+# Table 2 of the paper, with 2 x 2 latents a patch; other patches are in configs/transfusion.py.
+SIZES = {
+    f"transfusion_{size}_{layers}": _published(size, layers)
+    for size in ("0.16b", "0.37b", "0.76b", "1.4b", "7b")
+    for layers in ("linear", "unet")
+}
 
 RECIPE = Recipe(
     "transfusion",
     Transfusion,
     TransfusionConfig,
     "rows",
-    {},
+    SIZES,
     "unijax.systems.transfusion_ladders:LADDERS",
 )
