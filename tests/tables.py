@@ -1,6 +1,7 @@
 """Parameters as text that a reviewer reads: shapes, names of dims, and where they lie on a mesh."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -21,15 +22,19 @@ SHOWN = {
 }
 
 
-def parameter_table(boxed: Any) -> str:
-    """A line for each parameter: path, shape, logical axes; then the counts of the groups."""
+def parameter_table(boxed: Any, own: Mapping[str, str]) -> str:
+    """A line for each parameter: path, shape, logical axes; then the counts of the groups.
+
+    Args:
+      own: the system's (`System.own_axes`), here as in the others.
+    """
     boxes = flatten(boxed)
     width = max(map(len, boxes))
     lines, counts = [], {}
     for path, box in boxes.items():
         assert isinstance(box, meta.AxisMetadata), path
         assert len(box.names) == len(box.value.shape), path
-        assert all(table.keys() >= set(box.names) for table in TABLES.values()), path
+        assert all((table.keys() | own.keys()) >= set(box.names) for table in TABLES.values()), path
         shape = " x ".join(map(str, box.value.shape))
         lines.append(f"{path:{width}}  {shape:24}  {' '.join(box.names)}")
         group = path.split("/")[0]
@@ -38,10 +43,10 @@ def parameter_table(boxed: Any) -> str:
     return "\n".join(lines + [""] + [f"{n:24}{c:15,}" for n, c in counts.items()])
 
 
-def lies(boxed: Any, table: str) -> dict[str, str]:
+def lies(boxed: Any, table: str, own: Mapping[str, str]) -> dict[str, str]:
     """Of every path, the mesh axes of its dims."""
     mesh = AbstractMesh(SHOWN[table], AXES)
-    flat = flatten(param_shardings(boxed, mesh, table))
+    flat = flatten(param_shardings(boxed, mesh, table, own))
     shapes = flatten(nn.unbox(boxed))
 
     def show(path):
@@ -52,20 +57,20 @@ def lies(boxed: Any, table: str) -> dict[str, str]:
     return {path: show(path) for path in shapes}
 
 
-def bytes_per_device(boxed: Any, table: str) -> int:
-    shardings = flatten(param_shardings(boxed, AbstractMesh(SHOWN[table], AXES), table))
+def bytes_per_device(boxed: Any, table: str, own: Mapping[str, str]) -> int:
+    shardings = flatten(param_shardings(boxed, AbstractMesh(SHOWN[table], AXES), table, own))
     shapes = flatten(nn.unbox(boxed))
     return sum(math.prod(s.shard_shape(shapes[p].shape)) * 4 for p, s in shardings.items())
 
 
-def sharding_table(boxed: Any) -> str:
+def sharding_table(boxed: Any, own: Mapping[str, str]) -> str:
     """A line for every parameter: shape, then where its dims lie by each table."""
-    columns = {table: lies(boxed, table) for table in TABLES}
+    columns = {table: lies(boxed, table, own) for table in TABLES}
     widths = {t: max(map(len, [t, *c.values()])) for t, c in columns.items()}
     head = ["Axes " + " x ".join(AXES) + ":"]
     head += [
         f"  {t:{len(FULL)}}  {' x '.join(map(str, SHOWN[t])):14}"
-        f"{bytes_per_device(boxed, t) / 2**20:9,.1f} MiB of float32 parameters on a device"
+        f"{bytes_per_device(boxed, t, own) / 2**20:9,.1f} MiB of float32 parameters on a device"
         for t in TABLES
     ]
     shapes = flatten(nn.unbox(boxed))

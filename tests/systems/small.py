@@ -254,7 +254,7 @@ class SmallRows(Small):
         return jax.tree.map(jnp.asarray, self.host_batch(rows, cached))
 
     def documents(self) -> dict[str, Document]:
-        """With an image ("read", "made"), two ("both") or none ("text", which fills a row with "made")."""
+        """With an image ("read", "made"), two ("both") or none ("text": a row with "made")."""
         first, *_, last = [*self.images.values()] * 2
         ids = lambda n: tuple(FIRST_WORD + i % 16 for i in range(n))  # noqa: E731
         made = Document("made", (words(*ids(6), weight=0.0), last[1]))
@@ -275,9 +275,17 @@ class SmallRows(Small):
         return [eight.host_batch(rows), eight.host_batch([[made], [both, read], *rows[::-1]])]
 
     def of_document(self, batch: PackedBatch, document: Document) -> tuple[jax.Array, Params]:
-        """Loss and gradients that come from one document of a batch."""
-        mine = jnp.where(batch.uid == np.uint32(document.uid), batch.weight, 0)
-        (loss, _), grads = self.value_and_gradients(batch.replace(weight=mine))
+        """Loss and gradients that come from one document of a batch: its positions, its images."""
+        own = np.asarray(batch.uid) == np.uint32(document.uid)
+        images = {}
+        for name, slots in batch.images.items():
+            weight = np.zeros(slots.weight.shape, np.float32)
+            for stream in self.streams_of(name):
+                rows, at = np.nonzero(own & (np.asarray(batch.kind) == stream.kind))
+                weight[rows, np.asarray(batch.tokens)[rows, at] // stream.tokens] = 1
+            images[name] = slots.replace(weight=jnp.asarray(weight))
+        mine = batch.replace(weight=jnp.where(own, batch.weight, 0), images=images)
+        (loss, _), grads = self.value_and_gradients(mine)
         return loss, grads
 
 

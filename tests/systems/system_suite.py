@@ -60,14 +60,14 @@ class SystemSuite:
 
     def test_every_parameter_has_axes_that_every_table_places(self):
         boxed = init_shapes(self.small.system)
-        assert parameter_table(boxed)
-        assert sharding_table(boxed)
+        assert parameter_table(boxed, self.small.system.own_axes)
+        assert sharding_table(boxed, self.small.system.own_axes)
 
     def test_golden_tables_of_every_published_size(self):
         for size, system in self.sizes().items():
             boxed = init_shapes(system)
-            check_golden(f"parameters/{size}.txt", parameter_table(boxed))
-            check_golden(f"sharding/{size}.txt", sharding_table(boxed))
+            check_golden(f"parameters/{size}.txt", parameter_table(boxed, system.own_axes))
+            check_golden(f"sharding/{size}.txt", sharding_table(boxed, system.own_axes))
 
     def test_costs_and_lookups_name_parameters(self):
         system, paths = self.small.system, list(tree.flatten(self.small.params))
@@ -168,6 +168,9 @@ class SystemSuite:
         return product_flops(jax.make_jaxpr(run)(self.small.params, batch, None).jaxpr)
 
     def costs_of(self, batch) -> float:
-        """The same, as the recipe says it."""
-        worked = self.worked(batch)
-        return sum(worked.get(c.unit, 0.0) * c.forward for c in self.small.system.costs)
+        """The same, as the recipe says it; a head of several kinds of answers works once."""
+        worked, found = self.worked(batch), {}
+        for i, c in enumerate(self.small.system.costs):
+            of = c.group if c.kind == "head" and c.group else i
+            found[of] = max(found.get(of, 0.0), worked.get(c.unit, 0.0) * c.forward)
+        return sum(found.values())
