@@ -68,7 +68,13 @@ def test_stable_diffusion_s_file_is_read(tmp_path):
     [
         ({"_class_name": "UniPCMultistepScheduler"}, "found 'UniPCMultistepScheduler'; expected"),
         ({"_class_name": "DDIMScheduler", "thresholding": True}, "thresholding: found True; .*Fal"),
-        ({"_class_name": "DDIMScheduler", "spacing": 1}, "spacing: found 1; expected one of"),
+        ({"_class_name": "DDIMScheduler", "spacing": 1}, "spacing: found 1; expected None"),
+        (
+            {"_class_name": "DDIMScheduler", "steps_offset": "1"},
+            "found '1'; expected a value of",
+        ),
+        ({"_class_name": "DDIMScheduler", "num_train_timesteps": 10**9}, "a whole number, 1 to"),
+        ({"_class_name": ["DDIMScheduler"]}, r"found \['DDIMScheduler'\]; expected one of"),
         ({"_class_name": "DDIMScheduler", "prediction_type": "x"}, "found 'x'; expected one of"),
         ({"_class_name": "DDIMScheduler", "beta_schedule": "exp"}, "found 'exp'; expected one of"),
     ],

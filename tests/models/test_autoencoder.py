@@ -166,7 +166,7 @@ def test_the_names_that_attention_had_until_2023_are_read(tmp_path):
     [
         ({"latent_channels": 8}, r"quant_conv.bias \[8\] instead of \[16\]"),
         ({"mid_block_add_attention": False}, "mid_block_add_attention: found False; expected True"),
-        ({"norm_type": "spatial"}, "norm_type: found 'spatial'; expected no such key"),
+        ({"norm_type": "spatial"}, "norm_type: found 'spatial'; expected None"),
         ({"block_out_channels": "wide"}, "block_out_channels: found 'wide'; expected a list of"),
         ({"down_block_types": ["AttnDownEncoderBlock2D"] * 2}, "found .*AttnDownEncoderBlock2D"),
         ({"_class_name": "AutoencoderTiny"}, "found .*'AutoencoderTiny'; expected one of"),
@@ -244,5 +244,7 @@ def test_sizes_that_cannot_work_are_refused():
         AutoencoderConfig(block_out_channels=(48, 96))
     with pytest.raises(UserError, match="found 260; expected a multiple of 8"):
         AutoencoderConfig(image_size=260)
+    with pytest.raises(UserError, match="layers_per_block: found 0; expected at least 1"):
+        AutoencoderConfig(layers_per_block=0)
     with pytest.raises(UserError, match=r"scaling_factor: found 0.0; expected a positive number"):
         AutoencoderConfig(scaling_factor=0.0)

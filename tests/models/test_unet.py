@@ -106,7 +106,7 @@ def test_published_sizes_have_the_published_counts(size):
     ("change", "message"),
     [
         ({"use_linear_projection": True}, "use_linear_projection: found True; expected False"),
-        ({"attention_head_dim": [5, 10]}, r"found \[5, 10\]; expected one value of type int"),
+        ({"attention_head_dim": [5, 10]}, r"found \[5, 10\]; expected a whole number"),
         ({"mid_block_type": "UNetMidBlock2D"}, "found 'UNetMidBlock2D'; expected 'UNetMidBlock2DC"),
         ({"cross_attention_dim": 32}, r"attn2.to_k.weight \[32, 24\] instead of \[32, 32\]"),
         ({"up_block_types": ["UpBlock2D"] * 2}, "up_block_types: found .*expected"),

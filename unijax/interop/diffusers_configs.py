@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from unijax.core.errors import UserError
-from unijax.interop.configs import read_json
+from unijax.core.json_files import quoted, read_object
+from unijax.interop.sections import LAYERS, WIDTH, Section
 from unijax.models.autoencoder import AutoencoderConfig
 from unijax.models.dc_autoencoder import DCAutoencoderConfig
 from unijax.models.sana import SanaConfig
@@ -28,7 +29,7 @@ class Sizes:
       fields: of their keys, the names of our fields; defaults are in `defaults`, too.
       defaults: of every key, for those that a file leaves out.
       derived: of our sizes, what keys say that are no field of ours: a file must say the same.
-      fields_of: of a file's values, our fields that are no key of theirs.
+      fields_of: of a file, our fields that are no key of theirs.
       free: keys that say how to compute, not what.
     """
 
@@ -36,7 +37,7 @@ class Sizes:
     fields: Mapping[str, str]
     defaults: Values
     derived: Callable[[Any], Values] = lambda config: {}
-    fields_of: Callable[[Values], Values] = lambda values: {}
+    fields_of: Callable[[Section], Values] = lambda section: {}
     free: tuple[str, ...] = ()
 
 
@@ -61,11 +62,11 @@ def _unet_blocks(config: UNetConfig) -> Values:
     }
 
 
-def _unet_fields(values: Values) -> Values:
-    down = values["down_block_types"]
+def _unet_fields(section: Section) -> Values:
+    down = section.get("down_block_types")
     return {
-        "attention_levels": tuple(t == "CrossAttnDownBlock2D" for t in down),
-        "mid_block": values["mid_block_type"] is not None,
+        "attention_levels": tuple(t == "CrossAttnDownBlock2D" for t in _listed(down)),
+        "mid_block": section.get("mid_block_type") is not None,
     }
 
 
@@ -84,9 +85,14 @@ def _dc_blocks(config: DCAutoencoderConfig) -> Values:
     }
 
 
-def _dc_fields(values: Values) -> Values:
-    types = values["encoder_block_types"]
-    return {"transformer_levels": list(types).count("EfficientViTBlock")}
+def _dc_fields(section: Section) -> Values:
+    types = _listed(section.get("encoder_block_types"))
+    return {"transformer_levels": types.count("EfficientViTBlock")}
+
+
+def _listed(value: Any) -> list:
+    """What is no list is refused afterwards, as are other values of one."""
+    return value if isinstance(value, list) else []
 
 
 SIZES = {
@@ -201,27 +207,24 @@ def read_config(directory: pathlib.Path) -> Any:
       UserError: a class, or something in its config, that this project does not have, by name.
     """
     path = directory / "config.json"
-    given = read_json(path)
+    given = read_object(path)
     name = given.get("_class_name")
-    if name not in SIZES:
+    if not isinstance(name, str) or name not in SIZES:
         raise UserError(
-            f"{path}: _class_name", repr(name), f"one of {sorted(SIZES)}",
+            f"{path}: _class_name", quoted(name), f"one of {sorted(SIZES)}",
             "Give the directory of such a network.",
         )  # fmt: skip
     sizes = SIZES[name]
-    given = {key: value for key, value in given.items() if not key.startswith("_")}
-    if unknown := sorted(given.keys() - sizes.defaults.keys()):
-        raise _refused(path, unknown[0], given[unknown[0]], "no such key")
-    values = {**sizes.defaults, **given}
+    section = Section(str(path), given, sizes.defaults)
     kinds = {f.name: f.type for f in dataclasses.fields(sizes.config)}
-    fields = {
-        ours: _converted(path, theirs, values[theirs], kinds[ours])
-        for theirs, ours in sizes.fields.items()
-    }
-    config = sizes.config(**fields, **sizes.fields_of(values))
+    fields = {ours: _size(section, theirs, kinds[ours]) for theirs, ours in sizes.fields.items()}
+    config = sizes.config(**fields, **sizes.fields_of(section))
     for key, expected in {**sizes.defaults, **sizes.derived(config)}.items():
-        if key not in sizes.fields and key not in sizes.free and values[key] != expected:
-            raise _refused(path, key, values[key], repr(expected))
+        if key not in sizes.fields and key not in sizes.free:
+            section.require(key, expected)
+    # What no network of this class has: an empty value says nothing.
+    others = given.keys() - sizes.defaults.keys()
+    section.plain({key: () for key in sorted(others) if not key.startswith("_")})
     return config
 
 
@@ -250,19 +253,16 @@ def class_of(config: Any) -> str:
     return next(name for name, sizes in SIZES.items() if type(config) is sizes.config)
 
 
-def _converted(path: pathlib.Path, key: str, value: Any, kind: Any) -> Any:
-    if kind is float and (type(value) is int or value is None):
-        return float(value or 0)
-    if kind == tuple[int, ...]:
-        if isinstance(value, list) and value and all(type(x) is int for x in value):
-            return tuple(value)
-        raise _refused(path, key, value, "a list of whole numbers")
-    if type(value) is not kind:
-        raise _refused(path, key, value, f"one value of type {kind.__name__}")
-    return value
-
-
-def _refused(path: pathlib.Path, key: str, value: Any, expected: str) -> UserError:
-    return UserError(
-        f"{path}: {key}", repr(value), expected, "This project has no network of that kind."
-    )
+def _size(section: Section, key: str, kind: Any) -> Any:
+    if kind is bool:
+        section.require(key, True, False)
+        return section.get(key)
+    most = LAYERS if "layers" in key else WIDTH
+    if kind is int:
+        return section.whole(key, most)
+    if kind is float:
+        if key == "shift_factor" and not section.get(key):
+            return 0.0  # null: latents are not shifted
+        return section.real(key, 1e6)
+    assert kind == tuple[int, ...], (key, kind)
+    return section.wholes(key, most, 32)

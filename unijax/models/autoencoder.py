@@ -43,6 +43,13 @@ class AutoencoderConfig:
 
     def __post_init__(self):
         self.levels.check("AutoencoderConfig.block_out_channels", "AutoencoderConfig.image_size")
+        if self.layers_per_block < 1:
+            raise UserError(
+                "AutoencoderConfig.layers_per_block",
+                f"{self.layers_per_block}",
+                "at least 1: a level's first block brings it to its channels",
+                "Change it.",
+            )
         if self.scaling_factor <= 0:
             raise UserError(
                 "AutoencoderConfig.scaling_factor",
@@ -108,6 +115,14 @@ SIZES = {
     "sd_vae": AutoencoderConfig(),
     # Its paper gives no scale: what a trained one has is measured.
     "transfusion_vae": AutoencoderConfig(image_size=256, latent_channels=8, scaling_factor=1.0),
+    # The shipped one (configs/kl_demo.py).
+    "kl_demo": AutoencoderConfig(
+        image_size=64,
+        latent_channels=8,
+        block_out_channels=(32, 32, 64, 64),
+        layers_per_block=1,
+        scaling_factor=1.0,
+    ),
     "kl_test": AutoencoderConfig(
         image_size=16, block_out_channels=(32, 64), layers_per_block=1, scaling_factor=1.0
     ),

@@ -107,9 +107,8 @@ class RMSNorm(nn.Module):
         x = x.astype(self.dtype)
         x = x * _spread(scale, x)
         if self.use_bias:
-            zeros = nn.with_logical_partitioning(nn.initializers.zeros, (axes.NORM,))
-            bias = self.param("bias", zeros, (x.shape[-1],), self.param_dtype)
-            x = x + _spread(bias, x)
+            zeros = nn.with_logical_partitioning(nn.initializers.zeros, names)
+            x = x + _spread(self.param("bias", zeros, scale.shape, self.param_dtype), x)
         return x
 
 
