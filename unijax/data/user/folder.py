@@ -20,8 +20,8 @@ PICTURES = {
 METADATA = ("metadata.jsonl", "metadata.csv")
 # Pictures, or what may hold some, that are not read: none is left out in silence.
 _STRANGERS = {
-    ".heic", ".heif", ".jxl", ".svg", ".psd", ".tga", ".exr", ".dng", ".cr2", ".nef", ".pdf", ".eps",
-    ".mp4", ".mov", ".webm", ".zip", ".tar", ".tgz",
+    ".heic", ".heif", ".jxl", ".svg", ".psd", ".tga", ".exr", ".dng", ".cr2", ".nef", ".pdf",
+    ".eps", ".mp4", ".mov", ".webm", ".zip", ".tar", ".tgz",
 }  # fmt: skip
 # Where captions may stand under a name that nobody looks for.
 _TABLES = {".csv", ".tsv", ".json", ".jsonl", ".xlsx", ".parquet"}

@@ -138,9 +138,8 @@ def _known(line: dict, where: str, notes: Notes, loose: bool, talks: str) -> dic
         if talks and key in _OTHERWISE and line[key]:
             raise UserError(where, f"{key!r}", "texts and pictures", "Take the line out.")
         near = _nearest(key)
-        if loose or talks:
-            if not near or near in line or not _is_misspelt(key, near):
-                continue
+        if (loose or talks) and (not near or near in line or not _is_misspelt(key, near)):
+            continue
         advice = f"Did you mean {near!r}?" if near else "Put other things under 'meta'."
         raise UserError(where, f"the key {short(key)}", f"one of {', '.join(KEYS)}", advice)
     notes.unread.update(map(short, strange))
@@ -152,7 +151,7 @@ _OTHERWISE = ("videos", "video", "audios", "audio")
 
 @functools.lru_cache(4096)
 def _nearest(key: str) -> str:
-    """The key that is meant, or "". Long ones, of which the search grows as the square, are none."""
+    """The key that is meant, or "". Long ones, whose search grows as the square, are none."""
     near = difflib.get_close_matches(key, KEYS, 1) if len(key) < 40 else []
     return near[0] if near else ""
 
