@@ -233,7 +233,7 @@ class SmallRows(Small):
             for stream in self.streams_of(name):
                 refs = [span.image for span in self.images[stream.role]]
                 prepared = np.stack([preparation(self.data, stream)(ref) for ref in refs])
-                values |= zip([r.key for r in refs], np.asarray(encode(to_signed(prepared))))
+                values |= zip([r.key for r in refs], np.asarray(encode(to_signed(jnp.asarray(prepared)))))
             lookup = values.__getitem__
             found[name] = Cached(how.field, lookup, how.shape, np.dtype(how.dtype))
         return found

@@ -38,7 +38,8 @@ class TestTransfusion(DecoderSuite):
     small = SmallRows(SYSTEM, rules=(Rule("autoencoder/", frozen=True),))
     recipe = RECIPE
     edges = 0.03
-    may_gather_positions = (*DecoderSuite.may_gather_positions, "LatentPatches")
+    # The autoencoder spreads its images over all devices; latents go back to their rows.
+    may_gather = (*DecoderSuite.may_gather, "concatenate", "LatentPatches")
 
     def hidden(self, batch):
         """As in a prompt: what is read is clean."""
@@ -264,7 +265,7 @@ def test_drawing_equals_working_the_whole_row_again_at_every_step(layers, guidan
             if guidance is not None:
                 unconditional = predict(x, timestep, free[i])
                 out = unconditional + guidance * (out - unconditional)
-            fresh = draw_step_noise(seeds[i : i + 1], jnp.int32(call), x.shape)[0]
+            fresh = draw_step_noise(jnp.asarray(seeds[i : i + 1]), jnp.int32(call), x.shape)[0]
             state = sampler.step(state, out, fresh)
         np.testing.assert_allclose(
             found[i], state.sample, atol=1e-3 * np.abs(np.asarray(state.sample)).max()

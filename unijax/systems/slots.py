@@ -17,5 +17,7 @@ def values_of(system: RowSystem, params: Params, batch: PackedBatch, name: str) 
     b, i, h, w, _ = slots.pixels.shape
     pixels = to_signed(slots.pixels.reshape(b * i, h, w, 3), system.dtype)
     values = getattr(system, how.method)(params, pixels)
-    whole = (WHOLE,) * (values.ndim - 2)
-    return lay(values.reshape(b, i, *values.shape[1:]), ROWS, WHOLE, POSITIONS, *whole)
+    # Tokens are split like the positions of a row; the sides of latents are not.
+    tokens = WHOLE if how.field == "latents" else POSITIONS
+    rest = (WHOLE,) * (values.ndim - 2)
+    return lay(values.reshape(b, i, *values.shape[1:]), ROWS, WHOLE, tokens, *rest)

@@ -26,6 +26,7 @@ from unijax.core.cost import Cost
 from unijax.core.errors import UserError
 from unijax.core.keys import named
 from unijax.core.making import InPlace
+from unijax.core.mesh import ROWS, WHOLE, lay
 from unijax.core.stream import Layout, Mark, Stream
 from unijax.core.system import Encoded, Loss, Metrics, Params, Recipe, Sums
 from unijax.models import autoencoder, llama, unet
@@ -230,7 +231,8 @@ class Transfusion(Language):
     ) -> Float[Array, "B h w moments"]:
         """Means and log-variances of the latents of pictures in [-1, 1]."""
         p = {"params": params["autoencoder"]}
-        return self.autoencoder.apply(p, pixels, method="encode").moments()
+        moments = self.autoencoder.apply(p, pixels, method="encode").moments()
+        return lay(moments, ROWS, WHOLE, WHOLE, WHOLE)  # the encoder spreads its images
 
     def encode_latents(
         self, params: Params, pixels: Float[Array, "B height width 3"]
