@@ -94,7 +94,7 @@ def recipe(case: Case, folder: pathlib.Path, cache_frozen: bool) -> dict:
         cache = folder / "cache"
         tables = cached_tables(run, training.system, training.params, tokenizer, cache)
     share = {"process_index": 0, "process_count": 1}
-    loader, _ = rows(run, tokenizer, tables, share)
+    loader, _ = rows(run, training.system, tokenizer, tables, share)
     ahead = time.perf_counter() - began
 
     def steps(count: int) -> dict:

@@ -63,7 +63,7 @@ def check_gathered(suite: SystemSuite, compiled: Any, sequence: bool) -> None:
 
 
 def check_gradients(suite: SystemSuite, found: dict, want: dict) -> None:
-    """Equal, but for rounding, where that is all there is: norms and softmax take biases away."""
+    """Equal, but for rounding where that is all there is: norms and softmax take biases away."""
     rounding = 1e-7 * max(np.abs(x).max() for x in want.values())
     nothing = {path for path, x in want.items() if np.abs(x).max() < rounding}
     unused = suite.small.system.unused

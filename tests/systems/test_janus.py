@@ -4,6 +4,7 @@ Batches are built by the data code. What every decoder must do is in the suite.
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from tests.systems.decoder_suite import DecoderSuite
 from tests.systems.small import SPECIAL, SmallRows, words
 from tests.walk import product_flops
 from unijax.core import cost
+from unijax.core.system import init_shapes
 from unijax.core.tree import flatten
 from unijax.data.batch import BatchMaker
 from unijax.data.config import DataConfig
@@ -22,7 +24,7 @@ from unijax.data.rows import Placed
 from unijax.models.llama import LlamaConfig
 from unijax.models.siglip import SiglipConfig
 from unijax.models.vqgan import VQConfig
-from unijax.systems.janus import RECIPE, Janus, JanusConfig
+from unijax.systems.janus import RECIPE, SIZES, Janus, JanusConfig
 from unijax.train.stage import Rule
 
 SYSTEM = Janus(
@@ -49,6 +51,37 @@ class TestJanus(DecoderSuite):
     small = SMALL
     recipe = RECIPE
     edges = 0.03
+
+
+# Sizes
+
+# Janus-Pro's blocks, parameters at 1B and at 7B.
+BLOCKS = {
+    "vision_model": (303_688_704, 303_688_704),
+    "aligner": (6_295_552, 20_979_712),
+    "vqmodel": (71_883_403, 71_883_403),
+    "generation_embeddings": (131_072, 131_072),
+    "generation_aligner": (4_214_784, 16_818_176),
+    "generation_head": (37_767_168, 83_906_560),
+    "language_model without lm_head": (1_442_940_928, 6_490_935_296),
+    "language_model/lm_head": (209_715_200, 419_430_400),
+}
+TOTALS = (2_076_636_811, 7_407_773_323)
+COLUMNS = {"janus_1b": 0, "janus_pro_1b": 0, "janus_pro_7b": 1}  # of the above
+
+
+@pytest.mark.parametrize("size", COLUMNS)
+def test_counts_of_the_published_sizes(size):
+    found = dict.fromkeys(BLOCKS, 0)
+    for path, box in flatten(init_shapes(Janus(SIZES[size]))).items():
+        group = path.split("/")[0]
+        if group == "language_model":
+            head = path.startswith("language_model/lm_head/")
+            group = "language_model/lm_head" if head else "language_model without lm_head"
+        found[group] += math.prod(box.value.shape)
+    column = COLUMNS[size]
+    assert found == {block: counts[column] for block, counts in BLOCKS.items()}
+    assert sum(found.values()) == TOTALS[column]
 
 
 # The loss written out

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.systems.test_janus import GEN, SYSTEM, UND, batch_of
+from tests.systems.test_janus import GEN, SMALL, SYSTEM, UND
 from unijax.core import tree
 from unijax.core.errors import UserError
 from unijax.data.document import Document, TextSpan
@@ -16,6 +16,7 @@ from unijax.nn.stack import unstack
 from unijax.ops.attention import packed_intervals
 from unijax.parallel.sharding import MeshConfig, make_mesh
 from unijax.systems.janus import Janus
+from unijax.systems.slots import values_of
 from unijax.train import mup, setup
 from unijax.train.kinds import Leaf
 from unijax.train.optimizer import GroupedOptimizer
@@ -155,13 +156,12 @@ def batch():
     for row in range(2):
         text = [TextSpan(tuple(map(int, rng.integers(7, 48, 12))), (1.0,) * 12) for _ in range(2)]
         rows.append([Document(f"s/0/{row}", (text[0], UND[row], text[1], GEN[row], GEN[row + 1]))])
-    return batch_of(rows)
+    return SMALL.batch(rows)
 
 
 def activations(system, params, rows) -> dict[str, np.ndarray]:
     """Outputs of every module of the decoder, of tower and adaptors, and of both heads."""
-    codes = system._gen_codes(params, rows.gen)
-    features = system._und_features(params, rows.und)
+    codes, features = (values_of(system, params, rows, name) for name in ("gen", "und"))
     x = system.embed(params, rows, codes)
     decoder = system.language_model.clone(unrolled=True)
     seen = packed_intervals(rows.segment, rows.kind, rows.image)
