@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from tests.data.conftest import png, small_config
+from tests.data.conftest import LAYOUT, png, small_config
 from unijax.core.errors import UserError
 from unijax.data.config import GroupConfig, SourceConfig
 from unijax.data.loader import Loader
@@ -290,8 +290,8 @@ def test_a_file_of_drawing_and_talking_feeds_the_groups_it_belongs_to(folder, to
         GroupConfig("und", 1.0, (SourceConfig("talk", "chat", "mixed", str(path)),)),
         GroupConfig("gen", 1.0, (SourceConfig("draw", "draw", "mixed", str(path)),)),
     )
-    loader = Loader(small_config(groups=groups, p_drop_condition=0.0), tokenizer)
+    loader = Loader(small_config(groups=groups, p_drop_condition=0.0), LAYOUT, tokenizer)
     batch = next(loader)
     assert {name.split("/")[0] for name in loader.info.names.values()} == {"talk", "draw"}
-    assert batch.gen.weight.sum() >= 2
-    assert batch.und.weight.sum() >= 2
+    assert batch.images["gen"].weight.sum() >= 2
+    assert batch.images["und"].weight.sum() >= 2

@@ -232,8 +232,8 @@ class SmallRows(Small):
             values = {}
             for stream in self.streams_of(name):
                 refs = [span.image for span in self.images[stream.role]]
-                prepared = np.stack([preparation(self.data, stream)(ref) for ref in refs])
-                values |= zip([r.key for r in refs], np.asarray(encode(to_signed(jnp.asarray(prepared)))))
+                prepared = jnp.stack([preparation(self.data, stream)(ref) for ref in refs])
+                values |= zip([r.key for r in refs], np.asarray(encode(to_signed(prepared))))
             lookup = values.__getitem__
             found[name] = Cached(how.field, lookup, how.shape, np.dtype(how.dtype))
         return found
