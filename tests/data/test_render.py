@@ -196,6 +196,37 @@ def test_a_dropped_condition_is_pad_up_to_the_last_begin_of_image(tokenizer):
         assert all(pad not in s.ids for s in document.spans if isinstance(s, TextSpan))
 
 
+def test_what_follows_a_picture_without_its_condition_is_left_out(tokenizer):
+    """A question about a picture whose prompt is gone would teach to answer anything."""
+    more = [{"role": "user", "content": "why?"}, {"role": "assistant", "content": "so"}]
+    record = DRAW | {"messages": [*DRAW["messages"], *more]}
+    dropped = dataclasses.replace(CONFIG, p_drop_condition=1.0)
+    document = render(record, "draw", KEY, tokenizer, dropped)
+    assert isinstance(document.spans[-1], GenSpan)
+    assert document.spans[-1].image.raw == b"cat in hat"
+    assert {i for span in document.spans[:-1] for i in span.ids} == {tokenizer.special.pad}
+    kept = render(record, "draw", KEY, tokenizer, CONFIG)
+    at = max(i for i, span in enumerate(kept.spans) if isinstance(span, GenSpan))
+    before = [dataclasses.replace(d, spans=d.spans[:at]) for d in (kept, document)]
+    assert document_size(before[0], IMAGES).tokens == document_size(before[1], IMAGES).tokens
+
+
+def test_drawing_in_a_conversation_learns_codes_and_the_words_around_them(tokenizer):
+    read, learned = ids_of(tokenizer, render(DRAW, "draw", KEY, tokenizer, CONFIG))
+    special, tokens = tokenizer.special, tokenizer.tokens
+    ask, say = tokens["<|User|>"], tokens["<|Assistant|>"]
+    picture = [special.boi, "G", special.eoi]
+    assert read == [
+        special.bos, ask, *tokenizer.encode(": draw a cat\n\n"), say, *tokenizer.encode(":"),
+        *picture, special.eos, ask, *tokenizer.encode(": "), special.boi, "U", special.eoi,
+        *tokenizer.encode("\nput this on\n\n"), say, *tokenizer.encode(":"),
+        *tokenizer.encode(" here:"), *picture, *tokenizer.encode(" nice?"), special.eos,
+    ]  # fmt: skip
+    assert learned == [
+        special.eos, *tokenizer.encode(" here:"), *tokenizer.encode(" nice?"), special.eos
+    ]  # fmt: skip
+
+
 def test_an_image_in_the_condition_is_dropped_too():
     image = ImageRef("r", b"")
     text = TextSpan((5, 6), (1.0, 0.0))

@@ -102,7 +102,7 @@ def test_every_form_of_line_becomes_the_record_that_tasks_read(folder):
         ({"parts": [{"txt": "x"}]}, 'expected a list of {"text": ...} and {"image": path}'),
         ({"parts": [{"image": "no.png"}]}, "found no picture 'no.png'"),
         ({"images": ["a.png"]}, "found images without messages"),
-        ({"messages": "x"}, 'found messages: \'x\'; expected a list of {"role"'),
+        ({"messages": "x"}, "found messages: 'x'; expected a list of {\"role\""),
         ({"messages": [{"role": "user", "contnet": "x"}]}, "Did you mean 'content'?"),
         (
             {"messages": CHAT[:1], "images": ["a.png"]},

@@ -72,7 +72,9 @@ def test_other_encodings_are_named(folder, encoding):
         open_jsonl(folder / "data.jsonl")
 
 
-@pytest.mark.parametrize("bad", [b"\xed\xa0\x80", b"\xed\xa0\xbd\xed\xb8\x80", b"\xff", b"\xc0\x80"])
+@pytest.mark.parametrize(
+    "bad", [b"\xed\xa0\x80", b"\xed\xa0\xbd\xed\xb8\x80", b"\xff", b"\xc0\x80"]
+)
 def test_bytes_that_are_no_character_are_told_with_file_and_line_when_opened(folder, bad):
     path = folder / "data.jsonl"
     path.write_bytes(b'{"text": "x"}\n{"text": "a ' + bad + b'"}\n')

@@ -75,9 +75,7 @@ def _raw_mode(picture: Image.Image) -> str:
     return raw if isinstance(raw, str) else ""
 
 
-def _samples(
-    picture: ImageFile.ImageFile, raw: str, content: bytes
-) -> UInt16[np.ndarray, "_ _ _"]:
+def _samples(picture: ImageFile.ImageFile, raw: str, content: bytes) -> UInt16[np.ndarray, "_ _ _"]:
     if picture.mode.startswith("I"):
         return np.clip(np.asarray(picture), 0, 65535).astype(np.uint16)[..., None]
     if raw == "LA;16B":  # as many bytes as four samples of 8 bits

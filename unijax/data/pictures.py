@@ -139,6 +139,11 @@ class PictureLoader:
         pixels, texts = [], []
         for drawn in pictures:
             record = drawn.read()
+            if "image" not in record:
+                raise UserError(
+                    record.get("where", f"{drawn.source}: {record['id']}"), "no image",
+                    "a picture in every record", "Take the record out.",
+                )  # fmt: skip
             image = ImageRef(f"{drawn.source}: {record['id']}", record["image"])
             picture = images.decode(image.read(), image.where, config.max_pixels)
             pixels.append(resize(picture, config.size))

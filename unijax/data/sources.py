@@ -132,9 +132,7 @@ def open_records(
     return Subset(records, [index for _, index in sorted(chosen, key=lambda c: c[1])])
 
 
-def _open(
-    source: SourceConfig, seed: int, task: str | None, own: dict[str, Records]
-) -> Records:
+def _open(source: SourceConfig, seed: int, task: str | None, own: dict[str, Records]) -> Records:
     # Imported where they are used: a run on a user's own file needs no shipped dataset.
     match source.kind:
         case "shipped":

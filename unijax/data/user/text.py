@@ -1,4 +1,4 @@
-"""A user's text files: UTF-8, with a byte-order mark or without, lines that end where a line feed is.
+"""A user's text files: UTF-8, with a byte-order mark or without; a line ends at a line feed.
 
 Other characters that Python takes for the end of a line (U+2028, U+0085, form feeds) are text.
 """
@@ -144,6 +144,4 @@ def _number(digits: str) -> str:
 
 
 # Numbers stay as they are written: an answer of 3.10 is not 3.1. What is no number is nothing.
-DECODER = json.JSONDecoder(
-    parse_int=_number, parse_float=_number, parse_constant=lambda name: None
-)
+DECODER = json.JSONDecoder(parse_int=_number, parse_float=_number, parse_constant=lambda name: None)
