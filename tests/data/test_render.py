@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 from tests.data.conftest import GEN, LAYOUT, UND, make_records
 from unijax.core.stream import Layout
 from unijax.data.document import ImageRef, ImageSpan, TextSpan, document_size
-from unijax.data.render import DocumentKey, RenderConfig, drop_condition, render, to_spans
+from unijax.data.render import (
+    DocumentKey,
+    RenderConfig,
+    drop_condition,
+    last_made,
+    render,
+    to_spans,
+)
 from unijax.data.tasks import TASKS, may_show
 from unijax.data.templates import TEMPLATES, Break, Eos, Role, Text, Und
 
@@ -188,6 +195,37 @@ def test_a_dropped_condition_is_pad_up_to_the_last_begin_of_image(tokenizer):
     for task in ("question", "name", "image_to_caption"):
         document = render(PICTURE, task, KEY, tokenizer, dropped)
         assert all(pad not in s.ids for s in document.spans if isinstance(s, TextSpan))
+
+
+def test_what_follows_a_picture_without_its_condition_is_left_out(tokenizer):
+    """A question about a picture whose prompt is gone would teach to answer anything."""
+    more = [{"role": "user", "content": "why?"}, {"role": "assistant", "content": "so"}]
+    record = DRAW | {"messages": [*DRAW["messages"], *more]}
+    dropped = dataclasses.replace(CONFIG, p_drop_condition=1.0)
+    document = render(record, "draw", KEY, tokenizer, dropped)
+    assert document.spans[-1].role == "gen"
+    assert document.spans[-1].image.raw == b"cat in hat"
+    assert {i for span in document.spans[:-1] for i in span.ids} == {tokenizer.special.pad}
+    kept = render(record, "draw", KEY, tokenizer, CONFIG)
+    at = last_made(kept.spans)
+    before = [dataclasses.replace(d, spans=d.spans[:at]) for d in (kept, document)]
+    assert document_size(before[0], LAYOUT).tokens == document_size(before[1], LAYOUT).tokens
+
+
+def test_drawing_in_a_conversation_learns_codes_and_the_words_around_them(tokenizer):
+    read, learned = ids_of(tokenizer, render(DRAW, "draw", KEY, tokenizer, CONFIG))
+    special, tokens = tokenizer.special, tokenizer.tokens
+    ask, say = tokens["<|User|>"], tokens["<|Assistant|>"]
+    picture = [special.boi, "G", special.eoi]
+    assert read == [
+        special.bos, ask, *tokenizer.encode(": draw a cat\n\n"), say, *tokenizer.encode(":"),
+        *picture, special.eos, ask, *tokenizer.encode(": "), special.boi, "U", special.eoi,
+        *tokenizer.encode("\nput this on\n\n"), say, *tokenizer.encode(":"),
+        *tokenizer.encode(" here:"), *picture, *tokenizer.encode(" nice?"), special.eos,
+    ]  # fmt: skip
+    assert learned == [
+        special.eos, *tokenizer.encode(" here:"), *tokenizer.encode(" nice?"), special.eos
+    ]  # fmt: skip
 
 
 def test_an_image_in_the_condition_is_dropped_too():

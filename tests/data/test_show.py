@@ -30,7 +30,17 @@ def config():
         ],
     }
     und = ("question", "describe", "name", "category", "keywords", "image_to_caption")
-    gen = ("caption_to_image", "category_to_image", "generate")
+    gen = ("caption_to_image", "category_to_image", "generate", "draw")
+    draw = {
+        "id": "d0",
+        "messages": [
+            {"role": "user", "content": "draw a cat"},
+            {"role": "assistant", "content": [pictures[2]["image"]]},
+            {"role": "user", "content": [pictures[3]["image"], "\non this mat"]},
+            {"role": "assistant", "content": ["here: ", pictures[4]["image"], " nice?"]},
+        ],
+        "drawings": 2,
+    }
     groups = (
         GroupConfig("und", 6.0, tuple(SourceConfig(f"u-{task}", task) for task in und)),
         GroupConfig(
@@ -44,6 +54,7 @@ def config():
     )  # fmt: skip
     sources = {f"u-{task}": pictures for task in und} | {f"g-{task}": pictures for task in gen}
     sources |= {"text": records["text"], "pages": records["pages"], "chat": [chat]}
+    sources["g-draw"] = [draw]
     slots = {"und": 8, "gen": 4}
     return small_config(groups=groups, row_length=160, slots=slots, p_drop_condition=0.3), sources
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from tests.data.conftest import png, small_config
+from tests.data.conftest import LAYOUT, png, small_config
 from unijax.core.errors import UserError
 from unijax.data.config import GroupConfig, SourceConfig
 from unijax.data.loader import Loader
@@ -136,5 +136,5 @@ def test_a_paragraph_longer_than_a_row_is_told_with_file_and_line_when_opened(
     for kind in ("jsonl", "mixed"):
         groups = (GroupConfig("text", 1.0, (SourceConfig("t", form, kind, str(path)),)),)
         with pytest.raises(UserError, match=r"data\.jsonl:3: found one span of \d+ tokens"):
-            Loader(small_config(groups=groups, overlong="split"), tokenizer)
-        Loader(small_config(groups=groups, overlong="drop"), tokenizer)
+            Loader(small_config(groups=groups, overlong="split"), LAYOUT, tokenizer)
+        Loader(small_config(groups=groups, overlong="drop"), LAYOUT, tokenizer)

@@ -139,6 +139,7 @@ def test_lines_of_every_documented_kind_in_one_file_teach_what_they_can(whole, d
         {"image": "red.png", "caption": "a red picture"},
         {"image": "red.png", "question": "Which colour?", "answer": "red"},
         {"messages": chat},
+        {"messages": [chat[0], {"role": "assistant", "content": "<image>"}], "images": ["red.png"]},
         {"parts": [{"text": "see"}, {"image": "red.png"}]},
         {"image": "blue.png", "label": "blue", "category": "colour", "keywords": ["blue"]},
     ]
@@ -147,7 +148,7 @@ def test_lines_of_every_documented_kind_in_one_file_teach_what_they_can(whole, d
     assert tasks == {
         "und": {"describe", "question", "chat", "page", "name", "category", "keywords"},
         "text": {"text"},
-        "gen": {"generate", "category_to_image"},
+        "gen": {"generate", "category_to_image", "draw"},
     }
     loader = Loader(run.data, make_system(run).layout, tokenizers.load(run.tokenizer))
     for _ in range(8):

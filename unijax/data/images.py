@@ -49,8 +49,8 @@ def decode(content: bytes | np.ndarray, where: str, max_pixels: int) -> RGB:
     encoded = image_bytes.read(content, where)
     try:
         with warnings.catch_warnings():
-            # The size is judged here, by max_pixels, not by PIL's own guess.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            # The size is judged here, and what else Pillow doubts leaves a picture or raises.
+            warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(encoded.content), formats=FORMATS) as picture:
                 _check_size(picture.width, picture.height, where, max_pixels)
                 _check_range(picture, where)

@@ -140,6 +140,11 @@ class PictureLoader:
         pixels, texts = [], []
         for drawn in pictures:
             record = drawn.read()
+            if "image" not in record:
+                raise UserError(
+                    record.get("where", f"{drawn.source}: {record['id']}"), "no image",
+                    "a picture in every record", "Take the record out.",
+                )  # fmt: skip
             image = ImageRef(f"{drawn.source}: {record['id']}", record["image"])
             pixels.append(prepare(image))
             if config.text_length:

@@ -1,9 +1,9 @@
 """Conversations in the forms of the field, to turns of texts and pictures.
 
-LLaVA's `conversations`, the `messages` of OpenAI and ms-swift, ShareGPT's pairs, and a question
-with its answer under the names of instruction tuning. A picture stands where a marker in a text is,
-or where a part of the content holds or names it: in a user's turn to be understood, in the
-assistant's to be drawn.
+LLaVA's `conversations`, the `messages` of OpenAI and ms-swift, ShareGPT's pairs, and a question and
+its answer under the names of instruction tuning. A picture stands where a marker in a text is, or
+where a part of the content holds or names it: in a user's turn to be understood, in the assistant's
+to be drawn.
 """
 
 import dataclasses

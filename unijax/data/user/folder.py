@@ -116,9 +116,8 @@ def _rows(folder: Path, names: list[str], notes: Notes) -> Iterator[tuple[str, d
             "Keep one of them.",
         )
     used = {*pictures, *metadata, *(texts.values() if named else ())}
-    _check_others(
-        folder, [name for name in names if name not in used], bool(metadata or named), notes
-    )
+    others = [name for name in names if name not in used]
+    _check_others(folder, others, bool(metadata or named), notes)
     if metadata:
         return _from_metadata(folder, metadata[0], pictures)
     if named:
@@ -177,8 +176,8 @@ def _from_metadata(folder: Path, file: str, pictures: list[str]) -> Iterator[tup
             raise UserError(where, "no file_name", "the path of a picture", "Add 'file_name'.")
         row = {("caption" if key == "text" else key): value for key, value in row.items()}
         row["image"] = row.pop("file_name")
-        if isinstance(row["image"], str):
-            named.add(os.path.relpath(folder / row["image"], folder))
+        for path in {str(row["image"]), str(row["image"]).replace("\\", "/")}:
+            named.add(os.path.relpath(folder / path, folder))
         yield where, row
     missing = [name for name in pictures if name not in named]
     if missing:

@@ -19,7 +19,7 @@ class Notes:
     unread: Counter[str] = dataclasses.field(default_factory=Counter)
 
     def line(self, path: object, records: int) -> str:
-        """ "" where there is nothing to say."""
+        """What to say; nothing where all was said by the data itself."""
         parts = [f"{count} from {form}" for form, count in self.forms.most_common()]
         parts += list(self.said)
         if self.unread:

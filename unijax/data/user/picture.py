@@ -59,12 +59,13 @@ def picture(reference: Any, where: str, folder: Path) -> Picture:
 
 
 def _of_file(path: str, where: str, folder: Path) -> Picture:
-    file = folder / path
+    # The second as Windows writes it.
+    files = [folder / path, folder / path.replace("\\", "/")]
     try:
-        found = file.is_file()
+        file = next((file for file in files if file.is_file()), None)
     except (OSError, ValueError):  # a name that is too long, or has a null byte
-        found = False
-    if not found:
+        file = None
+    if file is None:
         raise UserError(
             where,
             f"no picture {short(path)}",

@@ -137,8 +137,8 @@ def _known(line: dict, where: str, notes: Notes, loose: bool, talks: str) -> dic
             raise UserError(where, f"{key}: {short(line[key])}", expected, f"Correct {key!r}.")
         if talks and key in _OTHERWISE and line[key]:
             raise UserError(where, f"{key!r}", "texts and pictures", "Take the line out.")
-        near = _nearest(key)
-        if (loose or talks) and (not near or near in line or not _is_misspelt(key, near)):
+        near = meant_by(key, line) if loose or talks else _nearest(key)
+        if not near and (loose or talks):
             continue
         advice = f"Did you mean {near!r}?" if near else "Put other things under 'meta'."
         raise UserError(where, f"the key {short(key)}", f"one of {', '.join(KEYS)}", advice)
@@ -151,16 +151,20 @@ _OTHERWISE = ("videos", "video", "audios", "audio")
 
 @functools.lru_cache(4096)
 def _nearest(key: str) -> str:
-    """The key that is meant, or "". Long ones, whose search grows as the square, are none."""
+    """The key that is meant, or "". Long ones, of which the search takes the square, are none."""
     near = difflib.get_close_matches(key, KEYS, 1) if len(key) < 40 else []
     return near[0] if near else ""
 
 
-@functools.lru_cache(4096)
-def _is_misspelt(key: str, near: str) -> bool:
-    """Whether a key that may stand there looks like a slip: 'captoin', not 'category_id'."""
-    alike = difflib.SequenceMatcher(None, key, near).ratio() >= 0.8
-    return alike and abs(len(key) - len(near)) <= 1 and near not in ("id", "meta")
+def meant_by(key: str, line: Collection[str]) -> str:
+    """The key that another one is a slip of, where others may stand, or "".
+
+    'captoin' is one, 'category_id' is not, nor is any where the right key is there as well.
+    """
+    near = _nearest(key)
+    if not near or near in line or near in ("id", "meta") or abs(len(key) - len(near)) > 1:
+        return ""
+    return near if difflib.SequenceMatcher(None, key, near).ratio() >= 0.8 else ""
 
 
 def check_task(record: dict, task: str) -> None:

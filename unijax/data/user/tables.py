@@ -21,12 +21,13 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from unijax.core.errors import UserError
-from unijax.core.files import atomic_directory
+from unijax.core.files import atomic_directory, writable_directory
 from unijax.core.paths import cache_dir
 from unijax.core.processes import tell_once
 from unijax.data.user import conversation
 from unijax.data.user.lines import Lines
-from unijax.data.user.record import KEYS
+from unijax.data.user.picture import short
+from unijax.data.user.record import KEYS, meant_by
 from unijax.data.user.records import UserRecords
 from unijax.data.user.shards import shards
 
@@ -86,16 +87,15 @@ class _Pictures:
 
 
 def _copy_once(files: list[Path], path: Path, folder: Path) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    writable_directory(folder.parent)
     with _alone(folder.parent):
         if folder.exists():  # another process was first
             return
-        with atomic_directory(folder) as temporary:
-            with (
-                (temporary / "rows.jsonl").open("w", encoding="utf-8") as rows,
-                (temporary / "pictures").open("wb") as pictures,
-            ):
-                counts = [_copy(file, rows, pictures) for file in files]
+        with atomic_directory(folder) as temporary, contextlib.ExitStack() as opened:
+            rows = opened.enter_context((temporary / "rows.jsonl").open("w", encoding="utf-8"))
+            pictures = opened.enter_context((temporary / "pictures").open("wb"))
+            counts = [_copy(file, rows, pictures) for file in files]
+            opened.close()
             (temporary / "counts.json").write_text(json.dumps(counts))
     size = sum(file.stat().st_size for file in folder.iterdir())
     line = f"{path}: copied to {folder} ({size:,} bytes), to read any row alone; it may be removed"
@@ -126,9 +126,8 @@ def _copy(file: Path, rows, pictures: BinaryIO) -> int:
                     line = {}
                     for name, value in row.items():
                         key, names = columns[name]
-                        line[key] = _plain(
-                            value if names is None else _named(value, names), pictures
-                        )
+                        value = value if names is None else _named(value, names)
+                        line[key] = _plain(value, pictures)
                     rows.write(json.dumps(line, ensure_ascii=False) + "\n")
                     count += 1
                 bar.update(batch.num_rows)
@@ -144,10 +143,8 @@ def _rows(batch: pa.RecordBatch, where: str, count: int) -> Iterator[dict]:
         try:
             yield batch.slice(index, 1).to_pylist()[0]
         except ValueError as error:
-            expected = "text in UTF-8"
-            raise UserError(
-                f"{where}{count + index + 1}", f"{error}", expected, "Repair it."
-            ) from None
+            row = f"{where}{count + index + 1}"
+            raise UserError(row, f"{error}", "text in UTF-8", "Repair it.") from None
 
 
 def _columns(schema: pa.Schema, file: Path) -> dict[str, tuple[str, list[str] | None]]:
@@ -168,6 +165,11 @@ def _columns(schema: pa.Schema, file: Path) -> dict[str, tuple[str, list[str] | 
             columns[field.name] = ("images" if pa.types.is_list(field.type) else "image", None)
             said.append(f"'{field.name}' is the image")
     unread = [name for name in schema.names if name not in columns]
+    for name in unread:
+        near = meant_by(name, schema.names)
+        if near:
+            found, expected = f"the column {short(name)}", f"{near!r}, or another name"
+            raise UserError(str(file), found, expected, f"Did you mean {near!r}?")
     said += [f"not read: {', '.join(unread)}"] if unread else []
     if said:
         line = f"{file}: columns of a Parquet table; {'; '.join(said)}"

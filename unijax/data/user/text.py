@@ -1,4 +1,4 @@
-"""A user's text files: UTF-8, with a byte-order mark or without, lines that end at a line feed.
+"""A user's text files: UTF-8, with a byte-order mark or without; a line ends at a line feed.
 
 Other characters that Python takes for the end of a line (U+2028, U+0085, form feeds) are text.
 """
