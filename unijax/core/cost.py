@@ -6,7 +6,7 @@ products and convolutions, 2 per multiply-add; norms, activations and the softma
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 # What FLOPs are spent on. Of tokens, padding is excluded; of pairs, those that attention sees; of
@@ -68,7 +68,7 @@ class Cost:
         assert self.kind in KINDS, self
 
 
-def forward(costs: tuple[Cost, ...], amounts: Mapping[str, Any]) -> dict[str, Any]:
+def forward(costs: Iterable[Cost], amounts: Mapping[str, Any]) -> dict[str, Any]:
     """Forward FLOPs by `Cost.name`, of what there is of each unit."""
     found: dict[str, Any] = {}
     for cost in costs:
