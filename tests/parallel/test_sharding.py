@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from jax.sharding import AbstractMesh
+from jax.sharding import AbstractMesh, PartitionSpec
 
 from unijax.core import axes
 from unijax.core.errors import UserError
-from unijax.core.mesh import AXES, that_divide
+from unijax.core.mesh import AXES, PARTS, TENSOR, that_divide
 from unijax.parallel import sharding
 from unijax.parallel.sharding import (
     TABLES,
@@ -169,7 +169,7 @@ def test_a_recipes_own_name_lies_like_the_one_it_names():
     for table in TABLES:
         found = param_shardings(boxed, mesh, table, own)
         assert found["own"].spec == found["known"].spec
-    assert found["own"].spec == (("fsdp",), ("tensor",))
+    assert found["own"].spec == PartitionSpec(PARTS, TENSOR)  # not whole by the last
 
 
 def test_a_name_is_in_the_closed_set_and_of_one_kind():

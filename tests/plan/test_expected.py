@@ -10,6 +10,7 @@ from unijax.core.batch import Kind, Target
 from unijax.core.stream import Layout, Mark, Stream
 from unijax.data.config import DataConfig, GroupConfig, SourceConfig
 from unijax.plan.expected import TEXT, expected
+from unijax.systems.janus import Janus
 
 ROWS, N, SLOTS = SMALL.rows, 4, 9
 UND, GEN = (cost.images_of(name) for name in ("und", "gen"))
@@ -52,7 +53,7 @@ def test_work_is_done_for_empty_slots_and_padding_too():
 def test_images_of_a_kind_that_sees_its_span_have_pairs_of_all_their_tokens():
     causal, whole = (
         expected(one, mixture(gen=1.0, text=1.0), cached=False).needed
-        for one in (SYSTEM, dataclasses.replace(Seer(SYSTEM.layout)))
+        for one in (SYSTEM, Seer(SYSTEM.config))
     )
     more = whole.pop(cost.PAIRS) - causal.pop(cost.PAIRS)
     # Each of N tokens sees those behind it as well.
@@ -61,19 +62,26 @@ def test_images_of_a_kind_that_sees_its_span_have_pairs_of_all_their_tokens():
 
 
 @dataclasses.dataclass(frozen=True)
-class Seer:
-    """What is asked of a system here, with images that see their whole span."""
+class Seer(Janus):
+    """One whose images see their whole span."""
 
-    layout: Layout
     sees_whole = (Kind.GEN,)
-    encoded = SYSTEM.encoded
+
+
+@dataclasses.dataclass(frozen=True)
+class Sharer(Janus):
+    """One whose roles share their slots, of which nothing is encoded ahead."""
+
+    @property
+    def layout(self) -> Layout:
+        how = {"before": Mark("boi", learned=True), "target": Target.NOISE, "answers": (0, 0)}
+        return Layout(
+            tuple(Stream(role, "image", Kind.GEN, N, 16, **how) for role in ("und", "gen"))
+        )
 
 
 def test_roles_that_share_slots_share_their_room():
-    noise = {"before": Mark("boi", learned=True), "target": Target.NOISE, "answers": (0, 0)}
-    roles = tuple(Stream(role, "image", Kind.GEN, N, 16, **noise) for role in ("und", "gen"))
-    system = Seer(Layout(roles))
-    rows = expected(system, mixture({"image": SLOTS}, und=1.0, gen=2.0), cached=True)
+    rows = expected(Sharer(SYSTEM.config), mixture({"image": SLOTS}, und=1.0, gen=2.0), cached=True)
     assert rows.needed[cost.images_of("image")] == pytest.approx(ROWS * SLOTS)
     assert rows.worked[cost.images_of("image")] == ROWS * SLOTS
     assert rows.needed[cost.targets("noise")] == rows.needed[cost.tokens_of("image")]
