@@ -242,7 +242,7 @@ def test_an_empty_condition_leaves_the_image_and_what_stands_behind():
     empty = Layout((UND, dataclasses.replace(GEN, unconditional="empty")))
     image, text = ImageRef("r", b""), TextSpan((5, 6), (1.0, 0.0))
     spans = [text, ImageSpan("und", image), text, ImageSpan("gen", image), text]
-    assert drop_condition(spans, 3, 9, empty) == spans[3:]
+    assert drop_condition(spans, 3, 9, empty) == spans[3:4]
     assert drop_condition(spans, 3, 9, LAYOUT)[3:] == spans[3:]
 
 
