@@ -59,10 +59,11 @@ def read(directory: Path, vocabulary: set[str]) -> SpecialTokens:
     if "added_tokens_decoder" not in config:
         by_class.reverse()
     ids = _added(directory, config)
+    known = vocabulary | ids.keys()
     names, sources = {}, {}
     for role, key in HF_KEYS.items():
         found = next(_named(role, key, by_class, directory / _FILES[2], processor), None)
-        if found is None and _RELEASED.get(role) in vocabulary | ids.keys():
+        if found is None and _RELEASED.get(role) in known:
             found = _Named(directory, _RELEASED[role])
         if found is None and role == "pad" and "eos" in names:
             found = _Named(directory, names["eos"])
@@ -77,14 +78,14 @@ def read(directory: Path, vocabulary: set[str]) -> SpecialTokens:
             f"Name them in {_FILES[0]}, or write {FILE_NAME}.",
         )
     for token, file in sources.items():
-        if token not in vocabulary and token not in ids:
+        if token not in known:
             raise UserError(
-                str(file), f"{token!r}, which the tokenizer does not have", "a token of it",
+                str(file), f"{quoted(token)}, which the tokenizer does not have", "a token of it",
                 "Correct the name, or add the token to the tokenizer.",
             )  # fmt: skip
     tokens = dict.fromkeys(names.values())
     # A listed one that the tokenizer lacks has no row of its own: a text that spells it is text.
-    tokens |= {t: None for t in _listed(by_class) if len(t) > 1 and t in vocabulary | ids.keys()}
+    tokens |= {t: None for t in _listed(by_class) if len(t) > 1 and t in known}
     tokens |= {t: None for t in ids if t not in vocabulary}
     tokens = {token: ids.get(token) for token in tokens}
     check_ids(str(directory), tokens)
@@ -167,10 +168,7 @@ def _added(directory: Path, config: dict) -> dict[str, int]:
         if isinstance(token, dict) and type(token.get("id")) is int:
             listed.append((token, token["id"]))
     for token, token_id in listed:
-        if (
-            isinstance(token, dict)
-            and token.get("special")
-            and isinstance(token.get("content"), str)
-        ):
-            ids[token["content"]] = token_id
+        content = token.get("content") if isinstance(token, dict) else None
+        if isinstance(content, str) and token.get("special"):
+            ids[content] = token_id
     return ids
