@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.collections import PolyCollection
 
+from tests.scaling.synthetic import as_chosen
 from tests.scaling.test_frontier import curves
 from tests.scaling.test_more_laws import runs_with_epochs
 from tests.scaling.test_table import rows
@@ -19,7 +20,7 @@ from unijax.scaling.envelope import fit_envelope
 from unijax.scaling.paper import loss_name, style
 from unijax.scaling.parity import Parity
 from unijax.scaling.results import Results, analyse_table
-from unijax.scaling.study import Chosen, FitConfig, analyse
+from unijax.scaling.study import FitConfig, analyse
 
 CONFIG = FitConfig(draws=60, hold_out=2, budgets=(1e22,))
 
@@ -189,7 +190,7 @@ def test_methods_state_the_draws_that_were_made(analyses):
 def test_the_formula_is_the_one_whose_constants_are_shown(tmp_path):
     points = runs_with_epochs()
     config = FitConfig(draws=20, hold_out=0, repeated=True)
-    found = analyse(Chosen(points, [str(i) for i in range(len(points))], []), "", "text", config)
+    found = analyse(as_chosen(points), "", "text", config)
     text = page.write(tmp_path, "T", Results([found], {}, {}), config).read_text()
     assert "L = E + A N′<sup>−α</sup> + B D′<sup>−β</sup>" in text
     assert "D′ = U" in text

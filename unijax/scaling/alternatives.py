@@ -14,7 +14,7 @@ from jaxtyping import Float
 from scipy import stats
 
 from unijax.scaling.groups import Part
-from unijax.scaling.laws import Theta
+from unijax.scaling.laws import Predictor, Theta
 from unijax.scaling.objective import Objective
 from unijax.scaling.points import Points
 from unijax.scaling.solver import minimise
@@ -53,14 +53,14 @@ class Alternative:
     error: float = 0.0
 
 
-def off(law: Any, theta: Theta, points: Points) -> Float[np.ndarray, "b n"]:
+def off(law: Predictor, theta: Theta, points: Points) -> Float[np.ndarray, "b n"]:
     """Log of measured over fitted losses."""
     return np.log(points.loss) - np.log(law.predict(theta, points)[0])
 
 
-def freedom(law: Any, points: Points) -> int:
+def freedom(law: Predictor, points: Points) -> float:
     """Runs that are left when the constants are fitted."""
-    return max(len(points) - sum(law.free), 1)
+    return float(max(len(points) - sum(law.free), 1))
 
 
 def clipped(scale: float) -> Objective:
@@ -69,7 +69,7 @@ def clipped(scale: float) -> Objective:
 
 
 def settled(
-    law: Any, points: Points, theta: Theta, scale: float, held: tuple[int, ...] = ()
+    law: Predictor, points: Points, theta: Theta, scale: float, held: tuple[int, ...] = ()
 ) -> tuple[Theta, Float[np.ndarray, "b n"], Float[np.ndarray, "b"]]:
     """Fits, clipped in proportion to the least scale among them.
 
@@ -93,14 +93,14 @@ def settled(
 
 
 def surprise(
-    residuals: Float[np.ndarray, "*b n"], scale: Float[np.ndarray, "*#b n"] | float
+    residuals: Float[np.ndarray, "*b n"], scale: Float[np.ndarray, "*#b #n"] | float
 ) -> Float[np.ndarray, "*b n"]:
     """Minus twice the log of Student's density of each residual, but for a constant."""
     return 2 * np.log(scale) + (TAILS + 1) * np.log1p(residuals**2 / (TAILS * scale**2))
 
 
 def cost(
-    residuals: Float[np.ndarray, "b n"], scales: Float[np.ndarray, "b"], left: float, tried: float
+    residuals: Float[np.ndarray, "b n"], scales: Float[np.ndarray, "b"], left: float, tried: int
 ) -> Float[np.ndarray, "b"]:
     """What explanations cost that leave such residuals.
 

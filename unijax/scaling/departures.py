@@ -18,7 +18,7 @@ from unijax.scaling.alternatives import (
     settled,
 )
 from unijax.scaling.groups import FEWEST, PLACES, Part, places
-from unijax.scaling.laws import Chinchilla, Theta
+from unijax.scaling.laws import Chinchilla, Predictor, Theta
 from unijax.scaling.points import Points
 from unijax.scaling.pooled import Pooled
 from unijax.scaling.shifted import LOSS, PARAMETERS, TOKENIZER, TOKENS, Shifted
@@ -181,7 +181,7 @@ def _choices(count: int, some: int) -> float:
 
 
 def _fitted(
-    kind: str, law: Any, thetas: Theta, some: list, scale: float, points: Points, tried: int,
+    kind: str, law: Predictor, thetas: Theta, some: list, scale: float, points: Points, tried: int,
     held: tuple[int, ...] = (),
 ) -> list[Alternative]:  # fmt: skip
     thetas, residuals, scales = settled(law, points, thetas, scale, held)

@@ -21,7 +21,7 @@ def paragraph(analysis: Analysis, config: FitConfig) -> str:
         f"We fitted {fitted.law.form} to the held-out {analysis.modality.replace('_', ' ')} loss "
         f"(nats per token) of {len(p)} runs of {len(sizes)} sizes, {short(sizes[0])} to "
         f"{short(sizes[-1])} parameters and {short(p.tokens.min())} to {short(p.tokens.max())} "
-        f"tokens. N is the column {config.parameters}, D the tokens seen in training, and C "
+        f"tokens. N is the column {analysis.column}, D the tokens seen in training, and C "
         + (
             f"the table's training FLOPs, {analysis.frontiers[3].cost.k:.2f} N D in the median."
             if p.flops is not None

@@ -36,7 +36,10 @@ td, th { padding: 3px 14px; text-align: right; font-variant-numeric: tabular-num
 td:first-child, th:first-child { text-align: left }
 .doubts { background: #fdf6e3; border-left: 3px solid #d08700; padding: .5em 1.2em;
        font-size: .94em }
-.doubts ul { margin: .3em 0; padding-left: 1.2em }
+.limits { background: #f4f4f4; border-left: 3px solid #999; padding: .5em 1.2em; font-size: .88em;
+       margin-top: .6em }
+.unseen { font-size: .94em } .unseen h3 { font-size: 1.12em }
+.doubts ul, .limits ul { margin: .3em 0; padding-left: 1.2em }
 nav { font-size: .94em } nav a { margin-right: 1.2em }
 code { font-size: .85em } .refs { font-size: .85em; color: #444 }
 """
@@ -122,7 +125,7 @@ def _how_far(factor: float) -> str:
 
 def optima_table(analysis: Analysis, config: FitConfig) -> str:
     """What to spend the asked budgets on."""
-    p, flops = analysis.points, budgets(analysis, config)
+    p, flops = analysis.points, budgets(analysis.points, config)
     found = optima(analysis, flops, config.level)
     rows = []
     for i, c in enumerate(flops):
@@ -229,7 +232,7 @@ def write(out: pathlib.Path, title: str, results: Results, config: FitConfig) ->
 
 
 def _section(stem: pathlib.Path, analysis: Analysis, config: FitConfig) -> str:
-    body = [_doubts(analysis.warnings)]
+    body = [_doubts(analysis)]
     repeats = analysis.repetition is not None
     law = analysis.repetition[0].law if repeats else analysis.fitted.law
     body.append(f"<h3>Constants of {_formula(law.form)}</h3>")
@@ -244,15 +247,23 @@ def _section(stem: pathlib.Path, analysis: Analysis, config: FitConfig) -> str:
         for name, (figure, caption) in drawings(analysis, config.level).items():
             image = _save(stem.parent, f"{stem.name}_{name}", figure)
             body.append(f"<figure>{image}<figcaption>{html.escape(caption)}</figcaption></figure>")
+    body.append(_box("unseen", "<h3>What these columns cannot show</h3>", analysis.unseen))
     body.append(f"<h3>Methods</h3><p>{html.escape(methods.paragraph(analysis, config))}</p>")
     return "".join(body)
 
 
-def _doubts(warnings: list[str]) -> str:
-    if not warnings:
+def _doubts(found: Analysis | Interaction) -> str:
+    """Doubts first, what cannot be told below them."""
+    return _box("doubts", "Read this first:", [d.text for d in found.doubts]) + _box(
+        "limits", "What these runs leave open:", found.limits
+    )
+
+
+def _box(kind: str, title: str, lines: list[str]) -> str:
+    if not lines:
         return ""
-    lines = "".join(f"<li>{html.escape(w)}</li>" for w in warnings)
-    return f"<div class=doubts>Read this first:<ul>{lines}</ul></div>"
+    items = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
+    return f"<div class={kind}>{title}<ul>{items}</ul></div>"
 
 
 def _interaction(stem: pathlib.Path, found: Interaction, level: float) -> str:
@@ -277,7 +288,7 @@ def _interaction(stem: pathlib.Path, found: Interaction, level: float) -> str:
     if found.failed:
         methods += f" Runs that failed were left out: {', '.join(found.failed)}."
     return (
-        f"{_doubts(found.warnings)}<h3>Constants of {_formula(found.fitted.law.form)}</h3>{table}"
+        f"{_doubts(found)}<h3>Constants of {_formula(found.fitted.law.form)}</h3>{table}"
         f"<figure>{image}<figcaption>{html.escape(caption)}</figcaption></figure>"
         f"<h3>Methods</h3><p>{html.escape(methods)}</p>"
     )

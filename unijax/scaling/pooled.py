@@ -48,7 +48,7 @@ class Pooled:
     def upper(self) -> Float[np.ndarray, "p"]:
         return np.append(self.base.upper, [self.ends[1], np.log(HALF_LIVES[1])])
 
-    def starts(self, base: Float[np.ndarray, "q"]) -> Theta:
+    def starts(self, base: Float[np.ndarray, "q"]) -> Float[np.ndarray, "b p"]:
         """From the law's own coordinates: six pools, two half-lives."""
         pools = np.linspace(*self.ends, 8)[1:-1]
         both = np.array([(u, np.log(r)) for u in pools for r in (3.0, 20.0)])

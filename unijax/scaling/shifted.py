@@ -72,7 +72,9 @@ class Shifted:
         jacobian = np.stack([e, a, b, *exponents, by_step, np.zeros_like(a)], axis=-1)
         return loss, jacobian
 
-    def start(self, theta: Theta, steps: Float[np.ndarray, "b"]) -> Theta:
+    def start(
+        self, theta: Float[np.ndarray, "b q"], steps: Float[np.ndarray, "b"]
+    ) -> Float[np.ndarray, "b p"]:
         """Coordinates of the base and a log factor, one for each profile."""
         which = np.arange(len(steps), dtype=float)
         return np.concatenate([theta, steps[:, None], which[:, None]], axis=1)

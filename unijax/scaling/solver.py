@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from unijax.scaling.laws import Law, Theta
+from unijax.scaling.laws import Predictor, Theta
 from unijax.scaling.objective import Objective
 
 ITERATIONS = 1000
@@ -40,7 +40,7 @@ class Solution(NamedTuple):
 
 
 def minimise(
-    law: Law,
+    law: Predictor,
     points: Any,
     objective: Objective,
     starts: Theta,

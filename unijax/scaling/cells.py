@@ -1,0 +1,200 @@
+"""CSV as people write it: which mark parts the cells, which the decimals, and what 12B is.
+
+A file is read as one: if anywhere in it a comma can only be a decimal mark, it is one everywhere.
+What was read otherwise than by its letters is said (`Sheet.notes`), what could be read in two ways
+is refused.
+"""
+
+import csv
+import dataclasses
+import io
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from unijax.core.errors import UserError
+
+MARKS = (",", ";", "\t", "|")  # between cells
+MISSING = {"", "na", "n/a", "nan", "null", "none", "-", "--", "?", "#n/a"}
+MULTIPLES = {
+    "k": 1e3, "thousand": 1e3, "m": 1e6, "mio": 1e6, "million": 1e6, "b": 1e9, "bn": 1e9, "g": 1e9,
+    "billion": 1e9, "t": 1e12, "tn": 1e12, "trillion": 1e12, "p": 1e15, "e": 1e18, "z": 1e21,
+    "y": 1e24,
+}  # fmt: skip
+PLAIN = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
+SPACES = "[ _'’\u00a0\u2009\u202f]"  # between thousands
+GROUPED = re.compile(rf"[+-]?\d{{1,3}}({SPACES}\d{{3}})+(?!\d)")
+WITH_UNIT = re.compile(
+    r"(?P<number>[+-]?[\d.,]+(e[+-]?\d+)?)\s*(?P<unit>[a-z]+)\.?(?P<of>[\s-]*(flops?|tokens?|params?|parameters))?",
+    re.IGNORECASE,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sheet:
+    """A header and rows of cells, all of one length.
+
+    Attributes:
+      lines: of the file, where each row begins: 1 is the first.
+    """
+
+    names: list[str]
+    rows: list[list[str]]
+    lines: list[int]
+    notes: list[str]
+
+    def column(self, i: int) -> list[str]:
+        """The cells under a name."""
+        return [row[i] for row in self.rows]
+
+
+def read(text: str, where: str, known: Sequence[str]) -> Sheet:
+    """The cells of a CSV.
+
+    Args:
+      known: names of columns, by which the mark between cells is found.
+
+    Raises:
+      UserError: without a header of such names, or for a row of another number of cells.
+    """
+    first = _first_line(text)
+    notes = []
+    named = re.fullmatch(r"sep=(.)", first.strip(), re.IGNORECASE)
+    if named:  # how spreadsheets name it
+        text = text[text.index(first) + len(first) :]
+        first = _first_line(text)
+    marks = [named[1]] if named else MARKS
+    mark = max(marks, key=lambda m: sum(_bare(x) in known for x in first.replace('"', "").split(m)))
+    if mark != ",":
+        notes.append(f"cells are parted by {'tabs' if mark == chr(9) else repr(mark)}")
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True, skipinitialspace=True)
+    names, rows, lines, comments, last = None, [], [], 0, 0
+    before = csv.field_size_limit(len(text))
+    try:
+        for row in reader:
+            line, last = last + 1, reader.line_num
+            if not any(cell.strip() for cell in row):
+                continue
+            if row[0].lstrip().startswith("#"):
+                comments += 1
+                continue
+            if names is None:
+                names = [_bare(x) for x in row]
+                continue
+            if len(row) != len(names):
+                raise UserError(
+                    f"{where}: line {line}", f"{len(row)} cells", f"{len(names)}, as in the header",
+                    f"Correct the line (numbers with {mark!r} inside need quotes around them); if it "
+                    "is the last, the table may be half-written.",
+                )  # fmt: skip
+            rows.append([cell.strip() for cell in row])
+            lines.append(line)
+    except csv.Error as e:
+        raise UserError(
+            f"{where}: line {reader.line_num}", f"a line that is no CSV ({e})", "cells",
+            "Correct it; it may be half-written.",
+        ) from e  # fmt: skip
+    finally:
+        csv.field_size_limit(before)
+    if names is None:
+        raise UserError(where, "no header", "a line of names of columns", "Add one.")
+    if comments:
+        notes.append(f"{comments} comment lines were left out")
+    return Sheet(names, rows, lines, notes)
+
+
+def _bare(name: str) -> str:
+    return name.strip().strip("\ufeff").strip()
+
+
+def _first_line(text: str) -> str:
+    """The header, before any comment."""
+    for line in text.splitlines():
+        if line.strip() and not line.lstrip().startswith("#"):
+            return line
+    return ""
+
+
+def decimal_comma(columns: Sequence[Sequence[str]]) -> bool | None:
+    """Whether commas are decimal marks in these columns of numbers; None where nothing tells."""
+    seen = None
+    for cell in (x for column in columns for x in column):
+        if "," not in cell:
+            continue
+        number = re.sub(SPACES, "", cell)
+        if re.search(r"\.\d+,\d*|,\d+e|(?<!\d)0,\d|,\d{1,2}(?!\d)|,\d{4,}", number, re.IGNORECASE):
+            return True
+        if number.count(",") > 1 or re.search(r",\d{3}\.\d", number):
+            seen = False
+    return seen
+
+
+def numbers(
+    cells: Sequence[str], where: str, lines: Sequence[int], comma: bool | None, counts: bool
+) -> tuple[np.ndarray, list[str]]:
+    """The values of a column, NaN for what is missing.
+
+    Args:
+      comma: whether a comma is a decimal mark, if that is known of the file.
+      counts: these are counts, not losses: a comma or point before three digits parts thousands
+        where nothing else is known, and letters multiply.
+
+    Returns:
+      Beside the values what was read otherwise than by its letters.
+
+    Raises:
+      UserError: for a cell that is no number, by its line.
+    """
+    values, read = np.empty(len(cells)), {}
+    for i, cell in enumerate(cells):
+        try:
+            values[i], how = _number(cell, comma, counts)
+        except ValueError:
+            raise UserError(
+                f"{where}, line {lines[i]}", repr(cell), "a number, such as 1.3e9 or 2.345",
+                "Correct the cell.",
+            ) from None  # fmt: skip
+        if how and how not in read:
+            read[how] = f"{where.split(': ')[-1]}: {cell} was read as {values[i]:.10g} ({how})"
+    return values, list(read.values())
+
+
+def _number(cell: str, comma: bool | None, counts: bool) -> tuple[float, str]:
+    """A cell's value, and what was done for it."""
+    if PLAIN.fullmatch(cell) and not (comma and re.search(r"\.\d{3}$", cell) and counts):
+        return float(cell), ""
+    if cell.casefold() in MISSING:
+        return float("nan"), ""
+    if cell.casefold().lstrip("+-") in ("inf", "infinity"):
+        return float(cell), ""
+    how, multiple = [], 1.0
+    if unit := WITH_UNIT.fullmatch(cell):
+        # An exponent is no unit: 1e9 has been read above.
+        name = unit["unit"].casefold()
+        for word in ("flops", "flop", "tokens", "token", "parameters", "params"):
+            if name != word and name.endswith(word):
+                name = name.removesuffix(word)
+        if name not in MULTIPLES and name not in ("flop", "flops", "tokens", "params", "parameters"):
+            raise ValueError(cell)
+        if not counts:
+            raise ValueError(cell)
+        multiple = MULTIPLES.get(name, 1.0)
+        cell, how = unit["number"], ["multiplied out"]
+    if GROUPED.match(cell):
+        cell, how = re.sub(SPACES, "", cell), [*how, "thousands apart"]
+    if "," in cell:
+        thousands = re.fullmatch(r"[+-]?\d{1,3}(,\d{3})+(\.\d*)?", cell)
+        if comma is not True and thousands and (comma is False or counts):
+            cell, how = cell.replace(",", ""), [*how, "thousands apart"]
+        elif cell.count(",") == 1 and (comma is not False):
+            cell, how = cell.replace(".", "").replace(",", "."), [*how, "decimal comma"]
+        else:
+            raise ValueError(cell)
+    elif cell.count(".") > 1 or (comma and counts and re.fullmatch(r"[+-]?\d{1,3}(\.\d{3})+", cell)):
+        if not re.fullmatch(r"[+-]?\d{1,3}(\.\d{3})+", cell):
+            raise ValueError(cell)
+        cell, how = cell.replace(".", ""), [*how, "thousands apart"]
+    if not PLAIN.fullmatch(cell):
+        raise ValueError(cell)
+    return float(cell) * multiple, ", ".join(how)
