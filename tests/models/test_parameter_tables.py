@@ -10,7 +10,7 @@ from flax.core import meta
 from tests.goldens import check_golden
 from unijax.core import axes
 from unijax.core.tree import flatten
-from unijax.models import llama
+from unijax.models import clip, eva, llama
 from unijax.systems import janus
 
 # Janus-Pro's blocks, parameters at 1B and at 7B.
@@ -33,6 +33,17 @@ def llama_shapes(size: str) -> dict:
     ids = jax.ShapeDtypeStruct((1, 1), jnp.int32)
     init = lambda key, ids: model.init(key, ids, method="init_all")["params"]  # noqa: E731
     return jax.eval_shape(init, jax.random.key(0), ids)
+
+
+def picture_shapes(model, config) -> dict:
+    side = config.image_size
+    pixels = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+    return jax.eval_shape(model(config).init, jax.random.key(0), pixels)["params"]
+
+
+def text_shapes(config: clip.ClipTextConfig) -> dict:
+    ids, length = (jax.ShapeDtypeStruct(s, jnp.int32) for s in ((1, 1), (1,)))
+    return jax.eval_shape(clip.ClipText(config).init, jax.random.key(0), ids, length)["params"]
 
 
 def janus_shapes(size: str) -> dict:
@@ -71,6 +82,22 @@ def count(shapes: dict) -> dict[str, int]:
 @pytest.mark.parametrize("size", llama.SIZES)
 def test_golden_table_of_the_decoder(size):
     check_golden(f"parameters/{size}.txt", table(llama_shapes(size)))
+
+
+@pytest.mark.parametrize("size", eva.SIZES)
+def test_golden_table_of_eva(size):
+    check_golden(f"parameters/{size}.txt", table(picture_shapes(eva.Eva, eva.SIZES[size])))
+
+
+@pytest.mark.parametrize("size", clip.VISION_SIZES)
+def test_golden_table_of_clips_vision(size):
+    shapes = picture_shapes(clip.ClipVision, clip.VISION_SIZES[size])
+    check_golden(f"parameters/{size}.txt", table(shapes))
+
+
+@pytest.mark.parametrize("size", clip.TEXT_SIZES)
+def test_golden_table_of_clips_text(size):
+    check_golden(f"parameters/{size}.txt", table(text_shapes(clip.TEXT_SIZES[size])))
 
 
 @pytest.mark.parametrize("size", janus.SIZES)
