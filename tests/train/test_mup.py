@@ -17,6 +17,7 @@ from unijax.ops.attention import packed_intervals
 from unijax.parallel.sharding import MeshConfig, make_mesh
 from unijax.systems.janus import Janus
 from unijax.train import mup, setup
+from unijax.train.kinds import Leaf
 from unijax.train.optimizer import GroupedOptimizer
 from unijax.train.stage import OptimizerConfig, Rule, StageConfig
 from unijax.train.state import merge
@@ -126,7 +127,9 @@ def test_a_multiplier_is_a_factor_on_start_and_rate(factor):
     def train(start, multiplier, rate):
         rules = {"a/kernel": Rule("a", lr_multiple=rate)}
         config = OptimizerConfig(0.05, eps=1e-20, clip_norm=1e9)
-        optimizer = GroupedOptimizer(StageConfig("s", 20, (), {"main": config}), rules)
+        optimizer = GroupedOptimizer(
+            StageConfig("s", 20, (), {"main": config}), rules, {"a/kernel": Leaf()}
+        )
         params = {"a": {"kernel": start}}
         state = optimizer.init(params)
         loss = jax.grad(lambda p: jnp.mean((jnp.tanh(x @ p["a"]["kernel"] * multiplier) - y) ** 2))

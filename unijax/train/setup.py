@@ -13,7 +13,7 @@ from unijax.core import tree
 from unijax.core.errors import UserError
 from unijax.core.system import Params, System, init_shapes
 from unijax.parallel import sharding
-from unijax.train import mup
+from unijax.train import kinds, mup
 from unijax.train import state as state_lib
 from unijax.train.optimizer import GroupedOptimizer
 from unijax.train.stage import Rule, StageConfig, match_rules
@@ -28,6 +28,7 @@ class Trainer:
     Attributes:
       system: what is trained.
       rules: of every parameter path.
+      optimizer_versions: of the state of each optimizer (`train.kinds`).
       abstract: nested tree of the shapes, dtypes and shardings of all parameters.
       abstract_state: the same of a `TrainState`.
       batch_sharding: of every leaf of a batch.
@@ -39,6 +40,7 @@ class Trainer:
 
     system: System
     rules: dict[str, Rule]
+    optimizer_versions: dict[str, str]
     abstract: Params
     abstract_state: TrainState
     batch_sharding: jax.sharding.NamedSharding
@@ -86,7 +88,9 @@ def build(
         rate = rules[path].lr_multiple * scale.rate
         rules[path] = dataclasses.replace(rules[path], lr_multiple=rate)
     trained = {p: r for p, r in rules.items() if not r.frozen}
-    optimizer = GroupedOptimizer(stage, trained)
+    boxes = tree.flatten(boxed)
+    leaves = {p: kinds.leaf(p, boxes[p], rule) for p, rule in trained.items()}
+    optimizer = GroupedOptimizer(stage, trained, leaves)
 
     def begin(params: Params) -> TrainState:
         return state_lib.begin(params, rules, optimizer, compute_dtype, stage.ema_decay > 0)
@@ -140,6 +144,7 @@ def build(
     return Trainer(
         system=system,
         rules=rules,
+        optimizer_versions=optimizer.versions,
         abstract=abstract,
         abstract_state=jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, state_shardings
