@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from unijax.ops.rope import apply_rope, rope_tables
+from unijax.ops.rope import apply_rope, grid_rope_tables, rope_tables
 
 THETA, D = 100.0, 8
 
@@ -51,3 +51,22 @@ def test_tables_are_float32_and_the_result_is_the_inputs_dtype():
     assert apply_rope(x, *tables).dtype == jnp.bfloat16
     # The first pair turns by its position itself: 4095 radians would be 4096 in bfloat16.
     np.testing.assert_allclose(tables[0][0, 0, 0], np.cos(4095.0), atol=1e-5)
+
+
+@pytest.mark.parametrize("side", [3, 4, 6])
+def test_a_grid_turns_half_of_the_pairs_with_rows_and_half_with_columns(side):
+    """Against complex numbers; the places of any grid are spread over those of the reference."""
+    reference, d = 4, 16
+    cos, sin = grid_rope_tables(side, d, THETA, reference)
+    assert cos.shape == sin.shape == (side * side, d // 2)
+    x = np.random.default_rng(0).standard_normal((1, side * side, 1, d)).astype(np.float32)
+    turned = np.asarray(apply_rope(jnp.asarray(x), cos[None], sin[None]))[0, :, 0]
+    for row, column in np.ndindex(side, side):
+        here = row * side + column
+        for pair in range(d // 2):
+            place = row if pair < d // 4 else column
+            frequency = THETA ** (-2 * (pair % (d // 4)) / (d // 2))
+            z = x[0, here, 0, pair] + 1j * x[0, here, 0, pair + d // 2]
+            z = z * np.exp(1j * place / side * reference * frequency)
+            found = turned[here, pair] + 1j * turned[here, pair + d // 2]
+            np.testing.assert_allclose(found, z, atol=1e-5)

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 
 from unijax.models import efficientnet_lite
+from unijax.models.clip import ClipTextConfig
 from unijax.models.siglip import SiglipConfig
-from unijax.models.text_encoder import TextEncoderConfig
 from unijax.plan.work import Part, Trained, Work, layers, plain
 from unijax.systems import tokenizer
 from unijax.systems.contrastive import ContrastiveConfig
@@ -58,7 +58,7 @@ def contrastive_work(
     """
     trained, (vision, text), width = Trained(rules), (model.vision, model.text), model.embed_dim
 
-    def tower(c: SiglipConfig | TextEncoderConfig, tokens: int, before: float, name: str) -> Part:
+    def tower(c: SiglipConfig | ClipTextConfig, tokens: int, before: float, name: str) -> Part:
         """`before`: FLOPs before the first layer."""
         last = before + c.num_hidden_layers * 2.0 * tokens * c.hidden_size * c.intermediate_size
         each = {"vision_model": vision.flops_per_image(), "text_model": text.flops_per_text(tokens)}
