@@ -7,7 +7,7 @@ import pytest
 import transformers
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from unijax.ops.rope import RopeScaling, apply_rope, rope_tables
+from unijax.ops.rope import RopeScaling, apply_rope, grid_rope_tables, rope_tables
 
 THETA, D = 100.0, 8
 
@@ -91,3 +91,22 @@ def test_each_section_turns_with_its_own_axis():
 def test_positions_of_other_axes_than_sections_are_told():
     with pytest.raises(AssertionError, match=r"\(1, 2, 3\), \(\)"):
         rope_tables(jnp.zeros((1, 2, 3), int), D, THETA)
+
+
+@pytest.mark.parametrize("side", [3, 4, 6])
+def test_a_grid_turns_half_of_the_pairs_with_rows_and_half_with_columns(side):
+    """Against complex numbers; the places of any grid are spread over those of the reference."""
+    reference, d = 4, 16
+    cos, sin = grid_rope_tables(side, d, THETA, reference)
+    assert cos.shape == sin.shape == (side * side, d // 2)
+    x = np.random.default_rng(0).standard_normal((1, side * side, 1, d)).astype(np.float32)
+    turned = np.asarray(apply_rope(jnp.asarray(x), cos[None], sin[None]))[0, :, 0]
+    for row, column in np.ndindex(side, side):
+        here = row * side + column
+        for pair in range(d // 2):
+            place = row if pair < d // 4 else column
+            frequency = THETA ** (-2 * (pair % (d // 4)) / (d // 2))
+            z = x[0, here, 0, pair] + 1j * x[0, here, 0, pair + d // 2]
+            z = z * np.exp(1j * place / side * reference * frequency)
+            found = turned[here, pair] + 1j * turned[here, pair + d // 2]
+            np.testing.assert_allclose(found, z, atol=1e-5)

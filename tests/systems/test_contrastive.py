@@ -14,8 +14,8 @@ from tests.systems.small import SmallPictures
 from unijax.core import cost, tree
 from unijax.core.batch import ImageBatch
 from unijax.core.errors import UserError
+from unijax.models.clip import ClipTextConfig
 from unijax.models.siglip import SiglipConfig
-from unijax.models.text_encoder import TextEncoderConfig
 from unijax.systems.contrastive import (
     RECIPE,
     Contrastive,
@@ -29,8 +29,9 @@ CONFIG = ContrastiveConfig(
         image_size=16, patch_size=8, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
         num_attention_heads=4,
     ),
-    text=TextEncoderConfig(
-        vocab_size=11, max_length=6, hidden_size=24, intermediate_size=48, num_attention_heads=3
+    text=ClipTextConfig(
+        vocab_size=11, max_length=6, hidden_size=24, intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=3, layer_norm_eps=1e-6, causal=False, pooling="mean", init="normal",
     ),
     embed_dim=16,
 )  # fmt: skip
@@ -157,5 +158,3 @@ def test_batches_without_fitting_texts_are_refused(params):
     long = jnp.zeros((2, 7), jnp.int32)
     with pytest.raises(UserError, match=r"found 7; expected 1 to model.text.max_length=6"):
         run(params, b.replace(text=long))
-    with pytest.raises(UserError, match="found 5; expected a divisor of hidden_size=128"):
-        TextEncoderConfig(vocab_size=8, max_length=4, num_attention_heads=5)

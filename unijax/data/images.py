@@ -93,7 +93,7 @@ def for_understanding(
     long, least = max(height, width), min(MIN_SIDE, size)
     new_height = max(scale(height / long * size), least)
     new_width = max(scale(width / long * size), least)
-    resized = _resize(pixels, new_width, new_height)
+    resized = resize(pixels, new_width, new_height)
     square = np.empty((size, size, 3), np.uint8)
     square[:] = PAD_COLOUR
     top, left = (size - new_height) // 2, (size - new_width) // 2
@@ -107,7 +107,7 @@ def for_generation(pixels: RGB, size: int) -> UInt8[np.ndarray, "size size 3"]:
     height, width = pixels.shape[:2]
     short = min(height, width)
     new_height, new_width = round(height / short * size), round(width / short * size)
-    resized = _resize(pixels, new_width, new_height)
+    resized = resize(pixels, new_width, new_height)
     top, left = (new_height - size) // 2, (new_width - size) // 2
     return resized[top : top + size, left : left + size]
 
@@ -119,7 +119,8 @@ def _middle(pixels: RGB, side: int) -> RGB:
     return pixels[top : height - top, left : width - left]
 
 
-def _resize(pixels: RGB, width: int, height: int) -> RGB:
+def resize(pixels: RGB, width: int, height: int) -> RGB:
+    """Bicubic with antialiasing, as in PIL."""
     if pixels.shape[:2] == (height, width):
         return pixels
     picture = Image.fromarray(pixels)

@@ -58,6 +58,7 @@ CONV = Transform(lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 
 # [D, 3, p, p] <-> [p * p * 3, D]
 PATCHES = Transform(lambda x: x.transpose(2, 3, 1, 0).reshape(-1, x.shape[0]), _patches_to_theirs)
 LEADING_ONE = Transform(lambda x: x.squeeze(0), lambda x: x[None])
+LEADING_ONES = Transform(lambda x: x.squeeze((0, 1)), lambda x: x[None, None])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,12 +70,12 @@ class Entry:
         first axis (a fused projection).
       theirs: a name. With `{i}` in it, the tensor of layer i of a stack whose layers are the first
         axis of ours.
-      transform: of each tensor, without the axis of layers.
+      transform: of each tensor, without the axis of layers; or one for each of ours.
     """
 
     ours: tuple[str, ...]
     theirs: str
-    transform: Transform = SAME
+    transform: Transform | tuple[Transform, ...] = SAME
 
     @property
     def stacked(self) -> bool:
@@ -89,12 +90,31 @@ class Entry:
         if len(self.ours) > 1:
             rows = theirs.shape[0] // len(self.ours)
             theirs = theirs[part * rows : (part + 1) * rows]
-        return self.transform.to_ours(theirs)
+        return self.transforms[part].to_ours(theirs)
 
     def to_theirs(self, ours: list[np.ndarray]) -> np.ndarray:
         """One foreign tensor, from our tensors without the axis of layers."""
-        parts = [self.transform.to_theirs(x) for x in ours]
+        parts = [transform.to_theirs(x) for transform, x in zip(self.transforms, ours)]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    @property
+    def transforms(self) -> tuple[Transform, ...]:
+        one = isinstance(self.transform, Transform)
+        return (self.transform,) * len(self.ours) if one else self.transform
+
+
+def linear(ours: str, theirs: str, bias: bool = True) -> list[Entry]:
+    """A matrix and its bias."""
+    kernel = Entry((f"{ours}/kernel",), f"{theirs}.weight", LINEAR)
+    return [kernel, Entry((f"{ours}/bias",), f"{theirs}.bias")] if bias else [kernel]
+
+
+def norm(ours: str, theirs: str) -> list[Entry]:
+    """Scale and bias of a layer norm."""
+    return [
+        Entry((f"{ours}/scale",), f"{theirs}.weight"),
+        Entry((f"{ours}/bias",), f"{theirs}.bias"),
+    ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +155,7 @@ def foreign_shapes(table: Table, ours: Mapping[str, Shape]) -> dict[str, Shape]:
         cut = 1 if entry.stacked else 0
         # Views of one number: nothing of the tensors' size is made.
         blank = [np.broadcast_to(np.zeros((), np.bool_), ours[p][cut:]) for p in entry.ours]
-        first, *rest = [entry.transform.to_theirs(x).shape for x in blank]
+        first, *rest = [t.to_theirs(x).shape for t, x in zip(entry.transforms, blank)]
         shape = (first[0] + sum(r[0] for r in rest), *first[1:]) if rest else first
         layers = ours[entry.ours[0]][0] if entry.stacked else 1
         shapes |= dict.fromkeys(entry.names(layers), shape)

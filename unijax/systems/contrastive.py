@@ -5,7 +5,8 @@ Every pair of an image and a text of the batch is a yes-or-no question with the 
 1). The loss is the sum over pairs over the number of images.
 
 Our choices: pairs with equal texts are positives too, for several pictures may bear one caption;
-images and texts are the mean of their tokens, projected. Only `vision_model` is meant to be kept.
+an image is the mean of its tokens, projected (SigLIP pools with attention), and so is a text in the
+shipped recipe (SigLIP takes its last token). Only `vision_model` is meant to be kept.
 """
 
 import dataclasses
@@ -24,8 +25,8 @@ from unijax.core.batch import ImageBatch
 from unijax.core.cost import Cost
 from unijax.core.errors import UserError
 from unijax.core.system import Loss, Metrics, Params, Recipe, Sums
+from unijax.models.clip import ClipText, ClipTextConfig
 from unijax.models.siglip import Siglip, SiglipConfig
-from unijax.models.text_encoder import TextEncoder, TextEncoderConfig
 from unijax.nn.layers import Dense
 from unijax.ops.image import to_signed
 from unijax.ops.quantize import unit_norm
@@ -39,7 +40,7 @@ class ContrastiveConfig:
     """The two towers, and the width in which they are compared."""
 
     vision: SiglipConfig
-    text: TextEncoderConfig
+    text: ClipTextConfig
     embed_dim: int = 128
 
 
@@ -77,8 +78,8 @@ class Contrastive:
         return Siglip(self.config.vision, remat=self.remat, **self._kinds)
 
     @property
-    def text_model(self) -> TextEncoder:
-        return TextEncoder(self.config.text, remat=self.remat, **self._kinds)
+    def text_model(self) -> ClipText:
+        return ClipText(self.config.text, remat=self.remat, **self._kinds)
 
     @property
     def projection(self) -> Dense:
@@ -178,13 +179,13 @@ class Contrastive:
             cost.IMAGES: images,
             cost.PAIRS: images**2,  # every picture with every text
             "tokens/text": images * float(tokens),
-            "pairs/text": images * float(tokens**2),
+            "pairs/text": images * float(self.config.text.pairs_per_text(tokens)),
         }
 
     @property
     def costs(self) -> tuple[Cost, ...]:
         vision, text, width = self.config.vision, self.config.text, self.config.embed_dim
-        last = 2.0 * text.num_hidden_layers * text.hidden_size * text.intermediate_size
+        last = float(text.last_flops_per_token())
         return (
             Cost("vision", "tower", "vision_model", cost.IMAGES,
                  float(vision.flops_per_image()), float(vision.last_flops_per_image())),
