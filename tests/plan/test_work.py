@@ -191,8 +191,8 @@ def test_flops_of_contrastive_towers(remat, frozen):
     # Texts may be shorter than the tower can read.
     batch = batch.replace(text=batch.text[:, :4])
     needed = {unit: float(x) for unit, x in system.amounts(batch).items()}
-    work = work_of(system, rules, remat, (IMAGES, "image"), needed)
-    assert (work.amount, work.unit) == (IMAGES, "image")
+    work = work_of(system, rules, remat, (float(IMAGES), "image"), needed)
+    assert (work.amount, work.unit) == (float(IMAGES), "image")
     assert work.true == pytest.approx(float(training_flops(system, batch, rules)), rel=1e-6)
     # What stands first, of all that trains, passes no gradient on: patches, or the projection.
     c = system.config.vision
@@ -221,7 +221,7 @@ def test_flops_of_the_tokenizer(discriminator):
     shapes = abstract(system)
     rules = rules_of_all(shapes)
     batch = ImageBatch(pixels=jnp.zeros((IMAGES, 32, 32, 3), jnp.uint8), weight=jnp.ones(IMAGES))
-    work = work_of(system, rules, "none", (IMAGES, "image"), {cost.IMAGES: float(IMAGES)})
+    work = work_of(system, rules, "none", (float(IMAGES), "image"), {cost.IMAGES: float(IMAGES)})
     assert work.true == pytest.approx(float(training_flops(system, batch, rules)), rel=1e-6)
     if discriminator:
         # Fooled, back to the picture: 2. In its own term, of the picture and the real one: 3 each.
@@ -245,7 +245,7 @@ def test_flops_of_the_perceptual_network(monkeypatch):
     monkeypatch.setattr(efficientnet_lite, "load_weights", lambda *a: zeros_of(load(*a)["params"]))
     system = Tokenizer(dataclasses.replace(tokenizer.CONFIG, discriminator=None))
     rules = rules_of_all(abstract(system), ("perceptual/",))
-    part = work_of(system, rules, "none", (2, "image"), {cost.IMAGES: 2.0}).parts["perceptual"]
+    part = work_of(system, rules, "none", (2.0, "image"), {cost.IMAGES: 2.0}).parts["perceptual"]
     one = float(efficientnet_lite.flops_per_image(16, 5))
     # Of both pictures and back to one: work beside the model's.
     assert (part.forward, part.true, part.executed) == (0, 0, 2 * 3 * one)

@@ -68,7 +68,7 @@ def work_of(
     system: System,
     rules: Mapping[str, Rule],
     remat: str,
-    amount: tuple[float | int, str],
+    amount: tuple[float, str],
     needed: Mapping[str, float],
     worked: Mapping[str, float] | None = None,
 ) -> Work:
