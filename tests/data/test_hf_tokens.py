@@ -85,6 +85,16 @@ def test_the_order_of_the_files(tmp_path):
     assert names(tmp_path, VOCABULARY - {"<｜▁pad▁｜>"})["pad"] == "</s>"
 
 
+def test_tokens_that_no_file_names_are_known_by_their_released_names(tmp_path):
+    put(tmp_path, tokenizer_config=dict.fromkeys(WHOLE))
+    released = {"<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"}
+    assert names(tmp_path, VOCABULARY | released) == {
+        "bos": "<｜begin▁of▁sentence｜>", "eos": "<｜end▁of▁sentence｜>", "pad": "<｜▁pad▁｜>",
+        "boi": "<begin_of_image>", "eoi": "<end_of_image>",
+        "image_placeholder": "<image_placeholder>",
+    }  # fmt: skip
+
+
 def test_what_is_missing_is_said_of_the_files_that_are_there(tmp_path):
     put(tmp_path, tokenizer_config={"bos_token": "<s>"}, special_tokens_map={"pad_token": None})
     with pytest.raises(UserError) as error:

@@ -262,6 +262,16 @@ def test_licences_go_from_the_source_over_its_runs_to_the_export(hf_dir, tmp_pat
     assert [f.read_text() for f in carried.files] == ["the text of it"]
 
 
+def test_a_model_of_the_hub_is_named_as_there(hf_dir, tmp_path):
+    snapshot = tmp_path / "models--deepseek-ai--Janus-Pro-1B" / "snapshots" / "1a2b3c"
+    shutil.copytree(hf_dir, snapshot)
+    import_checkpoint(snapshot, tmp_path / "run")
+    export_checkpoint(tmp_path / "run", tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "\nbase_model: deepseek-ai/Janus-Pro-1B\n" in card
+    assert "1. Imported: `deepseek-ai/Janus-Pro-1B`, in the format hf." in card
+
+
 def test_the_licence_may_be_given(run_dir, hf_dir, tmp_path):
     (tmp_path / "MINE").write_text("all mine")
     given = ["--license", str(tmp_path / "MINE")]

@@ -9,7 +9,7 @@ string and an absent file name nothing:
    `added_tokens_decoder`, as transformers has it;
 3. special_tokens_map.json, the same keys;
 4. processor_config.json: the tags of deepseek-ai's processor, `image_start_tag`, ...;
-5. the names that deepseek-ai's processor has by default, where the tokenizer has such tokens;
+5. the added tokens of tokenizer.json, or pieces, that are called as in the released tokenizers;
 6. for padding alone, the end of sequence, as in the first release of Janus-1.3B's code.
 """
 
@@ -23,15 +23,15 @@ from unijax.core.errors import UserError
 from unijax.core.json_files import quoted, read_object
 from unijax.data.special_tokens import FILE_NAME, HF_KEYS, SpecialTokens, check_ids
 
-# How processor_config.json of deepseek-ai calls four of them, and the defaults of its class
-# (`janus/models/processing_vlm.py`).
+# How processor_config.json of deepseek-ai calls four of them (`janus/models/processing_vlm.py`).
 _TAGS = {
     "boi": "image_start_tag", "eoi": "image_end_tag", "image_placeholder": "image_tag",
     "pad": "pad_tag",
 }  # fmt: skip
+# What the released tokenizers call them; for those four they are the defaults of that processor.
 _RELEASED = {
+    "bos": "<｜begin▁of▁sentence｜>", "eos": "<｜end▁of▁sentence｜>", "pad": "<｜▁pad▁｜>",
     "boi": "<begin_of_image>", "eoi": "<end_of_image>", "image_placeholder": "<image_placeholder>",
-    "pad": "<｜▁pad▁｜>",
 }  # fmt: skip
 _NESTED = ("extra_special_tokens", "model_specific_special_tokens")
 _LISTS = ("additional_special_tokens", "extra_special_tokens")

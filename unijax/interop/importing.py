@@ -18,7 +18,7 @@ from unijax.core.files import atomic_directory
 from unijax.core.json_files import shown
 from unijax.data.templates import TEMPLATES
 from unijax.interop import config_parts, configs, formats
-from unijax.interop.model_card import licence_of
+from unijax.interop.model_card import licence_of, name_of
 from unijax.interop.opening import (
     FIX,
     abstract_params,
@@ -99,7 +99,7 @@ def import_checkpoint(
         ours = import_tokenizer(place, temporary / TOKENIZER, rows, notes)
         done = read_processor(model.directory, model.format, config, ours, template, notes)
         licence, files = licence_of(model.directory)
-        came = {"imported": model.directory.resolve().name, "format": model.format}
+        came = {"imported": name_of(model.directory), "format": model.format}
         origin.write(temporary, origin.Origin((came,), licence, files))
         _write(temporary, config, params, dataclasses.asdict(done))
     return _imported(run_dir, config, params, notes, wrong)

@@ -72,6 +72,15 @@ def licence_of(source: pathlib.Path) -> tuple[dict[str, str], tuple[pathlib.Path
     return fields, tuple(sorted(files))
 
 
+def name_of(source: pathlib.Path) -> str:
+    """What a model directory is called: OWNER/NAME in the cache of Hugging Face's hub."""
+    folder = source.resolve()
+    repository = folder.parent.parent.name.split("--")
+    if folder.parent.name == "snapshots" and repository[0] == "models" and len(repository) == 3:
+        return "/".join(repository[1:])
+    return folder.name
+
+
 def write_model_card(
     directory: pathlib.Path,
     title: str,
@@ -105,6 +114,9 @@ def write_model_card(
     if format == "hf":
         front["library_name"] = "transformers"
     front["pipeline_tag"] = "any-to-any"
+    imported = [stage["imported"] for stage in before.history if "imported" in stage]
+    if imported and "/" in imported[-1]:
+        front["base_model"] = imported[-1]
     lines = ["---", *(f"{key}: {value}" for key, value in front.items())]
     lines += ["tags:", "- janus", "- unijax", "---", "", f"# {title}", ""]
     lines += [
