@@ -111,6 +111,10 @@ def test_what_is_exported_equals_the_run_and_comes_back(imported, tuned, tmp_pat
             tokenizer_lib.load(d / "tokenizer") for d in (directory, tmp_path / f"again{i}")
         )
         assert (one.special, one.tokens) == (other.special, other.tokens)
+    card = (tmp_path / "out1" / "README.md").read_text(encoding="utf-8")
+    assert f"1. Imported: `source`, in the format {format}." in card
+    assert "2. Stage `finetune` (stage 3 of Janus-Pro on your own records), 1 steps." in card
+    assert "| gen | 4 | mine.jsonl | generate | mixed | 1 |  |" in card
 
 
 def test_the_other_format_keeps_the_template_too(imported, tmp_path):

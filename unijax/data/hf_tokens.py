@@ -9,7 +9,7 @@ string and an absent file name nothing:
    `added_tokens_decoder`, as transformers has it;
 3. special_tokens_map.json, the same keys;
 4. processor_config.json: the tags of deepseek-ai's processor, `image_start_tag`, ...;
-5. the names that deepseek-ai's processor has by default, where the tokenizer has such tokens;
+5. the added tokens of tokenizer.json, or pieces, that are called as in the released tokenizers;
 6. for padding alone, the end of sequence, as in the first release of Janus-1.3B's code.
 """
 
@@ -23,15 +23,15 @@ from unijax.core.errors import UserError
 from unijax.core.json_files import quoted, read_object
 from unijax.data.special_tokens import FILE_NAME, HF_KEYS, SpecialTokens, check_ids
 
-# How processor_config.json of deepseek-ai calls four of them, and the defaults of its class
-# (`janus/models/processing_vlm.py`).
+# How processor_config.json of deepseek-ai calls four of them (`janus/models/processing_vlm.py`).
 _TAGS = {
     "boi": "image_start_tag", "eoi": "image_end_tag", "image_placeholder": "image_tag",
     "pad": "pad_tag",
 }  # fmt: skip
+# What the released tokenizers call them; for those four they are the defaults of that processor.
 _RELEASED = {
+    "bos": "<｜begin▁of▁sentence｜>", "eos": "<｜end▁of▁sentence｜>", "pad": "<｜▁pad▁｜>",
     "boi": "<begin_of_image>", "eoi": "<end_of_image>", "image_placeholder": "<image_placeholder>",
-    "pad": "<｜▁pad▁｜>",
 }  # fmt: skip
 _NESTED = ("extra_special_tokens", "model_specific_special_tokens")
 _LISTS = ("additional_special_tokens", "extra_special_tokens")
@@ -59,10 +59,11 @@ def read(directory: Path, vocabulary: set[str]) -> SpecialTokens:
     if "added_tokens_decoder" not in config:
         by_class.reverse()
     ids = _added(directory, config)
+    known = vocabulary | ids.keys()
     names, sources = {}, {}
     for role, key in HF_KEYS.items():
         found = next(_named(role, key, by_class, directory / _FILES[2], processor), None)
-        if found is None and _RELEASED.get(role) in vocabulary | ids.keys():
+        if found is None and _RELEASED.get(role) in known:
             found = _Named(directory, _RELEASED[role])
         if found is None and role == "pad" and "eos" in names:
             found = _Named(directory, names["eos"])
@@ -77,14 +78,14 @@ def read(directory: Path, vocabulary: set[str]) -> SpecialTokens:
             f"Name them in {_FILES[0]}, or write {FILE_NAME}.",
         )
     for token, file in sources.items():
-        if token not in vocabulary and token not in ids:
+        if token not in known:
             raise UserError(
-                str(file), f"{token!r}, which the tokenizer does not have", "a token of it",
+                str(file), f"{quoted(token)}, which the tokenizer does not have", "a token of it",
                 "Correct the name, or add the token to the tokenizer.",
             )  # fmt: skip
     tokens = dict.fromkeys(names.values())
     # A listed one that the tokenizer lacks has no row of its own: a text that spells it is text.
-    tokens |= {t: None for t in _listed(by_class) if len(t) > 1 and t in vocabulary | ids.keys()}
+    tokens |= {t: None for t in _listed(by_class) if len(t) > 1 and t in known}
     tokens |= {t: None for t in ids if t not in vocabulary}
     tokens = {token: ids.get(token) for token in tokens}
     check_ids(str(directory), tokens)
@@ -167,10 +168,7 @@ def _added(directory: Path, config: dict) -> dict[str, int]:
         if isinstance(token, dict) and type(token.get("id")) is int:
             listed.append((token, token["id"]))
     for token, token_id in listed:
-        if (
-            isinstance(token, dict)
-            and token.get("special")
-            and isinstance(token.get("content"), str)
-        ):
-            ids[token["content"]] = token_id
+        content = token.get("content") if isinstance(token, dict) else None
+        if isinstance(content, str) and token.get("special"):
+            ids[content] = token_id
     return ids

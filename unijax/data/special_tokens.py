@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from unijax.core.errors import UserError
-from unijax.core.json_files import read_object, shown
+from unijax.core.json_files import quoted, read_object, shown
 from unijax.core.vocab import SpecialIds
 
 FILE_NAME = "special_tokens.json"
@@ -59,14 +59,14 @@ def check_ids(where: str, tokens: dict) -> None:
         if token_id is not None and (type(token_id) is not int or token_id < 0):
             raise UserError(
                 where,
-                f"id {token_id!r} of {token!r}",
+                f"id {quoted(token_id)} of {quoted(token)}",
                 "a whole number or null",
                 "Correct the id.",
             )
         if len(token) < 2:
             raise UserError(
                 where,
-                f"special token {token!r}",
+                f"special token {quoted(token)}",
                 "at least two characters",
                 "Rename it: text that holds one character cannot be told from the token.",
             )
@@ -96,7 +96,7 @@ def _check_names(path: Path, names: dict[str, str]) -> None:
     if unknown:
         raise UserError(
             str(path),
-            f"names {', '.join(unknown)}",
+            f"names {shown(', '.join(unknown))}",
             f"only {', '.join(ROLES)}",
             "Other special tokens belong under 'tokens'.",
         )

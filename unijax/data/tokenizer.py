@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from unijax.core.errors import UserError
+from unijax.core.json_files import quoted
 from unijax.core.vocab import SpecialIds
 from unijax.data import hf_tokens, special_tokens
 from unijax.data.special_tokens import SpecialTokens
@@ -176,22 +177,22 @@ def _resolve(where: str, backend: Backend, special: SpecialTokens) -> dict[str, 
         if token_id is None and own is None:
             raise UserError(
                 where,
-                f"no token {token!r}",
+                f"no token {quoted(token)}",
                 f"the special tokens of {special.listed}, or their ids there",
-                f"Give {token!r} an id in {special.listed}.",
+                f"Give {quoted(token)} an id in {special.listed}.",
             )
         if token_id is not None and own is not None and own != token_id:
             raise UserError(
                 where,
-                f"id {own} for {token!r}",
+                f"id {own} for {quoted(token)}",
                 f"id {token_id}, which {special.listed} says",
                 "The list belongs to another tokenizer: use the right one.",
             )
         if own is None and token_id < backend.size and backend.piece(token_id) is not None:
             raise UserError(
                 where,
-                f"id {token_id} taken by {backend.piece(token_id)!r}",
-                f"a free id for {token!r}",
+                f"id {token_id} taken by {quoted(backend.piece(token_id))}",
+                f"a free id for {quoted(token)}",
                 f"Correct the id in {special.listed}.",
             )
         tokens[token] = token_id if own is None else own

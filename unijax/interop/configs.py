@@ -12,7 +12,7 @@ from unijax.core.errors import UserError
 from unijax.core.json_files import quoted
 from unijax.interop import plain
 from unijax.interop.config_parts import DROPOUT, llama_config, read_config
-from unijax.interop.sections import LAYERS, ROWS, SIDE, WIDTH, Section
+from unijax.interop.sections import BLOCKS, LAYERS, ROWS, SIDE, WIDTH, Section
 from unijax.models.llama import LlamaConfig
 from unijax.models.siglip import SIZES as SIGLIP_SIZES
 from unijax.models.siglip import SiglipConfig
@@ -114,7 +114,7 @@ def from_hf(directory: pathlib.Path, notes: list[str]) -> JanusConfig:
         image_size=(vision.image_size // vision.patch_size) * 2 ** (len(multiplier) - 1),
         base_channels=q.whole("base_channels", WIDTH),
         channel_multiplier=multiplier,
-        num_res_blocks=q.whole("num_res_blocks", LAYERS, least=0),
+        num_res_blocks=q.whole("num_res_blocks", BLOCKS, least=0),
         latent_channels=q.whole("latent_channels", WIDTH),
         embed_dim=q.whole("embed_dim", WIDTH),
         num_embeddings=q.whole("num_embeddings", ROWS),
@@ -217,7 +217,7 @@ def _vq_sizes(params: Section) -> dict:
         "image_size": s.whole("image_size", SIDE),
         "base_channels": s.whole("base_channels", WIDTH),
         "channel_multiplier": s.wholes("channel_multiplier", 64, 12),
-        "num_res_blocks": s.whole("num_res_blocks", LAYERS, least=0),
+        "num_res_blocks": s.whole("num_res_blocks", BLOCKS, least=0),
         "latent_channels": s.whole("latent_channels", WIDTH),
     }
 

@@ -9,7 +9,7 @@ from unijax.data.templates import TEMPLATES
 from unijax.interop.chat_template import chat_template
 from unijax.interop.export_configs import deepseek_config, hf_config, special_ids
 from unijax.interop.hf_tokenizer import token_of, write_hf_tokenizer
-from unijax.interop.source_processor import SFT_FORMATS, SYSTEM_PROMPT, Preparation
+from unijax.interop.source_processor import SYSTEM_PROMPT, Preparation, sft_format
 from unijax.systems.janus import JanusConfig
 
 GUIDANCE = 5.0  # default of image generation, arXiv 2410.13848 section 4.1
@@ -102,7 +102,7 @@ def write_deepseek_files(
             "add_special_token": False,
             "mask_prompt": True,
             "ignore_id": -100,
-            "sft_format": {v: k for k, v in SFT_FORMATS.items()}[done.template],
+            "sft_format": sft_format(done.template),
             "image_tag": roles["image_token"],
             "image_start_tag": roles["boi_token"],
             "image_end_tag": roles["eoi_token"],

@@ -23,6 +23,7 @@ from unijax.interop.table import (
     count_not_finite,
     foreign_shapes,
     foreign_tensors,
+    some,
 )
 from unijax.systems.janus import JanusConfig
 from unijax.train import checkpoint, origin
@@ -100,12 +101,23 @@ def export_checkpoint(
         write[format](directory, config, widest, tokenizer, done)
         writer = SafetensorsWriter(directory, tensors, max_shard_bytes)
         size = lambda e: sum(nbytes(stored.arrays[p]) for p in e.ours)  # noqa: E731
+        wrong: list[str] = []
+        beyond: list[str] = []
         for group in in_groups(table.entries, size):
-            notes += _write_group(writer, group, stored)
+            _write_group(writer, group, stored, wrong, beyond)
         writer.close()
+        if wrong:
+            notes.append(f"numbers that are NaN or infinite: {some(wrong)}")
+        if beyond:
+            notes.append(f"numbers that are infinite in the dtype of the export: {some(beyond)}")
         before = origin.read(run_root(run_dir))
         numbers = sum(math.prod(t.shape) for t in tensors.values())
-        facts = {"numbers": widest, "conversations": done.template, "short side": done.und_rounding}
+        facts = {
+            "numbers": widest,
+            "conversations": done.template,
+            "short side of pictures": done.und_rounding,
+            "tokens of a row in training": f"{done.row_length:,}" if done.row_length else "unknown",
+        }
         if not write_model_card(
             directory, pathlib.Path(out).name, run, before, config, numbers, format, facts, licence
         ):
@@ -152,17 +164,20 @@ def _plan(
     return plan
 
 
-def _write_group(writer: SafetensorsWriter, group: list[Entry], stored: StoredParams) -> list[str]:
-    """Returns what is to be told of the numbers."""
+def _write_group(
+    writer: SafetensorsWriter,
+    group: list[Entry],
+    stored: StoredParams,
+    wrong: list[str],
+    beyond: list[str],
+) -> None:
+    """Tensors that hold NaN are told in `wrong`, numbers too large for their dtype in `beyond`."""
     params = stored.read(p for entry in group for p in entry.ours)
-    notes = []
     for entry in group:
         for name, array in foreign_tensors(entry, [params[p] for p in entry.ours]):
-            written = writer.write(name, array)
-            if wrong := count_not_finite(written):
-                before = count_not_finite(array)
-                why = "are NaN or infinite" if wrong == before else (
-                    f"are NaN or infinite, {wrong - before:,} of them beyond {written.dtype.name}"
-                )  # fmt: skip
-                notes.append(f"{wrong:,} of {array.size:,} numbers of {name} {why}")
-    return notes
+            count = count_not_finite(writer.write(name, array))
+            before = count_not_finite(array) if count else 0
+            if before:
+                wrong.append(f"{before:,} of {array.size:,} in {name}")
+            if count > before:
+                beyond.append(f"{count - before:,} of {array.size:,} in {name}")

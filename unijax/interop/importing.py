@@ -15,29 +15,36 @@ import numpy as np
 from unijax.core import tree
 from unijax.core.errors import UserError
 from unijax.core.files import atomic_directory
+from unijax.core.json_files import shown
 from unijax.data.templates import TEMPLATES
 from unijax.interop import config_parts, configs, formats
-from unijax.interop.model_card import licence_of
+from unijax.interop.model_card import licence_of, name_of
 from unijax.interop.opening import (
     FIX,
     abstract_params,
     check_same,
     existing_directory,
+    kind_of,
     open_model,
     untie,
 )
 from unijax.interop.source_processor import by_tokens, read_processor
 from unijax.interop.source_tokenizer import import_tokenizer
 from unijax.interop.sources import SafetensorsSource, TorchSource, open_directory
-from unijax.interop.table import Shape, Source, Table, check_coverage, count_not_finite, read_leaf
+from unijax.interop.table import (
+    Shape,
+    Source,
+    Table,
+    check_coverage,
+    count_not_finite,
+    read_leaf,
+    some,
+)
 from unijax.systems.janus import Janus, JanusConfig
 from unijax.train import origin
 from unijax.train.streaming import LazyArray, write_params
 
 TOKENIZER = "tokenizer"  # folder of a run directory
-# Tokens of a row in the training of Janus and Janus-Pro (arXiv 2410.13848, 2501.17811), which no
-# file of theirs says: `max_position_embeddings` is 16384.
-TRAINED_LENGTH = 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,19 +92,17 @@ def import_checkpoint(
     model = open_model(source, format)
     config, notes = model.config, list(model.notes)
     shapes = {p: a.shape for p, a in abstract_params(config).items()}
-    params = _lazy(model.table, model.weights, shapes, notes)
+    wrong: list[str] = []
+    params = _lazy(model.table, model.weights, shapes, wrong)
     with atomic_directory(run_dir) as temporary:
         place, rows = pathlib.Path(tokenizer or source), config.text.vocab_size
         ours = import_tokenizer(place, temporary / TOKENIZER, rows, notes)
         done = read_processor(model.directory, model.format, config, ours, template, notes)
-        data = dataclasses.asdict(done) | {
-            "row_length": min(TRAINED_LENGTH, config.text.max_position_embeddings)
-        }
         licence, files = licence_of(model.directory)
-        came = {"imported": model.directory.resolve().name, "format": model.format}
+        came = {"imported": name_of(model.directory), "format": model.format}
         origin.write(temporary, origin.Origin((came,), licence, files))
-        _write(temporary, config, params, data)
-    return _imported(run_dir, config, params, notes)
+        _write(temporary, config, params, dataclasses.asdict(done))
+    return _imported(run_dir, config, params, notes, wrong)
 
 
 def import_parts(
@@ -132,11 +137,12 @@ def import_parts(
     shapes = {p: a.shape for p, a in abstract.items()}
     params: dict[str, LazyArray] = {}
     notes: list[str] = []
+    wrong: list[str] = []
 
     def add(table: Table, weights: Source) -> None:
         own = {p: shapes[p] for e in table.entries for p in e.ours}
         check_coverage(table, own, weights, FIX)
-        params.update(_lazy(table, weights, own, notes))
+        params.update(_lazy(table, weights, own, wrong))
 
     if llama is not None:
         path = existing_directory(llama)
@@ -173,26 +179,27 @@ def import_parts(
             place, rows = pathlib.Path(where), config.text.vocab_size
             roles, _ = by_tokens(import_tokenizer(place, temporary / TOKENIZER, rows, notes))
         _write(temporary, config, params, {"template": template or roles})
-    return _imported(run_dir, config, params, notes)
+    return _imported(run_dir, config, params, notes, wrong)
 
 
 def _vq_file(path: pathlib.Path) -> Source:
-    if not path.is_file():
-        found = "a directory" if path.is_dir() else "nothing"
-        raise UserError(str(path), found, "a file of weights", "Correct the path.")
+    if (found := kind_of(path)) != "a file":
+        raise UserError(shown(str(path)), found, "a file of weights", "Correct the path.")
     if path.suffix == ".safetensors":
         return SafetensorsSource(str(path), [path])
     return TorchSource(str(path), [path], key="model")
 
 
 def _lazy(
-    table: Table, source: Source, shapes: dict[str, Shape], notes: list[str]
+    table: Table, source: Source, shapes: dict[str, Shape], wrong: list[str]
 ) -> dict[str, LazyArray]:
+    """Parameters by path; those that hold NaN are told in `wrong` as they are read."""
+
     def load(path: str, shape: Shape) -> np.ndarray:
         array = read_leaf(table, source, path, shape)
-        if wrong := count_not_finite(array):
+        if count := count_not_finite(array):
             name = table.entry(path)[0].theirs
-            notes.append(f"{wrong:,} of {array.size:,} numbers of {name} are NaN or infinite")
+            wrong.append(f"{count:,} of {array.size:,} in {name}")
         return array
 
     lazy = {}
@@ -243,6 +250,9 @@ def _imported(
     config: JanusConfig,
     params: dict[str, LazyArray],
     notes: list[str],
+    wrong: list[str],
 ) -> Imported:
+    if wrong:
+        notes.append(f"numbers that are NaN or infinite: {some(wrong)}")
     count = sum(int(np.prod(p.shape)) for p in params.values())
     return Imported(pathlib.Path(run_dir), config, count, tuple(notes))

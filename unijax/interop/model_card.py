@@ -7,10 +7,13 @@ import json
 import pathlib
 import re
 import shutil
+from collections.abc import Iterable
 from typing import Any
 
 from unijax.core.errors import UserError
 from unijax.core.json_files import shown
+from unijax.core.paths import assets_dir
+from unijax.interop.opening import kind_of
 from unijax.interop.sources import is_inside
 from unijax.systems.janus import JanusConfig
 from unijax.train import origin
@@ -22,6 +25,10 @@ _LICENCE_FILE = re.compile(
 _LICENCE_BYTES = 2**20
 _FIELDS = ("license", "license_name", "license_link")
 _FIELD = re.compile(rf"^({'|'.join(_FIELDS)}):[ \t]*[\"']?([\w./:+-]{{1,200}})[\"']?[ \t]*$", re.M)
+_NO_LICENCE = """\
+No licence is known for these weights: whoever trained them has not chosen one here. The terms of
+the weights that they started from, and of the data, hold for them too; README.md names both.
+"""
 _UNKNOWN = "Not known: whoever publishes it has to say (`unijax export --license`)."
 
 _USE = {
@@ -51,6 +58,8 @@ def licence_of(source: pathlib.Path) -> tuple[dict[str, str], tuple[pathlib.Path
             text = f.read(2**16)
         if text.startswith("---"):
             fields = dict(_FIELD.findall(text.split("\n---")[0]))
+    if fields.get("license") == "unknown":
+        fields = {}
     files = [
         path
         for path in source.iterdir()
@@ -58,8 +67,18 @@ def licence_of(source: pathlib.Path) -> tuple[dict[str, str], tuple[pathlib.Path
         and path.is_file()
         and is_inside(path)
         and path.stat().st_size <= _LICENCE_BYTES
+        and path.read_bytes() != _NO_LICENCE.encode()
     ]
     return fields, tuple(sorted(files))
+
+
+def name_of(source: pathlib.Path) -> str:
+    """What a model directory is called: OWNER/NAME in the cache of Hugging Face's hub."""
+    folder = source.resolve()
+    repository = folder.parent.parent.name.split("--")
+    if folder.parent.name == "snapshots" and repository[0] == "models" and len(repository) == 3:
+        return "/".join(repository[1:])
+    return folder.name
 
 
 def write_model_card(
@@ -95,6 +114,9 @@ def write_model_card(
     if format == "hf":
         front["library_name"] = "transformers"
     front["pipeline_tag"] = "any-to-any"
+    imported = [stage["imported"] for stage in before.history if "imported" in stage]
+    if imported and "/" in imported[-1]:
+        front["base_model"] = imported[-1]
     lines = ["---", *(f"{key}: {value}" for key, value in front.items())]
     lines += ["tags:", "- janus", "- unijax", "---", "", f"# {title}", ""]
     lines += [
@@ -119,10 +141,16 @@ def _write_licence(directory: pathlib.Path, before: Origin, licence: str | None)
     """Puts the licences beside the weights; returns the fields of the card."""
     for file in before.files:
         shutil.copyfile(file, directory / file.name)
-    if licence is None:
-        return before.licence
+    fields = before.licence if licence is None else _given(directory, licence)
+    if not before.files and not (directory / "LICENSE").exists():
+        said = "".join(f"{name}: {value}\n" for name, value in fields.items())
+        (directory / "LICENSE").write_text(said or _NO_LICENCE, encoding="utf-8")
+    return fields
+
+
+def _given(directory: pathlib.Path, licence: str) -> dict[str, str]:
     path = pathlib.Path(licence)
-    if path.is_file():
+    if kind_of(path) == "a file":
         shutil.copyfile(path, directory / "LICENSE")
         return {"license": "other", "license_link": "LICENSE"}
     if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,40}", licence):
@@ -181,15 +209,30 @@ def _data(run: dict) -> list[str]:
     groups = (run["config"].get("data") or {}).get("groups") or []
     if not groups:
         return ["Nothing was trained here: see what it was imported from."]
-    lines = ["| group | share | source | task | kind | weight |", "|---|---|---|---|---|---|"]
+    head = ("group", "share", "source", "task", "kind", "weight", "licence")
+    lines = [_row(head), _row(["---"] * len(head))]
     for group in groups:
         for source in group["sources"]:
             name = pathlib.PurePath(source.get("path") or source["name"]).name
-            lines.append(
-                f"| {group['name']} | {group['ratio']:g} | {shown(name)} | {source['task']} "
-                f"| {source.get('kind', 'shipped')} | {source.get('weight', 1.0):g} |"
-            )
+            kind = source.get("kind", "shipped")
+            licence = _shipped_licences(name) if kind == "shipped" else ""
+            share, weight = f"{group['ratio']:g}", f"{source.get('weight', 1.0):g}"
+            cells = (group["name"], share, shown(name), source["task"], kind, weight, licence)
+            lines.append(_row(cells))
     return lines
+
+
+def _row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _shipped_licences(name: str) -> str:
+    """Of a dataset of this project, whose folder has them; those of others are not known."""
+    try:
+        files = sorted((assets_dir() / name).glob("LICENSE-*.txt"))
+    except UserError:
+        return ""  # the data was elsewhere when it was trained
+    return ", ".join(file.stem.removeprefix("LICENSE-") for file in files)
 
 
 def _licence_text(fields: dict[str, str], before: Origin, known: bool) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 
 from unijax.core import tree
 from unijax.core.errors import UserError
+from unijax.core.json_files import shown
 from unijax.interop import config_parts, configs, formats
 from unijax.interop.sections import Section
 from unijax.interop.sources import open_directory
@@ -72,10 +73,18 @@ def abstract_params(config: JanusConfig) -> dict[str, jax.ShapeDtypeStruct]:
 def existing_directory(path: str | pathlib.Path) -> pathlib.Path:
     """Raises UserError if it is none."""
     path = pathlib.Path(path)
-    if not path.is_dir():
-        found = "a file" if path.exists() else "nothing"
-        raise UserError(str(path), found, "a model directory", "Correct the path.")
+    if (found := kind_of(path)) != "a directory":
+        raise UserError(shown(str(path)), found, "a model directory", "Correct the path.")
     return path
+
+
+def kind_of(path: pathlib.Path) -> str:
+    """What is there, in words; nothing where the name is too long for anything."""
+    try:
+        kinds = {"a directory": path.is_dir(), "a file": path.is_file(), "no file": path.exists()}
+    except (OSError, ValueError):
+        return "nothing"
+    return next((kind for kind, there in kinds.items() if there), "nothing")
 
 
 def check_same(where: str, found: object, expected: object, ignore: tuple[str, ...]) -> None:

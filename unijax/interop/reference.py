@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from unijax.core.errors import UserError
+from unijax.core.json_files import shown
 from unijax.core.vocab import SpecialIds
 from unijax.interop.export_configs import hf_config
 from unijax.interop.opening import ForeignModel
@@ -51,7 +52,18 @@ def outputs(exported: ForeignModel, special: SpecialIds, prompts: Prompts) -> di
             "verify", f"{e}", "PyTorch and transformers", "pip install 'unijax[interop]'"
         ) from e
     transformers.utils.logging.disable_progress_bar()
-    model = _load(exported, special, torch, transformers)
+    try:
+        return _outputs(_load(exported, special, torch, transformers), prompts, torch)
+    except UserError:
+        raise
+    except Exception as e:  # transformers raises types of its own for what it cannot load or run
+        raise UserError(
+            str(exported.directory), shown(str(e), 300) or type(e).__name__,
+            "a directory that JanusForConditionalGeneration loads and runs", "Export it again.",
+        ) from e  # fmt: skip
+
+
+def _outputs(model, prompts: Prompts, torch) -> dict[str, np.ndarray]:
     tensor = torch.from_numpy
     out = {}
     with torch.no_grad():

@@ -13,7 +13,7 @@ from unijax.core.errors import UserError
 from unijax.core.json_files import quoted, shown
 
 # The largest of anything that was ever trained, with room.
-LAYERS, WIDTH, ROWS, SIDE, POSITIONS = 1_000, 2**20, 2**24, 2**14, 2**31 - 1
+LAYERS, BLOCKS, WIDTH, ROWS, SIDE, POSITIONS = 1_000, 100, 2**20, 2**24, 2**14, 2**31 - 1
 
 # Keys of every transformers config that say nothing of the forward pass of a decoder or encoder.
 GENERIC = frozenset(

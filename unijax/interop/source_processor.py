@@ -27,6 +27,9 @@ SYSTEM_PROMPT = (
 # the roles that are tokens tell which is meant.
 SFT_FORMATS = {"deepseek": "janus_pro", "deepseek_old": "janus"}
 
+# Tokens of a row in the training of Janus and Janus-Pro (arXiv 2410.13848, 2501.17811), which no
+# file of theirs says: `max_position_embeddings` is 16384.
+TRAINED_LENGTH = 4096
 # Of the short side of a picture, in the code that each format is for.
 ROUNDING = {"hf": "round", "deepseek": "floor"}
 
@@ -64,11 +67,13 @@ class Preparation:
       template: a key of `TEMPLATES`.
       und_rounding: of the short side, see `data.images.for_understanding`.
       system_prompt: put before a conversation; empty for none.
+      row_length: tokens of a row in training; 0 where it is not known.
     """
 
     template: str
     und_rounding: str
     system_prompt: str
+    row_length: int
 
 
 def read_processor(
@@ -94,8 +99,7 @@ def read_processor(
     """
     path = source / _FILES["processor"]
     processor = Section(str(path), read_object(path) if path.exists() else None)
-    if "num_image_tokens" in processor:
-        processor.require("num_image_tokens", config.vision.num_tokens)
+    _check_size(processor, "num_image_tokens", config.vision.num_tokens, notes)
     if "add_special_token" in processor:
         processor.require("add_special_token", False)
     if template is None:
@@ -103,6 +107,8 @@ def read_processor(
         template, why = read(source, processor, tokenizer)
         notes.append(f"conversations as in {template}: {why}")
     _check_images(source, format, config, processor, notes)
+    if format == "hf":
+        _check_ids(source, tokenizer, notes)
     notes += processor.unknown(_PROCESSOR_HARMLESS)
     prompted = True  # `VLChatProcessor` has no switch for it
     if format == "hf":
@@ -110,7 +116,9 @@ def read_processor(
         if prompted:
             processor.require("use_default_system_prompt", True, False)
             prompted = processor.get("use_default_system_prompt")
-    return Preparation(template, ROUNDING[format], SYSTEM_PROMPT if prompted else "")
+    system = SYSTEM_PROMPT if prompted else ""
+    length = min(TRAINED_LENGTH, config.text.max_position_embeddings)
+    return Preparation(template, ROUNDING[format], system, length)
 
 
 def preparation(run: dict) -> Preparation:
@@ -120,7 +128,19 @@ def preparation(run: dict) -> Preparation:
         data.get("template", "janus_pro"),
         data.get("und_rounding", "floor"),
         data.get("system_prompt", ""),
+        data.get("row_length", 0),
     )
+
+
+def sft_format(template: str) -> str:
+    """deepseek-ai's name of a template. Raises UserError where its code has none."""
+    names = {ours: theirs for theirs, ours in SFT_FORMATS.items()}
+    if template not in names:
+        raise UserError(
+            "template", repr(template), f"one of {sorted(names)}",
+            "deepseek-ai's code has no such conversations: export with --format hf.",
+        )  # fmt: skip
+    return names[template]
 
 
 def by_tokens(tokenizer: Tokenizer) -> tuple[str, str]:
@@ -135,15 +155,14 @@ def _deepseek_template(
     source: pathlib.Path, processor: Section, tokenizer: Tokenizer
 ) -> tuple[str, str]:
     """By sft_format, whose default is "deepseek"."""
-    sft_format = processor.get("sft_format")
-    if sft_format is None:
-        sft_format = "deepseek"
-    if not isinstance(sft_format, str) or sft_format not in SFT_FORMATS:
-        raise _other_format(processor.where, quoted(sft_format))
+    said = processor.get("sft_format")
+    said = "deepseek" if said is None else said
+    if not isinstance(said, str) or said not in SFT_FORMATS:
+        raise _other_format(processor.where, quoted(said))
     name, why = by_tokens(tokenizer)
-    if SFT_FORMATS[sft_format] == "janus":
-        return "janus", f"sft_format is {sft_format!r}"
-    return name, f"sft_format is {sft_format!r}, and {why}"
+    if SFT_FORMATS[said] == "janus":
+        return "janus", f"sft_format is {said!r}"
+    return name, f"sft_format is {said!r}, and {why}"
 
 
 def _other_format(where: str, found: str) -> UserError:
@@ -188,6 +207,29 @@ def _text(path: pathlib.Path) -> str:
         raise UserError(str(path), f"{e}", "UTF-8", "Fetch it again.") from None
 
 
+def _check_ids(source: pathlib.Path, tokenizer: Tokenizer, notes: list[str]) -> None:
+    """Tells ids by which transformers would place a picture or draw one, and this run will not."""
+    special = tokenizer.special
+    said = [("config.json", "image_token_id", special.image_placeholder)]
+    path = source / "generation_config.json"
+    generation = Section(str(path), read_object(path) if path.exists() else None)
+    contents = {"config.json": Section("config.json", read_object(source / "config.json"))}
+    contents |= {path.name: generation, "generation_kwargs": generation.group("generation_kwargs")}
+    said += [(path.name, f"{name}_token_id", getattr(special, name)) for name in ("bos", "pad")]
+    said.append(("generation_kwargs", "boi_token_id", special.boi))
+    for name, key, ours in said:
+        if key in contents[name] and contents[name].get(key) != ours:
+            found = quoted(contents[name].get(key))
+            notes.append(f"{key} in {name} is {found}; the tokenizer says {ours}, which is taken")
+
+
+def _check_size(section: Section, key: str, ours: object, notes: list[str]) -> None:
+    """Tells a size that is not the model's, whose own is taken."""
+    if key in section and section.get(key) != ours:
+        said = quoted(section.get(key))
+        notes.append(f"{section.where}.{key} is {said}; the model says {ours}, which is taken")
+
+
 def _check_images(
     source: pathlib.Path,
     format: str,
@@ -208,13 +250,9 @@ def _check_images(
         images.require("image_processor_type", *_CLASSES[format])
     size = config.vision.image_size
     if format == "deepseek":
-        images.require("image_size", size)
-    elif images.get("size") is not None:
-        sides = images.group("size")
-        for side in ("height", "width"):
-            sides.require(side, size)
-    elif size != 384:
-        images.require("size", {"height": size, "width": size})
+        _check_size(images, "image_size", size, notes)
+    else:
+        _check_size(images, "size", {"height": size, "width": size}, notes)
     for key in ("do_resize", "do_rescale", "do_normalize", "do_pad"):
         if images.get(key) is not None:
             images.require(key, True)
@@ -226,4 +264,4 @@ def _check_images(
     if abs(images.real("rescale_factor", 1) - 1 / 255) > 1e-9:
         images.require("rescale_factor", 1 / 255)
     images.require("min_size", MIN_SIDE)
-    notes += images.unknown((*_HARMLESS, "image_size"))
+    notes += images.unknown((*_HARMLESS, "image_size", "size"))

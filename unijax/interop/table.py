@@ -184,9 +184,9 @@ def _names(table: Table, expected: Collection[str], source: Source) -> list[str]
     found = {n for n in source.tensors if not table.is_dropped(n)}
     problems = []
     if missing := sorted(set(expected) - found):
-        problems.append(f"{len(missing)} tensors missing ({_some(missing)})")
+        problems.append(f"{len(missing)} tensors missing ({some(missing)})")
     if extra := sorted(found - set(expected)):
-        problems.append(f"{len(extra)} tensors that have no place ({_some(extra)})")
+        problems.append(f"{len(extra)} tensors that have no place ({some(extra)})")
     return problems
 
 
@@ -218,10 +218,10 @@ def check_coverage(table: Table, ours: Mapping[str, Shape], source: Source, fix:
         if tuple(found[n].shape) != tuple(expected[n])
     ]
     if other:
-        problems.append(f"{len(other)} tensors of another shape ({_some(other)})")
+        problems.append(f"{len(other)} tensors of another shape ({some(other)})")
     kinds = [f"{n} in {found[n].dtype}" for n in both if not _is_float(found[n].dtype)]
     if kinds:
-        problems.append(f"{len(kinds)} tensors that hold no real numbers ({_some(kinds)})")
+        problems.append(f"{len(kinds)} tensors that hold no real numbers ({some(kinds)})")
     _tell(source, problems, len(expected), fix)
 
 
@@ -229,7 +229,8 @@ def _is_float(dtype: np.dtype) -> bool:
     return np.issubdtype(dtype, np.floating) or dtype == ml_dtypes.bfloat16
 
 
-def _some(items: list[str], most: int = 20) -> str:
+def some(items: list[str], most: int = 20) -> str:
+    """A list for a message, of which the first are named."""
     more = f", and {len(items) - most} more" if len(items) > most else ""
     return ", ".join(shown(item, 200) for item in items[:most]) + more
 

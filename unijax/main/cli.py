@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import errno
 import itertools
 import logging
 import sys
@@ -12,6 +13,7 @@ from collections.abc import Callable, Sequence
 from unijax.core import exit_codes
 from unijax.core.errors import Preempted, Unwritable, UserError
 from unijax.core.files import OF_DISK
+from unijax.core.json_files import shown
 from unijax.main import launch_verbs, scaling_verbs
 
 # Orbax and absl narrate every save, asyncio every failed write of one; what a user must know is
@@ -246,6 +248,11 @@ def _run(args: argparse.Namespace) -> int:
         print(f"error: {told}", file=sys.stderr)
         return exit_codes.MISTAKE
     except OSError as e:
+        if e.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            where = shown(str(e.filename))
+            told = UserError(where, e.strerror, "a path that can be", "Correct it.")
+            print(f"error: {told}", file=sys.stderr)
+            return exit_codes.MISTAKE
         if e.errno not in OF_DISK:
             raise
         where, found = e.filename or "the disk", e.strerror or "cannot be written"
