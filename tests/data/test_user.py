@@ -8,10 +8,12 @@ import pytest
 from tests.data.conftest import LAYOUT, png, small_config
 from unijax.core.batch import Kind
 from unijax.core.errors import UserError
+from unijax.data import user
 from unijax.data.config import GroupConfig, SourceConfig
 from unijax.data.loader import Loader
-from unijax.data.sources import open_records
+from unijax.data.sources import open_records, open_sources
 from unijax.data.user import open_folder, open_jsonl
+from unijax.data.user.lines import Lines
 
 CHAT = [
     {"role": "user", "content": "<image_placeholder>\nwhat?"},
@@ -169,6 +171,16 @@ def test_a_mixed_file_gives_each_task_the_lines_that_teach_it(folder):
     assert (lines("chat"), lines("text"), lines("page")) == ([5], [7], [8])
     assert (lines("name"), lines("category"), lines("keywords")) == ([1], [1], [2])
     assert lines("category_to_image") == []
+
+
+def test_a_file_is_opened_once_for_all_the_sources_that_read_it(folder, tokenizer, monkeypatch):
+    path, opened = str(write(folder, *GOOD)), []
+    monkeypatch.setattr(user, "Lines", lambda path: opened.append(path) or Lines(path))
+    tasks = ("describe", "question", "chat", "name")
+    groups = (GroupConfig("und", 1.0, tuple(SourceConfig(t, t, "mixed", path) for t in tasks)),)
+    sources = open_sources(small_config(groups=groups), tokenizer)
+    assert [sources[task].epoch_length for task in tasks] == [2, 2, 1, 1]
+    assert len(opened) == 1
 
 
 def test_lines_that_a_task_cannot_use_are_told_when_opened(folder):

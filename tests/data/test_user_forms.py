@@ -81,6 +81,8 @@ def url(folder) -> str:
         {"messages": [ASK | {"content": [{"type": "input_image", "image_url": "a.png"},
                                          {"type": "input_text", "text": "what?"}]}, SAY]},
         {"messages": [ASK | {"content": [{"image": "a.png"}, {"text": "what?"}]}, SAY]},
+        {"messages": [ASK | {"content": [{"image": "a.png"}, {"text": "what?"}]}, SAY],
+         "images": ["a.png"]},
     ],
 )  # fmt: skip
 def test_every_form_of_the_field_is_the_same_conversation(folder, line):
@@ -105,7 +107,7 @@ def test_parts_are_joined_as_the_template_of_the_hub_joins_them(folder):
         {"type": "image", "image": "b.png"}, {"type": "image", "image": "c.png"},
     ]  # fmt: skip
     (asked, _) = turns(read(folder, {"messages": [ASK | {"content": content}, SAY]}))
-    assert asked == ("user", ["one two\n", {"see": "b"}, "\n", {"see": "c"}])
+    assert asked == ("user", ["one two\n", {"see": "b"}, "\n\n", {"see": "c"}])
 
 
 def test_numbers_stay_as_they_are_written(folder):
@@ -148,6 +150,10 @@ def test_a_picture_in_the_assistants_turn_is_drawn(folder):
         ("assistant", ["Here:", {"see": "c"}, "Nice?"]),
     ]  # fmt: skip
     assert record["drawings"] == 2
+    shown = [ASK | {"content": "draw"}, {"role": "assistant", "images": ["a.png"]}]
+    assert turns(read(folder, {"messages": shown}))[1] == ("assistant", [{"see": "a"}])
+    shown[1]["content"] = "Here:"
+    assert turns(read(folder, {"messages": shown}))[1] == ("assistant", ["Here:\n", {"see": "a"}])
     parts = [ASK | {"content": "draw"}, SAY | {"content": [{"type": "image", "image": "a.png"}]}]
     assert read(folder, {"messages": parts})["drawings"] == 1
     llava = [{"from": "human", "value": "draw"}, {"from": "gpt", "value": "<image>"}]
@@ -186,6 +192,8 @@ def test_a_turn_of_no_weight_is_given_not_learned(folder):
         ({"conversations": [HUMAN, "x"]}, "found 'x'; expected turns"),
         ({"messages": [ASK, SAY], "conversations": [HUMAN, GPT]}, "both 'messages' and"),
         ({"messages": [ASK, SAY], "images": ["a.png", "b.png"]}, "2 images and 1 markers"),
+        ({"messages": [ASK | {"content": [{"image": "a.png"}]}, SAY], "images": ["b.png"]},
+         "found 1 images and 0 markers"),
         ({"messages": [ASK, SAY], "images": ["a.png"], "videos": ["a.mp4"]}, "found 'videos'"),
         ({"messages": [ASK | {"content": [{"type": "video", "video": "x"}]}, SAY]}, "as a part"),
         ({"messages": [ASK | {"content": [{"type": "image", "image": "https://x.org/a"}]}, SAY]},

@@ -174,7 +174,8 @@ def _check_member(member: tarfile.TarInfo, size: int, where: str) -> None:
         raise UserError(where, "a link or a device", "plain files", "Pack the archive anew.")
     if member.offset_data + member.size > size:
         raise UserError(where, "an archive that is cut short", "all of the file", "Fetch it again.")
-    if not _is_picture(member.name) and member.size > text.MAX_LINE:
+    end = member.name.rpartition(".")[2].lower()
+    if (end in _TEXTS or end == _JSON) and member.size > text.MAX_LINE:
         raise text.too_long(where, text.MAX_LINE)
 
 

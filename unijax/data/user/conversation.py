@@ -8,6 +8,7 @@ to be drawn.
 
 import dataclasses
 import difflib
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -148,11 +149,11 @@ def _of_item(item: Any, where: str, notes: Notes) -> list[_Turn]:
     if role is None and asks and answers:
         _note_unread(item, (asks, answers), notes)
         return [_turn("user", item[asks], where), _turn("assistant", item[answers], where)]
-    if role is None or content is None:
-        raise _no_turn(where, f"a turn with {', '.join(map(short, item)) or 'nothing'}", item)
     shows, learned = _first(_SHOWS, item), _first(_LEARNED, item)
+    if role is None or (content is None and shows is None):
+        raise _no_turn(where, f"a turn with {', '.join(map(short, item)) or 'nothing'}", item)
     _note_unread(item, (role, content, shows, learned), notes)
-    turn = _turn(_role(item[role], where, notes), item[content], where)
+    turn = _turn(_role(item[role], where, notes), item.get(content, ""), where)
     turn.shows = listed(item.get(shows))
     turn.learned = learned is None or _is_learned(learned, item[learned], where)
     return [turn]
@@ -215,15 +216,18 @@ def _turn(role: str, content: Any, where: str) -> _Turn:
     if not isinstance(content, list):
         found = f"{short(content)} as the content of a turn"
         raise UserError(where, found, "text, or a list of parts", "Correct the conversation.")
-    parts: list[Any] = []
-    for item in content:
-        part = _part(item, where)
-        if parts:
-            # As the template of transformers for Janus joins them.
-            texts = isinstance(part, str) and isinstance(parts[-1], str)
-            parts.append(" " if texts else "\n")
-        parts.append(part)
-    return _Turn(role, parts, [])
+    return _Turn(role, _joined([_part(item, where) for item in content]), [])
+
+
+def _joined(parts: Sequence[Any]) -> list[Any]:
+    """Parts as the template of transformers for Janus joins them: a picture is on its own line."""
+    joined: list[Any] = []
+    for before, part in itertools.pairwise([None, *parts]):
+        if before is not None:
+            pictures = [x for x in (before, part) if not isinstance(x, str)]
+            joined.append("\n" * len(pictures) or " ")
+        joined.append(part)
+    return joined
 
 
 # Types of the parts of a content, and the keys that hold what they are.
@@ -272,8 +276,12 @@ def _place(turns: list[_Turn], references: Sequence[Any], where: str, notes: Not
     words.
     """
     spoken = [turn for turn in turns if turn.role != "system"]
-    slots = sum(isinstance(part, _Next) for turn in spoken for part in turn.parts)
+    parts = [part for turn in spoken for part in turn.parts]
+    slots = sum(isinstance(part, _Next) for part in parts)
     waiting = list(references)
+    shown = [part.reference for part in parts if isinstance(part, _Shown)]
+    if shown == waiting:  # named where they stand, and once more in a list
+        waiting = []
 
     def count(marker: str, roles: Sequence[str]) -> int:
         return sum(turn.count(marker) for turn in spoken if turn.role in roles)
@@ -290,9 +298,12 @@ def _place(turns: list[_Turn], references: Sequence[Any], where: str, notes: Not
     markers = [marker for marker in MARKERS if count(marker, ("user", "assistant"))]
     if slots == len(waiting) and (waiting or not any(count(m, ("user",)) for m in MARKERS)):
         _fill(spoken, waiting)
-    elif waiting and asked and not slots and not markers:
-        asked[0].parts = [p for r in waiting for p in (_Shown(r), "\n")] + asked[0].parts
+    elif waiting and not (shown or slots or markers) and asked:
+        asked[0].parts = _joined([*map(_Shown, waiting), "".join(asked[0].parts)])
         notes.said["pictures without a marker come before the first question"] += 1
+    elif waiting and not (shown or slots or markers) and turns[0].role == "assistant":
+        words = "".join(turns[0].parts).rstrip()
+        turns[0].parts = _joined([*([words] if words else []), *map(_Shown, waiting)])
     else:
         marker = markers[0] if markers else IMAGE_MARKER
         raise UserError(

@@ -49,19 +49,14 @@ class Lines(UserRecords):
         facts, notes, places = FactsOf(), Notes(), []
         if path.exists() and not path.is_file():  # a pipe would wait for ever
             raise UserError(str(path), "no plain file", "a JSONL file", "Correct the path.")
-        try:
+        with text.reading(path, "a JSONL file"), path.open("rb") as file:
             self._file = os.open(path, os.O_RDONLY)
-            with path.open("rb") as file:
-                is_array = _is_array(file, path)
-                self._place = place or (_in_array if is_array else _on_line)(path)
-                items = array_items(file, path) if is_array else text.lines_of(file, path)
-                for number, offset, content in items:
-                    places.append((number, offset, len(content)))
-                    facts.add(self._record(content, number, len(places), notes))
-        except OSError as error:
-            raise UserError(
-                str(path), f"{error.strerror or error}", "a JSONL file", "Correct the path."
-            ) from None
+            is_array = _is_array(file, path)
+            self._place = place or (_in_array if is_array else _on_line)(path)
+            items = array_items(file, path) if is_array else text.lines_of(file, path)
+            for number, offset, content in items:
+                places.append((number, offset, len(content)))
+                facts.add(self._record(content, number, len(places), notes))
         if not places:
             raise UserError(str(name), "no lines", "a record on each line", "Fill the file.")
         if is_array:

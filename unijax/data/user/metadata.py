@@ -22,7 +22,7 @@ def rows_of(path: Path) -> Iterator[tuple[str, dict]]:
 
 
 def _jsonl(path: Path) -> Iterator[tuple[str, dict]]:
-    with path.open("rb") as file:
+    with text.reading(path, "a JSONL file"), path.open("rb") as file:
         for number, _, line in text.lines_of(file, path):
             yield f"{path}:{number}", text.parse(line, f"{path}:{number}")
 

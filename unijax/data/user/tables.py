@@ -14,7 +14,7 @@ import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -55,7 +55,14 @@ def open_tables(path: Path) -> UserRecords:
     folder = cache_dir() / f"tables-{mark}"
     if not folder.exists():
         _copy_once(files, path, folder)
-    counts = json.loads((folder / "counts.json").read_text())
+    counts, size = json.loads((folder / "counts.json").read_text())  # rows by file, and bytes
+    if (folder / "pictures").stat().st_size != size:
+        raise UserError(
+            str(folder),
+            "a damaged copy",
+            f"{size} bytes of pictures",
+            "Remove it: it is made anew.",
+        )
     ends = list(itertools.accumulate(counts))
 
     def place(number: int, count: int) -> str:
@@ -74,7 +81,8 @@ class _Pictures:
         self._file = os.open(path, os.O_RDONLY)
 
     def __del__(self):
-        os.close(self._file)
+        if hasattr(self, "_file"):
+            os.close(self._file)
 
     def put_in(self, value: Any) -> Any:
         """The value of a row, with what reads a picture wherever one belongs."""
@@ -91,14 +99,14 @@ def _copy_once(files: list[Path], path: Path, folder: Path) -> None:
     with _alone(folder.parent):
         if folder.exists():  # another process was first
             return
-        with atomic_directory(folder) as temporary, contextlib.ExitStack() as opened:
-            rows = opened.enter_context((temporary / "rows.jsonl").open("w", encoding="utf-8"))
-            pictures = opened.enter_context((temporary / "pictures").open("wb"))
-            counts = [_copy(file, rows, pictures) for file in files]
-            opened.close()
-            (temporary / "counts.json").write_text(json.dumps(counts))
-    size = sum(file.stat().st_size for file in folder.iterdir())
-    line = f"{path}: copied to {folder} ({size:,} bytes), to read any row alone; it may be removed"
+        try:
+            with atomic_directory(folder) as temporary:
+                _copy_all(files, temporary)
+        except UserError:
+            if not folder.exists():  # else one of another machine was
+                raise
+    size = (folder / "pictures").stat().st_size
+    line = f"{path}: {size:,} bytes of pictures copied to {folder}, which may be removed"
     tell_once(line, line)
 
 
@@ -114,7 +122,15 @@ def _alone(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _copy(file: Path, rows, pictures: BinaryIO) -> int:
+def _copy_all(files: list[Path], folder: Path) -> None:
+    with (folder / "pictures").open("wb") as pictures:
+        with (folder / "rows.jsonl").open("w", encoding="utf-8") as rows:
+            counts = [_copy(file, rows, pictures) for file in files]
+        size = pictures.tell()
+    (folder / "counts.json").write_text(json.dumps([counts, size]))
+
+
+def _copy(file: Path, rows: TextIO, pictures: BinaryIO) -> int:
     """Copies a table; the number of its rows."""
     try:
         table = pq.ParquetFile(file, buffer_size=2**20)

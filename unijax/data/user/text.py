@@ -4,6 +4,7 @@ Other characters that Python takes for the end of a line (U+2028, U+0085, form f
 """
 
 import codecs
+import contextlib
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -22,6 +23,16 @@ _OTHERS = {
     codecs.BOM_UTF16_BE: "UTF-16",
 }
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")  # as JSON writes half of a surrogate pair, or both
+
+
+@contextlib.contextmanager
+def reading(path: Path, expected: str) -> Iterator[None]:
+    """Makes a UserError of a file that cannot be read."""
+    try:
+        yield
+    except OSError as error:
+        found = f"{error.strerror or error}"
+        raise UserError(str(path), found, expected, "Correct the path.") from None
 
 
 def lines_of(file: BinaryIO, path: Path) -> Iterator[tuple[int, int, bytes]]:
@@ -78,14 +89,9 @@ def decoded(content: bytes, where: str, first_line: int | None = None) -> str:
 
 def read_text(path: Path) -> str:
     """A whole text file, its lines ending with a line feed alone."""
-    try:
-        with path.open("rb") as file:
-            check_encoding(file, path)
-            content = file.read(MAX_LINE + 1)
-    except OSError as error:
-        raise UserError(
-            str(path), f"{error.strerror or error}", "a text file", "Restore it."
-        ) from None
+    with reading(path, "a text file"), path.open("rb") as file:
+        check_encoding(file, path)
+        content = file.read(MAX_LINE + 1)
     if len(content) > MAX_LINE:
         raise too_long(str(path), MAX_LINE)
     return decoded(content, str(path), 1).replace("\r\n", "\n")
