@@ -15,6 +15,7 @@ from unijax.nn.stack import REMAT_POLICIES
 from unijax.parallel.sharding import MeshConfig
 from unijax.systems.registry import recipe
 from unijax.train.loop import LoopConfig
+from unijax.train.lora import adapted
 from unijax.train.stage import StageConfig
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
@@ -126,8 +127,8 @@ def resolve(values: Any, overrides: Sequence[str] = ()) -> RunConfig:
 
 
 def make_system(run: RunConfig) -> System:
-    """The recipe of a resolved run."""
-    return _of_sizes(run, run.model)
+    """The recipe of a resolved run, with its adapters."""
+    return adapted(_of_sizes(run, run.model), run.stage.lora)
 
 
 def make_mup_base(run: RunConfig) -> System | None:

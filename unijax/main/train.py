@@ -32,8 +32,9 @@ from unijax.parallel.sharding import describe, make_mesh, reader, row_shards
 from unijax.train import cache, origin, setup
 from unijax.train.checkpoint import FOLDER, read_params
 from unijax.train.loop import Evaluator, fit, take, validation
+from unijax.train.lora import without
 from unijax.train.setup import Trainer
-from unijax.train.state import TrainState
+from unijax.train.state import TrainState, merge
 from unijax.train.status import StatusKeeper
 from unijax.train.weights import load_weights
 
@@ -190,9 +191,13 @@ def shown(
 
 
 def initial_params(run: RunConfig, trainer: Trainer, init_from: str | None) -> Params:
-    """Random, or those of another run, or random with shipped parts put in."""
+    """Random, or those of another run, or random with shipped parts put in.
+
+    Adapters of the other run are folded into its kernels; those of this run begin anew.
+    """
     if init_from is not None:
-        return read_params(init_from, trainer.abstract)
+        params = read_params(init_from, without(trainer.abstract))
+        return merge(params, trainer.adapters(run.seed))
     params = trainer.init(run.seed)
     for group, path in run.init.items():
         if group not in params:

@@ -24,7 +24,7 @@ from unijax.core.cost import Cost
 from unijax.core.errors import UserError
 from unijax.core.mesh import POSITIONS, ROWS, WHOLE, lay
 from unijax.core.record import added
-from unijax.nn.layers import Dense, Dropout, Embed, LayerNorm, RMSNorm
+from unijax.nn.layers import Dense, Dropout, Embed, LayerNorm, Place, RMSNorm
 from unijax.nn.stack import stack
 from unijax.ops.attention import attention
 from unijax.ops.rope import RopeScaling, apply_rope, rope_tables
@@ -134,10 +134,11 @@ class LlamaConfig:
         last = 2.0 * self.num_hidden_layers * self.hidden_size * self.intermediate_size
         head = 2.0 * self.hidden_size * self.vocab_size
         layers, pair = float(self.flops_per_token()), float(self.flops_per_pair())
+        table = "embed_tokens" if self.tie_word_embeddings else "lm_head"
         return (
             Cost("decoder", "decoder", f"{group}/layers", cost.TOKENS, layers, last),
             Cost("attention", "attention", "", cost.PAIRS, pair, 0.0),
-            Cost("text head", "head", f"{group}/lm_head", cost.targets("text"), head),
+            Cost("text head", "head", f"{group}/{table}", cost.targets("text"), head),
         )
 
 
@@ -233,17 +234,15 @@ class Attention(nn.Module):
     param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x, cache, rope, kv_start, kv_end):
+    def __call__(self, x, cache, place, rope, kv_start, kv_end):
         cfg = self.config
         kinds = dict(dtype=self.dtype, param_dtype=self.param_dtype)
         b, t, _ = x.shape
         d, heads, kv_heads = cfg.head_dim, cfg.num_attention_heads, cfg.num_key_value_heads
 
         def project(name: str, count: int, width: str) -> Float[Array, "B T H d"]:
-            names = (axes.EMBED, width)
-            return Dense(count * d, names, cfg.qkv_bias, name=name, **kinds)(x).reshape(
-                b, t, count, d
-            )
+            dense = Dense(count * d, (axes.EMBED, width), cfg.qkv_bias, name=name, **kinds)
+            return dense(x, place).reshape(b, t, count, d)
 
         q = project("q_proj", heads, axes.HEADS)
         k = project("k_proj", kv_heads, axes.KV_HEADS)
@@ -265,8 +264,8 @@ class Attention(nn.Module):
             )
             k, v = (c.swapaxes(1, 2).astype(self.dtype) for c in cache)
         out = attention(q, k, v, kv_start, kv_end).reshape(b, t, heads * d)
-        back = (axes.HEADS, axes.EMBED)
-        return Dense(cfg.hidden_size, back, use_bias=False, name="o_proj", **kinds)(out), cache
+        back = Dense(cfg.hidden_size, (axes.HEADS, axes.EMBED), False, name="o_proj", **kinds)
+        return back(out, place), cache
 
 
 class MLP(nn.Module):
@@ -277,13 +276,15 @@ class MLP(nn.Module):
     param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+    def __call__(
+        self, x: Float[Array, "B T D"], place: Place | None = None
+    ) -> Float[Array, "B T D"]:
         cfg = self.config
         kinds = dict(use_bias=False, dtype=self.dtype, param_dtype=self.param_dtype)
-        gate = Dense(cfg.intermediate_size, (axes.EMBED, axes.MLP), name="gate_proj", **kinds)(x)
-        up = Dense(cfg.intermediate_size, (axes.EMBED, axes.MLP), name="up_proj", **kinds)(x)
+        gate = Dense(cfg.intermediate_size, (axes.EMBED, axes.MLP), name="gate_proj", **kinds)
+        up = Dense(cfg.intermediate_size, (axes.EMBED, axes.MLP), name="up_proj", **kinds)
         down = Dense(cfg.hidden_size, (axes.MLP, axes.EMBED), name="down_proj", **kinds)
-        return down(jax.nn.silu(gate) * up)
+        return down(jax.nn.silu(gate(x, place)) * up(x, place), place)
 
 
 class Layer(nn.Module):
@@ -295,7 +296,7 @@ class Layer(nn.Module):
 
     @nn.compact
     def __call__(self, x, cache, shared):
-        cfg, (place, *shared) = self.config, shared
+        cfg, place = self.config, shared[0]
         kinds = dict(dtype=self.dtype, param_dtype=self.param_dtype)
         post = cfg.norm_order == "post"
         first = RMSNorm(cfg.rms_norm_eps, name="input_layernorm", **kinds)
@@ -306,7 +307,7 @@ class Layer(nn.Module):
         h = first(h) if post else h
         x = x + Dropout(cfg.dropout, name="attention_dropout")(h, place)
         h = x if post else second(x)
-        h = MLP(cfg, name="mlp", **kinds)(h)
+        h = MLP(cfg, name="mlp", **kinds)(h, place)
         h = second(h) if post else h
         return x + Dropout(cfg.dropout, name="mlp_dropout")(h, place), cache
 
@@ -352,8 +353,8 @@ class Llama(nn.Module):
     ) -> tuple[Float[Array, "B T D"], KVCache | None]:
         """Hidden states after the last norm, and the cache with the new keys and values.
 
-        Where the config has dropout and `apply` is given an rng "dropout", values are dropped: of a
-        position by that rng, the layer, its document and its place in it.
+        Where the config or adapters have dropout and `apply` is given an rng "dropout", values are
+        dropped: of a position by that rng, the layer, its document and its place in it.
 
         Args:
           x: embeddings.

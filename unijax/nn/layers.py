@@ -23,8 +23,16 @@ Initializer = Callable[..., Array]
 DEFAULT_INIT = nn.initializers.normal(0.02)
 
 
+Place = tuple[Integer[Array, "*place"], ...]  # of positions, as `ops.dropout` has it
+
+
 class Dense(nn.Module):
-    """`x @ kernel (+ bias)` over the last dim."""
+    """`x @ kernel (+ bias)` over the last dim, and what a low-rank adapter adds.
+
+    An adapter (LoRA, arXiv 2106.09685) is there where the parameters hold one beside the kernel
+    (`train.lora`): `lora_scale * dropout(x) @ lora_a @ lora_b`. Where it has a `lora_dropout` and
+    `apply` is given an rng "dropout", its input is dropped by `place`.
+    """
 
     features: int
     axes: tuple[str, str]  # logical names of the kernel's dims (in, out)
@@ -34,20 +42,37 @@ class Dense(nn.Module):
     param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*batch d_in"]) -> Float[Array, "*batch d_out"]:
+    def __call__(
+        self, x: Float[Array, "*batch d_in"], place: Place | None = None
+    ) -> Float[Array, "*batch d_out"]:
         init = nn.with_logical_partitioning(self.kernel_init, self.axes)
         kernel = self.param("kernel", init, (x.shape[-1], self.features), self.param_dtype)
-        y = x.astype(self.dtype)
-        if not axes_in_use(*POSITIONS):
-            # As one matrix: for the kernel's gradient, a sum over several dims, XLA's CPU backend
-            # would make transposed copies that took a quarter of a training step. Where positions
-            # are split, no split of the one dim would be that of the two.
-            y = y.reshape(-1, x.shape[-1])
-        y = linear(y, kernel).reshape(*x.shape[:-1], self.features)
+        x = x.astype(self.dtype)
+        y = _through(x, kernel)
         if self.use_bias:
             zeros = nn.with_logical_partitioning(nn.initializers.zeros, (self.axes[1],))
             y = y + _spread(self.param("bias", zeros, (self.features,), self.param_dtype), y)
+        if self.has_variable("params", "lora_a"):
+            a, b, scale = (self.get_variable("params", f"lora_{n}") for n in ("a", "b", "scale"))
+            if self.has_variable("params", "lora_dropout") and self.has_rng("dropout"):
+                assert place is not None, f"{self.path}: dropout without a place of its positions"
+                rate = self.get_variable("params", "lora_dropout").astype(jnp.float32)
+                x = dropout(x, rate, self.make_rng("dropout"), place)
+            y = y + _through(x, a, b) * scale.astype(self.dtype)
         return y
+
+
+def _through(x: Float[Array, "*batch d_in"], *kernels: Array) -> Float[Array, "*batch d_out"]:
+    """`x` times each of the kernels in turn."""
+    y = x
+    if not axes_in_use(*POSITIONS):
+        # As one matrix: for the kernel's gradient, a sum over several dims, XLA's CPU backend
+        # would make transposed copies that took a quarter of a training step. Where positions
+        # are split, no split of the one dim would be that of the two.
+        y = y.reshape(-1, x.shape[-1])
+    for kernel in kernels:
+        y = linear(y, kernel)
+    return y.reshape(*x.shape[:-1], y.shape[-1])
 
 
 def _spread(vector: Float[Array, "*d"], like: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
@@ -168,7 +193,7 @@ class Dropout(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "*place d"], place: tuple[Integer[Array, "*place"], ...] | None
+        self, x: Float[Array, "*place d"], place: Place | None
     ) -> Float[Array, "*place d"]:
         if self.rate == 0 or not self.has_rng("dropout"):
             return x

@@ -8,7 +8,7 @@ from jaxtyping import Float, Integer, Key, PyTree
 
 def dropout(
     x: Float[Array, "*place D"],
-    rate: float,
+    rate: float | Float[Array, ""],
     key: Key[Array, ""],
     place: PyTree[Integer[Array, "*place"]],
 ) -> Float[Array, "*place D"]:

@@ -212,11 +212,11 @@ class Janus(Language):
         return x
 
     def hidden(
-        self, params: Params, batch: PackedBatch
+        self, params: Params, batch: PackedBatch, key: Array | None = None
     ) -> tuple[Float[Array, "B T D"], Int[Array, "B I N"] | None]:
         """Hidden states after the final norm, and the image codes of the batch."""
         codes = values_of(self, params, batch, "gen") if "gen" in batch.images else None
-        return self.states(params, self.embed(params, batch, codes), batch), codes
+        return self.states(params, self.embed(params, batch, codes), batch, key), codes
 
     # Outputs
 
@@ -256,8 +256,8 @@ class Janus(Language):
         frozen: frozenset[str],
     ) -> tuple[Sums, Metrics]:
         """Summed cross-entropy of the text head and of the image head."""
-        del key, step
-        hidden, codes = self.hidden(params, batch)
+        del step
+        hidden, codes = self.hidden(params, batch, key)
         text, text_weight = self.text_loss(params, hidden, batch, frozen)
         sums = {"text": text.sum}
         understands = rows.same_document_has(batch.kind == Kind.UND, batch.segment)

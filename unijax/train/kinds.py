@@ -44,7 +44,8 @@ class Leaf:
 def leaf(path: str, box: Any, rule: Rule) -> Leaf:
     """Of a parameter, boxed with its logical axis names.
 
-    Weight decay is for matrices, tables and convolution kernels, not for norms and biases.
+    Weight decay is for matrices, tables, convolution kernels and adapters, not for norms and
+    biases.
     """
     kind = path.rsplit("/", 1)[-1]
     stacked = bool(box.names) and box.names[0] == axes.LAYERS
@@ -52,7 +53,7 @@ def leaf(path: str, box: Any, rule: Rule) -> Leaf:
     return Leaf(
         layers=box.value.shape[0] if stacked else 0,
         hidden=kind == "kernel" and len(dims) == 2 and WIDTHS.issuperset(dims),
-        decays=rule.decay and kind in ("kernel", "embedding"),
+        decays=rule.decay and kind in ("kernel", "embedding", "lora_a", "lora_b"),
     )
 
 

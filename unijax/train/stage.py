@@ -9,6 +9,7 @@ from unijax.core.record import added
 
 KINDS = ("adamw", "lamb", "adafactor", "muon", "sgd")
 SCHEDULES = ("constant", "cosine", "constant_decay", "knots")
+CONSTANTS = ("/lora_scale", "/lora_dropout")  # of an adapter; they never train
 CURVES = ("linear", "constant", "cosine", "exponential", "inverse_sqrt", "logarithmic")
 
 
@@ -103,6 +104,14 @@ class OptimizerConfig:
                     raise wrong("knots", f"shares above 0 at both ends of a curve {knot.curve!r}")
 
 
+def _check_pattern(where: str, pattern: str) -> None:
+    try:
+        re.compile(pattern)
+    except re.error as e:
+        found = f"{pattern!r} ({e})"
+        raise UserError(where, found, "a regular expression", "Correct the config.") from None
+
+
 @dataclasses.dataclass(frozen=True)
 class Rule:
     """How the parameters whose path matches `pattern` are treated.
@@ -128,13 +137,7 @@ class Rule:
     clamp: tuple[float, ...] = added(())
 
     def __post_init__(self):
-        try:
-            re.compile(self.pattern)
-        except re.error as e:
-            raise UserError(
-                "stage.rules.*.pattern", f"{self.pattern!r} ({e})", "a regular expression",
-                "Correct the config.",
-            ) from None  # fmt: skip
+        _check_pattern("stage.rules.*.pattern", self.pattern)
         if self.clamp and (len(self.clamp) != 2 or self.clamp[0] > self.clamp[1]):
             raise UserError(
                 "stage.rules.*.clamp",
@@ -150,6 +153,36 @@ class Rule:
 
 
 @dataclasses.dataclass(frozen=True)
+class LoraRule:
+    """Low-rank adapters (LoRA, arXiv 2106.09685) of the linear layers whose path it matches.
+
+    A layer of kernel W gives `W x + alpha / rank * B A dropout(x)`; B begins at zero. Heads onto
+    classes get none. The rules of the stage say what trains: `lora_[ab]$` are the adapters.
+
+    Attributes:
+      pattern: regular expression matched against the start of the layer's path.
+      rank: columns of A.
+      alpha: see above.
+      dropout: share of the values of x that A does not see in training.
+    """
+
+    pattern: str
+    rank: int
+    alpha: float
+    dropout: float = 0.0
+
+    def __post_init__(self):
+        _check_pattern("stage.lora.*.pattern", self.pattern)
+        if self.rank < 1:
+            raise UserError("stage.lora.*.rank", f"{self.rank}", "1 or more", "Correct the config.")
+        if not 0 <= self.dropout < 1:
+            raise UserError(
+                "stage.lora.*.dropout", f"{self.dropout}", "a share of at least 0 and below 1",
+                "Correct the config.",
+            )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
 class StageConfig:
     """A stage of training.
 
@@ -159,6 +192,7 @@ class StageConfig:
       rules: the first whose pattern matches a path decides; a path without a rule is an error.
       optimizers: one per disjoint parameter group.
       ema_decay: keep an exponential moving average of the trained parameters; 0 keeps none.
+      lora: adapters; of several rules the first that matches a layer decides.
     """
 
     name: str
@@ -166,6 +200,7 @@ class StageConfig:
     rules: tuple[Rule, ...]
     optimizers: dict[str, OptimizerConfig]
     ema_decay: float = 0.0
+    lora: tuple[LoraRule, ...] = added(())
 
     def __post_init__(self):
         if self.steps < 1:
@@ -173,7 +208,7 @@ class StageConfig:
 
 
 def match_rules(stage: StageConfig, paths: list[str]) -> dict[str, Rule]:
-    """The rule of every path.
+    """The rule of every path; what adapters are made with never trains.
 
     Raises:
       UserError: if a path has no rule, a rule matches nothing, or an optimizer is not defined.
@@ -181,6 +216,9 @@ def match_rules(stage: StageConfig, paths: list[str]) -> dict[str, Rule]:
     used = set()
     table = {}
     for path in paths:
+        if path.endswith(CONSTANTS):
+            table[path] = Rule(re.escape(path), frozen=True)
+            continue
         rule = next((r for r in stage.rules if re.match(r.pattern, path)), None)
         if rule is None:
             raise UserError(

@@ -1,8 +1,10 @@
 """One optimizer step, and one evaluation step."""
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -10,6 +12,7 @@ from jax import Array
 
 from unijax.core.system import Metrics, System
 from unijax.train.flops import training_flops
+from unijax.train.lora import check_drops
 from unijax.train.metrics import APPLIED, PART_NORM
 from unijax.train.optimizer import GroupedOptimizer
 from unijax.train.stage import Rule
@@ -74,6 +77,7 @@ def make_train_step(
       shardings: of the trained parameters. Their gradients, of every part, lie likewise.
     """
     frozen_paths = frozenset(p for p, r in rules.items() if r.frozen)
+    drops = any(path.endswith("/lora_dropout") for path in rules)
 
     def train_step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
@@ -85,7 +89,8 @@ def make_train_step(
                 sums, metrics = system.loss(whole, part, key, state.step, frozen_paths)
                 return total_loss(sums, weights), metrics
 
-            values, grads = jax.value_and_grad(objective, has_aux=True)(state.params)
+            with nn.intercept_methods(check_drops) if drops else contextlib.nullcontext():
+                values, grads = jax.value_and_grad(objective, has_aux=True)(state.params)
             if shardings is not None:
                 grads = jax.lax.with_sharding_constraint(grads, shardings)
             return values, grads
