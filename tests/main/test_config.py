@@ -17,6 +17,7 @@ SHIPPED = [
     "configs/janus_demo.py",
     "configs/janus_composition.py",
     "configs/vq_demo.py",
+    "configs/kl_demo.py",
     "configs/siglip_demo.py",
     "configs/finetune.py",
     "configs/scaling_micro.py",

@@ -19,10 +19,9 @@ from unijax.core.errors import UserError
 from unijax.core.mesh import ROWS, WHOLE, lay
 from unijax.nn.glu_mb_conv import GLUMBConv
 from unijax.nn.layers import Dense, RMSNorm
+from unijax.nn.spatial_transformer import Attention
 from unijax.nn.stack import stack
 from unijax.nn.timestep import TimestepEmbedding
-from unijax.ops.attention import attention, full_intervals
-from unijax.ops.linear_attention import linear_attention
 from unijax.ops.norm import standardise
 
 NORM_EPSILON = 1e-6
@@ -218,44 +217,14 @@ class Block(nn.Module):
         shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = jnp.split(table, 6, axis=1)
 
         h = (standardise(x, NORM_EPSILON) * (1 + scale) + shift).astype(self.dtype)
-        h = Attention(cfg.num_attention_heads, softmax=False, name="attn1", **kinds)(h, h)
+        h = Attention(cfg.num_attention_heads, linear=True, name="attn1", **kinds)(h, h)
         x = x + gate.astype(self.dtype) * h
-        h = Attention(cfg.num_cross_attention_heads, softmax=True, name="attn2", **kinds)
-        x = x + h(x, context)
+        crossed = Attention(cfg.num_cross_attention_heads, qkv_bias=True, name="attn2", **kinds)
+        x = x + crossed(x, context)
         h = (standardise(x, NORM_EPSILON) * (1 + scale_mlp) + shift_mlp).astype(self.dtype)
         h = h.reshape(x.shape[0], self.height, self.width, -1)
         h = GLUMBConv(cfg.hidden, name="ff", **kinds)(h).reshape(x.shape)
         return x + gate_mlp.astype(self.dtype) * h, per_layer
-
-
-class Attention(nn.Module):
-    """Multi-head attention to all of a memory: with a softmax, or linear, whose q, k and v have no
-    bias."""
-
-    num_heads: int
-    softmax: bool
-    dtype: DTypeLike = jnp.float32
-    param_dtype: DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "B N d"], memory: Float[Array, "B M d"]
-    ) -> Float[Array, "B N d"]:
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        b, n, d = x.shape
-
-        def heads(name, y):
-            names = (axes.VISION_EMBED, axes.VISION_HEADS)
-            y = Dense(d, names, use_bias=self.softmax, name=name, **kinds)(y)
-            return y.reshape(b, y.shape[1], self.num_heads, -1)
-
-        q, k, v = heads("to_q", x), heads("to_k", memory), heads("to_v", memory)
-        if self.softmax:
-            y = attention(q, k, v, *full_intervals(b, n, memory.shape[1]))
-        else:
-            y = linear_attention(q, k, v)
-        names = (axes.VISION_HEADS, axes.VISION_EMBED)
-        return Dense(d, names, name="to_out_0", **kinds)(y.reshape(b, n, d))
 
 
 def _modulation(module: nn.Module, rows: int, width: int) -> Float[Array, "rows d"]:

@@ -24,16 +24,18 @@ from unijax.core import axes
 from unijax.core.errors import UserError
 from unijax.core.mesh import ROWS, WHOLE, lay
 from unijax.nn.conv_blocks import NORM_GROUPS, SAME_3X3, Downsample, ResBlock, Upsample
-from unijax.nn.layers import Conv, Dense, GroupNorm, LayerNorm
+from unijax.nn.layers import Conv, Dense, GroupNorm
+from unijax.nn.spatial_transformer import (
+    Context,
+    SpatialTransformer,
+    spatial_transformer_flops,
+)
 from unijax.nn.stack import rematerialised
 from unijax.nn.timestep import TimestepEmbedding
-from unijax.ops.attention import attention, full_intervals
 
-NORM_EPSILON = 1e-5  # of residual blocks, the last norm and layer norms
-TRANSFORMER_NORM_EPSILON = 1e-6  # of the group norm before a transformer block
+NORM_EPSILON = 1e-5  # of residual blocks and the last norm
 TIME = 4  # width of the timestep's vector, in widths of the finest level
 
-Context = Float[Array, "B M K"] | None
 Skips = tuple[Float[Array, "B _h _w _c"], ...]
 
 
@@ -106,12 +108,19 @@ class UNetConfig:
         """Of convolutions and products of a forward pass; 2 per multiply-add."""
         side, c, last = self.sample_size, self.block_out_channels[0], len(self.attention_levels) - 1
         total, skips = _conv(3, self.in_channels, c, side) + _time(c), [c]
-        block = lambda c_in, c_out: _res(c_in, c_out, side, TIME * self.block_out_channels[0])  # noqa: E731
-        transformer = lambda c: _transformer(c, side**2, self.cross_attention_dim, context_tokens)  # noqa: E731
+        time = TIME * self.block_out_channels[0]
+
+        def block(c_in: int, c_out: int, attends: bool) -> int:
+            flops = _res(c_in, c_out, side, time)
+            if attends:
+                of_context = self.cross_attention_dim, context_tokens
+                flops += spatial_transformer_flops(c_out, side**2, *of_context)
+            return flops
+
         levels = list(enumerate(zip(self.block_out_channels, self.attention_levels)))
         for level, (channels, attends) in levels:
             for _ in range(self.layers_per_block):
-                total += block(c, channels) + attends * transformer(channels)
+                total += block(c, channels, attends)
                 c = channels
                 skips.append(c)
             if level != last:
@@ -119,10 +128,10 @@ class UNetConfig:
                 total += _conv(3, c, c, side)
                 skips.append(c)
         if self.mid_block:
-            total += 2 * block(c, c) + transformer(c)
+            total += block(c, c, True) + block(c, c, False)
         for level, (channels, attends) in reversed(levels):
             for _ in range(self.layers_per_block + 1):
-                total += block(c + skips.pop(), channels) + attends * transformer(channels)
+                total += block(c + skips.pop(), channels, attends)
                 c = channels
             if level != 0:
                 side *= 2
@@ -344,7 +353,7 @@ class DownBlock(nn.Module):
         for i in range(self.num_layers):
             x = ResBlock(self.features, NORM_EPSILON, name=f"resnets_{i}", **kinds)(x, time)
             if self.num_heads:
-                x = Transformer(self.num_heads, name=f"attentions_{i}", **kinds)(x, context)
+                x = SpatialTransformer(self.num_heads, name=f"attentions_{i}", **kinds)(x, context)
             skips.append(x)
         if self.downsample:
             x = Downsample(padding=SAME_3X3, name="downsamplers_0", **kinds)(x)
@@ -365,7 +374,7 @@ class MidBlock(nn.Module):
     ) -> Float[Array, "B h w c"]:
         kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         x = ResBlock(x.shape[-1], NORM_EPSILON, name="resnets_0", **kinds)(x, time)
-        x = Transformer(self.num_heads, name="attentions_0", **kinds)(x, context)
+        x = SpatialTransformer(self.num_heads, name="attentions_0", **kinds)(x, context)
         return ResBlock(x.shape[-1], NORM_EPSILON, name="resnets_1", **kinds)(x, time)
 
 
@@ -392,89 +401,10 @@ class UpBlock(nn.Module):
             x = jnp.concatenate([x, skips[i]], axis=-1)
             x = ResBlock(self.features, NORM_EPSILON, name=f"resnets_{i}", **kinds)(x, time)
             if self.num_heads:
-                x = Transformer(self.num_heads, name=f"attentions_{i}", **kinds)(x, context)
+                x = SpatialTransformer(self.num_heads, name=f"attentions_{i}", **kinds)(x, context)
         if self.upsample:
             x = Upsample(name="upsamplers_0", **kinds)(x)
         return x
-
-
-class Transformer(nn.Module):
-    """A transformer block over the positions of a picture, between 1x1 convolutions, added to it.
-
-    Self-attention, attention to the context if there is one, a gated MLP; each after a layer norm.
-    """
-
-    num_heads: int
-    dtype: DTypeLike = jnp.float32
-    param_dtype: DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "B height width c"], context: Context
-    ) -> Float[Array, "B height width c"]:
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        c = x.shape[-1]
-        h = GroupNorm(NORM_GROUPS, TRANSFORMER_NORM_EPSILON, name="norm", **kinds)(x)
-        h = Conv(c, 1, name="proj_in", **kinds)(h).reshape(x.shape[0], -1, c)
-        h = TransformerBlock(self.num_heads, name="transformer_blocks_0", **kinds)(h, context)
-        return x + Conv(c, 1, name="proj_out", **kinds)(h.reshape(x.shape))
-
-
-class TransformerBlock(nn.Module):
-    num_heads: int
-    dtype: DTypeLike = jnp.float32
-    param_dtype: DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "B N c"], context: Context) -> Float[Array, "B N c"]:
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        h = LayerNorm(NORM_EPSILON, name="norm1", **kinds)(x)
-        x = x + Attention(self.num_heads, name="attn1", **kinds)(h, h)
-        if context is not None:
-            h = LayerNorm(NORM_EPSILON, name="norm2", **kinds)(x)
-            x = x + Attention(self.num_heads, name="attn2", **kinds)(h, context)
-        h = LayerNorm(NORM_EPSILON, name="norm3", **kinds)(x)
-        return x + GatedMLP(name="ff", **kinds)(h)
-
-
-class Attention(nn.Module):
-    """Multi-head attention to all of a memory; q, k and v without bias."""
-
-    num_heads: int
-    dtype: DTypeLike = jnp.float32
-    param_dtype: DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "B N c"], memory: Float[Array, "B M K"]
-    ) -> Float[Array, "B N c"]:
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        b, n, c = x.shape
-
-        def heads(name, y):
-            names = (axes.VISION_EMBED, axes.VISION_HEADS)
-            y = Dense(c, names, use_bias=False, name=name, **kinds)(y)
-            return y.reshape(b, y.shape[1], self.num_heads, -1)
-
-        q, k, v = heads("to_q", x), heads("to_k", memory), heads("to_v", memory)
-        y = attention(q, k, v, *full_intervals(b, n, memory.shape[1])).reshape(b, n, c)
-        return Dense(c, (axes.VISION_HEADS, axes.VISION_EMBED), name="to_out_0", **kinds)(y)
-
-
-class GatedMLP(nn.Module):
-    """Four times as wide within, half of it gated by the GELU (erf) of the other half."""
-
-    dtype: DTypeLike = jnp.float32
-    param_dtype: DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "B N c"]) -> Float[Array, "B N c"]:
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        c = x.shape[-1]
-        h = Dense(8 * c, (axes.VISION_EMBED, axes.VISION_MLP), name="net_0_proj", **kinds)(x)
-        h, gate = jnp.split(h, 2, axis=-1)
-        h = h * jax.nn.gelu(gate, approximate=False)
-        return Dense(c, (axes.VISION_MLP, axes.VISION_EMBED), name="net_2", **kinds)(h)
 
 
 def _conv(kernel: int, c_in: int, c_out: int, side: int) -> int:
@@ -489,10 +419,3 @@ def _time(c: int) -> int:
 def _res(c_in: int, c_out: int, side: int, time: int) -> int:
     shortcut = _conv(1, c_in, c_out, side) if c_in != c_out else 0
     return _conv(3, c_in, c_out, side) + _conv(3, c_out, c_out, side) + shortcut + 2 * time * c_out
-
-
-def _transformer(c: int, n: int, context_dim: int, context_tokens: int) -> int:
-    of_self = 2 * n * 4 * c * c + 4 * n * n * c
-    of_context = 2 * n * 2 * c * c + 2 * context_tokens * 2 * context_dim * c
-    of_context = of_context + 4 * n * context_tokens * c if context_dim else 0
-    return of_self + of_context + 2 * n * 12 * c * c + 2 * n * 2 * c * c
