@@ -169,6 +169,11 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
     p.add_argument("--config", default="configs/janus_demo.py")
     p.add_argument("overrides", nargs="*", metavar="key=value")
 
+    p = verbs.add_parser("gallery", help="train small ones of several systems, side by side")
+    p.add_argument("--config", action="append", required=True, metavar="FILE[:ARG]")
+    p.add_argument("--run-dir", default="gallery", help="a run directory for each goes in here")
+    p.add_argument("overrides", nargs="*", metavar="key=value")
+
     p = verbs.add_parser("composition", help="score what a run never saw together in training")
     p.add_argument("run_dir")
 

@@ -179,6 +179,13 @@ def demo_(args: argparse.Namespace) -> int:
     return demo(_resolved(args), pathlib.Path(args.run_dir))
 
 
+def gallery_(args: argparse.Namespace) -> int:
+    """`unijax gallery`."""
+    from unijax.main.gallery import gallery
+
+    return gallery(args.config, args.overrides, pathlib.Path(args.run_dir))
+
+
 def composition_(args: argparse.Namespace) -> None:
     """`unijax composition`."""
     from unijax.main.composition import composition
