@@ -90,12 +90,18 @@ class Prompting:
       special: ids that rows contain.
       rounding: of the short side of padded pictures, see `data.images.for_understanding`.
       max_pixels: larger pictures are refused.
+
+    Raises:
+      UserError: a special token that the layout needs and the tokenizer lacks.
     """
 
     layout: Layout
     special: SpecialIds
     rounding: str = "floor"
     max_pixels: int = 50_000_000
+
+    def __post_init__(self):
+        self.layout.check(self.special)
 
     def length(self, document: Document) -> int:
         """Tokens of a prompt."""
