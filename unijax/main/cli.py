@@ -131,6 +131,7 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
     p.add_argument("question", nargs="*", help="one turn each; none reads turns from the terminal")
     p.add_argument("--image", action="append", default=[], help="shown before the first question")
     p.add_argument("--max-tokens", type=int, default=256)
+    p.add_argument("--pictures", metavar="DIR", help="draws the pictures of answers into it")
     p.add_argument("--system", help="put before the first question; what the run records if none")
     _sampling_flags(p, temperature=0.0)
 

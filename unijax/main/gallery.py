@@ -122,8 +122,8 @@ def _parts(done: Sequence[Shown]):
         yield section(f"{one.name}: speed, and losses of what is held out", _NOISE, table(
             speed_of(one.curves)) + held)  # fmt: skip
     note = (
-        "Trained prompts, the most likely picture each. Right: of all shipped pictures, the one that "
-        "the prompt names is the nearest in pixels."
+        "Trained prompts, the most likely picture each. Right: of all shipped pictures, the one "
+        "that the prompt names is the nearest in pixels."
     )
     yield section("Drawn from trained prompts", note, beside(names, [one.trained for one in done]))
     note = "Held-out concepts, which models of this size have no way to know."
@@ -139,7 +139,7 @@ _NOISE = (
 
 
 def _held_out(one: Shown) -> list[tuple[str, str, str]]:
-    """Every loss of the last evaluation, also by quarter of the noise schedule where there is one."""
+    """Every loss of the last evaluation, by quarter of the noise schedule where there is one."""
     last: dict[str, float] = {}
     for row in one.curves:
         last |= {k: v for k, v in row.items() if k.startswith("validation/")}

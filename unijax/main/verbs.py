@@ -167,9 +167,11 @@ def ask_(args: argparse.Namespace) -> None:
 
     sampler = open_sampler(args.run_dir)
     system = system_prompt(args.run_dir) if args.system is None else args.system
+    folder = None if args.pictures is None else pathlib.Path(args.pictures)
     converse(
-        sampler, system, args.image, args.question, args.max_tokens, _sampling(args), args.seed
-    )
+        sampler, system, args.image, args.question, args.max_tokens, _sampling(args), args.seed,
+        folder,
+    )  # fmt: skip
 
 
 def demo_(args: argparse.Namespace) -> int:
