@@ -203,7 +203,8 @@ class DecoderSuite(SystemSuite):
         """Heads work all positions, and attention in one block all pairs of them."""
         small = self.small
         tokens = float(small.rows * small.length)
-        found = {cost.TOKENS: tokens, cost.PAIRS: tokens * small.length}
+        found = dict.fromkeys((cost.TOKENS, cost.TEXT), tokens)
+        found[cost.PAIRS] = tokens * small.length
         found |= {cost.targets(t.name.lower()): tokens for t in Target if t != Target.NONE}
         for name, slots in batch.images.items():
             images = float(slots.weight.size)

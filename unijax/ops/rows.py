@@ -121,6 +121,7 @@ def amounts(
     pairs, pairs_if_causal = attention_pairs(*intervals)
     found = {
         cost.TOKENS: count(batch.kind != Kind.PAD),
+        cost.TEXT: count(batch.kind == Kind.TEXT),
         cost.PAIRS: pairs_if_causal if as_causal else pairs,
     }
     for target in Target:
