@@ -90,7 +90,7 @@ def _collected(x: Array, address: Array, here: Array, slots: tuple[int, int]) ->
 class Twins(nn.Module):
     """The layers of both, and the last norm of each.
 
-    Parameters: `layers/text`, `layers/image`, `norm`, `image_norm`; or, unrolled, `layers_0/text`, ...
+    Parameters: `layers/text`, `layers/image`, `norm`, `image_norm`; unrolled, `layers_0/text`, ...
 
     Attributes:
       config: of both.
