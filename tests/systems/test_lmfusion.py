@@ -36,6 +36,10 @@ class TestLMFusion(DecoderSuite):
     recipe = RECIPE
     edges = test_transfusion.TestTransfusion.edges
     may_gather = test_transfusion.TestTransfusion.may_gather
+    # Hidden states of images are found among all positions, behind those of text.
+    may_gather_positions = (
+        *test_transfusion.TestTransfusion.may_gather_positions, "jvp(jit(_where))/select_n",
+    )  # fmt: skip
 
 
 SMALL = TestLMFusion.small

@@ -281,7 +281,8 @@ def attend(q, k, v, cache, kv_start, kv_end):
             for old, new in zip(cache, (k, v))
         )
         k, v = (c.swapaxes(1, 2).astype(q.dtype) for c in cache)
-    return attention(q, k, v, kv_start, kv_end), cache
+    with jax.named_scope("self_attn"):
+        return attention(q, k, v, kv_start, kv_end), cache
 
 
 class MLP(nn.Module):

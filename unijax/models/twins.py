@@ -11,7 +11,7 @@ from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, Int
 
-from unijax.core.mesh import POSITIONS, ROWS, WHOLE, lay
+from unijax.core.mesh import POSITIONS, ROWS, TENSOR, WHOLE, lay
 from unijax.models.llama import KVCache, Layer, LlamaConfig, attend
 from unijax.nn.layers import RMSNorm
 from unijax.nn.stack import stack
@@ -62,7 +62,7 @@ class TwinLayer(nn.Module):
                 for text, image in zip(of_text, of_images)
             )
             heads, cache = attend(q, k, v, cache, kv_start, kv_end)
-            seen = _collected(heads, address, here, (i, n))
+            seen = _collected(heads, address, here, (i, n), (TENSOR,))
             x = self.text.after(x, heads, None)
             y = self.image.after(y.reshape(*flat, d), seen, None).reshape(y.shape)
         x = self.text.feed(x, None)
@@ -76,14 +76,17 @@ def _placed(
     address: Int[Array, "B T"],
     here: Bool[Array, "B T"],
 ) -> Float[Array, "B T H d"]:
-    """`rows.place` of heads."""
-    return rows.place(x.reshape(*x.shape[:2], -1), images, address, here).reshape(x.shape)
+    """`rows.place` of heads, which stay split over devices."""
+    flat = x.reshape(*x.shape[:2], -1)
+    return rows.place(flat, images, address, here, (TENSOR,)).reshape(x.shape)
 
 
-def _collected(x: Array, address: Array, here: Array, slots: tuple[int, int]) -> Array:
+def _collected(
+    x: Array, address: Array, here: Array, slots: tuple[int, int], width: tuple[str, ...] = WHOLE
+) -> Array:
     """`rows.collect` of what has more dims than one behind T, slots and tokens as one dim."""
     b, t, *rest = x.shape
-    found = rows.collect(x.reshape(b, t, -1), address, here, slots)
+    found = rows.collect(x.reshape(b, t, -1), address, here, slots, width)
     return found.reshape(b, slots[0] * slots[1], *rest)
 
 
