@@ -1,6 +1,7 @@
 """LMFusion: what every decoder must do, and the invariants of twins (arXiv 2412.15188)."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +16,15 @@ from unijax.core.batch import Kind
 from unijax.core.errors import UserError
 from unijax.core.system import init_shapes
 from unijax.data.document import Document
+from unijax.main.train import initial_params
 from unijax.models.llama import Layer, attend
 from unijax.ops.attention import packed_intervals
 from unijax.ops.rope import rope_tables
+from unijax.parallel.sharding import MeshConfig
 from unijax.systems.lmfusion import RECIPE, SIZES, LMFusion, LMFusionConfig
 from unijax.systems.transfusion import Transfusion
 from unijax.train.stage import Rule
+from unijax.train.weights import save_weights
 
 FIELDS = {
     f.name: getattr(test_transfusion.CONFIG, f.name)
@@ -165,3 +169,18 @@ def test_wrong_configs_are_told():
         dataclasses.replace(CONFIG, separation="none")
     with pytest.raises(UserError, match=r"model\.text: found dropout"):
         dataclasses.replace(CONFIG, text=dataclasses.replace(CONFIG.text, dropout=0.1))
+
+
+def test_the_twin_begins_as_the_imported_language_model(tmp_path):
+    """As a config says it, `:GROUP`; a group that holds something else is refused."""
+    trainer = SMALL.trainer(SMALL.stage, MeshConfig(), jax.devices()[:1])
+    imported = {"language_model": PARAMS["language_model"]}
+    save_weights(tmp_path / "llama.safetensors", imported, jnp.float32)
+    init = {"language_model": str(tmp_path / "llama.safetensors"), "image_twin": ":language_model"}
+    params = initial_params(SimpleNamespace(init=init, seed=0), trainer, None)
+    for part in ("layers", "norm"):
+        want = PARAMS["language_model"][part]
+        jax.tree.map(np.testing.assert_array_equal, params["image_twin"][part], want)
+    with pytest.raises(UserError, match=r"init\.image_twin: found :autoencoder, which does not"):
+        wrong = SimpleNamespace(init={"image_twin": ":autoencoder"}, seed=0)
+        initial_params(wrong, trainer, None)

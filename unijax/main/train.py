@@ -205,8 +205,25 @@ def initial_params(run: RunConfig, trainer: Trainer, init_from: str | None) -> P
                 "init", f"no parameter group {group!r}", f"one of {sorted(params)}", "Correct it."
             )
         like = {group: trainer.abstract[group]}
-        params = params | load_weights(path, like)
+        if path.startswith(":"):
+            params = params | {group: _copied(path[1:], group, params, like[group])}
+        else:
+            params = params | load_weights(path, like)
     return params
+
+
+def _copied(other: str, group: str, params: Params, like: Params) -> Params:
+    """What a group begins as that begins as another of the same model, or as a part of it."""
+    source = tree.flatten(params.get(other, {}))
+    wanted = tree.flatten(like)
+    shapes = {path: x.shape for path, x in source.items()}
+    if not source or any(shapes.get(path) != x.shape for path, x in wanted.items()):
+        raise UserError(
+            f"init.{group}", f":{other}, which does not hold the same parameters",
+            f"another group of the model that does, of {sorted(params)}", "Correct it.",
+        )  # fmt: skip
+    found = {p: jax.device_put(source[p].astype(x.dtype), x.sharding) for p, x in wanted.items()}
+    return tree.unflatten({path: jnp.copy(x) for path, x in found.items()})
 
 
 def pictures(

@@ -3,7 +3,7 @@
 Transfusion (`systems.transfusion`) over twins (`models.twins`): images have norms, products and
 SwiGLU of their own in every layer, and meet the text in attention alone. The text side is an
 imported Llama, which every stage of the paper freezes; the twin for images begins as its copy
-(`init: {"image_twin": "group:language_model"}`), the image layers at random. So texts without
+(`init: {"image_twin": ":language_model"}`), the image layers at random. So texts without
 images are answered as the base answers them, to the bit.
 
 Our choice, where the paper is silent: images have a last norm of their own, which begins as the

@@ -31,6 +31,7 @@ from unijax.core import cost
 from unijax.core.batch import ImageBatch
 from unijax.core.cost import Cost
 from unijax.core.errors import UserError
+from unijax.core.record import added
 from unijax.core.system import Loss, Metrics, Params, Recipe, Sums
 from unijax.models import efficientnet_lite
 from unijax.models.autoencoder import AutoencoderConfig, AutoencoderKL
@@ -70,8 +71,8 @@ class TokenizerConfig:
     commitment_weight: float = 0.25
     adversarial_weight: float = 0.5
     adversarial_start: int = 20_000
-    kl: AutoencoderConfig | None = None
-    kl_weight: float = 1e-6
+    kl: AutoencoderConfig | None = added(None)
+    kl_weight: float = added(1e-6)
 
     def __post_init__(self):
         if (self.vq is None) == (self.kl is None):
