@@ -1,7 +1,6 @@
 """LMFusion: what every decoder must do, and the invariants of twins (arXiv 2412.15188)."""
 
 import dataclasses
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +15,8 @@ from unijax.core.batch import Kind
 from unijax.core.errors import UserError
 from unijax.core.system import init_shapes
 from unijax.data.document import Document
+from unijax.main.config import load
+from unijax.main.run import resolve
 from unijax.main.train import initial_params
 from unijax.models.llama import Layer, attend
 from unijax.ops.attention import packed_intervals
@@ -177,10 +178,11 @@ def test_the_twin_begins_as_the_imported_language_model(tmp_path):
     imported = {"language_model": PARAMS["language_model"]}
     save_weights(tmp_path / "llama.safetensors", imported, jnp.float32)
     init = {"language_model": str(tmp_path / "llama.safetensors"), "image_twin": ":language_model"}
-    params = initial_params(SimpleNamespace(init=init, seed=0), trainer, None)
+    run = resolve(load("configs/lmfusion.py"))
+    params = initial_params(dataclasses.replace(run, init=init), trainer, None)
     for part in ("layers", "norm"):
         want = PARAMS["language_model"][part]
         jax.tree.map(np.testing.assert_array_equal, params["image_twin"][part], want)
+    wrong = dataclasses.replace(run, init={"image_twin": ":autoencoder"})
     with pytest.raises(UserError, match=r"init\.image_twin: found :autoencoder, which does not"):
-        wrong = SimpleNamespace(init={"image_twin": ":autoencoder"}, seed=0)
         initial_params(wrong, trainer, None)
