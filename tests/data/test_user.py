@@ -178,7 +178,7 @@ def test_a_file_is_opened_once_for_all_the_sources_that_read_it(folder, tokenize
     monkeypatch.setattr(user, "Lines", lambda path: opened.append(path) or Lines(path))
     tasks = ("describe", "question", "chat", "name")
     groups = (GroupConfig("und", 1.0, tuple(SourceConfig(t, t, "mixed", path) for t in tasks)),)
-    sources = open_sources(small_config(groups=groups), tokenizer)
+    sources = open_sources(small_config(groups=groups), LAYOUT, tokenizer)
     assert [sources[task].epoch_length for task in tasks] == [2, 2, 1, 1]
     assert len(opened) == 1
 

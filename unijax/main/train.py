@@ -9,6 +9,8 @@ import shutil
 import sys
 from collections.abc import Iterator
 
+import jax
+import jax.numpy as jnp
 from clu.parameter_overview import get_parameter_overview
 from jax.sharding import AbstractMesh, Mesh
 
