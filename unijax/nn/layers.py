@@ -58,6 +58,7 @@ class Dense(nn.Module):
                 assert place is not None, f"{self.path}: dropout without a place of its positions"
                 rate = self.get_variable("params", "lora_dropout").astype(jnp.float32)
                 x = dropout(x, rate, self.make_rng("dropout"), place)
+            scale = jax.lax.stop_gradient(scale)  # it never trains (`train.stage.CONSTANTS`)
             y = y + _through(x, a, b) * scale.astype(self.dtype)
         return y
 

@@ -13,9 +13,11 @@ from unijax.core.cost import Cost
 from unijax.core.system import System, init_shapes
 from unijax.train.stage import Rule
 
+_FACTORS = ("kernel", "embedding", "lora_a", "lora_b")
+
 
 class Shares:
-    """How much of a part trains, by the path of its parameters.
+    """How much of a part trains, by the path of its parameters: of those that products are with.
 
     Args:
       sizes: of every parameter, by path.
@@ -32,8 +34,9 @@ class Shares:
 
     def __getitem__(self, group: str) -> float:
         """Of the numbers in `group`, the share that trains."""
-        paths = [path for path in self._rules if tree.is_within(path, group)]
-        assert paths, f"no parameters in {group!r}"
+        within = [path for path in self._rules if tree.is_within(path, group)]
+        assert within, f"no parameters in {group!r}"
+        paths = [p for p in within if p.rsplit("/", 1)[-1] in _FACTORS] or within
         whole = sum(self._sizes[p] for p in paths)
         return sum(self._sizes[p] for p in paths if not self._rules[p].frozen) / whole
 
