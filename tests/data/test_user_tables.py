@@ -149,7 +149,8 @@ def test_a_table_is_never_in_memory_as_a_whole(tmp_path):
     path, size, count = tmp_path / "a.parquet", 300_000, 400
     blob = RNG.integers(0, 256, size, np.uint8).tobytes()
     rows = {"image": [blob] * count, "text": [f"{i}" for i in range(count)]}
-    pq.write_table(pa.table(rows), path, use_dictionary=False, compression="none")
+    how = {"use_dictionary": False, "compression": "none", "write_batch_size": 8}
+    pq.write_table(pa.table(rows), path, **how)
     usual, watched = pa.default_memory_pool(), pa.proxy_memory_pool(pa.default_memory_pool())
     pa.set_memory_pool(watched)
     tracemalloc.start()
