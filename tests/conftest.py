@@ -16,10 +16,9 @@ from jaxtyping import install_import_hook
 install_import_hook("unijax", "beartype.beartype")
 
 import jax
+import pytest
 
 jax.config.update("jax_default_matmul_precision", "highest")
-
-import pytest
 
 MAPS = pathlib.Path("/proc/self/maps")
 MOST_MAPS = 20_000
