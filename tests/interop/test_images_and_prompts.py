@@ -116,7 +116,7 @@ def test_asking_an_imported_run_equals_transformers_where_the_sides_round_otherw
     before = [{"role": "system", "content": SYSTEM_PROMPT}] if prompted else []
     other = sampler.answer([[*before, question("What is it?", [pixels])]], 8)
     assert other == [expected]
-    assert sampler.image.rounding == "round"
+    assert sampler.prompting.rounding == "round"
     # The other rounding is another picture.
     down, nearest = (images.for_understanding(pixels, 64, r) for r in ("floor", "round"))
     assert not np.array_equal(down, nearest)

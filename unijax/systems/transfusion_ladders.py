@@ -2,7 +2,6 @@
 
 from unijax.core.ladder import Ladder, Rung
 from unijax.models import autoencoder, llama
-from unijax.models.autoencoder import AutoencoderConfig
 from unijax.models.latent_patches import LatentPatchesConfig
 from unijax.systems import micro
 from unijax.systems.transfusion import TransfusionConfig
@@ -29,8 +28,7 @@ def _micro(width: int) -> Rung:
     return Rung(name, "transfusion", config, words)
 
 
-# The autoencoder of configs/kl_demo.py.
-KL = AutoencoderConfig(64, 4, (32, 32, 64), 1, scaling_factor=1.0)
+KL = autoencoder.SIZES["kl_demo"]
 LADDERS = {
     "transfusion": Ladder(_published, tuple(SIZES)),
     "transfusion_micro": Ladder(_micro, micro.WIDTHS, micro.MULTIPLE),
