@@ -16,5 +16,17 @@ from jaxtyping import install_import_hook
 install_import_hook("unijax", "beartype.beartype")
 
 import jax
+import pytest
 
 jax.config.update("jax_default_matmul_precision", "highest")
+
+MAPS = pathlib.Path("/proc/self/maps")
+MOST_MAPS = 20_000
+
+
+@pytest.fixture(autouse=True, scope="module")
+def programs_are_forgotten():
+    """Each compiled program takes some of the 65,530 maps of a process: beyond, JAX crashes."""
+    yield
+    if MAPS.exists() and len(MAPS.read_text().splitlines()) > MOST_MAPS:
+        jax.clear_caches()

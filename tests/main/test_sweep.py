@@ -20,15 +20,16 @@ from unijax.data.loader import Loader
 from unijax.data.tokenizer import load as load_tokenizer
 from unijax.main import sweep
 from unijax.main.cli import main, parse
+from unijax.main.config import to_json
 from unijax.main.launching import build_launch
-from unijax.main.run import resolve
+from unijax.main.run import make_system, resolve
 from unijax.main.train import train
 from unijax.main.trunk import decay_start, train_on_trunk, with_length
 from unijax.scaling import table
 from unijax.scaling.grid import run_id
 from unijax.train.checkpoint import read_params
 from unijax.train.guard import NotFinite
-from unijax.train.optimizer import schedule
+from unijax.train.schedule import schedule
 from unijax.train.stage import OptimizerConfig
 from unijax.train.state import merge
 
@@ -124,7 +125,8 @@ def test_passes_of_the_table_are_what_the_runs_saw(swept, planned):
     runs = table.read(swept / "runs.parquet")
     for p in planned:
         first = every = 0
-        loader = Loader(p.run.data, load_tokenizer(p.run.tokenizer))
+        layout = make_system(p.run).layout
+        loader = Loader(p.run.data, layout, load_tokenizer(p.run.tokenizer))
         for _ in range(p.run.stage.steps):
             uids = (batch := next(loader)).uid[batch.kind != Kind.PAD]
             every += len(uids)
@@ -195,8 +197,7 @@ def test_unfinished_runs_are_said_in_the_table_and_refused_by_a_fit(swept, tmp_p
     ],
 )
 def test_a_damaged_file_of_a_sweep_is_named(capsys, tmp_path, file, text, what_to_do):
-    optimizers = {"main": {"learning_rate": 1e-3}}
-    run = {"system": "janus", "seed": 0, "stage": {"optimizers": optimizers}}
+    run = to_json(resolve(tiny.get_config()))
     listed = {"runs": [{"run_id": "a", "run": run, "cell": {"width": 32}}]}
     (tmp_path / "runs" / "a").mkdir(parents=True)
     (tmp_path / "sweep.json").write_text(json.dumps(listed))

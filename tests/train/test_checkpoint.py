@@ -143,7 +143,7 @@ def test_values_that_are_not_what_was_saved_are_noticed(whole, tmp_path):
         ('"data":', '"dada":'),
         ('"stage": "toy"', '"stage": "toi"'),
         ('"checksums":', '"checksumz":'),
-        ('"schema": 2', '"schema": 3'),
+        ('"schema": 3', '"schema": 4'),
         ('"digest":', '"digezt":'),
     ],
 )
