@@ -4,10 +4,10 @@ import pathlib
 from collections.abc import Sequence
 
 from unijax.core.errors import UserError
+from unijax.core.record import build
 from unijax.data import tokenizer as tokenizers
 from unijax.data.templates import TEMPLATES
 from unijax.evaluate.captioned import GUIDANCE, Ask, Draw
-from unijax.main.config import build
 from unijax.main.run import DTYPES
 from unijax.sample.logits import GREEDY, Sampling
 from unijax.sample.prompts import question
