@@ -65,7 +65,7 @@ def write_hf_tokenizer(source: pathlib.Path, directory: pathlib.Path, max_length
         "bos_token": names["bos_token"],
         "eos_token": names["eos_token"],
         "pad_token": names["pad_token"],
-        # transformers makes attributes of these, which its Janus processor reads.
+        # transformers makes attributes of these, which processors read.
         "extra_special_tokens": {
             key: names[key] for key in ("image_token", "boi_token", "eoi_token")
         },
