@@ -84,7 +84,7 @@ def export_checkpoint(
     run = checkpoint.read_run(run_dir)
     system, config = config_of(run, str(run_dir))
     of = registry.interop(system)
-    foreign = registry.format_of(of, format)
+    foreign = registry.format_of(of, format, config)
     tokenizer = pathlib.Path(tokenizer or run_root(run_dir) / TOKENIZER)
     stored = StoredParams(run_dir)
     shapes = {p: a.shape for p, a in abstract_params(system, config).items()}

@@ -83,6 +83,7 @@ class Format:
       tokenizer_of: the folder of a directory with its tokenizer.
       weights: of a directory.
       writer: of its tensors, into a directory.
+      fits: whether it can say a config at all: without `--format` the first that can is taken.
       may_lack: what the paths of parameters begin with that a directory may be without.
       tied: whether a head that is missing is the embedding where its config says nothing; None
         where none may be missing.
@@ -105,6 +106,7 @@ class Format:
     tokenizer_of: Callable[[pathlib.Path], pathlib.Path] = lambda directory: directory
     weights: Callable[[pathlib.Path], Source] = open_directory
     writer: Callable[[pathlib.Path, dict[str, TensorInfo], int], Any] = SafetensorsWriter
+    fits: Callable[[Any], bool] = lambda config: True
     may_lack: tuple[str, ...] = ()
     tied: bool | None = False
 

@@ -9,6 +9,7 @@ import importlib
 import importlib.metadata
 import pathlib
 import pkgutil
+from typing import Any
 
 from unijax.core.errors import UserError
 from unijax.core.json_files import quoted, read_object
@@ -62,17 +63,27 @@ def interop(name: str) -> Interop:
     return found
 
 
-def format_of(of: Interop, name: str | None) -> Format:
-    """A format of a system by name; without one the first. Raises UserError for an unknown one."""
+def format_of(of: Interop, name: str | None, config: Any) -> Format:
+    """A format of a system by name; without one the first that can say the config.
+
+    Raises:
+      UserError: for an unknown one, or one for other models.
+    """
     known = {f.name: f for f in of.formats}
-    if name is None:
-        return of.formats[0]
-    if name not in known:
+    if name is not None and name not in known:
         raise UserError(
             "--format", repr(name), f"one of {list(known)}, which the system {of.system!r} has",
             "Correct it.",
         )  # fmt: skip
-    return known[name]
+    fitting = [f for f in of.formats if f.fits(config)]
+    found = [f for f in fitting if name in (None, f.name)]
+    if not found:
+        raise UserError(
+            f"formats of the system {of.system!r}", f"{name or 'none'} for this model",
+            f"one of {[f.name for f in fitting]}" if fitting else "one that can say it",
+            "Correct --format." if fitting else "This model cannot be exported.",
+        )  # fmt: skip
+    return found[0]
 
 
 def part_of(of: Interop, name: str) -> Part:

@@ -1,4 +1,4 @@
-"""Image autoencoders: a KL one as diffusers' `AutoencoderKL`, a VQ one as transformers' `JanusVQVAE`.
+"""Image autoencoders: KL as diffusers' `AutoencoderKL`, VQ as transformers' `JanusVQVAE`.
 
 What training alone needs, discriminator and perceptual network, has no place in either.
 """

@@ -17,9 +17,9 @@ from unijax.core.batch import Kind
 from unijax.core.system import Params
 from unijax.interop.interface import Outputs
 from unijax.interop.opening import ForeignModel
-from unijax.interop.rows import ROWS, addresses, rows, slots
+from unijax.interop.rows import ROWS, addresses, rows
 from unijax.ops.diffusion import denoise, draw_step_noise
-from unijax.systems.transfusion import IMAGE, Transfusion, TransfusionConfig
+from unijax.systems.transfusion import Transfusion, TransfusionConfig
 
 _WORDS = 12  # random text ids around an image
 _STEPS = 4  # of denoising
@@ -85,7 +85,7 @@ def ours(config: TransfusionConfig, params: Params, given: Prompts, theirs: Outp
         """Hidden states of rows with an image, and the noise that they predict."""
         texts = [(Kind.TEXT, before), (Kind.GEN, addresses(n)[: len(before)])]
         texts += [(Kind.TEXT, after)] * (after.shape[1] > 0)
-        batch = rows(texts, **{IMAGE: slots(latents=latents[:, None])})
+        batch = rows(texts)
         patches, kept = system.embed_latents(params, latents, timestep)
         ids = jnp.where(batch.kind == Kind.TEXT, batch.tokens, 0)
         start = before.shape[1]

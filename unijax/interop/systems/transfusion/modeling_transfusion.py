@@ -9,10 +9,10 @@ It loads the folder that it stands in, with config.json and model.safetensors (o
     latents = model.draw(ids, generator=torch.Generator().manual_seed(0))
     pixels = model.decode(latents)  # [1, 3, height, width], about -1..1
 
-A row is text with images in it. An image stands between begin-of-image and end-of-image as N patches
-of a noised latent; all is causal, but patches of one image see each other. Text is predicted by the
-head, the noise of an image by the layers that its patches came through. `position` counts 0, 1, ...
-over all of a row. Latents are [batch, channels, height, width], scaled to a variance of about 1.
+A row is text with images in it. An image stands between begin-of-image and end-of-image as N
+patches of a noised latent; all is causal, but patches of one image see each other. Text is predicted
+by the head, the noise of an image by the layers that its patches came through. `position` counts
+0, 1, ... over all of a row. Latents are [batch, channels, height, width], of a variance of about 1.
 """
 
 import json
@@ -153,7 +153,7 @@ class Transfusion(nn.Module):
 
 
 def hybrid_mask(image: Tensor) -> Tensor:
-    """Whether a position [batch, 1, query, key] is seen: earlier ones, and all of the same image."""
+    """Whether a key is seen [batch, 1, query, key]: earlier ones, and all of the same image."""
     n = image.shape[1]
     causal = torch.ones(n, n, dtype=torch.bool, device=image.device).tril()
     same = (image[:, :, None] == image[:, None]) & (image > 0)[:, None]
@@ -170,7 +170,7 @@ def alphas_cumprod(schedule: dict) -> Tensor:
         betas = torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float64).float() ** 2
     else:
         kept = [math.cos((i / steps + 0.008) / 1.008 * math.pi / 2) ** 2 for i in range(steps + 1)]
-        betas = torch.tensor([min(1 - b / a, 0.999) for a, b in zip(kept, kept[1:])])
+        betas = torch.tensor([min(1 - kept[i + 1] / kept[i], 0.999) for i in range(steps)])
     return (1 - betas.float()).double().cumprod(0).float()
 
 
