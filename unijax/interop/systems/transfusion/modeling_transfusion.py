@@ -10,9 +10,9 @@ It loads the folder that it stands in, with config.json and model.safetensors (o
     pixels = model.decode(latents)  # [1, 3, height, width], about -1..1
 
 A row is text with images in it. An image stands between begin-of-image and end-of-image as N
-patches of a noised latent; all is causal, but patches of one image see each other. Text is predicted
-by the head, the noise of an image by the layers that its patches came through. `position` counts
-0, 1, ... over all of a row. Latents are [batch, channels, height, width], of a variance of about 1.
+patches of a noised latent; all is causal, but patches of one image see each other. Text is what the
+head predicts, noise what the layers predict that the patches came through. `position` counts 0, 1,
+... over all of a row. Latents are [batch, channels, height, width], of a variance of about 1.
 """
 
 import json
