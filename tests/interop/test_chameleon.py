@@ -1,5 +1,6 @@
 """Chameleon: transformers' directories and Meta's release, both ways; verified by transformers."""
 
+import dataclasses
 import json
 import shutil
 
@@ -125,7 +126,8 @@ def test_the_way_there_and_back_is_equal_to_the_bit(source, run, exported, tmp_p
         assert before.keys() == after.keys()
         for path, x in before.items():
             np.testing.assert_array_equal(after[path], x, err_msg=f"{format} {path}")
-        assert done.config == run[1].config
+        text = dataclasses.replace(done.config.text, max_position_embeddings=128)  # Meta says none
+        assert dataclasses.replace(done.config, text=text) == run[1].config
         assert not any("random" in note for note in done.notes)
 
 

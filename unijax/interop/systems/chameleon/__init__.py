@@ -75,7 +75,7 @@ INTEROP = Interop(
         Format(
             "meta",
             "models/SIZE/params.json of Meta's Chameleon",
-            matches=lambda directory: meta.model_directory(directory) is not None,
+            matches=meta.is_release,
             read_config=meta.config,
             table=meta.table,
             write=meta_files.write,
@@ -93,5 +93,5 @@ INTEROP = Interop(
     parts=(Part("vq", "Meta's vqgan.ckpt, or LlamaGen's tokenizer where codes are unit", _vq),),
     stacks=lambda config: {"language_model/": config.text.num_hidden_layers},
     widths=_widths,
-    unsaid=("dropout", "unit_codes"),
+    unsaid=("dropout", "unit_codes", "max_position_embeddings"),
 )

@@ -57,6 +57,13 @@ def tokenizer_directory(directory: pathlib.Path) -> pathlib.Path:
     return (directory if model != directory else directory.parent.parent) / "tokenizer"
 
 
+def is_release(directory: pathlib.Path) -> bool:
+    """Whether a directory is one; Llama's releases have no image tokenizer beside the weights."""
+    if model_directory(directory) is None:
+        return False
+    return (tokenizer_directory(directory) / "vqgan.yaml").is_file()
+
+
 def text_tokenizer(directory: pathlib.Path) -> pathlib.Path:
     return tokenizer_directory(directory) / "text_tokenizer.json"
 
