@@ -13,6 +13,7 @@ import torch
 from transformers.models.janus.configuration_janus import JanusVQVAEConfig
 from transformers.models.janus.modeling_janus import JanusVQVAE
 
+from tests.latent_oracles import diffusers
 from unijax.core import axes, tree
 from unijax.core.errors import UserError
 from unijax.interop import diffusers_parts
@@ -251,7 +252,6 @@ DISTANCE = dataclasses.replace(THREE_LEVELS, embed_dim=6, coarse_attention=False
 
 def test_with_codes_by_distance_it_equals_diffusers():
     """Chameleon's kind, of taming-transformers: diffusers' `VQModel` is that network."""
-    diffusers = pytest.importorskip("diffusers")
     cfg, levels = DISTANCE, len(DISTANCE.channel_multiplier)
     theirs = diffusers.VQModel(
         down_block_types=("DownEncoderBlock2D",) * levels,

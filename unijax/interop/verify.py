@@ -123,10 +123,10 @@ def _theirs(model: ForeignModel, prompts: object) -> Outputs:
     except UserError:
         raise
     except ImportError as e:
+        package = "diffusers" if e.name == "diffusers" else "'unijax[interop]'"
         raise UserError(
-            "verify", f"{e}", "PyTorch and what loads the export",
-            "pip install 'unijax[interop]'",
-        ) from e  # fmt: skip
+            "verify", f"{e}", f"PyTorch and {model.format.loads}", f"pip install {package}"
+        ) from e
     except Exception as e:  # libraries raise types of their own for what they cannot load or run
         raise UserError(
             str(model.directory), shown(str(e), 300) or type(e).__name__,
