@@ -102,6 +102,20 @@ def test_it_comes_back_equal_to_the_bit(run, out, tmp_path):
     assert tokenizers.load(tmp_path / "again" / "tokenizer").special.boi == 3
 
 
+def test_a_tokenizer_without_marks_that_nothing_asks_for(tmp_path):
+    run = write_run(tmp_path / "run", LINEAR)
+    path = run / "tokenizer" / "special_tokens.json"
+    content = json.loads(path.read_text())
+    for role in ("pad", "image_placeholder", "eoi"):
+        del content["names"][role]
+    path.write_text(json.dumps(content))
+    export_checkpoint(run, tmp_path / "out")
+    import_checkpoint(tmp_path / "out", tmp_path / "again")
+    special = tokenizers.load(tmp_path / "again" / "tokenizer").special
+    assert (special.pad, special.image_placeholder, special.eoi) == (None, None, None)
+    assert special == tokenizers.load(run / "tokenizer").special
+
+
 ALONE = """
 import sys, torch
 from modeling_transfusion import Transfusion

@@ -95,6 +95,7 @@ def import_checkpoint(
         if recipe(system).eats == "rows":
             place = pathlib.Path(tokenizer or model.format.tokenizer_of(model.directory))
             ours = import_tokenizer(place, temporary / TOKENIZER, config.text.vocab_size, notes)
+            recipe(system).system(config).layout.check(ours.special)
             data = model.format.record(Import(model.directory, config, ours, template, notes))
         licence, files = licence_of(model.directory)
         came = {"imported": name_of(model.directory), "format": model.format.name}

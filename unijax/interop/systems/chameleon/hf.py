@@ -181,7 +181,9 @@ def write(export: Export) -> dict[str, str]:
     codes = codes_of_run(export.tokenizer, c.first_code, c.vq.num_embeddings)
     tell_padding(ours.vocab_size, c.text.vocab_size, export.notes)
     unit_codes_told(c, export.notes)
-    vocabulary = {**ours.tokens, **codes.names, _PLACEHOLDER: ours.special.image_placeholder}
+    vocabulary = {**ours.tokens, **codes.names}
+    if ours.special.image_placeholder is not None:
+        vocabulary[_PLACEHOLDER] = ours.special.image_placeholder
     _write(directory / "config.json", hf_config(c, export.dtype, vocabulary, ours.special))
     _write(directory / "generation_config.json", special_ids(ours.special))
     write_hf_tokenizer(export.tokenizer, directory, c.text.max_position_embeddings)

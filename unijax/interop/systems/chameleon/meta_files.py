@@ -94,7 +94,8 @@ def _tokenizer(export: Export, place: pathlib.Path) -> None:
                 "Export this model with --format hf, which needs no such names.",
             )  # fmt: skip
     shutil.move(file, place / "text_tokenizer.json")
-    names = {role: ours.piece(getattr(ours.special, role)) for role in _MARKS}
+    ids = {role: getattr(ours.special, role) for role in _MARKS}
+    names = {role: "nothing" if i is None else ours.piece(i) for role, i in ids.items()}
     if other := [f"{names[r]} for {_MARKS[r]}" for r in _MARKS if names[r] != _MARKS[r]]:
         export.notes.append(
             f"the code of that release finds marks by their names; here are {', '.join(other)}"

@@ -111,7 +111,7 @@ def _write(export: Export) -> dict[str, str]:
         "model_type": _KIND,
         "torch_dtype": export.dtype,
         "special_token_ids": {
-            name: getattr(special, name) for name in ("bos", "eos", "pad", "boi", "eoi")
+            name: getattr(special, name) for name in ("bos", "eos", "boi", "eoi")
         },
         "model": to_json(c, whole=True),
     }
