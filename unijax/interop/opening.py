@@ -107,7 +107,7 @@ def config_of(run: Mapping, where: str) -> tuple[str, Any]:
       UserError: if there is no such system, or it does not have this config.
     """
     recorded = run.get("config") or {}
-    of = recipe(recorded.get("system"))
+    of = recipe(str(recorded.get("system")))
     return of.name, build(of.config, recorded.get("model"), f"{where}: model of a {of.name}")
 
 

@@ -152,7 +152,7 @@ def _load_meta(model: ForeignModel, torch: Any, transformers: Any) -> tuple[Any,
     config._attn_implementation = "eager"
     network = transformers.ChameleonForConditionalGeneration(config).float()
     state = {}
-    for name in model.weights.tensors:
+    for name in filter(lambda name: not model.table.is_dropped(name), model.weights.tensors):
         x = torch.from_numpy(model.weights.read(name).astype(np.float32))
         heads = text.num_attention_heads if ".wq." in name else text.num_key_value_heads
         if re.search(r"\.w[qk]\.", name):
@@ -163,7 +163,7 @@ def _load_meta(model: ForeignModel, torch: Any, transformers: Any) -> tuple[Any,
             x = x.repeat_interleave(heads // x.shape[0], 0)
         for pattern, replacement in _RENAME:
             name = re.sub(pattern, replacement, name)
-        if not name.startswith(("model.vqmodel.decoder.", "rope.")):
+        if not name.startswith("model.vqmodel.decoder."):
             state[name] = x
     missing, extra = network.load_state_dict(state, strict=False)
     _check_whole(model, {"missing": missing, "unexpected": extra} if missing or extra else {})
