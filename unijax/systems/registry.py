@@ -17,6 +17,7 @@ GROUP = "unijax.systems"
 _OWN = {
     "chameleon": "unijax.systems.chameleon",
     "contrastive": "unijax.systems.contrastive",
+    "lmfusion": "unijax.systems.lmfusion",
     "janus": "unijax.systems.janus",
     "tokenizer": "unijax.systems.tokenizer",
     "transfusion": "unijax.systems.transfusion",
