@@ -13,7 +13,7 @@ ROOT = pathlib.Path(registry.__file__).parent
 
 
 def test_systems_of_this_package_have_some_or_are_refused():
-    own = {"chameleon", "contrastive", "janus", "tokenizer", "transfusion"}
+    own = {"chameleon", "contrastive", "janus", "lmfusion", "tokenizer", "transfusion"}
     assert own <= set(registry.names())
     for name in set(systems._OWN) - own:
         with pytest.raises(UserError, match=f"system '{name}': found no foreign format of it"):

@@ -1,4 +1,4 @@
-"""Transfusion: an export runs in the PyTorch file beside it, and comes back equal to the bit."""
+"""Transfusion, LMFusion: an export runs in the PyTorch file beside it, and comes back equal."""
 
 import dataclasses
 import json
@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file, save_file
+from transformers import LlamaConfig as LlamaConfigOfHF
+from transformers import LlamaForCausalLM
 
-from tests.interop.conftest import VOCAB, write_tokenizer
+from tests.interop.conftest import VOCAB, random_weights, write_tokenizer
 from tests.systems.small import random_params
 from unijax.core import tree
 from unijax.core.errors import UserError
@@ -28,7 +30,9 @@ from unijax.models.latent_patches import LatentPatchesConfig
 from unijax.models.llama import LlamaConfig
 from unijax.models.unet import UNetConfig
 from unijax.ops.diffusion import NoiseSchedule
-from unijax.systems.transfusion import Transfusion, TransfusionConfig
+from unijax.systems.lmfusion import LMFusionConfig
+from unijax.systems.registry import recipe
+from unijax.systems.transfusion import TransfusionConfig
 from unijax.train import checkpoint
 from unijax.train.streaming import LazyArray, write_params
 
@@ -38,6 +42,7 @@ LINEAR = TransfusionConfig(TEXT, AE, LatentPatchesConfig(8, 4, 2))
 UNET = TransfusionConfig(
     TEXT, AE, unet=UNetConfig(8, 4, 4, (32, 64), 1, (False, True), False, 0, 4)
 )
+TWINS = LMFusionConfig(TEXT, AE, LatentPatchesConfig(8, 4, 2))
 CONFIGS = {
     "linear": LINEAR,
     "unet": UNET,
@@ -48,11 +53,14 @@ CONFIGS = {
         autoencoder=dataclasses.replace(AE, use_quant_conv=False, use_post_quant_conv=False),
         schedule=NoiseSchedule("scaled_linear", 200, 0.00085, 0.012),
     ),
+    "twins": TWINS,
+    "shallow twins": dataclasses.replace(TWINS, separation="shallow"),
 }
 
 
 def write_run(directory: pathlib.Path, config: TransfusionConfig) -> pathlib.Path:
-    params = tree.flatten(random_params(Transfusion(config)))
+    system = "lmfusion" if isinstance(config, LMFusionConfig) else "transfusion"
+    params = tree.flatten(random_params(recipe(system).system(config)))
     directory.mkdir(parents=True)
     (directory / "hf").mkdir()
     write_tokenizer(directory / "hf")
@@ -61,7 +69,7 @@ def write_run(directory: pathlib.Path, config: TransfusionConfig) -> pathlib.Pat
         p: LazyArray(x.shape, np.dtype(np.float32), lambda x=x: np.asarray(x))
         for p, x in params.items()
     }
-    recorded = {"system": "transfusion", "model": to_json(config)}
+    recorded = {"system": system, "model": to_json(config)}
     write_params(directory, lazy, {"stage": "check", "config": recorded})
     return directory
 
@@ -199,6 +207,7 @@ def test_what_the_file_cannot_run_is_not_exported(tmp_path, changes, expected):
         (("text", "vocab_size"), 1000, "vocab_size 1,000"),
         (("patches", "patch_size"), 3, "a divisor of latent_size=8"),
         (("extra",), 1, "unknown key 'extra'"),
+        (("separation",), "deep", "unknown key 'separation'"),
     ],
 )
 def test_configs_that_are_not_of_the_weights_are_refused(linear, tmp_path, key, value, expected):
@@ -226,3 +235,38 @@ def test_an_autoencoder_of_diffusers_is_a_part(linear, tmp_path):
     other = dataclasses.replace(LINEAR, autoencoder=dataclasses.replace(AE, layers_per_block=2))
     with pytest.raises(UserError, match="layers_per_block=1 instead of 2"):
         import_parts(tmp_path / "no", "transfusion", other, {"autoencoder": tmp_path / "ae"})
+
+
+def test_the_twin_of_an_imported_llama_begins_as_its_copy(tmp_path):
+    """And what it reads and writes of text stays that of the llama."""
+    llama = LlamaForCausalLM(
+        LlamaConfigOfHF(
+            vocab_size=VOCAB, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+            num_attention_heads=4, num_key_value_heads=2, rms_norm_eps=1e-5,
+            tie_word_embeddings=False,
+        )
+    )  # fmt: skip
+    random_weights(llama, 0)
+    llama.save_pretrained(tmp_path / "llama")
+    for name in ("twins", "shallow twins"):
+        import_parts(tmp_path / name, "lmfusion", CONFIGS[name], {"llama": tmp_path / "llama"})
+        params = checkpoint.read_params(tmp_path / name)
+        text, twin = (tree.flatten(params[g]) for g in ("language_model", "image_twin"))
+        theirs = llama.model.layers[1].mlp.up_proj.weight.detach().numpy()
+        np.testing.assert_array_equal(twin["layers/mlp/up_proj/kernel"][1], theirs.T)
+        assert ("layers/self_attn/q_proj/kernel" in twin) == (name == "twins")
+        for path, x in twin.items():
+            np.testing.assert_array_equal(x, text[path], err_msg=path)
+
+
+def test_a_planted_error_in_the_twin_is_seen(tmp_path):
+    run = write_run(tmp_path / "run", TWINS)
+    export_checkpoint(run, tmp_path / "out")
+    file = tmp_path / "out" / "model.safetensors"
+    tensors = load_file(file)
+    name = "image_twin.layers.1.mlp.down_proj.weight"
+    tensors[name] = np.roll(tensors[name], 1, axis=0)
+    save_file(tensors, file)
+    found = {d.kind: d.largest for d in verify(run, tmp_path / "out").differences}
+    assert found["noise"] > 1e-3
+    assert found["latents"] < 1e-4

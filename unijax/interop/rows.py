@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+from jax import Array
 
 from unijax.core.batch import ImageSlots, Kind, PackedBatch, Target
 from unijax.core.vocab import SpecialIds
@@ -45,7 +46,7 @@ def rows(parts: list[tuple[Kind, np.ndarray]], **streams: ImageSlots) -> PackedB
     )
 
 
-def slots(**content: np.ndarray) -> ImageSlots:
+def slots(**content: np.ndarray | Array) -> ImageSlots:
     """One image a row."""
     (value,) = content.values()
     one = np.ones((value.shape[0], 1), np.float32)

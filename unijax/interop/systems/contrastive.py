@@ -9,6 +9,7 @@ import json
 import pathlib
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from unijax.core.system import Params
@@ -84,7 +85,7 @@ def _ours(
 ) -> Outputs:
     del theirs
     tower = Contrastive(config).vision_model
-    return {"features": tower.apply({"params": params["vision_model"]}, pixels)}
+    return {"features": tower.apply({"params": params["vision_model"]}, jnp.asarray(pixels))}
 
 
 def _theirs(model: ForeignModel, pixels: np.ndarray) -> Outputs:

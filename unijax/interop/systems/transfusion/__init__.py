@@ -1,12 +1,15 @@
 """Transfusion, of which there is no public format: safetensors, and a PyTorch file that runs them.
 
 The names are those of transformers' Llama under `language_model`, and of diffusers under
-`image_layers` and `autoencoder`; config.json holds the sizes as a checkpoint records them.
+`image_layers` and `autoencoder`; config.json holds the sizes as a checkpoint records them. Systems
+that are a Transfusion with more to it have these forms too (`forms`).
 """
 
+import functools
 import json
 import pathlib
 import shutil
+from collections.abc import Callable, Collection
 from typing import Any
 
 from unijax.core.errors import UserError
@@ -24,10 +27,9 @@ from unijax.interop.sections import BLOCKS, LAYERS, ROWS
 from unijax.interop.source_tokenizer import tell_padding
 from unijax.interop.systems.transfusion import compare
 from unijax.interop.table import Entry, Table
-from unijax.systems.transfusion import TransfusionConfig
+from unijax.systems.transfusion import Transfusion, TransfusionConfig
 
 CODE = "modeling_transfusion.py"
-_KIND = "transfusion"
 _SAMPLERS = ("ddpm", "ddim")
 _ABOUT = (
     "Transfusion: one decoder that predicts the next word of texts and the noise of images "
@@ -48,12 +50,14 @@ pixels = model.decode(latents)  # [1, 3, height, width], about -1..1
 ```"""
 
 
-def _read_config(directory: pathlib.Path, notes: list[str], like: Any) -> TransfusionConfig:
+def _read_config(
+    kind: type[TransfusionConfig], directory: pathlib.Path, notes: list[str], like: Any
+) -> TransfusionConfig:
     del notes, like
     path = directory / "config.json"
     values = read_config(directory).get("model")
     _check_limits(values, f"{path}: model")
-    return build(TransfusionConfig, values, f"{path}: model")
+    return build(kind, values, f"{path}: model")
 
 
 def _check_limits(value: Any, where: str) -> None:
@@ -75,9 +79,15 @@ def _check_limits(value: Any, where: str) -> None:
         raise UserError(where, quoted(value), f"0 to {most:,}", "Correct the file.")
 
 
-def _table(config: TransfusionConfig, directory: pathlib.Path) -> Table:
+def decoder(config: TransfusionConfig, group: str, ours: Collection[str]) -> list[Entry]:
+    """What there is, among the paths of ours, of the decoder in a group."""
+    entries = llama(config.text, group, group, f"{group}.lm_head.weight")
+    return [entry for entry in entries if entry.ours[0] in ours]
+
+
+def _table(system: str, config: TransfusionConfig, directory: pathlib.Path) -> Table:
     del directory
-    shapes = {p: a.shape for p, a in abstract_params("transfusion", config).items()}
+    shapes = {p: a.shape for p, a in abstract_params(system, config).items()}
 
     def network(name: str, group: str) -> list[Entry]:
         own = {p.removeprefix(f"{group}/"): s for p, s in shapes.items() if p.startswith(group)}
@@ -85,14 +95,15 @@ def _table(config: TransfusionConfig, directory: pathlib.Path) -> Table:
 
     return Table(
         (
-            *llama(config.text, *["language_model"] * 2, "language_model.lm_head.weight"),
+            *decoder(config, "language_model", shapes),
+            *decoder(config, "image_twin", shapes),
             *network("UNet2DConditionModel", "image_layers"),
             *network("AutoencoderKL", "autoencoder"),
         )
     )
 
 
-def _write(export: Export) -> dict[str, str]:
+def _write(system: str, export: Export) -> dict[str, str]:
     c, directory = export.config, export.directory
     for name, found, allowed in (
         ("sampler", c.sampler, _SAMPLERS),
@@ -108,7 +119,7 @@ def _write(export: Export) -> dict[str, str]:
     tell_padding(ours.vocab_size, c.text.vocab_size, export.notes)
     special = ours.special
     content = {
-        "model_type": _KIND,
+        "model_type": system,
         "torch_dtype": export.dtype,
         "special_token_ids": {
             name: getattr(special, name) for name in ("bos", "eos", "boi", "eoi")
@@ -122,7 +133,7 @@ def _write(export: Export) -> dict[str, str]:
     return {}
 
 
-def _llama(place: pathlib.Path, config: TransfusionConfig, notes: list[str]) -> given.Opened:
+def llama_part(place: pathlib.Path, config: TransfusionConfig, notes: list[str]) -> given.Opened:
     return given.llama(place, config.text, notes)
 
 
@@ -151,29 +162,54 @@ def _sizes(config: TransfusionConfig) -> dict[str, str]:
     }
 
 
-INTEROP = Interop(
-    "transfusion",
-    (
-        Format(
-            "torch",
-            f"model_type {_KIND!r}",
-            matches=lambda directory: model_type(directory) == _KIND,
-            read_config=_read_config,
-            table=_table,
-            write=_write,
-            tied=None,
-            loads=CODE,
-            use=_USE,
+def forms(
+    system: str,
+    recipe: type[Transfusion],
+    kind: type[TransfusionConfig],
+    about: str,
+    llama_of: Callable[..., given.Opened] = llama_part,
+) -> Interop:
+    """Of a system that is a Transfusion.
+
+    Args:
+      system: its name.
+      recipe, kind: classes of it and of its config.
+      about: a paragraph of the model card.
+      llama_of: opens the part `llama`.
+    """
+    return Interop(
+        system,
+        (
+            Format(
+                "torch",
+                f"model_type {system!r}",
+                matches=lambda directory: model_type(directory) == system,
+                read_config=functools.partial(_read_config, kind),
+                table=functools.partial(_table, system),
+                write=functools.partial(_write, system),
+                tied=None,
+                loads=CODE,
+                use=_USE,
+            ),
         ),
-    ),
-    Comparison(compare.prompts, compare.theirs, compare.ours, logits=("text",)),
-    _ABOUT,
-    _sizes,
-    parts=(
-        Part("llama", given.LLAMA, _llama, has_tokenizer=True),
-        Part("autoencoder", "a directory of a diffusers AutoencoderKL", _autoencoder),
-    ),
-    stacks=lambda config: {"language_model/": config.text.num_hidden_layers},
-    widths=_widths,
-    unsaid=("dropout",),
-)
+        Comparison(
+            compare.prompts,
+            compare.theirs,
+            functools.partial(compare.ours, recipe),
+            logits=("text",),
+        ),
+        about,
+        _sizes,
+        parts=(
+            Part("llama", given.LLAMA, llama_of, has_tokenizer=True),
+            Part("autoencoder", "a directory of a diffusers AutoencoderKL", _autoencoder),
+        ),
+        stacks=lambda config: dict.fromkeys(
+            ("language_model/", "image_twin/"), config.text.num_hidden_layers
+        ),
+        widths=_widths,
+        unsaid=("dropout",),
+    )
+
+
+INTEROP = forms("transfusion", Transfusion, TransfusionConfig, _ABOUT)

@@ -1,4 +1,4 @@
-"""What is compared of a Transfusion: rows with a noised image, pictures, and drawing.
+"""What is compared of a Transfusion or LMFusion: rows with a noised image, pictures, drawing.
 
 What stands beside the weights of an export runs them: `modeling_transfusion.py` of this package, of
 which the export has a copy.
@@ -17,9 +17,9 @@ from unijax.core.batch import Kind
 from unijax.core.system import Params
 from unijax.interop.interface import Outputs
 from unijax.interop.opening import ForeignModel
-from unijax.interop.rows import ROWS, addresses, rows
+from unijax.interop.rows import ROWS, addresses, rows, slots
 from unijax.ops.diffusion import denoise, draw_step_noise
-from unijax.systems.transfusion import Transfusion, TransfusionConfig
+from unijax.systems.transfusion import IMAGE, Transfusion, TransfusionConfig
 
 _WORDS = 12  # random text ids around an image
 _STEPS = 4  # of denoising
@@ -75,17 +75,23 @@ def prompts(
     )
 
 
-def ours(config: TransfusionConfig, params: Params, given: Prompts, theirs: Outputs) -> Outputs:
+def ours(
+    recipe: type[Transfusion],
+    config: TransfusionConfig,
+    params: Params,
+    given: Prompts,
+    theirs: Outputs,
+) -> Outputs:
     """Our outputs, as `theirs` has them."""
     del theirs
-    system = Transfusion(config)
+    system = recipe(config)
     n = config.num_tokens
 
     def row(params, before, after, latents, timestep):
         """Hidden states of rows with an image, and the noise that they predict."""
         texts = [(Kind.TEXT, before), (Kind.GEN, addresses(n)[: len(before)])]
         texts += [(Kind.TEXT, after)] * (after.shape[1] > 0)
-        batch = rows(texts)
+        batch = rows(texts, **{IMAGE: slots(latents=latents[:, None])})
         patches, kept = system.embed_latents(params, latents, timestep)
         ids = jnp.where(batch.kind == Kind.TEXT, batch.tokens, 0)
         start = before.shape[1]
@@ -104,21 +110,19 @@ def ours(config: TransfusionConfig, params: Params, given: Prompts, theirs: Outp
         return plain + _GUIDANCE * (made - plain)
 
     @jax.jit
-    def forward(params):
-        hidden, noise = row(params, given.before, given.after, given.latents, given.timestep)
+    def forward(params, latents, timestep, pixels, noise, seed):
+        hidden, predicted = row(params, given.before, given.after, latents, timestep)
         of_params = functools.partial(predict, params)
-        noises = given.noise, of_params, jnp.asarray(_SEED)
-        drawn = denoise(system.sampler_of(_STEPS), *noises)
         return {
             "hidden": hidden,
             "text": system.text_logits(params, hidden),
-            "noise": noise,
-            "latents": system.encode_latents(params, given.pixels),
-            "decoded": system.decode_latents(params, given.latents),
-            "drawn": drawn,
+            "noise": predicted,
+            "latents": system.encode_latents(params, pixels),
+            "decoded": system.decode_latents(params, latents),
+            "drawn": denoise(system.sampler_of(_STEPS), noise, of_params, seed),
         }
 
-    return forward(params)
+    return forward(params, given.latents, given.timestep, given.pixels, given.noise, _SEED)
 
 
 def theirs(model: ForeignModel, given: Prompts) -> Outputs:

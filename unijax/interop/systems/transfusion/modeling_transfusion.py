@@ -1,4 +1,6 @@
-"""Transfusion (arXiv 2408.11039) in PyTorch, in one file: it needs torch and safetensors alone.
+"""Transfusion (arXiv 2408.11039) and LMFusion (arXiv 2412.15188) in PyTorch, in one file.
+
+It needs torch and safetensors alone.
 
 It loads the folder that it stands in, with config.json and model.safetensors (or shards of it):
 
@@ -13,6 +15,8 @@ A row is text with images in it. An image stands between begin-of-image and end-
 patches of a noised latent; all is causal, but patches of one image see each other. Text is what the
 head predicts, noise what the layers predict that the patches came through. `position` counts 0, 1,
 ... over all of a row. Latents are [batch, channels, height, width], of a variance of about 1.
+
+In LMFusion patches go through layers of their own (`image_twin`), and meet the text in attention.
 """
 
 import json
@@ -36,6 +40,8 @@ class Transfusion(nn.Module):
         c = config["model"]
         width = c["text"]["hidden_size"]
         self.language_model = Llama(c["text"])
+        separation = c.get("separation")  # of LMFusion alone
+        self.image_twin = None if separation is None else ImageTwin(c["text"], separation)
         layers = LinearPatches(c["patches"], width) if c["patches"] else PatchUNet(c["unet"], width)
         self.image_layers = layers
         self.autoencoder = AutoencoderKL(c["autoencoder"])
@@ -71,7 +77,7 @@ class Transfusion(nn.Module):
         """
         if position is None:
             position = torch.arange(x.shape[1], device=x.device)[None]
-        return self.language_model(x, position, hybrid_mask(image))
+        return self.language_model(x, position, hybrid_mask(image), image > 0, self.image_twin)
 
     def text_logits(self, hidden: Tensor) -> Tensor:
         return self.language_model.lm_head(hidden)
@@ -186,27 +192,74 @@ class Llama(nn.Module):
         self.norm = RMSNorm(c["hidden_size"], c["rms_norm_eps"])
         self.lm_head = nn.Linear(c["hidden_size"], c["vocab_size"], bias=False)
 
-    def forward(self, x: Tensor, position: Tensor, mask: Tensor) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        position: Tensor,
+        mask: Tensor,
+        of_image: Tensor,
+        twin: "ImageTwin | None" = None,
+    ) -> Tensor:
+        """With a twin, positions that are `of_image` [batch, n] go through it."""
         exponent = torch.arange(0, self.head_dim, 2, device=x.device).float() / self.head_dim
         angle = position[..., None].float() * self.theta**-exponent
         angle = torch.cat([angle, angle], dim=-1)[:, None]  # over heads
         rotation = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
-        for layer in self.layers:
-            x = layer(x, rotation, mask)
-        return self.norm(x)
+        if twin is None:
+            for layer in self.layers:
+                heads = attended(*layer.before(x, rotation), mask)
+                x = layer.feed(layer.after(x, heads))
+            return self.norm(x)
+        here = of_image[..., None]
+        for layer, other in zip(self.layers, twin.layers):
+            qkv = layer.before(x, rotation)
+            if other.attends:
+                of_both = zip(qkv, other.before(x, rotation))
+                qkv = [torch.where(here[:, None], y, text) for text, y in of_both]
+            heads = attended(*qkv, mask)
+            text = layer.after(x, heads)
+            x = torch.where(here, other.after(x, heads), text) if other.attends else text
+            x = torch.where(here, other.feed(x), layer.feed(x))
+        return torch.where(here, twin.norm(x), self.norm(x))
+
+
+class ImageTwin(nn.Module):
+    """The layers and the last norm of images; where attention is not theirs, it is the text's."""
+
+    def __init__(self, c: dict, separation: str):
+        super().__init__()
+        attends = separation == "deep"
+        self.layers = nn.ModuleList([LlamaLayer(c, attends) for _ in range(c["num_hidden_layers"])])
+        self.norm = RMSNorm(c["hidden_size"], c["rms_norm_eps"])
 
 
 class LlamaLayer(nn.Module):
-    def __init__(self, c: dict):
+    """In three steps, with attention between the first two."""
+
+    def __init__(self, c: dict, attends: bool = True):
         super().__init__()
-        self.input_layernorm = RMSNorm(c["hidden_size"], c["rms_norm_eps"])
-        self.self_attn = LlamaAttention(c)
+        self.attends = attends
+        if attends:
+            self.input_layernorm = RMSNorm(c["hidden_size"], c["rms_norm_eps"])
+            self.self_attn = LlamaAttention(c)
         self.post_attention_layernorm = RMSNorm(c["hidden_size"], c["rms_norm_eps"])
         self.mlp = SwiGLU(c["hidden_size"], c["intermediate_size"])
 
-    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), rotation, mask)
+    def before(self, x: Tensor, rotation: tuple[Tensor, Tensor]) -> list[Tensor]:
+        """Queries, keys and values [batch, heads, n, head_dim]."""
+        return self.self_attn(self.input_layernorm(x), rotation)
+
+    def after(self, x: Tensor, heads: Tensor) -> Tensor:
+        return x + self.self_attn.o_proj(heads)
+
+    def feed(self, x: Tensor) -> Tensor:
         return x + self.mlp(self.post_attention_layernorm(x))
+
+
+def attended(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """[batch, n, heads * head_dim]; several heads of queries share one of keys and values."""
+    k, v = (y.repeat_interleave(q.shape[1] // y.shape[1], dim=1) for y in (k, v))
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
 
 
 class LlamaAttention(nn.Module):
@@ -214,20 +267,17 @@ class LlamaAttention(nn.Module):
         super().__init__()
         width, self.head_dim = c["hidden_size"], c["head_dim"]
         own, kv = c["num_attention_heads"], c["num_key_value_heads"]
-        self.groups = own // kv
         self.q_proj = nn.Linear(width, own * self.head_dim, bias=False)
         self.k_proj = nn.Linear(width, kv * self.head_dim, bias=False)
         self.v_proj = nn.Linear(width, kv * self.head_dim, bias=False)
         self.o_proj = nn.Linear(own * self.head_dim, width, bias=False)
 
-    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor]) -> list[Tensor]:
         def heads(y: Tensor) -> Tensor:
             return y.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
 
         q, k = (rotated(heads(p(x)), rotation) for p in (self.q_proj, self.k_proj))
-        k, v = (y.repeat_interleave(self.groups, dim=1) for y in (k, heads(self.v_proj(x))))
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return self.o_proj(y.transpose(1, 2).flatten(2))
+        return [q, k, heads(self.v_proj(x))]
 
 
 def rotated(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
