@@ -6,6 +6,7 @@ import pathlib
 import numpy as np
 import pytest
 
+from tests import latent_oracles  # noqa: F401 (diffusers is told of no peft)
 from tests.systems.small import random_params
 from unijax.core import tree
 from unijax.core.errors import UserError

@@ -11,10 +11,9 @@ from unijax.core.errors import UserError
 from unijax.core.files import atomic_directory
 from unijax.interop import registry
 from unijax.interop.importing import TOKENIZER
-from unijax.interop.interface import Export
+from unijax.interop.interface import Export, Writer
 from unijax.interop.model_card import write_model_card
 from unijax.interop.opening import abstract_params, config_of
-from unijax.interop.safetensors_writer import SafetensorsWriter
 from unijax.interop.table import (
     Entry,
     Shape,
@@ -156,7 +155,7 @@ def _plan(
 
 
 def _write_group(
-    writer: SafetensorsWriter,
+    writer: Writer,
     group: list[Entry],
     stored: StoredParams,
     wrong: list[str],

@@ -7,7 +7,7 @@ Import, export and verification know no system: they ask an `Interop` which form
 import dataclasses
 import pathlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -18,6 +18,17 @@ from unijax.interop.sources import open_directory
 from unijax.interop.table import Source, Table, TensorInfo
 
 Outputs = dict[str, np.ndarray]
+
+
+@runtime_checkable
+class Writer(Protocol):
+    """Writes tensors by name, each once; `write` gives back what was written, in its dtype."""
+
+    total_bytes: int
+
+    def write(self, name: str, array: np.ndarray) -> np.ndarray: ...
+
+    def close(self) -> None: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +116,7 @@ class Format:
     whole: bool = True
     tokenizer_of: Callable[[pathlib.Path], pathlib.Path] = lambda directory: directory
     weights: Callable[[pathlib.Path], Source] = open_directory
-    writer: Callable[[pathlib.Path, dict[str, TensorInfo], int], Any] = SafetensorsWriter
+    writer: Callable[[pathlib.Path, dict[str, TensorInfo], int], Writer] = SafetensorsWriter
     fits: Callable[[Any], bool] = lambda config: True
     may_lack: tuple[str, ...] = ()
     tied: bool | None = False
