@@ -91,7 +91,8 @@ def ours(
         """Hidden states of rows with an image, and the noise that they predict."""
         texts = [(Kind.TEXT, before), (Kind.GEN, addresses(n)[: len(before)])]
         texts += [(Kind.TEXT, after)] * (after.shape[1] > 0)
-        batch = rows(texts, **{IMAGE: slots(latents=latents[:, None])})
+        streams = {IMAGE: slots(latents=latents[:, None])}
+        batch = jax.tree.map(jnp.asarray, rows(texts, **streams))
         patches, kept = system.embed_latents(params, latents, timestep)
         ids = jnp.where(batch.kind == Kind.TEXT, batch.tokens, 0)
         start = before.shape[1]
