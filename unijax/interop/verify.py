@@ -108,7 +108,7 @@ def verify(
     narrower = {d.name for p, d in dtypes.items() if d.itemsize < stored[p].itemsize}
     return Verified(
         tuple(
-            _difference(kind, np.asarray(ours[kind]), theirs[kind], kind in of.compare.logits)
+            _difference(kind, ours[kind], theirs[kind], kind in of.compare.logits)
             for kind in theirs
         ),
         tolerance,

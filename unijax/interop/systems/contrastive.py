@@ -9,6 +9,7 @@ import json
 import pathlib
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -85,7 +86,8 @@ def _ours(
 ) -> Outputs:
     del theirs
     tower = Contrastive(config).vision_model
-    return {"features": tower.apply({"params": params["vision_model"]}, jnp.asarray(pixels))}
+    features = tower.apply({"params": params["vision_model"]}, jnp.asarray(pixels))
+    return {"features": jax.device_get(features)}
 
 
 def _theirs(model: ForeignModel, pixels: np.ndarray) -> Outputs:

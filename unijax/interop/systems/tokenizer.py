@@ -10,7 +10,6 @@ import pathlib
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from unijax.core.system import Params
@@ -175,7 +174,7 @@ def _ours(config: TokenizerConfig, params: Params, given: Prompts, theirs: Outpu
         latents = encoded if with_vq else encoded.mean
         return {"latents": latents, "decoded": apply(coded, method="decode")}
 
-    return both(given.pixels, jnp.asarray(given.coded))
+    return jax.device_get(both(given.pixels, given.coded))
 
 
 def _theirs(model: ForeignModel, given: Prompts) -> Outputs:

@@ -68,7 +68,8 @@ def ours(config: ChameleonConfig, params: Params, given: Prompts, theirs: Output
         (Kind.TEXT, given.after),
     ]
     picture = {IMAGE: slots(codes=given.codes[:, None].astype(np.int32))}
-    return _forward(config, params, rows(text), rows(image, **picture), given.pixels, given.codes)
+    both = rows(text), rows(image, **picture)
+    return jax.device_get(_forward(config, params, *both, given.pixels, given.codes))
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -49,7 +49,7 @@ def outputs(config: JanusConfig, params: Params, prompts: Prompts, theirs: Outpu
         prompts.codes.astype(np.int32),
         theirs["decoded"],
     )
-    return {name: np.asarray(x) for name, x in out.items()}
+    return jax.device_get(out)
 
 
 @functools.partial(jax.jit, static_argnums=0)

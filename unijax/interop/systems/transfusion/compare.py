@@ -123,7 +123,8 @@ def ours(
             "drawn": denoise(system.sampler_of(_STEPS), noise, of_params, seed),
         }
 
-    return forward(params, given.latents, given.timestep, given.pixels, given.noise, _SEED)
+    inputs = given.latents, given.timestep, given.pixels, given.noise, _SEED
+    return jax.device_get(forward(params, *inputs))
 
 
 def theirs(model: ForeignModel, given: Prompts) -> Outputs:
