@@ -19,6 +19,7 @@ from unijax.models.siglip import SiglipConfig
 from unijax.models.vqgan import VQConfig
 from unijax.ops.rope import RopeScaling
 from unijax.systems.janus import JanusConfig
+from unijax.systems.towers import CONFIGS
 
 # Defaults of the configuration classes, for keys that a file leaves out.
 _VISION = {
@@ -261,11 +262,12 @@ def from_run(run: Mapping, where: str) -> JanusConfig:
     text["mrope_section"] = tuple(text.get("mrope_section", ()))
     if text.get("rope_scaling"):
         text["rope_scaling"] = RopeScaling(**text["rope_scaling"])
+    vision = model.pop("vision")
     vq = dict(model.pop("vq"))
     vq["channel_multiplier"] = tuple(vq["channel_multiplier"])
     return JanusConfig(
         text=LlamaConfig(**text),
-        vision=SiglipConfig(**model.pop("vision")),
+        vision=CONFIGS[vision.get("kind", "siglip")](**vision),
         vq=VQConfig(**vq),
         **model,
     )

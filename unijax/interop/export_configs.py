@@ -58,7 +58,15 @@ def _llama(config: LlamaConfig, dtype: str) -> dict:
     }
 
 
-def _require_erf(config: JanusConfig, name: str) -> None:
+def require_tower(config: JanusConfig, name: str) -> None:
+    """Raises a UserError for a vision tower that the formats of Janus do not have."""
+    if config.vision.kind != "siglip":
+        raise UserError(
+            "vision tower",
+            f"kind={config.vision.kind!r}",
+            f"'siglip', the only tower that the format {name!r} has",
+            "This model cannot be exported.",
+        )
     if (config.vision.hidden_act, config.vision.features) != ("gelu", "post_norm"):
         raise UserError(
             "vision tower",
@@ -75,7 +83,7 @@ def hf_config(config: JanusConfig, dtype: str, special: SpecialIds) -> dict:
       UserError: if that class cannot be of this shape.
     """
     text, vision, vq = config.text, config.vision, config.vq
-    _require_erf(config, "hf")
+    require_tower(config, "hf")
     check_runs(vq, "image tokenizer")
     if (vision.image_size // vision.patch_size) != vq.grid:
         raise UserError(
@@ -143,7 +151,7 @@ def deepseek_config(config: JanusConfig, dtype: str, special: SpecialIds) -> dic
       UserError: if that class cannot be of this kind.
     """
     text, vision, vq = config.text, config.vision, config.vq
-    _require_erf(config, "deepseek")
+    require_tower(config, "deepseek")
     check_runs(vq, "image tokenizer")
 
     def adaptor(kind: str, width: int) -> dict:

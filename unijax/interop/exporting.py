@@ -10,7 +10,7 @@ from jax.typing import DTypeLike
 from unijax.core.errors import UserError
 from unijax.core.files import atomic_directory
 from unijax.data import tokenizer as tokenizer_lib
-from unijax.interop import configs, export_files, formats
+from unijax.interop import configs, export_configs, export_files, formats
 from unijax.interop.importing import TOKENIZER
 from unijax.interop.model_card import write_model_card
 from unijax.interop.opening import abstract_params
@@ -85,6 +85,7 @@ def export_checkpoint(
     """
     run = checkpoint.read_run(run_dir)
     config = configs.from_run(run, str(run_dir))
+    export_configs.require_tower(config, format)  # before names are made of it
     done = preparation(run)
     tokenizer = pathlib.Path(tokenizer or run_root(run_dir) / TOKENIZER)
     stored = StoredParams(run_dir)

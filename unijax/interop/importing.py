@@ -156,6 +156,11 @@ def import_parts(
     if siglip is not None:
         path = existing_directory(siglip)
         found = config_parts.siglip_config(path, notes)
+        if config.vision.kind != found.kind:
+            raise UserError(
+                "--siglip", f"{path}, and a config whose tower is {config.vision.kind!r}",
+                "a config with a SigLIP tower", "Leave it out, or change model.vision.",
+            )  # fmt: skip
         check_same(str(path), found, config.vision, ignore=("hidden_act", "features"))
         if found.hidden_act != config.vision.hidden_act:
             notes.append(

@@ -16,6 +16,7 @@ from unijax.core.paths import assets_dir
 from unijax.interop.opening import kind_of
 from unijax.interop.sources import is_inside
 from unijax.systems.janus import JanusConfig
+from unijax.systems.towers import NAMES
 from unijax.train import origin
 from unijax.train.origin import Origin
 
@@ -167,8 +168,8 @@ def _sizes(config: JanusConfig, parameters: int) -> dict[str, str]:
         "parameters": f"{parameters:,}",
         "decoder": f"{text.num_hidden_layers} layers of width {text.hidden_size}, "
         f"{text.vocab_size:,} rows of the vocabulary",
-        "tower": f"SigLIP, {vision.num_hidden_layers} layers of width {vision.hidden_size}, "
-        f"pictures of {vision.image_size} px in {vision.num_tokens} tokens",
+        "tower": f"{NAMES[vision.kind]}, {vision.num_hidden_layers} layers of width "
+        f"{vision.hidden_size}, pictures of {vision.image_size} px in {vision.num_tokens} tokens",
         "image tokenizer": f"VQ, {vq.num_embeddings:,} codes, pictures of {vq.image_size} px in "
         f"{vq.num_tokens} codes",
     }

@@ -13,30 +13,32 @@ from clu.parameter_overview import get_parameter_overview
 from jax.sharding import AbstractMesh, Mesh
 
 from unijax.core import tree
-from unijax.core.batch import ImageBatch, PackedBatch
+from unijax.core.batch import PackedBatch
 from unijax.core.errors import UserError
 from unijax.core.files import atomic_file, writable_directory
 from unijax.core.processes import is_lead, job_id
 from unijax.core.system import Params, RowSystem, System
+from unijax.data import captions
 from unijax.data.batch import Cached
 from unijax.data.config import DataConfig
 from unijax.data.loader import Loader, fixed_batches
-from unijax.data.pictures import PictureConfig, PictureLoader
+from unijax.data.pictures import PictureConfig
 from unijax.data.sources import open_sources
 from unijax.data.tokenizer import Tokenizer, check_vocab
 from unijax.data.tokenizer import load as load_tokenizer
 from unijax.main import samples
 from unijax.main.config import to_json
+from unijax.main.pictures import pictures, zero_shot
 from unijax.main.run import RunConfig, make_mup_base, make_system
 from unijax.parallel.sharding import describe, make_mesh, reader, row_shards
 from unijax.train import cache, origin, setup
+from unijax.train.carry import carried
 from unijax.train.checkpoint import FOLDER, read_params
-from unijax.train.loop import Evaluator, fit, take, validation
+from unijax.train.loop import Evaluator, fit, validation
 from unijax.train.lora import without
 from unijax.train.setup import Trainer
 from unijax.train.state import TrainState, merge
 from unijax.train.status import StatusKeeper
-from unijax.train.weights import load_weights
 
 # What a run directory holds before the first step is logged or saved.
 _WITHOUT_A_STEP = {
@@ -108,10 +110,11 @@ def _train(
     index, count = reader(mesh)
     share = {"process_index": index, "process_count": count}
     system, trainer = build(run, mesh)
-    tokenizer = load_tokenizer(run.tokenizer) if run.tokenizer else None
+    load = captions.load if isinstance(run.data, PictureConfig) else load_tokenizer
+    tokenizer = load(run.tokenizer) if run.tokenizer else None
     params = initial_params(run, trainer, init_from)
     if isinstance(run.data, PictureConfig):
-        batches, held_out = pictures(run, tokenizer, share)
+        batches, held_out = pictures(run, system, params, tokenizer, share, run_dir)
     else:
         if run.cache_frozen and tables is None:
             tables = cached_tables(run, system, params, tokenizer, run_dir)
@@ -119,6 +122,8 @@ def _train(
     checks = {}
     if held_out:
         checks["validation"] = validation("validation", trainer.eval_step, held_out, trainer.put)
+    if run.validation.prompts:
+        checks["zero-shot"] = zero_shot(run, system, tokenizer, held_out, trainer)
     if run.validation.samples:
         checks |= shown(run, system, tokenizer, held_out)
     if is_lead():
@@ -191,7 +196,7 @@ def shown(
 
 
 def initial_params(run: RunConfig, trainer: Trainer, init_from: str | None) -> Params:
-    """Random, or those of another run, or random with shipped parts put in.
+    """Random, or those of another run, or random with parts of other runs or files put in.
 
     Adapters of the other run are folded into its kernels; those of this run begin anew.
     """
@@ -199,27 +204,10 @@ def initial_params(run: RunConfig, trainer: Trainer, init_from: str | None) -> P
         params = read_params(init_from, without(trainer.abstract))
         return merge(params, trainer.adapters(run.seed))
     params = trainer.init(run.seed)
-    for group, path in run.init.items():
-        if group not in params:
-            raise UserError(
-                "init", f"no parameter group {group!r}", f"one of {sorted(params)}", "Correct it."
-            )
-        like = {group: trainer.abstract[group]}
-        params = params | load_weights(path, like)
-    return params
-
-
-def pictures(
-    run: RunConfig, tokenizer: Tokenizer | None, share: dict[str, int]
-) -> tuple[PictureLoader, list[ImageBatch]]:
-    """The stream of pictures to train on, and the held-out batches; this process's share."""
-    loader = PictureLoader(run.data, tokenizer, **share)
-    if not run.validation.batches:
-        return loader, []
-    sources = tuple(s for group in run.validation.groups for s in group.sources)
-    data = dataclasses.replace(run.data, sources=sources)
-    fixed = PictureLoader(data, tokenizer, **share, shuffle=False)
-    return loader, take(fixed, run.validation.batches)
+    flat, like = tree.flatten(params), tree.flatten(trainer.abstract)
+    for group, source in run.init.items():
+        flat |= carried(source, group, like)
+    return tree.unflatten(flat)
 
 
 def rows(

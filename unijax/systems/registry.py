@@ -16,8 +16,10 @@ from unijax.core.system import Recipe
 GROUP = "unijax.systems"
 _OWN = {
     "chameleon": "unijax.systems.chameleon",
+    "classification": "unijax.systems.classification",
     "contrastive": "unijax.systems.contrastive",
     "janus": "unijax.systems.janus",
+    "mim": "unijax.systems.mim",
     "tokenizer": "unijax.systems.tokenizer",
     "transfusion": "unijax.systems.transfusion",
 }
