@@ -1,6 +1,7 @@
 """Classification: the loss written out, smoothing, a probe, labels that are not there."""
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -48,12 +49,17 @@ class TestLinearProbe(ImageSuite):
     recipe = RECIPE
 
 
+def run(small, batch, key=None):
+    return jax.jit(functools.partial(small.loss, frozen=frozenset()))(small.params, batch, key)
+
+
 @pytest.mark.parametrize("pooling", ["class", "mean"])
 def test_the_loss_is_cross_entropy_of_the_pooled_feature(pooling):
     system = Classification(dataclasses.replace(CONFIG, pooling=pooling))
     small = dataclasses.replace(SMALL, system=system)
     batch = small.batch([1, 0, 1, 1])
-    tokens = system.vision_model(small.params["vision_model"], batch.pixels / 127.5 - 1)
+    tower = jax.jit(system.vision_model)
+    tokens = tower(small.params["vision_model"], batch.pixels / 127.5 - 1)
     feature = tokens[:, 0] if pooling == "class" else tokens[:, 1:].mean(axis=1)
     head = small.params["head"]
     scores = np.asarray(feature @ head["kernel"] + head["bias"], np.float64)
@@ -62,7 +68,7 @@ def test_the_loss_is_cross_entropy_of_the_pooled_feature(pooling):
     counted = np.array([1, 0, 1, 1])
     for key, smooth in ((None, 0.0), (jax.random.key(0), 0.1)):
         each = -(1 - smooth) * right - smooth * scores.mean(axis=1)
-        sums, metrics = small.loss(small.params, batch, key, frozenset())
+        sums, metrics = run(small, batch, key)
         np.testing.assert_allclose(sums["class"], counted @ each, rtol=1e-4)
         named = counted @ (scores.argmax(axis=1) == np.asarray(batch.label))
         np.testing.assert_allclose(metrics["class/accuracy"], (named, 3))
@@ -70,9 +76,9 @@ def test_the_loss_is_cross_entropy_of_the_pooled_feature(pooling):
 
 def test_features_of_a_cache_stand_for_the_tower():
     batch = PROBE.batch([1, 1, 0])
-    features = PROBE.system.encode(PROBE.params, batch.pixels / 127.5 - 1)
+    features = jax.jit(PROBE.system.encode)(PROBE.params, batch.pixels / 127.5 - 1)
     cached = batch.replace(features=features)
-    want, found = (PROBE.loss(PROBE.params, b, None, frozenset())[0] for b in (batch, cached))
+    want, found = (run(PROBE, b)[0] for b in (batch, cached))
     np.testing.assert_allclose(found["class"], want["class"], rtol=1e-5)
     assert cost.encoded_of("vision") not in PROBE.system.amounts(cached)
 

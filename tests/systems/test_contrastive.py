@@ -59,10 +59,11 @@ class TestClipLike(ImageSuite):
 def test_the_softmax_loss_asks_both_ways():
     small = TestClipLike.small
     images = small.batch([1, 0, 1, 1])
-    sums, metrics = small.loss(small.params, images, None, frozenset())
+    loss = jax.jit(functools.partial(small.loss, frozen=frozenset()))
+    sums, metrics = loss(small.params, images, None)
     pixels = images.pixels / 127.5 - 1
-    x = np.asarray(CLIP_LIKE.embed_images(small.params, pixels), np.float64)
-    y = CLIP_LIKE.embed_texts(small.params, images.text, images.text_length)
+    x = np.asarray(jax.jit(CLIP_LIKE.embed_images)(small.params, pixels), np.float64)
+    y = jax.jit(CLIP_LIKE.embed_texts)(small.params, images.text, images.text_length)
     real = [0, 2, 3]
     scale = math.exp(float(small.params["similarity"]["scale"]))
     logits = scale * x[real] @ np.asarray(y, np.float64)[real].T
@@ -76,11 +77,12 @@ def test_the_softmax_loss_asks_both_ways():
 def test_an_image_is_the_projected_class_token():
     small, params = TestClipLike.small, TestClipLike.small.params
     pixels = small.batch([1, 1]).pixels / 127.5 - 1
-    token = CLIP_LIKE.vision_model(params["vision_model"], pixels)[:, 0]
+    token = jax.jit(CLIP_LIKE.vision_model)(params["vision_model"], pixels)[:, 0]
     projection = params["vision_projection"]
     want = token @ projection["kernel"] + projection["bias"]
     want /= np.linalg.norm(want, axis=1, keepdims=True)
-    np.testing.assert_allclose(CLIP_LIKE.embed_images(params, pixels), want, atol=1e-6)
+    found = jax.jit(CLIP_LIKE.embed_images)(params, pixels)
+    np.testing.assert_allclose(found, want, atol=1e-6)
 
 
 def test_patches_are_left_out_in_training_alone_and_counted_so():
@@ -88,9 +90,9 @@ def test_patches_are_left_out_in_training_alone_and_counted_so():
     system = Contrastive(dataclasses.replace(CLIP_LIKE.config, vision=vision))
     small = dataclasses.replace(TestClipLike.small, system=system)
     images, key = small.batch([1] * 4), jax.random.key(0)
-    whole, less = (small.loss(small.params, images, k, frozenset())[0] for k in (None, key))
-    assert float(whole["contrastive"]) != float(less["contrastive"])
     run = functools.partial(small.loss, frozen=frozenset())
+    whole, less = (jax.jit(run)(small.params, images, k)[0] for k in (None, key))
+    assert float(whole["contrastive"]) != float(less["contrastive"])
     flops = product_flops(jax.make_jaxpr(run)(small.params, images, key).jaxpr)
     found = cost.forward(system.costs, system.amounts(images))
     assert sum(map(float, found.values())) == pytest.approx(flops, rel=0.05)

@@ -55,7 +55,7 @@ def test_features_are_those_of_the_patches_of_a_picture_in_clips_statistics(conf
     janus = small(config)
     pixels = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
     params = janus.params["vision_model"]
-    found = janus.system.encode_und(janus.params, jnp.asarray(pixels) / 127.5 - 1)
+    found = jax.jit(janus.system.encode_und)(janus.params, jnp.asarray(pixels) / 127.5 - 1)
     mean, std = (
         np.array(x) * 255
         for x in (
@@ -63,14 +63,15 @@ def test_features_are_those_of_the_patches_of_a_picture_in_clips_statistics(conf
             (0.26862954, 0.26130258, 0.27577711),
         )
     )
-    want = Tower(config).module.apply({"params": params}, jnp.asarray((pixels - mean) / std))
+    tower = jax.jit(Tower(config).module.apply)
+    want = tower({"params": params}, jnp.asarray((pixels - mean) / std))
     assert found.shape == (2, 4, 16)
     np.testing.assert_allclose(found, want[:, 1:], rtol=1e-4, atol=1e-5)
 
 
-def _demo(vision: dict):
-    values = config_lib.load("configs/janus_demo.py").unlock()
-    values.model.vision = vision
+def _demo(vision) -> dict:
+    values = config_lib.to_json(resolve(config_lib.load("configs/janus_demo.py")))
+    values["model"]["vision"] = vision
     return values
 
 

@@ -1,6 +1,7 @@
 """Masked image modelling: the loss against loops, what is seen of masked patches, mistakes."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -53,8 +54,13 @@ class TestMimTaughtByEvaClip(ImageSuite):
     recipe = RECIPE
 
 
+@functools.cache
+def compiled(small):
+    return jax.jit(functools.partial(small.loss, frozen=frozenset()))
+
+
 def run(small, batch, key=None):
-    return small.loss(small.params, batch, key, frozen=frozenset())
+    return compiled(small)(small.params, batch, key)
 
 
 @pytest.mark.parametrize("small", [SMALL, LIKE_EVA02], ids=["clip", "eva_clip"])
@@ -63,10 +69,11 @@ def test_the_loss_is_the_negative_cosine_of_masked_patches(small):
     sums, metrics = run(small, batch)
     pixels = batch.pixels / 127.5 - 1
     of = small.params["teacher"]
-    wanted = system.teacher(of["vision_model"], pixels)[:, 1:]
+    wanted = jax.jit(system.teacher.patches)(of["vision_model"], pixels)
     wanted = wanted @ of["vision_projection"]["kernel"]
     wanted = np.asarray(wanted + of["vision_projection"].get("bias", 0))
-    found = system.vision_model(small.params["vision_model"], pixels, masked=batch.masked)[:, 1:]
+    student = jax.jit(system.vision_model)(small.params["vision_model"], pixels, None, batch.masked)
+    found = student[:, 1:]
     found = np.asarray(found @ small.params["head"]["kernel"] + small.params["head"]["bias"])
     total, count = 0.0, 0
     for i in (0, 2):
@@ -94,7 +101,7 @@ def test_what_is_masked_is_not_seen_by_the_student_and_seen_by_the_teacher():
 
 def test_features_of_a_cache_stand_for_the_teacher():
     batch = SMALL.batch([1, 1, 0])
-    targets = SMALL.system.targets(SMALL.params, batch.pixels / 127.5 - 1)
+    targets = jax.jit(SMALL.system.targets)(SMALL.params, batch.pixels / 127.5 - 1)
     want, found = run(SMALL, batch)[0], run(SMALL, batch.replace(features=targets))[0]
     np.testing.assert_allclose(found["mim"], want["mim"], rtol=1e-5)
     (how,) = SMALL.system.encoded.values()
@@ -103,7 +110,8 @@ def test_features_of_a_cache_stand_for_the_teacher():
 
 def test_the_student_alone_gets_gradients():
     batch = SMALL.batch([1, 1])
-    grads = jax.grad(lambda p: SMALL.loss(p, batch, None, frozenset())[0]["mim"])(SMALL.params)
+    loss = lambda p: SMALL.loss(p, batch, None, frozenset())[0]["mim"]  # noqa: E731
+    grads = jax.jit(jax.grad(loss))(SMALL.params)
     moved = {p: float(np.abs(g).max()) > 0 for p, g in flatten(grads).items()}
     assert {p.split("/")[0] for p, m in moved.items() if m} == {"vision_model", "head"}
     assert all(m for p, m in moved.items() if not p.startswith("teacher/"))
