@@ -133,6 +133,9 @@ class PictureLoader:
         options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=max(config.prefetch, 1))
         self._batches = iter(batches.to_iter_dataset(options))
 
+    def __iter__(self) -> "PictureLoader":
+        return self
+
     def __next__(self) -> ImageBatch:
         batch, self.documents = next(self._batches)
         return batch
