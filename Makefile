@@ -10,7 +10,7 @@ SYSTEMS := janus transfusion chameleon
 demo gallery composition encoders bench: export GLIBC_TUNABLES = \
 	glibc.malloc.arena_max=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=68719476736:glibc.malloc.hugetlb=1
 
-.PHONY: demo gallery test lint bench compile-check plan-all composition encoders slurm-test chaos study \
+.PHONY: demo gallery test test-long lint bench compile-check plan-all composition encoders slurm-test chaos study \
 	study-test golden clean
 
 # Train a small Janus in front of you (about 15 minutes on 2 cores) and open demo/report.html.
@@ -24,6 +24,10 @@ gallery: $(VENV)/ready
 # What gates every change: linters, floors, then the tests.
 test: lint
 	$(BIN)/python -m pytest tests
+
+# What takes too long for every change: every table of eight devices, of every system.
+test-long: $(VENV)/ready
+	TEST_LONG=1 $(BIN)/python -m pytest tests/systems -k eight_devices
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

@@ -142,7 +142,7 @@ class DecoderSuite(SystemSuite):
             if target != Target.NONE:
                 found[cost.targets(target.name.lower())] = 0.0
         for document in (d for row in rows for d in row):
-            ends = []  # of each position: behind the last that it sees
+            ends, images = [], 0  # of each position: behind the last that it sees
             learned = []  # whether it is a text that the position before it answers with
             for span in ([layout.start] if layout.start else []) + [*document.spans]:
                 if isinstance(span, ImageSpan):
@@ -159,6 +159,7 @@ class DecoderSuite(SystemSuite):
                         ends.append(len(ends) + 1)
                         learned.append(stream.after.learned)
                     add(cost.tokens_of(stream.slots), stream.tokens)
+                    images += stream.tokens
                     add(cost.images_of(stream.slots), 1)
                     if encoded:
                         add(cost.encoded_of(stream.slots), 1)
@@ -172,6 +173,7 @@ class DecoderSuite(SystemSuite):
                     ends.append(len(ends) + 1)
                     learned.append(weight > 0)
             add(cost.TOKENS, len(ends))
+            add(cost.TEXT, len(ends) - images)
             add(cost.PAIRS, sum(ends))
             add(cost.targets("text"), sum(learned[1:]))
         return found
@@ -194,17 +196,20 @@ class DecoderSuite(SystemSuite):
         assert counts["documents"] == sum(map(len, rows))
         size = small.rows * small.length
         assert counts["padding"] == pytest.approx(1 - amounts[cost.TOKENS] / size)
-        learned = sum(amounts[cost.targets(kind)] for kind in ("text", "code", "feature"))
+        kinds = [target.name.lower() for target in Target if target != Target.NONE]
+        learned = sum(amounts[cost.targets(kind)] for kind in kinds)
         assert sum(n for name, n in counts.items() if name.endswith("/targets")) == learned
 
     # FLOPs
 
     def worked(self, batch: PackedBatch) -> dict[str, float]:
-        """Heads work all positions, and attention in one block all pairs of them."""
+        """A loop over chunks of answers counts as one (`walk`); attention has all pairs."""
         small = self.small
         tokens = float(small.rows * small.length)
-        found = {cost.TOKENS: tokens, cost.PAIRS: tokens * small.length}
-        found |= {cost.targets(t.name.lower()): tokens for t in Target if t != Target.NONE}
+        found = dict.fromkeys((cost.TOKENS, cost.TEXT), tokens)
+        found[cost.PAIRS] = tokens * small.length
+        chunk = min(tokens, float(small.system.config.head_chunk))
+        found |= {cost.targets(t.name.lower()): chunk for t in Target if t != Target.NONE}
         for name, slots in batch.images.items():
             images = float(slots.weight.size)
             n = small.streams_of(name)[0].tokens

@@ -4,6 +4,7 @@ A subclass names a small system (`tests.systems.small`) and its recipe.
 """
 
 import functools
+import os
 import sys
 from typing import ClassVar
 
@@ -32,6 +33,7 @@ class SystemSuite:
     Attributes:
       edges: share of the FLOPs of convolutions that `costs` may be off, as they leave out what
         reaches over edges.
+      of_what_is_worked_at_once: metrics that are of a part of a step, not sums over parts.
       may_gather: what arrays of several dims may be gathered over devices for, besides parameters,
         as parts of the names that XLA gives its operations.
       may_gather_positions: likewise where the positions of a row are split.
@@ -40,6 +42,7 @@ class SystemSuite:
     small: Small
     recipe: Recipe
     edges = 0.0
+    of_what_is_worked_at_once: tuple[str, ...] = ()
     may_gather: tuple[str, ...] = ("conv_general_dilated",)
     may_gather_positions: tuple[str, ...] = ("self_attn", "Projector")
     tables: ClassVar[tuple[str, ...]] = ("data", "fsdp", "fsdp_tensor", "fsdp_tensor_sequence")
@@ -109,7 +112,8 @@ class SystemSuite:
         parts = functools.partial(sum_over_parts, self.small.value_and_gradients, parts=4)
         found = jax.jit(parts)(batch)
         np.testing.assert_allclose(found[0][0], want[0][0], rtol=1e-6)
-        for name, pair in want[0][1].items():
+        for name in want[0][1].keys() - {*self.of_what_is_worked_at_once}:
+            pair = want[0][1][name]
             np.testing.assert_allclose(found[0][1][name], pair, rtol=1e-5, err_msg=name)
         assert_close(found[1], want[1])
 
@@ -152,9 +156,13 @@ class SystemSuite:
             assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
 
     def test_over_eight_devices_equals_one(self):
-        """By every table: in a process of its own (`tests.systems.suite_devices`)."""
-        module = sys.modules[type(self).__module__].__name__
-        assert devices.run("tests.systems.suite_devices", module, type(self).__name__) == "equal"
+        """In a process of its own (`tests.systems.suite_devices`), split in every way at once.
+
+        `make test-long` takes the other tables too.
+        """
+        module, name = sys.modules[type(self).__module__].__name__, type(self).__name__
+        cases = () if os.environ.get("TEST_LONG") else ("fsdp_tensor_sequence",)
+        assert devices.run("tests.systems.suite_devices", module, name, *cases) == "equal"
 
     # FLOPs
 

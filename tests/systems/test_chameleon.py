@@ -31,8 +31,6 @@ class TestChameleon(DecoderSuite):
     small = SmallRows(SYSTEM, rules=(Rule("vqmodel/", frozen=True),))
     recipe = RECIPE
     edges = 0.03
-    # Scales of the heads' norms, of which a stack is gathered whole.
-    may_gather = (*DecoderSuite.may_gather, "while/body/closed_call/sharding_constraint")
 
 
 SMALL = TestChameleon.small

@@ -29,7 +29,7 @@ CONFIG = ContrastiveConfig(
     ),
     text=ClipTextConfig(
         vocab_size=11, max_length=6, hidden_size=24, intermediate_size=48, num_hidden_layers=2,
-        num_attention_heads=3, layer_norm_eps=1e-6, causal=False, pooling="mean", init="normal",
+        num_attention_heads=4, layer_norm_eps=1e-6, causal=False, pooling="mean", init="normal",
     ),
     embed_dim=16,
 )  # fmt: skip

@@ -40,6 +40,8 @@ class TestTransfusion(DecoderSuite):
     edges = 0.03
     # The autoencoder spreads its images over all devices; latents go back to their rows.
     may_gather = (*DecoderSuite.may_gather, "concatenate", "LatentPatches")
+    # Hidden states of images are found among all positions.
+    may_gather_positions = (*DecoderSuite.may_gather_positions, "jvp()/sharding_constraint")
 
     def hidden(self, batch):
         """As in a prompt: what is read is clean."""

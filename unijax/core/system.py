@@ -181,11 +181,21 @@ class RowSystem(System, Protocol):
         ...
 
     def decode(
-        self, params: Params, x: Array, position: Array, kv_start: Array, kv_end: Array, cache: Any
+        self,
+        params: Params,
+        x: Array,
+        position: Array,
+        kv_start: Array,
+        kv_end: Array,
+        cache: Any,
+        kind: Kind | Array = Kind.TEXT,
     ) -> tuple[Array, Any]:
         """Hidden states `[B, T, D]` of T more positions a row, and the cache with them.
 
         Each sees the entries from its `kv_start` to its `kv_end`, those of this call included.
+
+        Args:
+          kind: of all positions, or of each, `[B, T]`.
         """
         ...
 

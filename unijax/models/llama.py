@@ -227,45 +227,62 @@ def init_cache(config: LlamaConfig, batch: int, length: int, dtype: DTypeLike) -
 
 
 class Attention(nn.Module):
-    """Rotary grouped-query attention, with or without a cache of earlier keys and values."""
+    """The products of rotary grouped-query attention, with what stands between them left out."""
 
     config: LlamaConfig
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
 
-    @nn.compact
-    def __call__(self, x, cache, place, rope, kv_start, kv_end):
-        cfg = self.config
-        kinds = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-        b, t, _ = x.shape
-        d, heads, kv_heads = cfg.head_dim, cfg.num_attention_heads, cfg.num_key_value_heads
-
-        def project(name: str, count: int, width: str) -> Float[Array, "B T H d"]:
-            dense = Dense(count * d, (axes.EMBED, width), cfg.qkv_bias, name=name, **kinds)
-            return dense(x, place).reshape(b, t, count, d)
-
-        q = project("q_proj", heads, axes.HEADS)
-        k = project("k_proj", kv_heads, axes.KV_HEADS)
-        v = project("v_proj", kv_heads, axes.KV_HEADS)
+    def setup(self):
+        cfg, kinds = self.config, dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        q, kv = cfg.num_attention_heads * cfg.head_dim, cfg.num_key_value_heads * cfg.head_dim
+        self.q_proj = Dense(q, (axes.EMBED, axes.HEADS), cfg.qkv_bias, **kinds)
+        self.k_proj = Dense(kv, (axes.EMBED, axes.KV_HEADS), cfg.qkv_bias, **kinds)
+        self.v_proj = Dense(kv, (axes.EMBED, axes.KV_HEADS), cfg.qkv_bias, **kinds)
+        self.o_proj = Dense(cfg.hidden_size, (axes.HEADS, axes.EMBED), False, **kinds)
         if cfg.qk_norm == "layer_norm":
-            q = LayerNorm(1e-5, scaled_dims=2, name="q_norm", **kinds)(q)
-            k = LayerNorm(1e-5, scaled_dims=2, name="k_norm", **kinds)(k)
-        q, k = apply_rope(q, *rope), apply_rope(k, *rope)
+            self.q_norm = LayerNorm(1e-5, scaled_dims=2, **kinds)
+            self.k_norm = LayerNorm(1e-5, scaled_dims=2, **kinds)
         if cfg.qk_norm == "rms_norm":
             # The reference divides by the length itself; a head of zeros stays one.
-            q = RMSNorm(1e-24, scaled_dims=2, name="q_norm", **kinds)(q)
-            k = RMSNorm(1e-24, scaled_dims=2, name="k_norm", **kinds)(k)
-        if cache is not None:
-            *cache, length = cache
-            at = (0, 0, length, 0)
-            cache = tuple(
-                jax.lax.dynamic_update_slice(old, new.swapaxes(1, 2).astype(old.dtype), at)
-                for old, new in zip(cache, (k, v))
-            )
-            k, v = (c.swapaxes(1, 2).astype(self.dtype) for c in cache)
-        out = attention(q, k, v, kv_start, kv_end).reshape(b, t, heads * d)
-        back = Dense(cfg.hidden_size, (axes.HEADS, axes.EMBED), False, name="o_proj", **kinds)
-        return back(out, place), cache
+            self.q_norm = RMSNorm(1e-24, scaled_dims=2, **kinds)
+            self.k_norm = RMSNorm(1e-24, scaled_dims=2, **kinds)
+
+    def before(self, x: Float[Array, "B T D"], rope, place: Place | None):
+        """Queries, keys and values, [B, T, H, head_dim], turned by their positions."""
+        cfg, (b, t, _) = self.config, x.shape
+        q, k, v = (
+            project(x, place).reshape(b, t, -1, cfg.head_dim)
+            for project in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        if cfg.qk_norm == "layer_norm":
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k = apply_rope(q, *rope), apply_rope(k, *rope)
+        if cfg.qk_norm == "rms_norm":
+            q, k = self.q_norm(q), self.k_norm(k)
+        return q, k, v
+
+    def after(self, heads: Float[Array, "B T H d"], place: Place | None) -> Float[Array, "B T D"]:
+        """What the values that were seen add to the residual."""
+        return self.o_proj(heads.reshape(*heads.shape[:2], -1), place)
+
+
+def attend(q, k, v, cache, kv_start, kv_end):
+    """What each query sees, of the keys and values of this call, or of the cache with them in it.
+
+    Args:
+      cache: None, or keys and values [B, Hkv, S, head_dim] and how many of S are there already.
+    """
+    if cache is not None:
+        *cache, length = cache
+        at = (0, 0, length, 0)
+        cache = tuple(
+            jax.lax.dynamic_update_slice(old, new.swapaxes(1, 2).astype(old.dtype), at)
+            for old, new in zip(cache, (k, v))
+        )
+        k, v = (c.swapaxes(1, 2).astype(q.dtype) for c in cache)
+    with jax.named_scope("self_attn"):
+        return attention(q, k, v, kv_start, kv_end), cache
 
 
 class MLP(nn.Module):
@@ -294,22 +311,42 @@ class Layer(nn.Module):
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
 
-    @nn.compact
+    def setup(self):
+        cfg, kinds = self.config, dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        self.input_layernorm = RMSNorm(cfg.rms_norm_eps, **kinds)
+        self.self_attn = Attention(cfg, **kinds)
+        self.attention_dropout = Dropout(cfg.dropout)
+        self.post_attention_layernorm = RMSNorm(cfg.rms_norm_eps, **kinds)
+        self.mlp = MLP(cfg, **kinds)
+        self.mlp_dropout = Dropout(cfg.dropout)
+
+    @property
+    def _post(self) -> bool:
+        return self.config.norm_order == "post"
+
+    def before(self, x: Float[Array, "B T D"], rope, place: Place | None):
+        """Queries, keys and values."""
+        return self.self_attn.before(x if self._post else self.input_layernorm(x), rope, place)
+
+    def after(
+        self, x: Float[Array, "B T D"], heads: Float[Array, "B T H d"], place: Place | None
+    ) -> Float[Array, "B T D"]:
+        """The residual with what the heads saw."""
+        h = self.self_attn.after(heads, place)
+        h = self.input_layernorm(h) if self._post else h
+        return x + self.attention_dropout(h, place)
+
+    def feed(self, x: Float[Array, "B T D"], place: Place | None) -> Float[Array, "B T D"]:
+        """The residual with SwiGLU of it."""
+        norm = self.post_attention_layernorm
+        h = self.mlp(x if self._post else norm(x), place)
+        return x + self.mlp_dropout(norm(h) if self._post else h, place)
+
     def __call__(self, x, cache, shared):
-        cfg, place = self.config, shared[0]
-        kinds = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-        post = cfg.norm_order == "post"
-        first = RMSNorm(cfg.rms_norm_eps, name="input_layernorm", **kinds)
-        second = RMSNorm(cfg.rms_norm_eps, name="post_attention_layernorm", **kinds)
+        place, rope, kv_start, kv_end = shared
         x = lay(x, ROWS, POSITIONS, WHOLE)
-        h = x if post else first(x)
-        h, cache = Attention(cfg, name="self_attn", **kinds)(h, cache, *shared)
-        h = first(h) if post else h
-        x = x + Dropout(cfg.dropout, name="attention_dropout")(h, place)
-        h = x if post else second(x)
-        h = MLP(cfg, name="mlp", **kinds)(h, place)
-        h = second(h) if post else h
-        return x + Dropout(cfg.dropout, name="mlp_dropout")(h, place), cache
+        heads, cache = attend(*self.before(x, rope, place), cache, kv_start, kv_end)
+        return self.feed(self.after(x, heads, place), place), cache
 
 
 class Llama(nn.Module):

@@ -25,12 +25,17 @@ def place(
     images: Float[Array, "B I N D"],
     address: Int[Array, "B T"],
     here: Bool[Array, "B T"],
+    width: tuple[str, ...] = WHOLE,
 ) -> Float[Array, "B T D"]:
-    """`x` with the addressed image token where it is `here`."""
-    images = lay(images, ROWS, WHOLE, WHOLE, WHOLE)
+    """`x` with the addressed image token where it is `here`.
+
+    Args:
+      width: axes of the mesh over which D is split.
+    """
+    images = lay(images, ROWS, WHOLE, WHOLE, width)
     flat = images.reshape(images.shape[0], -1, images.shape[-1])
     found = jnp.take_along_axis(flat, jnp.where(here, address, 0)[..., None], axis=1)
-    return jnp.where(here[..., None], lay(found, ROWS, POSITIONS, WHOLE), x)
+    return jnp.where(here[..., None], lay(found, ROWS, POSITIONS, width), x)
 
 
 def answers(
@@ -46,11 +51,13 @@ def collect(
     address: Int[Array, "B T"],
     here: Bool[Array, "B T"],
     slots: tuple[int, int],
+    width: tuple[str, ...] = WHOLE,
 ) -> Float[Array, "B I N D"]:
     """The inverse of `place`: every position that is `here`, at its address; zero elsewhere.
 
     Args:
       slots: I and N.
+      width: axes of the mesh over which D is split.
     """
     count, tokens = slots
     size = count * tokens
@@ -61,8 +68,8 @@ def collect(
         there = jnp.zeros(size + 1, bool).at[address].set(True)
         return jnp.where(there[:size, None], x[where[:size]], 0)
 
-    found = jax.vmap(row)(lay(x, ROWS, WHOLE, WHOLE), address)
-    return lay(found.reshape(x.shape[0], count, tokens, -1), ROWS, WHOLE, WHOLE, WHOLE)
+    found = jax.vmap(row)(lay(x, ROWS, WHOLE, width), address)
+    return lay(found.reshape(x.shape[0], count, tokens, -1), ROWS, WHOLE, WHOLE, width)
 
 
 def same_document_has(here: Bool[Array, "B T"], segment: Int[Array, "B T"]) -> Bool[Array, "B T"]:
@@ -121,6 +128,7 @@ def amounts(
     pairs, pairs_if_causal = attention_pairs(*intervals)
     found = {
         cost.TOKENS: count(batch.kind != Kind.PAD),
+        cost.TEXT: count(batch.kind == Kind.TEXT),
         cost.PAIRS: pairs_if_causal if as_causal else pairs,
     }
     for target in Target:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int, Key, UInt32
 
-from unijax.core.batch import PackedBatch
+from unijax.core.batch import Kind, PackedBatch
 from unijax.core.system import Params, RowSystem
 from unijax.ops.attention import packed_intervals
 
@@ -38,17 +38,22 @@ def begin(
     position = jnp.maximum(jnp.arange(width, dtype=jnp.int32) - start[:, None], 0)
     seen = packed_intervals(prompt.segment, prompt.kind, prompt.image, system.sees_whole)
     x = system.embed(params, prompt)
-    hidden, cache = system.decode(params, x, position, *seen, cache)
+    hidden, cache = system.decode(params, x, position, *seen, cache, prompt.kind)
     return hidden[:, -1], cache
 
 
 def step(
-    system: RowSystem, params: Params, x: Float[Array, "B D"], start: Int[Array, "B"], cache: Any
+    system: RowSystem,
+    params: Params,
+    x: Float[Array, "B D"],
+    start: Int[Array, "B"],
+    cache: Any,
+    kind: Kind = Kind.TEXT,
 ) -> tuple[Float[Array, "B D"], Any]:
-    """Hidden states of one more token a row, and the cache with it."""
+    """Hidden states of one more token of a kind a row, and the cache with it."""
     end = jnp.broadcast_to(cache.length + 1, (x.shape[0], 1))
     position = cache.length - start[:, None]
-    hidden, cache = system.decode(params, x[:, None], position, start[:, None], end, cache)
+    hidden, cache = system.decode(params, x[:, None], position, start[:, None], end, cache, kind)
     return hidden[:, 0], cache
 
 

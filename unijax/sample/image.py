@@ -88,19 +88,19 @@ def _one_by_one(system, params, prompt, length, draw, next_input) -> Array:
       draw: (hidden [R, D], number of the token) -> tokens [B, ...].
       next_input: tokens -> inputs [R, D].
     """
-    width = prompt.tokens.shape[1]
-    start = width - length
+    width, maker = prompt.tokens.shape[1], system.maker
+    start, kind = width - length, system.layout.by_role[maker.role].kind
 
     def next_token(carry, at):
         token, cache = carry
-        hidden, cache = step(system, params, next_input(token), start, cache)
+        hidden, cache = step(system, params, next_input(token), start, cache, kind)
         token = draw(hidden, at)
         return (token, cache), token
 
     hidden, cache = begin(system, params, prompt, start)
     token = draw(hidden, 0)
     tokens = [token[None]]
-    for first, last in parts(system.maker.tokens - 1):
+    for first, last in parts(maker.tokens - 1):
         carry = token, grown(cache, width + last)
         (token, cache), some = jax.lax.scan(next_token, carry, jnp.arange(first + 1, last + 1))
         tokens.append(some)

@@ -41,7 +41,7 @@ def draw_latents(
     """
     width, maker = prompt.tokens.shape[1], system.maker
     rows, n = len(length), maker.tokens
-    start = width - length
+    start, kind = width - length, system.layout.by_role[maker.role].kind
     sampler = getattr(system, maker.sampler)(steps)
     position = length[:, None] + jnp.arange(n, dtype=jnp.int32)
     kv_start = jnp.broadcast_to(start[:, None], (rows, n))
@@ -51,7 +51,7 @@ def draw_latents(
         both = x if guidance is None else jnp.concatenate([x, x])
         at = jnp.broadcast_to(timestep, rows)
         inputs, kept = getattr(system, maker.embed)(params, both, at)
-        hidden, cache = system.decode(params, inputs, position, kv_start, kv_end, cache)
+        hidden, cache = system.decode(params, inputs, position, kv_start, kv_end, cache, kind)
         out = getattr(system, maker.predict)(params, hidden, kept, at)
         out = out if guidance is None else guide(*jnp.split(out, 2), guidance)
         return out, cache.replace(length=jnp.int32(width))  # the next step writes there again

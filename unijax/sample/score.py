@@ -28,7 +28,7 @@ def text_nll(
     position = jnp.maximum(jnp.arange(width, dtype=jnp.int32) - (width - length)[:, None], 0)
     seen = packed_intervals(batch.segment, batch.kind, batch.image, system.sees_whole)
     x = system.embed(params, batch)
-    hidden, _ = system.decode(params, x, position, *seen, system.init_cache(b, width))
+    hidden, _ = system.decode(params, x, position, *seen, system.init_cache(b, width), batch.kind)
     answers = (batch.target_kind == Target.TEXT) & (batch.weight > 0)
     # Widths are rounded up (`decoding.bucket`), not always to whole chunks.
     more = -width % min(CHUNK, width)

@@ -9,7 +9,7 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from unijax.core import tree
-from unijax.core.batch import PackedBatch, Target
+from unijax.core.batch import Kind, PackedBatch, Target
 from unijax.core.system import Metrics, Params
 from unijax.models.llama import KVCache, Llama, init_cache
 from unijax.nn.stack import unstack
@@ -122,12 +122,15 @@ class Language:
         kv_start: Int[Array, "B T"],
         kv_end: Int[Array, "B T"],
         cache: KVCache,
+        kind: Kind | Int[Array, "B T"] = Kind.TEXT,
     ) -> tuple[Float[Array, "B T D"], KVCache]:
         """Hidden states of T more positions a row, and the cache with them.
 
         Args:
           params: as `for_decoding` lays them out.
+          kind: of the positions; here all go through the same weights.
         """
+        del kind
         decoder = self.language_model.clone(unrolled=True)
         weights = {"params": params["language_model"]}
         return decoder.apply(weights, x, position, kv_start, kv_end, cache)

@@ -18,6 +18,7 @@ _OWN = {
     "chameleon": "unijax.systems.chameleon",
     "classification": "unijax.systems.classification",
     "contrastive": "unijax.systems.contrastive",
+    "lmfusion": "unijax.systems.lmfusion",
     "janus": "unijax.systems.janus",
     "mim": "unijax.systems.mim",
     "tokenizer": "unijax.systems.tokenizer",
