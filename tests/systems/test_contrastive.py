@@ -47,7 +47,7 @@ EVA = EvaConfig(
     16, 42, 2, 2, image_size=16, patch_size=8, hidden_act="swiglu", rope_grid=2, mlp_norm=True,
     attention_norm=True, init="eva_clip",
 )  # fmt: skip
-TEXT = ClipTextConfig(11, 6, 24, 48, 2, 3)
+TEXT = ClipTextConfig(11, 6, 24, 48, 2, 4)
 CLIP_LIKE = Contrastive(ContrastiveConfig(EVA, TEXT, 16, "softmax", "class", True, chunk=3))
 
 
