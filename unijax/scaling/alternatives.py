@@ -39,8 +39,8 @@ class Alternative:
       residuals: log of measured over fitted.
       scale: standard deviation of them, of the runs that neither depart nor are wrong.
       cost: minus twice the log likelihood and what it costs; the lower the better.
-      step: the log of the factor by which the part departs (or scatters more); error: its standard
-        error.
+      step: the log of the factor by which the part departs; error: its standard error.
+      scatter: of the part itself, where it scatters more than the rest.
     """
 
     kind: str
@@ -51,6 +51,7 @@ class Alternative:
     cost: float
     step: float = 0.0
     error: float = 0.0
+    scatter: float = 0.0
 
 
 def off(law: Predictor, theta: Theta, points: Points) -> Float[np.ndarray, "b n"]:

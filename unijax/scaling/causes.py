@@ -68,7 +68,8 @@ def named(one: Alternative) -> tuple[str, ...]:
     if one.kind == "tokens":
         worth_less = (one.part.end, one.step > 0) in (("low", True), ("high", False))
         return ("units", "mislabelled", "repeated") if worth_less else ("units", "mislabelled")
-    return _of_losses(one) + (("noise",) if one.kind == "loose" else ())
+    losses = _of_losses(one)
+    return (*losses, "noise") if one.kind == "loose" and one.scatter > abs(one.step) / 2 else losses
 
 
 def _of_losses(one: Alternative) -> tuple[str, ...]:
@@ -110,8 +111,8 @@ def said(one: Alternative, runs: str) -> str:
         return ""
     if one.kind == "noise":
         return (
-            f"{runs} scatter {factor:.2g} times as much as the others ({one.scale * factor:.1%} "
-            f"against {one.scale:.2%}): the law is as good as theirs alone; look at what differs "
+            f"{runs} scatter {one.scatter / one.scale:.2g} times as much as the others "
+            f"({one.scatter:.1%} against {one.scale:.2%}): the law is as good as theirs alone; look at what differs "
             "there (seeds, batch size, divergence, held-out rows)"
         )
     if one.kind == "exchanged":

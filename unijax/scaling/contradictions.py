@@ -10,7 +10,7 @@ from jaxtyping import Float
 from unijax.scaling.doubt import Doubt, names
 from unijax.scaling.points import Points
 
-SURE = 3.0  # deviations, where a comparison is with one run
+SURE = (4.0, 0.01)  # deviations and log of a loss, where a comparison is with one run
 WORSE = 1.05  # times the loss of a run with no more parameters and tokens: a fact to be told
 TOLD_APART = (5.0, 0.02, 0.1)  # deviations; but at least and at most so much, in log of a loss
 ROWS = 512  # of a comparison of all runs with all at one time
@@ -50,7 +50,7 @@ def optima_worse_than_runs(
         if not cheaper.any():
             continue
         i = np.argmin(np.where(cheaper, points.loss, np.inf))
-        room = 0.0 if c > points.compute.max() else SURE * scale
+        room = 0.0 if c > points.compute.max() else max(SURE[0] * scale, SURE[1])
         by = np.log(best / points.loss[i]) - room
         if by > worst:
             worst, found = by, (c, best, i)
@@ -80,7 +80,7 @@ def worse_than_smaller(points: Points, ids: list[str], scale: float) -> list[Dou
         best = np.where(no_more, log, np.inf)
         than[here] = np.argmin(best, axis=1)
         most[here] = log[here] - best.min(axis=1)
-    worse = most > max(np.log(WORSE), 2 * SURE * scale)
+    worse = most > max(np.log(WORSE), 2 * SURE[0] * scale)
     if not worse.any():
         return []
     i = int(np.argmax(most))
@@ -91,8 +91,7 @@ def worse_than_smaller(points: Points, ids: list[str], scale: float) -> list[Dou
             f"{points.loss[than[i]]:.4g}): {names(ids, worse)}. So it is where models are too "
             "large for their data or rates, where tokens are seen again, and where runs diverged; "
             "the law has no room for it",
-            ("repeated", "rates", "diverged"),
-            tuple(i for i, b in zip(ids, worse) if b),
+            runs=tuple(i for i, b in zip(ids, worse) if b),
         )
     ]
 

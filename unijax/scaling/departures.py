@@ -28,6 +28,7 @@ CLOSER = 12  # of the parts tried: the best, which get their own scale
 CONVERSIONS = (float(-np.log(np.log(2))), float(np.log(np.log(10))))  # nats to bits; to base ten
 COUNTED = tuple(float(np.log(x)) for x in (2.0, 4.0, 1024.0))  # otherwise: bytes, thousands
 APART = 5.0  # deviations: runs of any shape must lie so far off to be a part
+SELDOM = 6.0  # that much more must such an explanation gain
 REGROUPED = 8  # times that runs of any shape are assigned anew
 
 
@@ -50,7 +51,14 @@ def shifts(law: Chinchilla, alone: Alternative, some: list[Part], points: Points
         best = np.argsort(first.value)[:CLOSER]
         chosen = [taken[i] for i in best]
         found += _fitted(kind, every, first.theta[best], chosen, alone.scale, points, len(taken))
-    return found
+    return [_weighed(a) for a in found]
+
+
+def _weighed(one: Alternative) -> Alternative:
+    """Whole sizes, lengths and files are counted wrongly; a corner or a band of budgets seldom is."""
+    if one.kind in ("parameters", "tokens") and one.part.by in ("corner", "compute", "any"):
+        return dataclasses.replace(one, cost=one.cost + SELDOM)
+    return one
 
 
 def exchanges(law: Chinchilla, alone: Alternative, points: Points) -> list[Alternative]:
@@ -146,7 +154,7 @@ def _regrouped(
         moved = np.abs(off(law, one.base[None], points)[0] - one.residuals)[here]
         if np.median(moved) > APART * one.scale:
             price = one.cost + 2 * _choices(count, int(here.sum()))
-            found.append(dataclasses.replace(one, cost=price))
+            found.append(_weighed(dataclasses.replace(one, cost=price)))
     return sorted(found, key=lambda a: a.cost)[:CLOSER]
 
 
@@ -191,7 +199,7 @@ def _fitted(
     constants = len(law.names) if isinstance(law, Chinchilla) else len(law.base.names)
     found = []
     for i, (theta, part) in enumerate(zip(thetas, some)):
-        step, error = (float(theta[-2]), _error(law, theta, points, scales[i])) if shifted else (0, 0)
+        step, error = (float(theta[-2]), _error(law, theta, points, scales[i])) if shifted else (0.0, 0.0)
         base = theta[:constants]
         found.append(
             Alternative(kind, part, base, residuals[i], float(scales[i]), float(costs[i]), step, error)

@@ -1,7 +1,5 @@
 """Everything that makes a law of these runs doubtful, said with what may be behind it."""
 
-import dataclasses
-
 import numpy as np
 from jaxtyping import Float
 
@@ -53,7 +51,8 @@ def doubts(
     found += explained(fitted, points, runs)
     found += patterns.patterned(residuals, points, constants)
     found += patterns.large(residuals, scale)
-    found += patterns.stray(residuals, ids, scale)
+    named = {run for doubt in found if doubt.causes for run in doubt.runs}
+    found += [d for d in patterns.stray(residuals, ids, scale) if not set(d.runs) <= named]
     return found
 
 
@@ -133,7 +132,7 @@ def _matters(one: Alternative, fitted: Fit, points: Points) -> bool:
         return True
     if one.kind == "rows" and np.abs(one.residuals).max() > LOUD:
         return True
-    if one.kind == "noise" and one.scale * np.exp(one.step) > LOUD:
+    if one.kind == "noise" and one.scatter > LOUD:
         return True
     ten = points.compute.max() * LARGER[1:2]
     moved = np.log(_optimum(fitted, one.base, points, ten) / _optimum(fitted, fitted.theta, points, ten))
@@ -148,7 +147,3 @@ def _optimum(
     n = frontier.optimal_parameters(flops)[None]
     return losses(fitted.law, theta[None], n, frontier.cost.tokens(flops, n))[0]
 
-
-def as_text(found: list[Doubt]) -> list[str]:
-    """For a report."""
-    return [d.text for d in found]

@@ -15,6 +15,7 @@ FEWEST = 3  # runs in a part, and beside it
 PLACES = 12  # along an axis: more values are drawn together
 CORNER = 7  # places along each of two axes
 CUTS = 60  # of the rows
+POWERS = (1.0, 2.0)  # of the log of sizes and lengths, with which departures grow
 NEAR = np.log(1.05)  # sizes, lengths and budgets nearer than this are one
 OTHER_END = {"low": "high", "high": "low", "": ""}  # where those lie that a part leaves
 
@@ -28,12 +29,14 @@ class Part:
       words: which they are.
       by: "parameters", "tokens", "compute", "rows", "corner", "any", or a column's name.
       end: "low" or "high" of `by`, or "".
+      rest: which the others are.
     """
 
     profile: Float[np.ndarray, "n"]
     words: str
     by: str
     end: str = ""
+    rest: str = ""
 
     @property
     def ramp(self) -> bool:
@@ -93,14 +96,13 @@ def _by_axis(name: str, values: Float[np.ndarray, "n"]) -> Iterator[Part]:
             end = "low" if low == 0 else "high" if high == last else ""
             least, most = values[here].min(), values[here].max()
             if end == "low":
-                words = f"at most {most:.3g} {name}"
+                words, rest = f"at most {most:.3g} {name}", f"more than {most:.3g} {name}"
             elif end == "high":
-                words = f"at least {least:.3g} {name}"
-            elif most > least * 1.05:
-                words = f"{least:.3g} to {most:.3g} {name}"
+                words, rest = f"at least {least:.3g} {name}", f"less than {least:.3g} {name}"
             else:
-                words = f"{most:.3g} {name}"
-            yield Part(here.astype(float), words, name, end)
+                words = f"{least:.3g} to {most:.3g} {name}" if most > 1.05 * least else f"{most:.3g} {name}"
+                rest = f"other {name} than {words.removesuffix(' ' + name)}"
+            yield Part(here.astype(float), words, name, end, rest)
 
 
 def _corners(points: Points) -> Iterator[Part]:
@@ -154,11 +156,12 @@ def _ramps(name: str, values: Float[np.ndarray, "n"]) -> Iterator[Part]:
     """Departures that begin at a place and grow from there, to 1 at the end of the axis."""
     x = np.log(values)
     place = places(values, CORNER)
-    for i in range(place.max()):
-        edge = x[place == i].max()
-        rising = np.maximum(x - edge, 0)
-        yield Part(rising / rising.max(), f"beyond {np.exp(edge):.3g} {name}", name, "high")
-        edge = x[place == i + 1].min()
-        falling = np.maximum(edge - x, 0)
-        if falling.max() > 0:
-            yield Part(falling / falling.max(), f"below {np.exp(edge):.3g} {name}", name, "low")
+    middle = np.array([x[place == i].mean() for i in range(place.max() + 1)])
+    for edge in middle[:-1]:
+        rising = np.maximum(x - edge, 0) / (x.max() - edge)
+        for power in POWERS:
+            yield Part(rising**power, f"beyond {np.exp(edge):.3g} {name}", name, "high")
+    for edge in middle[1:]:
+        falling = np.maximum(edge - x, 0) / (edge - x.min())
+        for power in POWERS:
+            yield Part(falling**power, f"below {np.exp(edge):.3g} {name}", name, "low")

@@ -147,17 +147,18 @@ def _weighted(
     found = []
     for i in np.flatnonzero(scales[0] > LOUDER * scales[1]):
         same = (some[i].profile > 0)[loud[i]].all()
-        words = some[i].words if same else f"all but {some[i].words}"
+        words = some[i].words if same else some[i].rest or f"all but {some[i].words}"
         end = some[i].end if same else OTHER_END[some[i].end]
         part = Part(loud[i].astype(float), words, some[i].by, end)
         one = Alternative(
             "noise", part, theta[i], residuals[i], float(scales[1, i]), float(price[i]),
-            float(np.log(scales[0, i] / scales[1, i])),
+            scatter=float(scales[0, i]),
         )  # fmt: skip
         there = residuals[i][loud[i]]
-        mean, error = float(there.mean()), float(there.std(ddof=1) / np.sqrt(len(there)))
+        spread = float(there.std(ddof=1))
+        mean, error = float(there.mean()), spread / np.sqrt(len(there))
         if abs(mean) > error * stats.t.isf(LEANS / 2, len(there) - 1):
             # They scatter, and most of them to one side: a loose factor.
-            one = dataclasses.replace(one, kind="loose", step=mean, error=error)
+            one = dataclasses.replace(one, kind="loose", step=mean, error=error, scatter=spread)
         found.append(one)
     return found

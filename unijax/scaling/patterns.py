@@ -15,7 +15,6 @@ BANDS = 8  # of sizes, lengths or budgets, in which residuals are averaged
 FEWEST = 3  # runs in such a band
 PATTERN = 0.01  # a band's mean that is worth telling
 CHANCE = 1e-4  # that bands of a right law differ so
-FLOPS = "FLOP"
 
 
 def scatter(residuals: Float[np.ndarray, "n"], constants: int) -> float:
@@ -52,8 +51,7 @@ def stray(residuals: Float[np.ndarray, "n"], ids: list[str], scale: float) -> li
             f"{names(ids, off)} lie up to {most:.0%} from the law, where runs scatter by "
             f"{scale:.1%}: look for runs that diverged, mislabelled rows, or parameters, tokens or "
             "a loss in other units",
-            ("diverged", "mislabelled", "units"),
-            tuple(i for i, o in zip(ids, off) if o),
+            runs=tuple(i for i, o in zip(ids, off) if o),
         )
     ]
 
