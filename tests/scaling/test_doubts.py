@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from tests.scaling.synthetic import BUDGETS, TRUTH, isoflop, loss
+from tests.scaling.synthetic import BUDGETS, TRUTH, as_runs, isoflop, loss
 from tests.scaling.test_cost import runs
 from tests.scaling.test_frontier import curves
 from tests.scaling.test_more_laws import runs_with_epochs
@@ -21,6 +21,7 @@ from unijax.scaling.laws import Chinchilla
 from unijax.scaling.objective import Objective
 from unijax.scaling.points import Points
 from unijax.scaling.repeated import Repeated, single_epoch
+from unijax.scaling.table import Runs
 
 
 def of(n, d, noise=0.0):
@@ -140,8 +141,14 @@ def test_repeated_tokens_are_not_counted_as_new_ones_in_silence():
     points = isoflop(BUDGETS, sizes=9, width=4.0, noise=0.002)
     repeated = dataclasses.replace(points, unique_tokens=np.minimum(points.tokens, 1e10))
     count = int(np.sum(points.tokens > 1.01e10))
-    assert f"{count} runs saw their tokens up to" in doubts(repeated)
-    assert doubts(dataclasses.replace(points, unique_tokens=points.tokens)) == ""
+    (said,) = diagnostics.doubts_of_epochs(repeated, as_runs(repeated))
+    assert said.text.startswith(f"{count} runs saw their tokens up to")
+    assert said.causes == ("repeated",)
+    fresh = dataclasses.replace(points, unique_tokens=points.tokens)
+    assert diagnostics.doubts_of_epochs(fresh, as_runs(fresh)) == []
+    assert diagnostics.doubts_of_epochs(points, as_runs(points)) == []
+    epochs = Runs(as_runs(points).columns | {"epochs": np.where(points.tokens > 1e10, 3.0, 1.0)})
+    assert "up to 3 times" in diagnostics.doubts_of_epochs(points, epochs)[0].text
 
 
 def test_an_envelope_that_few_draws_have_is_doubted():

@@ -116,7 +116,7 @@ def test_intervals_of_half_lives_hold_them():
         (1e6, R_N, "of the bootstrap's draws ended at a bound"),
     ],
 )
-def test_half_lives_at_the_bounds_of_the_search_are_doubted(r_d, r_n, doubt):
+def test_half_lives_at_the_bounds_of_the_search_are_told(r_d, r_n, doubt):
     points = runs_with_epochs(noise=0.003)
     known = law_of_repetition(*(getattr(points, x) for x in ("parameters", "tokens",
                               "unique_tokens")), r_d=r_d, r_n=r_n)  # fmt: skip
@@ -124,7 +124,7 @@ def test_half_lives_at_the_bounds_of_the_search_are_doubted(r_d, r_n, doubt):
     points = dataclasses.replace(points, loss=known * off)
     config = FitConfig(draws=20, hold_out=0, repeated=True)
     found = analyse(as_chosen(points), "", "text", config)
-    said = [w for w in found.warnings if w.startswith("repeated data: ")]
+    said = [w for w in found.limits if w.startswith("repeated data: ")]
     assert said == [] if not doubt else any(doubt in w for w in said)
 
 

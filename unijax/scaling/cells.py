@@ -69,11 +69,11 @@ def read(text: str, where: str, known: Sequence[str]) -> Sheet:
     if mark != ",":
         notes.append(f"cells are parted by {'tabs' if mark == chr(9) else repr(mark)}")
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True, skipinitialspace=True)
-    names, rows, lines, comments, last = None, [], [], 0, 0
+    names, rows, lines, comments, line = None, [], [], 0, 0
     before = csv.field_size_limit(len(text))
     try:
         for row in reader:
-            line, last = last + 1, reader.line_num
+            begins, line = line + 1, reader.line_num
             if not any(cell.strip() for cell in row):
                 continue
             if row[0].lstrip().startswith("#"):
@@ -83,13 +83,14 @@ def read(text: str, where: str, known: Sequence[str]) -> Sheet:
                 names = [_bare(x) for x in row]
                 continue
             if len(row) != len(names):
+                last = not text.splitlines()[reader.line_num :]
                 raise UserError(
-                    f"{where}: line {line}", f"{len(row)} cells", f"{len(names)}, as in the header",
-                    f"Correct the line (numbers with {mark!r} inside need quotes around them); if it "
-                    "is the last, the table may be half-written.",
+                    f"{where}: line {begins}", f"{len(row)} cells", f"{len(names)}, as in the header",
+                    "It is the last line: the table may be half-written." if last else
+                    f"Correct the line (a cell with {mark!r} in it needs quotes around it).",
                 )  # fmt: skip
             rows.append([cell.strip() for cell in row])
-            lines.append(line)
+            lines.append(begins)
     except csv.Error as e:
         raise UserError(
             f"{where}: line {reader.line_num}", f"a line that is no CSV ({e})", "cells",

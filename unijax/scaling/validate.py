@@ -107,13 +107,6 @@ def known_shares(
                 "bimodal law", f"no column tokens_{name}",
                 f"the tokens of documents that teach {name!r}, in every row", "Add it.",
             )  # fmt: skip
-        seen = runs[f"tokens_{name}"]
-        if seen.dtype == object:
-            found = next((repr(x) for x in seen if isinstance(x, str)), "no number")
-            raise UserError(
-                f"column tokens_{name}", found, "numbers, 0 where nothing was seen",
-                "Correct the table.",
-            )  # fmt: skip
     unknown = np.zeros(len(runs), bool)
     for name in modalities:
         seen = runs[f"tokens_{name}"]
