@@ -68,11 +68,12 @@ study-test: $(VENV)/ready
 golden: $(VENV)/ready
 	UPDATE_GOLDEN=1 $(BIN)/python -m pytest tests -k golden
 
-$(VENV)/ready: requirements.txt setup.py
+$(VENV)/ready: requirements.txt requirements-oracles.txt setup.py
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; set PYTHON=")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --upgrade pip
 	$(BIN)/python -m pip install -q -r requirements.txt
+	$(BIN)/python -m pip install -q --no-deps -r requirements-oracles.txt
 	$(BIN)/python -m pip install -q --no-deps -e .
 	touch $@
 

@@ -1,6 +1,6 @@
 from setuptools import find_packages, setup
 
-INTEROP = ["torch>=2.4", "transformers>=5.20,<6"]
+INTEROP = ["jinja2>=3.1,<4", "torch>=2.4", "transformers>=5.20,<6"]
 TEST = [
     "pytest>=8,<10",
     "pytest-xdist>=3.6,<4",
@@ -31,6 +31,8 @@ setup(
         "clu>=0.0.12,<0.1",
         "jaxtyping>=0.3.3,<0.5",
         "tokenizers>=0.22,<0.24",
+        "ftfy>=6.3,<7",
+        "regex>=2025.7",
         "safetensors>=0.6,<0.9",
         "numpy>=1.26,<3",
         "scipy>=1.14,<2",

@@ -34,7 +34,7 @@ from unijax.models import llama, siglip
 from unijax.ops.attention import attention, select_implementation
 from unijax.ops.attention.cases import CASES, Case
 from unijax.plan import hardware, target
-from unijax.scaling.ladder import LADDERS
+from unijax.systems.registry import ladders
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 RECOMPUTED, SPLIT = ", recomputed", ", over 4 chips"
@@ -47,8 +47,8 @@ TARGETS = {
 def sizes() -> dict[str, object]:
     """Every decoder and tower that is published here, or that a config or a ladder uses."""
     found = {name: c for name, c in (llama.SIZES | siglip.SIZES).items() if name[-5:] != "_test"}
-    for ladder, (rung, dials) in LADDERS.items():
-        found |= {f"{ladder} ladder, {dial}": rung(dial).text for dial in dials}
+    for name, ladder in ladders().items():
+        found |= {f"{name} ladder, {w}": ladder.rung(w).config.text for w in ladder.widths}
     for path in sorted(CONFIGS.glob("*.py")):
         model = resolve(config_lib.load(str(path))).model
         parts = {f.name: getattr(model, f.name) for f in dataclasses.fields(model)}

@@ -34,7 +34,7 @@ def write_checkpoint(directory: pathlib.Path, size: str, format: str) -> None:
 
     from unijax.core.vocab import SpecialIds
     from unijax.interop import export_configs, formats
-    from unijax.interop.importing import abstract_params
+    from unijax.interop.opening import abstract_params
     from unijax.interop.safetensors_writer import SafetensorsWriter
     from unijax.interop.table import TensorInfo, foreign_shapes
     from unijax.systems.janus import SIZES
@@ -51,7 +51,7 @@ def write_checkpoint(directory: pathlib.Path, size: str, format: str) -> None:
     content = (
         export_configs.hf_config(config, "bfloat16", special)
         if format == "hf"
-        else export_configs.deepseek_config(config, "bfloat16")
+        else export_configs.deepseek_config(config, "bfloat16", special)
     )
     (directory / "config.json").write_text(json.dumps(content))
     writer = SafetensorsWriter(directory, tensors, 5 * 2**30)

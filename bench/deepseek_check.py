@@ -35,7 +35,7 @@ import numpy as np
 from jax import Array
 from PIL import Image
 
-from bench.janus_case import random_params
+from bench.janus_case import drawing_ids, random_params
 from unijax.core.batch import Kind, PackedBatch
 from unijax.core.system import Params
 from unijax.data import tokenizer as tokenizers
@@ -46,7 +46,7 @@ from unijax.models import siglip, vqgan
 from unijax.models.llama import LlamaConfig
 from unijax.ops.image import to_signed
 from unijax.sample.logits import GREEDY, guide
-from unijax.sample.prompts import batch_of, conversation, drawing_ids, question
+from unijax.sample.prompts import Prompting, conversation, question
 from unijax.sample.sampler import Sampler
 from unijax.systems.janus import Janus, JanusConfig
 from unijax.train import checkpoint
@@ -213,8 +213,9 @@ def check_questions(
         conversation(c, sampler.tokenizer, sampler.template, "question") for c in conversations
     ]
     special = sampler.tokenizer.special
-    batch, lengths = batch_of(documents, special, sampler.image)
+    batch, lengths = Prompting(sampler.system.layout, special).batch(documents)
     embeddings, logits = map(np.asarray, understood(sampler.system, params, batch))
+    shown = batch.images["und"].pixels
     placed = np.where(batch.kind == Kind.TEXT, batch.tokens, special.image_placeholder)
     mask = theirs["und_mask"] == 1
 
@@ -227,7 +228,7 @@ def check_questions(
     return [
         unequal("questions: lengths", lengths, mask.sum(axis=1)),
         unequal("questions: ids", rows(placed), theirs["und_ids"][mask]),
-        relative("questions: pixels", to_signed(batch.und.pixels[:, 0]), theirs["und_pixels"]),
+        relative("questions: pixels", to_signed(shown[:, 0]), theirs["und_pixels"]),
         relative("questions: embeddings", rows(embeddings), theirs["und_embeddings"][mask]),
         relative("questions: logits", rows(logits), theirs["und_logits"][mask]),
         unequal("questions: answers", answers, [a.strip() for a in said["answers"]]),
@@ -236,7 +237,7 @@ def check_questions(
 
 def check_drawing(sampler: Sampler, params: Params, theirs: dict) -> list[Difference]:
     system, special = sampler.system, sampler.tokenizer.special
-    ids = drawing_ids(WORDS, sampler.tokenizer, sampler.template)
+    ids = drawing_ids(WORDS, sampler.tokenizer, sampler.template, system.layout)
     without = [ids[0], *[special.pad] * (len(ids) - 2), ids[-1]]
     codes = jnp.asarray(theirs["codes"])
     given = system.embed_codes(params, codes[:-1])
@@ -245,7 +246,7 @@ def check_drawing(sampler: Sampler, params: Params, theirs: dict) -> list[Differ
     hidden = causal_hidden(system, params, x)[:, len(ids) - 1 :]
     logits = np.asarray(system.code_logits(params, hidden))
     guided = np.asarray(guide(*theirs["gen_logits"], GUIDANCE))
-    drawn = sampler.draw_codes([WORDS], guidance=GUIDANCE, sampling=GREEDY)[0, 0]
+    drawn = sampler.made([WORDS], guidance=GUIDANCE, sampling=GREEDY)[0, 0]
     # After a near tie that went the other way, the two pictures have little in common.
     same = np.cumprod(drawn == theirs["codes"]).sum()
     until = slice(None, same + 1)

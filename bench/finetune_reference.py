@@ -18,7 +18,7 @@ PEOPLE = 24
 HELD_OUT_TONE = "medium"
 OVERRIDES = (
     "dtype=float32", "remat=none", "stage.steps=400", "stage.optimizers.main.learning_rate=1e-3",
-    "data.row_length=512", "data.rows=2", "data.und.slots=6", "data.gen.slots=6",
+    "data.row_length=512", "data.rows=2", "data.slots.und=6", "data.slots.gen=6",
     "data.p_first_sentence=1.0", "loop.log_every=20", "loop.eval_every=100", "loop.save_every=100",
 )  # fmt: skip
 SHOWN = ("code/loss", "understanding/loss")

@@ -19,13 +19,14 @@ import numpy as np
 from bench.janus_documents import IGNORED, Documents
 from unijax.core import tree
 from unijax.core.batch import ImageSlots, Kind, PackedBatch, Target
+from unijax.core.stream import Layout
 from unijax.core.system import Params
 from unijax.core.vocab import SpecialIds
 from unijax.data.assemble import FIELDS, assemble
-from unijax.data.config import DataConfig, GroupConfig, SourceConfig, StreamConfig
-from unijax.data.document import Document, GenSpan, ImageRef, TextSpan
+from unijax.data.config import DataConfig, GroupConfig, SourceConfig
+from unijax.data.document import Document, ImageRef, ImageSpan, TextSpan
 from unijax.data.loader import Loader
-from unijax.data.templates import TEMPLATES
+from unijax.data.templates import TEMPLATES, Template
 from unijax.data.tokenizer import Tokenizer
 from unijax.data.tokenizer import load as load_tokenizer
 from unijax.interop import configs
@@ -35,7 +36,7 @@ from unijax.models.llama import LlamaConfig
 from unijax.models.siglip import SiglipConfig
 from unijax.models.vqgan import VQConfig
 from unijax.ops.image import to_signed
-from unijax.sample.prompts import drawing_ids
+from unijax.sample.prompts import drawing, up_to_image
 from unijax.systems.janus import Janus, JanusConfig
 from unijax.train.loop import LoopConfig
 from unijax.train.stage import OptimizerConfig, Rule, StageConfig
@@ -109,7 +110,7 @@ def data_config(case: Case) -> DataConfig:
         source("questions", "question", "questions"),
         source("interleaved", "page", "pages", limit=0),
     )
-    vision, vq, slots = case.model.vision, case.model.vq, case.row_length // 64
+    slots = case.row_length // 64
     return DataConfig(
         groups=(
             GroupConfig("und", 2.0, und),
@@ -118,8 +119,7 @@ def data_config(case: Case) -> DataConfig:
         ),
         row_length=case.row_length,
         rows=case.rows,
-        und=StreamConfig(vision.image_size, vision.num_tokens, slots),
-        gen=StreamConfig(vq.image_size, vq.num_tokens, slots),
+        slots={"und": slots, "gen": slots},
         template=TEMPLATE,
     )
 
@@ -175,7 +175,7 @@ def write_case(case: Case, folder: pathlib.Path, steps: int) -> None:
     }
     write_params(run, params, {"stage": "bench", "config": config})
     export_checkpoint(run, folder / "model")
-    loader = Loader(data_config(case), tokenizer)
+    loader = Loader(data_config(case), Janus(case.model).layout, tokenizer)
     # Random encoders leave near-ties between codes, which rounding decides: losses are compared on
     # the first step, so there both have the same codes.
     first = _with_codes(next(loader), Janus(case.model), {"vqmodel": vqmodel})
@@ -191,10 +191,11 @@ def write_case(case: Case, folder: pathlib.Path, steps: int) -> None:
 
 def _with_codes(batch: PackedBatch, system: Janus, params: Params) -> PackedBatch:
     """Codes, as the train step finds them, in place of pixels to generate."""
-    pixels = jnp.asarray(batch.gen.pixels)
+    gen = batch.images["gen"]
+    pixels = jnp.asarray(gen.pixels)
     codes = jax.jit(system.encode_gen)(params, to_signed(pixels.reshape(-1, *pixels.shape[2:])))
     codes = np.asarray(codes).reshape(*pixels.shape[:2], -1)
-    return batch.replace(gen=batch.gen.replace(pixels=None, codes=codes))
+    return batch.replace(images=batch.images | {"gen": gen.replace(pixels=None, codes=codes)})
 
 
 def documents_of(batch: PackedBatch, model: JanusConfig) -> Documents:
@@ -209,16 +210,17 @@ def documents_of(batch: PackedBatch, model: JanusConfig) -> Documents:
             lengths.append(len(tokens))
             out["ids"].append(np.where(kind == Kind.TEXT, tokens, 0))
             out["label"].append(np.where(answers, batch.target[row][here], IGNORED))
-            for name, of_kind, slots, images, n in (
-                ("und", Kind.UND, batch.und, und, model.vision.num_tokens),
-                ("gen", Kind.GEN, batch.gen, gen, model.vq.num_tokens),
+            for name, of_kind, images, n in (
+                ("und", Kind.UND, und, model.vision.num_tokens),
+                ("gen", Kind.GEN, gen, model.vq.num_tokens),
             ):
+                slots = batch.images.get(name)
                 out[name].append(kind == of_kind)
                 for address in tokens[kind == of_kind][::n]:
                     values = slots.codes if slots.pixels is None else slots.pixels
                     images.append(values[row, address // n])
     size = model.vision.image_size
-    coded = batch.gen.codes is not None
+    coded = batch.images["gen"].codes is not None
     return Documents(
         **{name: np.concatenate(parts) for name, parts in out.items()},
         lengths=np.array(lengths),
@@ -232,7 +234,7 @@ def dense_batch(case: Case, special: SpecialIds) -> PackedBatch:
     """Rows without padding, one document each: text, the codes of an image, text to the end."""
     rows, length = case.dense
     rng = np.random.default_rng(0)
-    vq, sizes = case.model.vq, data_config(case).image_tokens
+    vq, layout = case.model.vq, Janus(case.model).layout
 
     def text(n: int) -> TextSpan:
         ids = rng.integers(0, case.model.text.vocab_size, n)
@@ -240,13 +242,15 @@ def dense_batch(case: Case, special: SpecialIds) -> PackedBatch:
 
     def row() -> PackedBatch:
         around = length - vq.num_tokens - 3  # begin of sequence, begin and end of image
-        spans = text(around // 2), GenSpan(ImageRef("bench", b"")), text(around - around // 2)
-        return assemble([Document("bench", spans)], length, special, sizes)
+        image = ImageSpan("gen", ImageRef("bench", b""))
+        spans = text(around // 2), image, text(around - around // 2)
+        return assemble([Document("bench", spans)], length, special, layout)
 
     arrays = [row() for _ in range(rows)]
     codes = rng.integers(0, vq.num_embeddings, (rows, 1, vq.num_tokens), dtype=np.int32)
     slots = ImageSlots(np.ones((rows, 1), np.float32), np.zeros((rows, 1), np.uint32), codes=codes)
-    return PackedBatch(**{f: np.stack([getattr(a, f) for a in arrays]) for f in FIELDS}, gen=slots)
+    fields = {f: np.stack([getattr(a, f) for a in arrays]) for f in FIELDS}
+    return PackedBatch(**fields, images={"gen": slots})
 
 
 def products(case: Case) -> list[list[int]]:
@@ -287,12 +291,20 @@ def prompts(case: Case, tokenizer: Tokenizer) -> tuple[list[str], list[list[int]
         for thing in ("cat", "tree", "house", "star")
         for colour in ("red", "blue", "green", "black", "white", "yellow")
     ]
-    ids = [drawing_ids(w, tokenizer, TEMPLATES[TEMPLATE]) for w in words]
+    layout = Janus(case.model).layout
+    ids = [drawing_ids(w, tokenizer, TEMPLATES[TEMPLATE], layout) for w in words]
     lengths = [len(i) for i in ids]
     usual = max(set(lengths), key=lengths.count)
     equal = [i for i, n in enumerate(lengths) if n == usual][: max(case.drawn)]
     assert len(equal) == max(case.drawn), lengths
     return [words[i] for i in equal], [ids[i] for i in equal]
+
+
+def drawing_ids(words: str, tokenizer: Tokenizer, template: Template, layout: Layout) -> list[int]:
+    """Of a prompt, up to where the image begins."""
+    special = tokenizer.special
+    asked = up_to_image(drawing(words, tokenizer, template), "gen", layout, special)
+    return [special.bos, *(i for span in asked.spans for i in span.ids)]
 
 
 if __name__ == "__main__":

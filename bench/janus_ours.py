@@ -20,7 +20,7 @@ from unijax.data import tokenizer as tokenizers
 from unijax.data.templates import TEMPLATES
 from unijax.main.train import cached_tables, rows
 from unijax.parallel.sharding import MeshConfig, make_mesh
-from unijax.sample.image import show_codes
+from unijax.sample.image import show
 from unijax.sample.logits import GREEDY
 from unijax.sample.sampler import Sampler
 from unijax.systems.janus import Janus
@@ -94,7 +94,7 @@ def recipe(case: Case, folder: pathlib.Path, cache_frozen: bool) -> dict:
         cache = folder / "cache"
         tables = cached_tables(run, training.system, training.params, tokenizer, cache)
     share = {"process_index": 0, "process_count": 1}
-    loader, _ = rows(run, tokenizer, tables, share)
+    loader, _ = rows(run, training.system, tokenizer, tables, share)
     ahead = time.perf_counter() - began
 
     def steps(count: int) -> dict:
@@ -122,9 +122,9 @@ def draw(case: Case, folder: pathlib.Path) -> dict:
 
     def pictures(count: int) -> dict:
         began = time.perf_counter()
-        codes = sampler.draw_codes(words[:count], guidance=5.0, sampling=GREEDY)[:, 0]
+        codes = sampler.made(words[:count], guidance=5.0, sampling=GREEDY)[:, 0]
         drawn = time.perf_counter()
-        np.asarray(show_codes(system, vq, codes))
+        np.asarray(show(system, vq, codes))
         return {"seconds": drawn - began, "codes": codes.tolist(),
                 "pixels_seconds": time.perf_counter() - drawn}  # fmt: skip
 

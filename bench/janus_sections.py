@@ -220,7 +220,7 @@ def draw(case: Case, contenders: Contenders, rounds: int) -> str:
         )
     titles = "batch", "", "transformers, s", "unijax, s", "transformers / unijax"
     text = paragraph(
-        'transformers\' `generate(generation_mode="image")` and our `Sampler.draw_codes`:',
+        'transformers\' `generate(generation_mode="image")` and our `Sampler.made`:',
         f"{n} codes a picture, guidance 5, greedy, warm.",
         *checks,
     )

@@ -11,7 +11,7 @@ import numpy as np
 from unijax.data.document import Size
 from unijax.data.pack import Packer
 
-ROW = Size(4096, 7, 7)
+ROW = Size(4096, (7, 7))  # and slots of images to understand, to draw
 RATIOS = ((2, 3, 5), (5, 1, 4))  # questions, texts, pictures to draw
 OPEN_ROWS = (1, 32)
 
@@ -23,11 +23,12 @@ def janus_like(count: int, ratio: tuple[int, ...], seed: int = 0) -> list[Size]:
     for kind in rng.choice(3, count, p=np.array(ratio) / sum(ratio)):
         if kind == 0:
             images = 1 + int(rng.random() < 0.1)
-            made.append(Size(1 + 578 * images + int(rng.integers(20, 300)), und=images))
+            made.append(Size(1 + 578 * images + int(rng.integers(20, 300)), (images, 0)))
         elif kind == 1:
-            made.append(Size(int(np.clip(rng.lognormal(5.5, 1.0), 16, ROW.tokens))))
+            length = int(np.clip(rng.lognormal(5.5, 1.0), 16, ROW.tokens))
+            made.append(Size(length, (0, 0)))
         else:
-            made.append(Size(1 + 578 + int(rng.integers(8, 120)), gen=1))
+            made.append(Size(1 + 578 + int(rng.integers(8, 120)), (0, 1)))
     return made
 
 

@@ -84,10 +84,10 @@ def measure(run: RunConfig, steps: int) -> tuple[Step, float]:
     """Trains some steps, and the share of their time in which the host had no batch ready."""
     mesh = make_mesh(run.mesh)
     print(describe(mesh, run.mesh.table), file=sys.stderr)
-    _, trainer = build(run, mesh)
+    system, trainer = build(run, mesh)
     index, count = reader(mesh)
     share = {"process_index": index, "process_count": count}
-    loader, _ = rows(run, load_tokenizer(run.tokenizer), None, share)
+    loader, _ = rows(run, system, load_tokenizer(run.tokenizer), None, share)
     with contextlib.closing(loader):
         state = trainer.begin(trainer.init(run.seed))
         state, *_ = take(trainer, state, loader, WARM_UP)

@@ -50,8 +50,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data = {
         "row_length": 2048,
         "rows": 8,
-        "und": {"size": 384, "tokens": 576, "slots": 3},
-        "gen": {"size": 384, "tokens": 576, "slots": 3},
+        "slots": {"und": 3, "gen": 3},
         "template": "janus_pro",
         "groups": [
             {"name": name, "ratio": ratio, "sources": []}

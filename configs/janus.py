@@ -102,8 +102,7 @@ def get_config(stage: str = "stage1") -> ConfigDict:
     config.data = {
         "row_length": 4096,
         "rows": table["rows"],
-        "und": {"size": 384, "tokens": 576, "slots": 3},
-        "gen": {"size": 384, "tokens": 576, "slots": 6},
+        "slots": {"und": 3, "gen": 6},
         "template": "janus",
         "groups": _groups(stage, table["ratio"], "data"),
     }

@@ -83,8 +83,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data = {
         "row_length": 512,
         "rows": 2,
-        "und": {"size": 64, "tokens": 64, "slots": 6},
-        "gen": {"size": 64, "tokens": 64, "slots": 6},
+        "slots": {"und": 6, "gen": 6},
         "template": "janus_pro",
         "p_first_sentence": 1.0,  # prompts are names, without keywords
         "groups": _groups("train"),

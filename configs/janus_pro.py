@@ -100,8 +100,7 @@ def get_config(arg: str = "1b,stage1") -> ConfigDict:
     config.data = {
         "row_length": 4096,
         "rows": table["rows"],
-        "und": {"size": 384, "tokens": 576, "slots": 3},
-        "gen": {"size": 384, "tokens": 576, "slots": 6},
+        "slots": {"und": 3, "gen": 6},
         "template": "janus_pro",
         "groups": _groups(stage, table["ratio"], "data"),
     }

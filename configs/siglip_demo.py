@@ -31,6 +31,10 @@ def get_config(arg: str = "") -> ConfigDict:
             "intermediate_size": 512,
             "num_hidden_layers": 2,
             "num_attention_heads": 4,
+            "layer_norm_eps": 1e-6,
+            "causal": False,
+            "pooling": "mean",
+            "init": "normal",
         },
         "embed_dim": 128,
     }

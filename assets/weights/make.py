@@ -1,6 +1,6 @@
 """Trains the small encoders of the demo and writes them beside this file.
 
-    python assets/weights/make.py --runs runs          # about two hours on two cores; it resumes
+    python assets/weights/make.py --runs runs          # about three hours on two cores; it resumes
 
 For each: `NAME.safetensors` (float16), `NAME.config.json` (the resolved config that made it) and
 `NAME.metrics.jsonl` (its training log).
@@ -21,8 +21,12 @@ from unijax.train.weights import save_weights
 
 HERE = pathlib.Path(__file__).parent
 CONFIGS = HERE.parent.parent / "configs"
-# name: the group of the run that is kept, and its name in Janus
-KEPT = {"vq_demo": ("generator", "vqmodel"), "siglip_demo": ("vision_model", "vision_model")}
+# name: the group of the run that is kept, and its name in the systems that use it
+KEPT = {
+    "vq_demo": ("generator", "vqmodel"),
+    "siglip_demo": ("vision_model", "vision_model"),
+    "kl_demo": ("generator", "autoencoder"),
+}
 
 
 def main() -> None:

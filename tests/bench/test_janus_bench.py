@@ -22,8 +22,8 @@ from unijax.core.tree import flatten
 from unijax.data import tokenizer as tokenizers
 from unijax.systems.janus import Janus
 from unijax.train.checkpoint import read_params
+from unijax.train.flops import training_flops
 from unijax.train.stage import match_rules
-from unijax.train.step import training_flops
 
 CASE = CASES["quick"]
 

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from unijax.core.batch import Kind, Target
+from unijax.core.stream import Layout, Stream
 from unijax.data import tokenizer as tokenizer_lib
-from unijax.data.config import DataConfig, GroupConfig, SourceConfig, StreamConfig
+from unijax.data.config import DataConfig, GroupConfig, SourceConfig
 from unijax.data.rows import RowStream
 from unijax.data.sentencepiece_tokenizer import train
 from unijax.data.sources import open_sources
@@ -21,6 +23,10 @@ NAMES = {
     "image_placeholder": "<image_placeholder>",
 }
 ROLES = ("<|User|>", "<|Assistant|>")
+# As Janus lays its documents out: images to read of 4 tokens, images to make of 9 codes.
+UND = Stream("und", "und", Kind.UND, tokens=4, size=16, resize="pad")
+GEN = Stream("gen", "gen", Kind.GEN, tokens=9, size=16, target=Target.CODE)
+LAYOUT = Layout((UND, GEN))
 WORDS = ["red", "blue", "green", "cat", "dog", "tree", "car", "a", "on", "of", "two", "mat", "is"]
 
 
@@ -96,8 +102,7 @@ def small_config(**changes) -> DataConfig:
         ),
         "row_length": 96,
         "rows": 4,
-        "und": StreamConfig(16, 4, 3),
-        "gen": StreamConfig(16, 9, 4),
+        "slots": {"und": 3, "gen": 4},
         "open_rows": 4,
         "prefetch": 0,
     }
@@ -110,4 +115,4 @@ RECORDS = make_records()
 def stream(tokenizer, records=RECORDS, **changes) -> RowStream:
     """The rows of `small_config` with these changes."""
     config = small_config(**changes)
-    return RowStream(config, open_sources(config, tokenizer, records))
+    return RowStream(config, LAYOUT, open_sources(config, LAYOUT, tokenizer, records))

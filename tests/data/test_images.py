@@ -132,7 +132,7 @@ def test_a_long_thin_picture_is_not_blown_up_before_it_is_cropped():
     np.testing.assert_array_equal(out[0], wide[0, 995:1005])
 
 
-@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "AVIF", "TIFF"])
 def test_a_picture_from_a_phone_is_turned_as_its_orientation_says(form):
     upright = np.zeros((16, 32, 3), np.uint8)
     upright[:, :16] = 255

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.data.conftest import RECORDS, small_config, stream
+from tests.data.conftest import GEN, LAYOUT, RECORDS, UND, small_config, stream
 from unijax.core.batch import Kind, Target
+from unijax.core.stream import Layout
 from unijax.data import images
 from unijax.data.batch import Cached
 from unijax.data.config import GroupConfig, SourceConfig
@@ -36,10 +37,9 @@ def test_any_prefix_of_the_documents_is_within_one_document_of_the_ratio(tokeniz
     ratio = {"und": Fraction(2, 10), "text": Fraction(3, 10), "gen": Fraction(5, 10)}
     within = {"text": Fraction(2, 10), "pages": Fraction(1, 10)}  # of the group's 3/10
     counts, by_source, longest = Counter(), Counter(), 0
-    images_ = rows.config.image_tokens
     for _ in range(300):
         parts = rows.next_document()
-        tokens = sum(document_size(placed.document, images_).tokens for placed in parts)
+        tokens = sum(document_size(placed.document, LAYOUT).tokens for placed in parts)
         cost = 1 if unit == "samples" else tokens
         longest = max(longest, cost)
         counts[rows.group_of(parts[0].source)] += cost
@@ -90,9 +90,10 @@ def test_rows_are_a_function_of_seed_data_and_config(tokenizer):
 
 @pytest.mark.parametrize("processes", [2, 4])
 def test_every_number_of_processes_sees_the_same_global_rows(tokenizer, processes):
-    whole = Loader(small_config(), tokenizer, RECORDS)
+    whole = Loader(small_config(), LAYOUT, tokenizer, RECORDS)
     parts = [
-        Loader(small_config(), tokenizer, RECORDS, None, p, processes) for p in range(processes)
+        Loader(small_config(), LAYOUT, tokenizer, RECORDS, None, p, processes)
+        for p in range(processes)
     ]
     for _ in range(3):
         batch = next(whole)
@@ -115,13 +116,13 @@ def test_a_process_decodes_its_own_rows_alone(tokenizer):
 
     records = RECORDS | {name: [lazily(r) for r in RECORDS[name]] for name in ("ask", "draw")}
     config = small_config()
-    loaders = [Loader(config, tokenizer, records, None, process, 2) for process in range(2)]
+    loaders = [Loader(config, LAYOUT, tokenizer, records, None, process, 2) for process in range(2)]
     counts = []
     for loader in loaders:
         read.clear()
         batch = next(loader)
         counts.append(len(read))
-        shown = int(batch.und.weight.sum() + batch.gen.weight.sum())
+        shown = int(sum(slots.weight.sum() for slots in batch.images.values()))
         pages = sum("pages" in name for name in loader.info.names.values())
         assert shown - pages <= counts[-1] <= shown
 
@@ -132,16 +133,16 @@ def test_a_process_decodes_its_own_rows_alone(tokenizer):
 ])  # fmt: skip
 def test_resuming_gives_the_same_remaining_batches(tokenizer, changes):
     config = small_config(**changes)
-    straight = Loader(config, tokenizer, RECORDS)
+    straight = Loader(config, LAYOUT, tokenizer, RECORDS)
     batches = [next(straight) for _ in range(6)]
     straight.close()
     for consumed in (0, 1, 4):
-        stopped = Loader(config, tokenizer, RECORDS)
+        stopped = Loader(config, LAYOUT, tokenizer, RECORDS)
         for _ in range(consumed):
             next(stopped)
         state = json.loads(json.dumps(stopped.get_state()))
         stopped.close()
-        resumed = Loader(config, tokenizer, RECORDS)
+        resumed = Loader(config, LAYOUT, tokenizer, RECORDS)
         resumed.set_state(state)
         assert resumed.get_state() == state
         for expected in batches[consumed:]:
@@ -152,7 +153,7 @@ def test_resuming_gives_the_same_remaining_batches(tokenizer, changes):
 @pytest.fixture(scope="module")
 def straight(tokenizer):
     """Batches of one process that never stopped, and their documents."""
-    loader = Loader(small_config(), tokenizer, RECORDS)
+    loader = Loader(small_config(), LAYOUT, tokenizer, RECORDS)
     batches = [(next(loader), loader.documents) for _ in range(12)]
     loader.close()
     return batches
@@ -170,7 +171,8 @@ def test_restarted_with_any_number_of_processes_the_rows_go_on_where_they_were(
     state, given = None, 0
     for processes, batches in lives:
         loaders = [
-            Loader(small_config(), tokenizer, RECORDS, None, p, processes) for p in range(processes)
+            Loader(small_config(), LAYOUT, tokenizer, RECORDS, None, p, processes)
+            for p in range(processes)
         ]
         for loader in loaders:
             if state is not None:
@@ -190,7 +192,7 @@ def test_restarted_with_any_number_of_processes_the_rows_go_on_where_they_were(
 
 def test_batches_have_the_shapes_and_contents_of_the_contract(tokenizer):
     config = small_config()
-    loader = Loader(config, tokenizer, RECORDS)
+    loader = Loader(config, LAYOUT, tokenizer, RECORDS)
     batch = next(loader)
     b, t = config.rows, config.row_length
     for name in ("tokens", "kind", "segment", "position", "image", "target_kind", "target"):
@@ -198,40 +200,71 @@ def test_batches_have_the_shapes_and_contents_of_the_contract(tokenizer):
         assert getattr(batch, name).dtype == np.int32
     assert batch.weight.dtype == np.float32
     assert batch.uid.dtype == np.uint32
-    for slots, stream_, kind in (
-        (batch.und, config.und, Kind.UND),
-        (batch.gen, config.gen, Kind.GEN),
-    ):
-        assert slots.pixels.shape == (b, stream_.slots, stream_.size, stream_.size, 3)
+    assert list(batch.images) == ["und", "gen"]
+    for stream_ in (UND, GEN):
+        slots, count = batch.images[stream_.slots], config.slots[stream_.slots]
+        assert slots.pixels.shape == (b, count, stream_.size, stream_.size, 3)
         assert slots.pixels.dtype == np.uint8
         assert slots.seed.dtype == np.uint32
-        used = (batch.kind == kind).sum(axis=1) // stream_.tokens
+        used = (batch.kind == stream_.kind).sum(axis=1) // stream_.tokens
         np.testing.assert_array_equal(slots.weight.sum(axis=1), used)
         assert not slots.pixels[slots.weight == 0].any()
         assert not slots.seed[slots.weight == 0].any()
-        addresses = batch.tokens[batch.kind == kind]
-        assert addresses.max() < stream_.slots * stream_.tokens
+        addresses = batch.tokens[batch.kind == stream_.kind]
+        assert addresses.max() < count * stream_.tokens
     assert set(batch.uid[batch.kind != Kind.PAD]) == set(loader.info.names)
 
 
 def test_slots_hold_the_pictures_that_tokens_address(tokenizer):
     config = small_config()
-    loader = Loader(config, tokenizer, RECORDS)
+    loader = Loader(config, LAYOUT, tokenizer, RECORDS)
     for _ in range(3):
         batch = next(loader)
         for row, uid in zip(*np.unique(np.stack(np.nonzero(batch.kind == Kind.GEN)), axis=1)):
             uid = batch.uid[row, uid]
             source, _, index = loader.info.names[uid].split("/")
             pixels = images.decode(RECORDS[source][int(index)]["image"], "", 10**6)
-            expected = images.for_generation(pixels, config.gen.size)
+            expected = images.for_generation(pixels, GEN.size)
             here = (batch.uid[row] == uid) & (batch.kind[row] == Kind.GEN)
-            slot = batch.tokens[row][here][0] // config.gen.tokens
-            np.testing.assert_array_equal(batch.gen.pixels[row, slot], expected)
+            slot = batch.tokens[row][here][0] // GEN.tokens
+            np.testing.assert_array_equal(batch.images["gen"].pixels[row, slot], expected)
+
+
+def test_roles_that_share_slots_keep_their_own_preparation_and_noise(tokenizer):
+    """A clean image to read beside noised ones to make, in one array, each as its stream says."""
+    und = dataclasses.replace(UND, slots="images", kind=Kind.GEN, t_max=0.5, tokens=GEN.tokens)
+    noise = {"target": Target.NOISE, "answers": (0, 0)}
+    layout = Layout((und, dataclasses.replace(GEN, slots="images", **noise)))
+    loader = Loader(small_config(slots={"images": 5}), layout, tokenizer, RECORDS)
+    prepare = {"ask": images.for_understanding, "draw": images.for_generation}
+    limits = {"ask": 0.5, "draw": 1.0}
+    seen = Counter()
+    for _ in range(3):
+        batch = next(loader)
+        (slots,) = batch.images.values()
+        firsts = (batch.kind == Kind.GEN) & (batch.tokens % GEN.tokens == 0)
+        assert firsts.sum() == slots.weight.sum()
+        assert not slots.t_max[slots.weight == 0].any()
+        for row, at in zip(*np.nonzero(firsts)):
+            source, _, index = loader.info.names[batch.uid[row, at]].split("/")
+            if source not in prepare:
+                continue
+            slot = batch.tokens[row, at] // GEN.tokens
+            pixels = images.decode(RECORDS[source][int(index)]["image"], "", 10**6)
+            np.testing.assert_array_equal(slots.pixels[row, slot], prepare[source](pixels, 16))
+            assert slots.t_max[row, slot] == limits[source]
+            seen[source] += 1
+    assert min(seen["ask"], seen["draw"]) > 3
+
+
+def test_slots_without_noise_have_no_limit_of_it(tokenizer):
+    batch = next(Loader(small_config(), LAYOUT, tokenizer, RECORDS))
+    assert [slots.t_max for slots in batch.images.values()] == [None, None]
 
 
 def test_metrics_are_the_realised_shares(tokenizer):
     config = small_config()
-    loader = Loader(config, tokenizer, RECORDS)
+    loader = Loader(config, LAYOUT, tokenizer, RECORDS)
     totals = Counter()
     for _ in range(8):
         batch = next(loader)
@@ -252,7 +285,7 @@ def test_metrics_are_the_realised_shares(tokenizer):
 
 
 def test_repeated_tokens_are_all_but_those_of_a_record_s_first_time(tokenizer):
-    loader = Loader(small_config(), tokenizer, RECORDS)
+    loader = Loader(small_config(), LAYOUT, tokenizer, RECORDS)
     seen, repeated, first_steps = {}, 0, []
     for _ in range(30):
         batch = next(loader)
@@ -272,29 +305,34 @@ def test_repeated_tokens_are_all_but_those_of_a_record_s_first_time(tokenizer):
 
 def test_cached_values_stand_for_pixels(tokenizer):
     config = small_config()
-    n = config.gen.tokens
+    n = GEN.tokens
 
     def codes(key):
         return np.full(n, int(key[:4], 16), np.int32)
 
     def features(key):
-        return np.full((config.und.tokens, 5), int(key[:2], 16), np.float32)
+        return np.full((UND.tokens, 5), int(key[:2], 16), np.float32)
 
     cached = {
         "gen": Cached("codes", codes, (n,), np.int32),
-        "und": Cached("features", features, (config.und.tokens, 5), np.float32),
+        "und": Cached("features", features, (UND.tokens, 5), np.float32),
     }
-    plain, fast = Loader(config, tokenizer, RECORDS), Loader(config, tokenizer, RECORDS, cached)
+    plain, fast = (
+        Loader(config, LAYOUT, tokenizer, RECORDS),
+        Loader(config, LAYOUT, tokenizer, RECORDS, cached),
+    )
     for _ in range(3):
         left, right = next(plain), next(fast)
-        assert_same(left.replace(und=None, gen=None), right.replace(und=None, gen=None))
-        np.testing.assert_array_equal(left.gen.weight, right.gen.weight)
-        assert right.gen.pixels is None
-        assert right.und.pixels is None
-        assert right.gen.codes.shape == (*left.gen.weight.shape, n)
-        assert right.und.features.shape == (*left.und.weight.shape, config.und.tokens, 5)
-        same = left.gen.pixels.reshape(-1, left.gen.pixels[0, 0].size)
-        keys = right.gen.codes[..., 0].reshape(-1)
+        assert_same(left.replace(images={}), right.replace(images={}))
+        for name, slots in left.images.items():
+            np.testing.assert_array_equal(slots.weight, right.images[name].weight)
+            assert right.images[name].pixels is None
+        shown, codes_ = left.images["gen"].pixels, right.images["gen"].codes
+        assert codes_.shape == (*shown.shape[:2], n)
+        found = right.images["und"].features
+        assert found.shape == (*left.images["und"].weight.shape, UND.tokens, 5)
+        same = shown.reshape(-1, shown[0, 0].size)
+        keys = codes_[..., 0].reshape(-1)
         for i in range(len(keys)):
             for j in range(i):
                 assert (keys[i] == keys[j]) == (same[i] == same[j]).all()
@@ -303,18 +341,19 @@ def test_cached_values_stand_for_pixels(tokenizer):
 def test_scenes_are_arrays(tokenizer):
     scene = np.full((8, 8, 3), 77, np.uint8)
     records = RECORDS | {"draw": [r | {"image": scene} for r in RECORDS["draw"]]}
-    batch = next(Loader(small_config(), tokenizer, records))
-    assert (batch.gen.pixels[batch.gen.weight == 1] == 77).all()
+    batch = next(Loader(small_config(), LAYOUT, tokenizer, records))
+    gen = batch.images["gen"]
+    assert (gen.pixels[gen.weight == 1] == 77).all()
 
 
 def test_held_out_batches_never_change_and_have_no_chance_in_them(tokenizer):
     config = small_config(p_drop_condition=1.0, p_first_sentence=1.0)
-    first = fixed_batches(config, tokenizer, 3, RECORDS)
-    second = fixed_batches(config, tokenizer, 3, RECORDS)
+    first = fixed_batches(config, LAYOUT, tokenizer, 3, RECORDS)
+    second = fixed_batches(config, LAYOUT, tokenizer, 3, RECORDS)
     for left, right in zip(first, second, strict=True):
         assert_same(left, right)
         assert tokenizer.special.pad not in left.tokens[left.kind == Kind.TEXT]
-    dropped = next(Loader(config, tokenizer, RECORDS))
+    dropped = next(Loader(config, LAYOUT, tokenizer, RECORDS))
     assert tokenizer.special.pad in dropped.tokens[dropped.kind == Kind.TEXT]
 
 
@@ -328,7 +367,7 @@ def test_sources_come_and_go_with_the_steps(tokenizer):
     )  # fmt: skip
     config = small_config(groups=groups, open_rows=1)
     records = dict.fromkeys(("early", "late", "always"), RECORDS["draw"])
-    loader = Loader(config, tokenizer, records)
+    loader = Loader(config, LAYOUT, tokenizer, records)
     drawn = []
     for step in range(10):
         if step == 7:
@@ -341,7 +380,7 @@ def test_sources_come_and_go_with_the_steps(tokenizer):
     for counts in (sum(drawn[:5], Counter()), sum(drawn[6:], Counter())):
         other = counts.total() - counts["always"]
         assert abs(counts["always"] - other) <= 3
-    resumed = Loader(config, tokenizer, records)
+    resumed = Loader(config, LAYOUT, tokenizer, records)
     resumed.set_state(state)
     for _ in range(3):
         last = next(resumed)
@@ -372,8 +411,7 @@ def test_a_source_is_narrowed_to_categories_and_a_limit(tmp_path):
 
 def test_a_stream_without_images_has_no_slots(tokenizer):
     groups = (GroupConfig("text", 1.0, (SourceConfig("text", "text"),)),)
-    config = dataclasses.replace(small_config(), groups=groups, und=None, gen=None)
-    batch = next(Loader(config, tokenizer, RECORDS))
-    assert batch.und is None
-    assert batch.gen is None
+    config = dataclasses.replace(small_config(), groups=groups, slots={})
+    batch = next(Loader(config, LAYOUT, tokenizer, RECORDS))
+    assert batch.images == {}
     assert set(np.unique(batch.target_kind)) == {Target.NONE, Target.TEXT}

@@ -2,19 +2,17 @@
 
 import pytest
 
-from tests.data.conftest import RECORDS, small_config, stream
+from tests.data.conftest import LAYOUT, RECORDS, small_config, stream
 from unijax.core.errors import UserError
 from unijax.data.config import GroupConfig, SourceConfig
-from unijax.data.document import UndSpan
 from unijax.data.loader import Loader
-from unijax.data.templates import IMAGE_MARKER
 
 LONG = {"id": "long", "text": "\n\n".join(["a cat on a mat is red and a dog is blue"] * 12)}
 
 
 def test_overlong_documents_are_dropped_and_counted(tokenizer):
     records = RECORDS | {"text": [LONG, *RECORDS["text"][:3]]}
-    loader = Loader(small_config(overlong="drop"), tokenizer, records)
+    loader = Loader(small_config(overlong="drop"), LAYOUT, tokenizer, records)
     for _ in range(6):
         next(loader)
     dropped = loader.info.metrics["documents_left_out"]
@@ -53,7 +51,7 @@ def test_an_overlong_record_of_two_is_not_taken_for_a_source_without_any_that_fi
 
 
 TURNS = [
-    {"role": "user", "content": f"{IMAGE_MARKER} what is on the mat?"},
+    {"role": "user", "content": [RECORDS["ask"][0]["image"], " what is on the mat?"]},
     {"role": "assistant", "content": "a cat"},
     {"role": "user", "content": "is it red? " * 12},
     {"role": "assistant", "content": "a red cat on a mat"},
@@ -66,14 +64,14 @@ def test_a_picture_and_its_answer_are_never_cut_apart(tokenizer, task):
     ask = RECORDS["ask"][0]
     long = {"id": "long", "image": ask["image"], "questions": [
         {"question": "what is shown? " * 12, "answer": "a cat"}
-    ], "messages": TURNS, "images": [ask["image"]]}  # fmt: skip
-    short = ask | {"messages": TURNS[:2], "images": [ask["image"]]}
+    ], "messages": TURNS}  # fmt: skip
+    short = ask | {"messages": TURNS[:2]}
     groups = (GroupConfig("und", 1.0, (SourceConfig("ask", task),)),)
     rows = stream(tokenizer, {"ask": [long, short]}, overlong="split", row_length=48, groups=groups)
     for _ in range(20):
         for placed in next(rows):
             assert "#" not in placed.document.name
-            assert any(isinstance(span, UndSpan) for span in placed.document.spans)
+            assert any(getattr(span, "role", None) == "und" for span in placed.document.spans)
     assert rows.dropped["ask"] > 5
 
 

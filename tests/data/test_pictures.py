@@ -83,6 +83,7 @@ def test_resuming_gives_the_same_remaining_batches(data, tokenizer):
         batch = next(resumed)
         np.testing.assert_array_equal(batch.pixels, expected.pixels)
         np.testing.assert_array_equal(batch.text, expected.text)
+        np.testing.assert_array_equal(batch.seed, expected.seed)
 
 
 def test_processes_share_the_same_global_batches(data, tokenizer):
@@ -91,9 +92,29 @@ def test_processes_share_the_same_global_batches(data, tokenizer):
     parts = [PictureLoader(settings, tokenizer, p, 4) for p in range(4)]
     for _ in range(2):
         batch, pieces = next(whole), [next(part) for part in parts]
-        for name in ("pixels", "text", "text_length", "weight"):
+        for name in ("pixels", "text", "text_length", "weight", "seed"):
             together = np.concatenate([getattr(piece, name) for piece in pieces])
             np.testing.assert_array_equal(together, getattr(batch, name))
+
+
+def test_seeds_belong_to_the_pictures_draw(data):
+    """Of 8 pictures a batch or of 4, of this run's seed: of another seed, none is the same."""
+
+    def seeds(**changes):
+        loader = PictureLoader(config(data, **changes), None)
+        found = {}
+        while len(found) < 40:
+            batch, names = next(loader), iter(loader.documents.values())
+            assert batch.seed.dtype == np.uint32
+            found |= dict(zip(names, batch.seed.tolist(), strict=True))
+        return found
+
+    first = seeds()
+    assert len(set(first.values())) == 40  # each epoch's anew
+    assert seeds(batch=4) == first
+    other = seeds(seed=1)
+    assert other.keys() == first.keys()
+    assert not set(other.values()) & set(first.values())
 
 
 @pytest.mark.parametrize(("before", "after"), [(1, 4), (4, 1), (2, 4)])

@@ -3,25 +3,25 @@
 import numpy as np
 import pytest
 
-from tests.data.conftest import RECORDS, small_config
+from tests.data.conftest import LAYOUT, RECORDS, small_config
 from unijax.core.batch import Kind
 from unijax.core.errors import UserError
 from unijax.data.assemble import assemble
 from unijax.data.batch import Cached
-from unijax.data.config import GroupConfig, SourceConfig, StreamConfig
+from unijax.data.config import GroupConfig, SourceConfig
 from unijax.data.loader import Loader, fixed_batches
 
 
 def test_a_state_of_other_data_is_refused(tokenizer):
-    loader = Loader(small_config(), tokenizer, RECORDS)
+    loader = Loader(small_config(), LAYOUT, tokenizer, RECORDS)
     state = loader.get_state()
     for other in (
-        Loader(small_config(seed=1), tokenizer, RECORDS),
-        Loader(small_config(), tokenizer, RECORDS | {"text": RECORDS["text"][:-1]}),
+        Loader(small_config(seed=1), LAYOUT, tokenizer, RECORDS),
+        Loader(small_config(), LAYOUT, tokenizer, RECORDS | {"text": RECORDS["text"][:-1]}),
     ):
         with pytest.raises(UserError, match="data state: found a state of other data"):
             other.set_state(state)
-    Loader(small_config(prefetch=2, decode_threads=5), tokenizer, RECORDS).set_state(state)
+    Loader(small_config(prefetch=2, decode_threads=5), LAYOUT, tokenizer, RECORDS).set_state(state)
 
 
 def test_pictures_without_a_cached_value_are_named(tokenizer):
@@ -32,13 +32,13 @@ def test_pictures_without_a_cached_value_are_named(tokenizer):
 
     cached = {"gen": Cached("codes", missing, (9,), np.int32)}
     with pytest.raises(UserError, match=r"draw\[\d+\] \(id 'p\d+'\): found no cached codes"):
-        next(Loader(config, tokenizer, RECORDS, cached))
+        next(Loader(config, LAYOUT, tokenizer, RECORDS, cached))
 
 
 def test_a_bad_picture_is_named_by_its_record(tokenizer):
     bad = [record | {"image": b"no picture"} for record in RECORDS["draw"]]
     for prefetch in (0, 2):
-        loader = Loader(small_config(prefetch=prefetch), tokenizer, RECORDS | {"draw": bad})
+        loader = Loader(small_config(prefetch=prefetch), LAYOUT, tokenizer, RECORDS | {"draw": bad})
         with pytest.raises(
             UserError, match=r"draw\[\d+\] \(id 'p\d+'\): found 10 bytes that are no"
         ):
@@ -47,7 +47,7 @@ def test_a_bad_picture_is_named_by_its_record(tokenizer):
 
 def test_rows_that_processes_cannot_share_are_refused(tokenizer):
     with pytest.raises(UserError, match=r"data\.rows: found 4 rows and 3 processes"):
-        Loader(small_config(), tokenizer, RECORDS, None, 0, 3)
+        Loader(small_config(), LAYOUT, tokenizer, RECORDS, None, 0, 3)
 
 
 def test_padding_inside_a_row_is_refused_by_row_and_position(tokenizer, monkeypatch):
@@ -63,7 +63,7 @@ def test_padding_inside_a_row_is_refused_by_row_and_position(tokenizer, monkeypa
 
     monkeypatch.setattr("unijax.data.batch.assemble", assemble_badly)
     with pytest.raises(UserError, match=r"row 1, position 6: found decreasing kv_start"):
-        fixed_batches(small_config(), tokenizer, 1, RECORDS)
+        fixed_batches(small_config(), LAYOUT, tokenizer, 1, RECORDS)
 
 
 @pytest.mark.parametrize(
@@ -86,9 +86,18 @@ def test_padding_inside_a_row_is_refused_by_row_and_position(tokenizer, monkeypa
             "data.groups.text.a.weight: found nan; expected a finite number",
         ),
         ({"p_drop_condition": 1.5}, "data.p_drop_condition: found 1.5; expected a probability"),
-        ({"row_length": 11}, "data.gen: found 9 tokens an image and rows of 11"),
-        ({"gen": StreamConfig(16, 9, 0)}, "data.gen.slots: found 0"),
-        ({"gen": None}, "data.groups.gen.draw: found the task 'generate' without a stream of gen"),
+        ({"row_length": 11}, "data.slots.gen: found 9 tokens an image and rows of 11"),
+        ({"slots": {"gen": -1}}, "data.slots.gen: found -1; expected at least 0"),
+        ({"slots": {"made": 1}}, "data.slots: found 'made'; expected one of und, gen"),
+        (
+            {"slots": {"und": 3, "gen": 0}},
+            "data.groups.gen.draw: found the task 'generate' without slots for its images (gen)",
+        ),
+        (
+            {"slots": {"und": 3}},
+            "data.groups.gen.draw: found the task 'generate' without slots for its images (gen); "
+            "expected data.slots.gen",
+        ),
         ({"groups": ()}, "data.groups: found no group with a ratio above 0"),
         ({"groups": (GroupConfig("x", 1.0, ()),)}, "data.groups: found 'x'"),
         ({"groups": (GroupConfig("und", 1.0, ()),)}, "found no source with a weight above 0"),
@@ -112,5 +121,5 @@ def test_padding_inside_a_row_is_refused_by_row_and_position(tokenizer, monkeypa
 )  # fmt: skip
 def test_settings_that_cannot_work_are_refused(tokenizer, changes, message):
     with pytest.raises(UserError) as error:
-        Loader(small_config(**changes), tokenizer, RECORDS)
+        Loader(small_config(**changes), LAYOUT, tokenizer, RECORDS)
     assert message in str(error.value)

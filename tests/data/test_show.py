@@ -6,10 +6,10 @@ import re
 
 import pytest
 
-from tests.data.conftest import make_records, small_config
+from tests.data.conftest import LAYOUT, make_records, small_config
 from unijax.core.errors import UserError
 from unijax.data import tokenizer as tokenizer_lib
-from unijax.data.config import GroupConfig, SourceConfig, StreamConfig
+from unijax.data.config import GroupConfig, SourceConfig
 from unijax.data.show import show
 
 GOLDEN = pathlib.Path("tests/golden/packed_rows.txt")
@@ -18,20 +18,29 @@ GOLDEN = pathlib.Path("tests/golden/packed_rows.txt")
 def config():
     """Every task once: und 6, text 3, gen 3, in samples."""
     records = make_records()
+    pictures = records["ask"]
     chat = {
         "id": "c0",
         "messages": [
             {"role": "system", "content": "Be brief."},
-            {"role": "user", "content": "<image_placeholder>\nwhat is it? <|Assistant|>"},
+            {"role": "user", "content": [pictures[0]["image"], "\nwhat is it? <|Assistant|>"]},
             {"role": "assistant", "content": "a cat"},
-            {"role": "user", "content": "and here: <image_placeholder>?"},
+            {"role": "user", "content": ["and here: ", pictures[1]["image"], "?"]},
             {"role": "assistant", "content": "two red trees"},
         ],
-        "images": [records["ask"][0]["image"], records["ask"][1]["image"]],
     }
-    pictures = records["ask"]
     und = ("question", "describe", "name", "category", "keywords", "image_to_caption")
-    gen = ("caption_to_image", "category_to_image", "generate")
+    gen = ("caption_to_image", "category_to_image", "generate", "draw")
+    draw = {
+        "id": "d0",
+        "messages": [
+            {"role": "user", "content": "draw a cat"},
+            {"role": "assistant", "content": [pictures[2]["image"]]},
+            {"role": "user", "content": [pictures[3]["image"], "\non this mat"]},
+            {"role": "assistant", "content": ["here: ", pictures[4]["image"], " nice?"]},
+        ],
+        "drawings": 2,
+    }
     groups = (
         GroupConfig("und", 6.0, tuple(SourceConfig(f"u-{task}", task) for task in und)),
         GroupConfig(
@@ -45,15 +54,16 @@ def config():
     )  # fmt: skip
     sources = {f"u-{task}": pictures for task in und} | {f"g-{task}": pictures for task in gen}
     sources |= {"text": records["text"], "pages": records["pages"], "chat": [chat]}
-    und_slots = StreamConfig(16, 4, 8)
-    return small_config(groups=groups, row_length=160, und=und_slots, p_drop_condition=0.3), sources
+    sources["g-draw"] = [draw]
+    slots = {"und": 8, "gen": 4}
+    return small_config(groups=groups, row_length=160, slots=slots, p_drop_condition=0.3), sources
 
 
 def test_packed_rows_are_the_golden():
     """Rewritten by UNIJAX_GOLDEN=write."""
     settings, sources = config()
     tokenizer = tokenizer_lib.load("assets/tokenizer")
-    text = show(settings, tokenizer, 6, sources) + "\n"
+    text = show(settings, LAYOUT, tokenizer, 6, sources) + "\n"
     for name in sources:
         assert f"{name}/0/" in text  # every task is there to be read
     if os.environ.get("UNIJAX_GOLDEN") == "write":
@@ -63,7 +73,7 @@ def test_packed_rows_are_the_golden():
 
 def test_what_is_shown_is_what_the_arrays_hold(tokenizer):
     settings, sources = config()
-    text = show(settings, tokenizer, 3, sources)
+    text = show(settings, LAYOUT, tokenizer, 3, sources)
     rows = re.findall(r"row \d+: (\d+) of (\d+) tokens", text)
     lengths = list(map(int, re.findall(r", (\d+) tokens, uid", text)))
     assert len(rows) == 3
@@ -78,5 +88,5 @@ def test_what_is_shown_is_what_the_arrays_hold(tokenizer):
 def test_a_bad_config_is_refused(tokenizer):
     settings, sources = config()
     with pytest.raises(UserError, match=r"data\.unit"):
-        show(small_config(unit="rows"), tokenizer, 1, sources)
+        show(small_config(unit="rows"), LAYOUT, tokenizer, 1, sources)
     assert settings.rows == 4

@@ -115,14 +115,53 @@ def test_the_other_tasks():
     assert render("page", page) == "one<image_placeholder>twothree<EOS>"
     chat = {
         "messages": [
-            turn("user", "<image_placeholder> and <image_placeholder>: same?"),
+            turn("user", [b"1", " and ", b"2", ": same?"]),
             turn("assistant", "no <image_placeholder>"),
         ],
-        "images": [b"1", b"2"],
     }
     pieces = TASKS["chat"](chat, context())
     assert [p.image.raw for p in pieces if isinstance(p, Und)] == [b"1", b"2"]
     assert Text("no <image_placeholder>", True) in pieces  # the assistant's words are words
+
+
+def test_the_assistant_draws_where_its_turn_holds_a_picture():
+    record = {
+        "messages": [
+            turn("system", "Be kind."), turn("user", "draw a cat"), turn("assistant", [b"1"]),
+            turn("user", [b"2", "\nwith this hat"]), turn("assistant", ["Here:", b"3", " Nice? "]),
+        ],
+        "drawings": 2,
+    }  # fmt: skip
+    for task in ("draw", "chat"):
+        pieces = TASKS[task](record, context())
+        assert to_text(pieces, EOS) == (
+            "Be kind.\n\n<|User|>: draw a cat\n\n<|Assistant|>:<image_placeholder><EOS>"
+            "<|User|>: <image_placeholder>\nwith this hat\n\n"
+            "<|Assistant|>: Here:<image_placeholder> Nice?<EOS>"
+        )
+        assert [p.image.raw for p in pieces if isinstance(p, Gen)] == [b"1", b"3"]
+        assert [p.image.raw for p in pieces if isinstance(p, Und)] == [b"2"]
+        trained = [p for p in pieces if isinstance(p, (Text, Eos)) and p.trained]
+        assert trained == [
+            Eos(True), Text(" ", True), Text("Here:", True), Text(" Nice?", True), Eos(True)
+        ]  # fmt: skip
+
+
+def test_a_drawing_alone_begins_as_the_task_generate_does():
+    turns = [turn("user", "a red cat. it sits."), turn("assistant", [b"i"])]
+    for template in (PRO, JANUS):
+        alone = TASKS["generate"](PICTURE, context(template))
+        talk = TASKS["draw"]({"messages": turns, "drawings": 1}, context(template))
+        assert (talk[:-2], talk[-1]) == (alone[:-1], Eos(True))
+        assert isinstance(talk[-2], Gen)
+        assert isinstance(alone[-1], Gen)
+
+
+def test_a_turn_that_is_not_learned_is_given():
+    messages = [turn("user", "a"), turn("assistant", "b") | {"learned": False}]
+    pieces = PRO.render([*messages, turn("user", "c"), turn("assistant", "d")])
+    trained = [p for p in pieces if isinstance(p, (Text, Eos)) and p.trained]
+    assert trained == [Text(" ", True), Text("d", True), Eos(True)]
 
 
 def test_texts_may_be_cut_at_blank_lines():
@@ -168,4 +207,5 @@ def test_a_record_without_what_the_task_reads_is_named(task):
 
 def test_tables_of_tasks_agree():
     assert set(FIELDS) == set(TASKS)
-    assert set(STREAMS) == {task for task, fields in FIELDS.items() if "image" in fields} | {"page"}
+    of_pictures = {task for task, fields in FIELDS.items() if "image" in fields}
+    assert set(STREAMS) == of_pictures | {"page", "draw"}

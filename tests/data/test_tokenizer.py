@@ -270,13 +270,20 @@ def test_errors_name_what_is_wrong(json_dir, tokenizer_dir, tokenizer, tmp_path)
 
     broken = tmp_path / "broken"
     broken.mkdir()
-    (broken / "tokenizer.json").write_text("{")
-    assert "tokenizer_config.json" in _message(lambda: tokenizer_lib.load(broken))
+    whole = (json_dir / "tokenizer.json").read_bytes()
+    (broken / "tokenizer.json").write_bytes(whole)
+    lacking = _message(lambda: tokenizer_lib.load(broken))
+    assert "no bos_token, eos_token" in lacking
+    assert "in any file beside the tokenizer" in lacking
     (broken / "tokenizer_config.json").write_text("{")
     assert "tokenizer_config.json: found Expecting" in _message(lambda: tokenizer_lib.load(broken))
+    (broken / "tokenizer.json").write_text("{")
+    assert "tokenizer.json: found Expecting" in _message(lambda: tokenizer_lib.load(broken))
     write(broken / "special_tokens.json", SpecialTokens(NAMES, {}))
     none = broken / "none.json"
-    assert "found no file" in _message(lambda: tokenizer_lib.load(broken / "tokenizer.json", none))
+    assert "found no none.json" in _message(
+        lambda: tokenizer_lib.load(broken / "tokenizer.json", none)
+    )
     assert "a Hugging Face tokenizer.json" in _message(lambda: tokenizer_lib.load(broken))
 
     (broken / "tokenizer.json").unlink()

@@ -5,13 +5,15 @@ import json
 import numpy as np
 import pytest
 
-from tests.data.conftest import png, small_config
+from tests.data.conftest import LAYOUT, png, small_config
 from unijax.core.batch import Kind
 from unijax.core.errors import UserError
+from unijax.data import user
 from unijax.data.config import GroupConfig, SourceConfig
 from unijax.data.loader import Loader
-from unijax.data.sources import open_records
+from unijax.data.sources import open_records, open_sources
 from unijax.data.user import open_folder, open_jsonl
+from unijax.data.user.lines import Lines
 
 CHAT = [
     {"role": "user", "content": "<image_placeholder>\nwhat?"},
@@ -61,8 +63,10 @@ def test_every_form_of_line_becomes_the_record_that_tasks_read(folder):
     assert question["questions"] == [{"question": "what?", "answer": "a dog"}]
     assert question["id"] == "mine"
     assert questions["questions"] == [{"question": "q", "answer": "a"}]
-    assert chat["messages"] == CHAT
-    assert [read() for read in chat["images"]] == [a]
+    (asked, answered) = chat["messages"]
+    (shown, text_of_it) = asked["content"]
+    assert (shown(), text_of_it, asked["role"]) == (a, "\nwhat?", "user")
+    assert answered == CHAT[1]
     assert prompt["captions"] == ["draw a cat"]
     assert prompt["prompt"] == "draw a cat"  # to be drawn, not a description
     assert text["text"] == "only words"
@@ -88,7 +92,8 @@ def test_every_form_of_line_becomes_the_record_that_tasks_read(folder):
             {"image": "a.png", "caption": "  "},
             "found caption: '  '; expected text that is not empty",
         ),
-        ({"image": 3, "caption": "x"}, "found image: 3"),
+        ({"image": 3, "caption": "x"}, "found no picture '3'"),
+        ({"image": ["a.png"], "caption": "x"}, "found ['a.png'] for a picture"),
         ({"image": "a.png", "captions": []}, "found captions: []; expected a list of texts"),
         (
             {"image": "a.png", "question": "x"},
@@ -99,7 +104,8 @@ def test_every_form_of_line_becomes_the_record_that_tasks_read(folder):
         ({"parts": [{"txt": "x"}]}, 'expected a list of {"text": ...} and {"image": path}'),
         ({"parts": [{"image": "no.png"}]}, "found no picture 'no.png'"),
         ({"images": ["a.png"]}, "found images without messages"),
-        ({"messages": [{"from": "human", "value": "x"}]}, 'expected a list of {"role"'),
+        ({"messages": "x"}, "found messages: 'x'; expected a list of {\"role\""),
+        ({"messages": [{"role": "user", "contnet": "x"}]}, "Did you mean 'content'?"),
         (
             {"messages": CHAT[:1], "images": ["a.png"]},
             "found roles user; expected user and assistant",
@@ -110,8 +116,8 @@ def test_every_form_of_line_becomes_the_record_that_tasks_read(folder):
             "found roles user, assistant, assistant",
         ),
         (
-            {"messages": [{"role": "human", "content": "x"}, CHAT[1]]},
-            "found roles human, assistant",
+            {"messages": [{"role": "narrator", "content": "x"}, CHAT[1]]},
+            "found the role 'narrator'; expected one of user, human",
         ),
         ({"messages": CHAT}, "found 0 images and 1 markers"),
         ({"messages": CHAT, "images": ["a.png", "a.png"]}, "found 2 images and 1 markers"),
@@ -165,6 +171,16 @@ def test_a_mixed_file_gives_each_task_the_lines_that_teach_it(folder):
     assert (lines("chat"), lines("text"), lines("page")) == ([5], [7], [8])
     assert (lines("name"), lines("category"), lines("keywords")) == ([1], [1], [2])
     assert lines("category_to_image") == []
+
+
+def test_a_file_is_opened_once_for_all_the_sources_that_read_it(folder, tokenizer, monkeypatch):
+    path, opened = str(write(folder, *GOOD)), []
+    monkeypatch.setattr(user, "Lines", lambda path: opened.append(path) or Lines(path))
+    tasks = ("describe", "question", "chat", "name")
+    groups = (GroupConfig("und", 1.0, tuple(SourceConfig(t, t, "mixed", path) for t in tasks)),)
+    sources = open_sources(small_config(groups=groups), tokenizer)
+    assert [sources[task].epoch_length for task in tasks] == [2, 2, 1, 1]
+    assert len(opened) == 1
 
 
 def test_lines_that_a_task_cannot_use_are_told_when_opened(folder):
@@ -242,7 +258,9 @@ def test_a_folder_with_metadata(folder, form):
         ({"a.txt": "x"}, "sub/b.png", "found no b.txt beside it"),
         ({"a.txt": "x", "sub/b.txt": " \n"}, "sub/b.txt", "found no text"),
         ({"a.txt": "x", "sub/b.txt": "x", "c.txt": "x"}, "c.txt", "a text without a picture"),
-        ({"notes.md": "x"}, "notes.md", "a file that is neither a picture nor known text"),
+        ({"drawing.svg": "x"}, "drawing.svg", "a file of a kind that is not read (.svg)"),
+        ({"captions.csv": "x"}, "captions.csv", "a table that is not read"),
+        ({"sub/metadata.csv": "x"}, "sub/metadata.csv", "a table that is not read"),
         ({"metadata.csv": "file_name,text\na.png,x\n"}, "sub/b.png", "metadata.csv does not name"),
         ({"metadata.csv": "file_name,text\na.png\n"}, "metadata.csv:2", "more or fewer fields"),
         ({"metadata.csv": "name,text\na.png,x\n"}, "metadata.csv:2", "found no file_name"),
@@ -281,12 +299,13 @@ def test_own_data_goes_all_the_way_to_batches(folder, tokenizer):
         )),
         GroupConfig("gen", 1.0, (SourceConfig("g", "category_to_image", "folder", str(gen)),)),
     )  # fmt: skip
-    loader = Loader(small_config(groups=groups), tokenizer)
+    loader = Loader(small_config(groups=groups), LAYOUT, tokenizer)
     batch = next(loader)
     assert {name.split("/")[0] for name in loader.info.names.values()} == {"q", "c", "g"}
     assert (batch.kind == Kind.UND).any()
     assert (batch.kind == Kind.GEN).any()
-    assert batch.gen.pixels[batch.gen.weight == 1].any()
+    gen = batch.images["gen"]
+    assert gen.pixels[gen.weight == 1].any()
 
 
 def test_an_undecodable_picture_is_named_by_file_and_line(folder, tokenizer):
@@ -296,6 +315,6 @@ def test_an_undecodable_picture_is_named_by_file_and_line(folder, tokenizer):
             "gen", 1.0, (SourceConfig("g", "generate", "jsonl", str(write(folder, GOOD[0]))),)
         ),
     )
-    loader = Loader(small_config(groups=groups), tokenizer)
+    loader = Loader(small_config(groups=groups), LAYOUT, tokenizer)
     with pytest.raises(UserError, match=r"data\.jsonl:1: found 13 bytes that are no known picture"):
         next(loader)

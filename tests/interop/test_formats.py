@@ -1,5 +1,7 @@
 """The tables cover every parameter of every named size, and every tensor of transformers' model."""
 
+import dataclasses
+import json
 import math
 
 import numpy as np
@@ -7,12 +9,14 @@ import pytest
 import torch
 from transformers import JanusConfig, JanusForConditionalGeneration
 
+from unijax.core.errors import UserError
 from unijax.core.vocab import SpecialIds
-from unijax.interop import formats
+from unijax.interop import configs, formats
 from unijax.interop.export_configs import hf_config
-from unijax.interop.importing import abstract_params
+from unijax.interop.opening import abstract_params
 from unijax.interop.reference import _renamed
 from unijax.interop.table import foreign_shapes
+from unijax.ops.rope import RopeScaling
 from unijax.systems.janus import SIZES
 
 SPECIAL = SpecialIds(bos=0, eos=1, pad=2, boi=3, eoi=4, image_placeholder=5)
@@ -68,3 +72,29 @@ def test_shapes_are_those_of_transformers(name):
     released = foreign_shapes(formats.deepseek(config), shapes_of(name))
     blank = {n: np.broadcast_to(np.zeros((), bool), s) for n, s in released.items()}
     assert {n: x.shape for n, x in _renamed(blank).items()} == expected
+
+
+OPTIONS = {
+    "rope_scaling": RopeScaling(8.0, 1.0, 4.0, 8192), "mrope_section": (16, 24, 24),
+    "qkv_bias": True, "qk_norm": "layer_norm", "norm_order": "post", "tie_word_embeddings": True,
+}  # fmt: skip
+
+
+def with_text(**options):
+    config = SIZES["janus_pro_1b"]
+    return dataclasses.replace(config, text=dataclasses.replace(config.text, **options))
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_a_decoder_that_a_format_cannot_say_is_refused(name):
+    """Some of them leave no trace in the names and shapes of the tensors."""
+    with pytest.raises(UserError, match=f"text.{name}: found .*as the formats of Janus have it"):
+        hf_config(with_text(**{name: OPTIONS[name]}), "bfloat16", SPECIAL)
+
+
+def test_what_a_run_records_of_a_decoder_is_read_back():
+    config = with_text(**OPTIONS, dropout=0.1)
+    run = json.loads(json.dumps({"config": {"system": "janus", "model": configs.to_json(config)}}))
+    found = configs.from_run(run, "here")
+    assert found == config
+    assert hash(found) == hash(config)

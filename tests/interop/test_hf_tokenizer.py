@@ -50,7 +50,7 @@ def pair(request, tmp_path_factory):
     out.mkdir()
     if request.param == "json":
         write_tokenizer(base)
-        import_tokenizer(base, source, 1000)
+        import_tokenizer(base, source, 1000, [])
     elif request.param == "nfkc":
         # A model from elsewhere: it rewrites characters, and adds spaces that ours does not want.
         (base / "corpus.txt").write_text("".join(CORPUS))

@@ -16,7 +16,8 @@ from unijax.core.errors import UserError
 from unijax.data import tokenizer as tokenizer_lib
 from unijax.interop import configs, exporting, importing
 from unijax.interop.exporting import export_checkpoint
-from unijax.interop.importing import abstract_params, import_checkpoint
+from unijax.interop.importing import import_checkpoint
+from unijax.interop.opening import abstract_params
 from unijax.interop.sources import open_directory
 from unijax.interop.verify import verify
 from unijax.train import checkpoint, streaming
@@ -92,7 +93,9 @@ def test_the_run_records_what_sampling_needs(run_dir):
     run = checkpoint.read_run(run_dir)
     assert (run["stage"], run["step"]) == ("import", 0)
     assert run["config"]["system"] == "janus"
-    assert run["config"]["data"]["template"] == "janus_pro"
+    assert run["config"]["data"] == {
+        "template": "janus_pro", "und_rounding": "round", "system_prompt": "", "row_length": 128
+    }  # fmt: skip
     config = configs.from_run(run, "here")
     assert configs.to_json(config) == run["config"]["model"]
     params = tree.flatten(checkpoint.read_params(run_dir))
@@ -192,7 +195,7 @@ def edit(section, **values):
         (edit("text_config", intermediate_size=64), "[48, 32] instead of [64, 32]"),
         (
             edit("text_config", hidden_size="wide"),
-            "hidden_size: found 'wide'; expected such as 4096",
+            "hidden_size: found 'wide'; expected a whole number, 1 to 1,048,576",
         ),
         (
             edit("text_config", num_attention_heads=5),
@@ -290,7 +293,7 @@ def test_a_few_parameters_at_a_time(hf_dir, tmp_path, monkeypatch):
 
     monkeypatch.setattr(importing, "read_leaf", read)
     import_checkpoint(hf_dir, tmp_path / "run")
-    config = configs.from_hf(hf_dir)
+    config = configs.read_sizes(hf_dir, "hf")
     sizes = {p: streaming.nbytes(a) for p, a in abstract_params(config).items()}
     limit = max(budget, *sizes.values())
     assert limit < sum(sizes.values()) / 5

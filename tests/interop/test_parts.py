@@ -38,7 +38,7 @@ VISION = dict(
 
 @pytest.fixture(scope="module")
 def config(hf_dir):
-    return configs.from_hf(hf_dir)
+    return configs.read_sizes(hf_dir, "hf")
 
 
 @pytest.fixture(scope="module")

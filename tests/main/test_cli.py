@@ -120,10 +120,12 @@ def test_show_prints_rows_as_text(capsys):
         ("stage.rules.0.pattern=(", "expected a regular expression"),
         ("stage.steps=0", "stage.steps: found 0"),
         ("validation.batches=-1", "validation.batches: found -1"),
-        ("data.und.tokens=9", "data.und.tokens: found 9; expected 16: model.vision.num_tokens"),
-        ("data.gen.tokens=9", "data.gen.tokens: found 9; expected 16: model.vq.num_tokens"),
-        ("data.und.size=20", "data.und.size: found 20; expected 16: model.vision.image_size"),
-        ("data.gen.size=32", "data.gen.size: found 32; expected 16: model.vq.image_size"),
+        # Sizes of pictures are the model's: the data has no say in them.
+        ("data.und.tokens=9", "data.und: found unknown key 'und'"),
+        ("data.gen.size=32", "data.gen: found unknown key 'gen'"),
+        ("data.slots.und=-1", "data.slots.und: found -1; expected at least 0"),
+        ("data.slots.und=0", "found the task 'name' without slots for its images (und)"),
+        ("data.slots.undd=3", "data.slots.undd: found unknown key 'undd'; expected one of"),
     ],
 )
 def test_impossible_values_are_refused_before_anything_is_written(capsys, tmp_path, change, said):

@@ -17,6 +17,7 @@ SHIPPED = [
     "configs/janus_demo.py",
     "configs/janus_composition.py",
     "configs/vq_demo.py",
+    "configs/kl_demo.py",
     "configs/siglip_demo.py",
     "configs/finetune.py",
     "configs/scaling_micro.py",
@@ -74,6 +75,15 @@ def test_overrides_reach_numbers_names_and_entries_of_lists():
     assert run.data.template == "janus"
 
 
+def test_a_field_that_came_later_is_on_record_only_where_it_is_used():
+    """Else no run of before would resume, and runs of sweeps would have other names."""
+    assert "qkv_bias" not in config_lib.to_json(load())["model"]["text"]
+    used = load("model.text.qkv_bias=true")
+    record = config_lib.to_json(used)
+    assert record["model"]["text"]["qkv_bias"] is True
+    assert resolve(record) == used
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -83,7 +93,7 @@ def test_overrides_reach_numbers_names_and_entries_of_lists():
         ("stage=7", r"stage: found '7'; expected a single value"),
         ("stage.steps", r"override 'stage.steps': found no '='"),
         ("dtype=float8", r"dtype: found 'float8'; expected one of"),
-        ("system=janis", r"system: found unknown key 'janis'.*Did you mean 'janus'\?"),
+        ("system=janis", r"system: found unknown system 'janis'.*Did you mean 'janus'\?"),
         ("mesh.table=2d", r"mesh.table: found '2d'; expected one of"),
         (
             "model.text.num_attention_heads=7",

@@ -9,12 +9,13 @@ import pytest
 
 from tests.main import tiny
 from unijax.core.errors import UserError
+from unijax.data.config import preparation
 from unijax.data.sources import open_records
+from unijax.evaluate.captioned import load
 from unijax.main import composition as composition_lib
 from unijax.main.composition import composition
 from unijax.main.demo import demo
-from unijax.main.judge import load
-from unijax.main.run import resolve
+from unijax.main.run import make_system, resolve
 from unijax.main.train import train
 from unijax.sample.sampler import Sampler
 
@@ -47,7 +48,8 @@ def test_a_drawn_picture_is_judged_against_all_that_are_shipped(run_dir, monkeyp
     """A model that draws the true pictures has all of them right; its answers stay its own."""
     run = resolve(tiny.get_config())
     source = next(g for g in run.data.groups if g.name == "gen").sources[0]
-    true = load(open_records(source, run.data.seed), run)
+    prepare = preparation(run.data, make_system(run).layout.by_role["gen"])
+    true = load(open_records(source, run.data.seed), prepare)
     known = dict(zip(true.labels, true.pixels))
 
     def draw(self, prompts, n, guidance, sampling, seed=0):
@@ -62,8 +64,7 @@ def test_a_drawn_picture_is_judged_against_all_that_are_shipped(run_dir, monkeyp
 def test_what_was_never_seen_together_is_scored_and_shown(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(composition_lib, "SCENES", 3)
     sizes = ("model.vision.image_size=32", "model.vision.patch_size=8", "model.vq.image_size=32",
-             "data.und.size=32", "data.gen.size=32", "data.gen.tokens=64", "validation.batches=0",
-             "validation.samples=0")  # fmt: skip
+             "validation.batches=0", "validation.samples=0")  # fmt: skip
     train(resolve(tiny.get_config(), sizes), tmp_path, stop_at=1)
     page = composition(tmp_path).read_text()
     results = json.loads((tmp_path / "composition.json").read_text())["results"]
@@ -82,15 +83,3 @@ def test_what_was_never_seen_together_is_scored_and_shown(tmp_path, monkeypatch,
 def test_pictures_too_small_for_scenes_are_told(run_dir):
     with pytest.raises(UserError, match=r"scenes\.size: found 16; expected a number from 32"):
         composition(run_dir)
-
-
-@pytest.mark.parametrize(
-    ("words", "tone"),
-    [
-        (" waving hand medium light skin tone ", "medium light"),
-        (" ear light skin tone ", "light"),
-        (" red apple ", ""),
-    ],
-)
-def test_the_tone_of_a_name_is_all_its_words(words, tone):
-    assert composition_lib._tone(words) == tone

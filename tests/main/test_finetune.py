@@ -15,7 +15,7 @@ from unijax.data import tokenizer as tokenizers
 from unijax.data.loader import Loader
 from unijax.main.config import load
 from unijax.main.finetune import with_user_data
-from unijax.main.run import resolve
+from unijax.main.run import make_system, resolve
 from unijax.main.train import train
 from unijax.train.checkpoint import read_params
 
@@ -109,7 +109,8 @@ def test_the_image_tokenizer_stays_and_the_rest_moves(whole, done):
 def test_sizes_and_tokenizer_are_the_checkpoints(whole, data):
     run = tuned(whole[0], [data / "mine.jsonl"])
     assert run.model.text.hidden_size == 32
-    assert (run.data.und.size, run.data.gen.tokens) == (16, 16)
+    streams = make_system(run).layout.by_role
+    assert (streams["und"].size, streams["gen"].tokens) == (16, 16)
     assert run.tokenizer == str(whole[0] / "tokenizer")
 
 
@@ -138,6 +139,7 @@ def test_lines_of_every_documented_kind_in_one_file_teach_what_they_can(whole, d
         {"image": "red.png", "caption": "a red picture"},
         {"image": "red.png", "question": "Which colour?", "answer": "red"},
         {"messages": chat},
+        {"messages": [chat[0], {"role": "assistant", "content": "<image>"}], "images": ["red.png"]},
         {"parts": [{"text": "see"}, {"image": "red.png"}]},
         {"image": "blue.png", "label": "blue", "category": "colour", "keywords": ["blue"]},
     ]
@@ -146,9 +148,9 @@ def test_lines_of_every_documented_kind_in_one_file_teach_what_they_can(whole, d
     assert tasks == {
         "und": {"describe", "question", "chat", "page", "name", "category", "keywords"},
         "text": {"text"},
-        "gen": {"generate", "category_to_image"},
+        "gen": {"generate", "category_to_image", "draw"},
     }
-    loader = Loader(run.data, tokenizers.load(run.tokenizer))
+    loader = Loader(run.data, make_system(run).layout, tokenizers.load(run.tokenizer))
     for _ in range(8):
         next(loader)
     loader.close()

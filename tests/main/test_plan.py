@@ -46,7 +46,7 @@ def test_the_step_of_the_largest_config_traces():
     trainer = setup.build(system, run.stage, mesh, "data", system.dtype, 0)
     batch = plan.abstract_batch(run, trainer.batch_sharding)
     assert batch.tokens.shape == (128, 4096)
-    assert batch.und.pixels.shape == (128, 3, 384, 384, 3)
+    assert batch.images["und"].pixels.shape == (128, 3, 384, 384, 3)
     state, metrics = jax.eval_shape(trainer.train_step, trainer.abstract_state, batch)
     same = jax.tree.map(lambda a, b: a.shape == b.shape, state, trainer.abstract_state)
     assert all(jax.tree.leaves(same))
@@ -101,7 +101,7 @@ def test_what_is_printed_and_written_says_all(tmp_path):
 def test_recipes_of_single_pictures_are_counted_by_image(name, parts):
     run = resolve(config_lib.load(name))
     system, mesh = make_system(run), make_mesh(MeshConfig(), jax.devices()[:1])
-    work = plan.work_of(run, setup.build(system, run.stage, mesh, "data", system.dtype, 0))
+    work = plan.step_work(run, setup.build(system, run.stage, mesh, "data", system.dtype, 0))
     assert (work.amount, work.unit, set(work.parts)) == (run.data.batch, "image", parts)
     asked = dataclasses.replace(a_plan(True), amount=work.amount, unit="image", parts=work.parts)
     text = plan_show.show("config", asked, asked)

@@ -28,7 +28,7 @@ from unijax.scaling import table
 from unijax.scaling.grid import run_id
 from unijax.train.checkpoint import read_params
 from unijax.train.guard import NotFinite
-from unijax.train.optimizer import schedule
+from unijax.train.schedule import schedule
 from unijax.train.stage import OptimizerConfig
 from unijax.train.state import merge
 

@@ -50,8 +50,7 @@ def get_config(arg: str = "") -> ConfigDict:
             },
             "data": {
                 "row_length": 128, "rows": 2, "prefetch": 1,
-                "und": {"size": 16, "tokens": 16, "slots": 3},
-                "gen": {"size": 16, "tokens": 16, "slots": 3},
+                "slots": {"und": 3, "gen": 3},
                 "groups": groups("train"),
             },
             "validation": {"batches": 2, "samples": 2, "groups": groups("validation")},

@@ -18,6 +18,7 @@ from unijax.core.tree import flatten, unflatten
 from unijax.models.llama import SIZES, Llama, LlamaConfig, init_cache
 from unijax.nn.stack import unstack
 from unijax.ops.attention import packed_intervals
+from unijax.ops.rope import RopeScaling
 
 SMALL = LlamaConfig(96, 32, 48, 3, 4, 2, 8)
 GROUPINGS = [(4, 4, 8), (4, 2, 8), (4, 1, 16)]  # heads, key/value heads, head dim
@@ -72,41 +73,137 @@ def assert_close(ours, theirs, tolerance=1e-5):
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance * np.abs(theirs).max())
 
 
-@pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), GROUPINGS)
-def test_equals_transformers(heads, kv_heads, head_dim):
-    shape = dict(
-        vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_layers=3,
-        num_attention_heads=heads, num_key_value_heads=kv_heads, head_dim=head_dim,
-        rms_norm_eps=1e-6,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    rope = {"rope_type": "default", "rope_theta": 500.0}
-    theirs = transformers.LlamaForCausalLM(
-        transformers.LlamaConfig(
-            **shape, rope_parameters=rope, initializer_range=0.3, tie_word_embeddings=False
-        )
-    ).eval()
-    for name, p in theirs.named_parameters():
-        if "norm" in name:
-            torch.nn.init.uniform_(p, 0.5, 1.5)
-    model = Llama(LlamaConfig(**shape, rope_theta=500.0))
-    params = {"params": from_transformers(theirs)}
+SHAPE = dict(
+    vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_layers=3,
+    num_attention_heads=4, num_key_value_heads=2, head_dim=8, rms_norm_eps=1e-6,
+)  # fmt: skip
+# More turns in the original length than `high`, fewer than `low`, and in between.
+SCALING = {
+    "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}  # fmt: skip
+SECTIONS = (1, 2, 1)
 
+
+def llama(theta=500.0, rope=None, **shape):
+    rope = {"rope_type": "default"} if rope is None else {"rope_type": "llama3", **rope}
+    config = transformers.LlamaConfig(
+        **SHAPE | shape, rope_parameters=rope | {"rope_theta": theta}, initializer_range=0.3,
+        tie_word_embeddings=False,
+    )  # fmt: skip
+    return transformers.LlamaForCausalLM(config)
+
+
+def qwen2(tied):
+    shape = {k: v for k, v in SHAPE.items() if k != "head_dim"}
+    rope = {"rope_type": "default", "rope_theta": 1e4}
+    config = transformers.Qwen2Config(
+        **shape, rope_parameters=rope, initializer_range=0.3, tie_word_embeddings=tied
+    )
+    return transformers.Qwen2ForCausalLM(config)
+
+
+def chameleon(post):
+    shape = {k: v for k, v in SHAPE.items() if k != "head_dim"}
+    vq = dict(embed_dim=4, num_embeddings=8, latent_channels=4, resolution=16, base_channels=32,
+              channel_multiplier=[1, 1], num_res_blocks=1)  # fmt: skip
+    config = transformers.ChameleonConfig(
+        **shape, swin_norm=post, vq_config=vq, initializer_range=0.3,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e4}, vocabulary_map={"<image>": 5},
+    )  # fmt: skip
+    return transformers.ChameleonForConditionalGeneration(config)
+
+
+def ours(**options):
+    return LlamaConfig(**SHAPE | options)
+
+
+REFERENCES = {
+    **{
+        f"llama of {heads} heads, {kv_heads} of keys": (
+            functools.partial(
+                llama, num_attention_heads=heads, num_key_value_heads=kv_heads, head_dim=head_dim
+            ),
+            ours(
+                num_attention_heads=heads, num_key_value_heads=kv_heads, head_dim=head_dim,
+                rope_theta=500.0,
+            ),
+        )
+        for heads, kv_heads, head_dim in GROUPINGS
+    },
+    "llama 3.1": (
+        functools.partial(llama, theta=20.0, rope=SCALING),
+        ours(rope_theta=20.0, rope_scaling=RopeScaling(**SCALING)),
+    ),
+    "qwen2": (functools.partial(qwen2, False), ours(qkv_bias=True)),
+    "qwen2, tied": (functools.partial(qwen2, True), ours(qkv_bias=True, tie_word_embeddings=True)),
+    "chameleon 7B": (functools.partial(chameleon, False), ours(qk_norm="layer_norm")),
+    "chameleon 34B": (
+        functools.partial(chameleon, True),
+        ours(qk_norm="layer_norm", norm_order="post"),
+    ),
+}  # fmt: skip
+
+
+@functools.cache
+def reference(name):
+    """Their model with weights that show, and ours with the same."""
+    make, config = REFERENCES[name]
+    torch.manual_seed(0)
+    theirs = make().eval()
+    for parameter, p in theirs.named_parameters():
+        if "norm" in parameter or parameter.endswith("bias"):
+            torch.nn.init.uniform_(p, 0.5, 1.5)
+    return theirs, config, from_transformers(theirs)
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+def test_equals_transformers(name):
+    theirs, config, params = reference(name)
     ids = documents([11, 11])
-    batch = torch.tensor(np.stack(ids))
     with torch.no_grad():
-        want = theirs(batch, output_hidden_states=True)
-    hidden = forward(model, params, *pack([[d] for d in ids], 11))
-    assert_close(hidden, want.hidden_states[-1])
-    assert_close(model.apply(params, hidden, method="logits"), want.logits, 1e-4)
+        want = theirs.model(torch.tensor(np.stack(ids))).last_hidden_state
+        # Chameleon's own logits of image ids are masked.
+        want_logits = theirs.lm_head(want)
+    model = Llama(config)
+    assert jax.tree.map(jnp.shape, {"params": params}) == jax.tree.map(jnp.shape, shapes(model))
+    hidden = forward(model, {"params": params}, *pack([[d] for d in ids], 11))
+    assert_close(hidden, want)
+    assert_close(model.apply({"params": params}, hidden, method="logits"), want_logits, 1e-4)
+
+
+@pytest.mark.parametrize("name", [n for n in REFERENCES if not n.endswith("of keys")])
+def test_decoding_equals_transformers(name):
+    """A prompt at once, then one token at a time."""
+    theirs, config, params = reference(name)
+    ids = np.stack(documents([9, 9]))
+    with torch.no_grad():
+        want = theirs.model(torch.tensor(ids)).last_hidden_state
+    model, params = Llama(config, unrolled=True), {"params": unstack(params, "layers")}
+    start, cache = np.zeros(2, np.int32), init_cache(config, 2, 9, "float32")
+    got, cache = decode(model, params, ids[:, :5], start, cache)
+    found = [got]
+    for at in range(5, 9):
+        got, cache = decode(model, params, ids[:, at : at + 1], start, cache)
+        found.append(got)
+    assert_close(np.concatenate(found, axis=1), want)
 
 
 def from_transformers(model):
     """Their state as our tree: kernels transposed, layers stacked, no name left over."""
     flat, layers = {}, {}
+    tied = getattr(model.config, "tie_word_embeddings", False)
     for name, p in model.state_dict().items():
-        path = name.removeprefix("model.").removesuffix(".weight").replace(".", "/")
-        leaf = "scale" if "norm" in path else "embedding" if "embed" in path else "kernel"
+        path = name.removeprefix("model.").replace(".", "/")
+        if path.startswith("vqmodel/") or (tied and path.startswith("lm_head")):
+            continue
+        path, _, kind = path.rpartition("/")
+        names = {"bias": "bias"} | {"weight": "kernel"}
+        if "norm" in path:
+            names["weight"] = "scale"
+        elif "embed" in path:
+            names["weight"] = "embedding"
+        leaf = names[kind]
         value = p.numpy().T if leaf == "kernel" else p.numpy()
         if found := re.fullmatch(r"layers/(\d+)/(.*)", path):
             layers.setdefault(f"layers/{found[2]}/{leaf}", {})[int(found[1])] = value
@@ -115,6 +212,120 @@ def from_transformers(model):
     for path, parts in layers.items():
         flat[path] = jnp.stack([parts[i] for i in range(len(parts))])
     return unflatten(flat)
+
+
+def test_positions_of_several_axes_equal_transformers():
+    """Qwen2.5-VL's, of a text, a picture of 2 x 3 patches, and more text."""
+    torch.manual_seed(0)
+    shape = {k: v for k, v in SHAPE.items() if k != "head_dim"}
+    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": list(SECTIONS)}
+    text = transformers.models.qwen2_5_vl.Qwen2_5_VLTextConfig(
+        **shape, rope_parameters=rope, initializer_range=0.3, use_sliding_window=False
+    )
+    theirs = transformers.models.qwen2_5_vl.modeling_qwen2_5_vl.Qwen2_5_VLTextModel(text).eval()
+    rows, columns = np.divmod(np.arange(6), 3)
+    picture = np.stack([np.full(6, 4), 4 + rows, 4 + columns])
+    axes_of = np.concatenate(
+        [np.tile(np.arange(4), (3, 1)), picture, np.tile(np.arange(7, 9), (3, 1))], axis=1
+    )
+    (ids,) = documents([12])
+    with torch.no_grad():
+        want = theirs(
+            inputs_embeds=theirs.embed_tokens(torch.tensor(ids[None])),
+            position_ids=torch.tensor(axes_of[:, None]),
+        ).last_hidden_state
+    model = Llama(ours(qkv_bias=True, mrope_section=SECTIONS))
+    params = {"params": from_transformers(theirs)}
+    tokens, _, segment = pack([[ids]], 12)
+    hidden = forward(model, params, tokens, jnp.asarray(axes_of.T[None], jnp.int32), segment)
+    assert_close(hidden, want)
+    # Where all axes agree they are one.
+    one = pack([[ids]], 12)
+    several = np.repeat(one[1][..., None], 3, axis=2)
+    np.testing.assert_array_equal(
+        forward(model, params, *one), forward(model, params, tokens, several, segment)
+    )
+
+
+def test_norms_of_queries_and_keys_after_rotation(monkeypatch):
+    """MetaQuery's connector: length one after rotary positions, times sqrt(head dim) and a scale.
+
+    Qwen2 of transformers, whose rotation is followed by that here.
+    """
+    module = transformers.models.qwen2.modeling_qwen2
+    rotate, scales = module.apply_rotary_pos_emb, torch.rand(6, 8) + 0.5
+
+    def rotate_and_normalise(q, k, *tables):
+        q, k = (8**0.5 * torch.nn.functional.normalize(x, dim=-1) for x in rotate(q, k, *tables))
+        return q * scales[:4, None], k * scales[4:, None]
+
+    monkeypatch.setattr(module, "apply_rotary_pos_emb", rotate_and_normalise)
+    theirs, _, params = reference("qwen2")
+    (ids,) = documents([7])
+    with torch.no_grad():
+        want = theirs.model(torch.tensor(ids[None])).last_hidden_state
+    flat = flatten(params)
+    for name, part in (("q_norm", scales[:4]), ("k_norm", scales[4:])):
+        flat[f"layers/self_attn/{name}/scale"] = jnp.tile(part.numpy(), (3, 1, 1))
+    model = Llama(ours(qkv_bias=True, qk_norm="rms_norm"))
+    assert_close(forward(model, {"params": unflatten(flat)}, *pack([[ids]], 7)), want)
+
+
+DROPS = dataclasses.replace(SMALL, dropout=0.3)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def drop(model, params, packed, uid, key):
+    """Hidden states of a training step."""
+    tokens, position, segment = packed
+    intervals = packed_intervals(segment, (segment > 0).astype(jnp.int32), segment * 0)
+    x = model.apply(params, tokens, method="embed")
+    rngs = {"dropout": key}
+    return model.apply(params, x, position, *intervals, document=uid, rngs=rngs)[0]
+
+
+def test_what_is_dropped_of_a_document_does_not_depend_on_its_row():
+    model, params = init(DROPS)
+    docs = dict(zip("abc", documents([7, 4, 9])))
+    uids = dict(zip("abc", (3_000_000_000, 17, 4)))
+
+    def results(*rows, remat="none", key=5):
+        places = {}
+        uid = np.zeros((len(rows), 24), np.uint32)
+        for r, row in enumerate(rows):
+            at = 0
+            for name in row:
+                uid[r, at : at + len(docs[name])] = uids[name]
+                places[name] = [(r, at + t) for t in range(len(docs[name]))]
+                at += len(docs[name])
+        packed = pack([[docs[name] for name in row] for row in rows], 24)
+        hidden = drop(model.clone(remat=remat), params, packed, uid, jax.random.key(key))
+        at = tuple(np.array([place for name in "abc" for place in places[name]]).T)
+        return hidden[at]
+
+    want = results("a", "b", "c")
+    for rows in (("abc", "", ""), ("ca", "b", ""), ("cb", "", "a")):
+        assert_close(results(*rows), want)
+    assert_close(results("abc", "", "", remat="full"), want, 1e-6)
+    plain = forward(Llama(SMALL), params, *pack([[docs["a"]]], 7))[0]
+    assert np.abs(want[:7] - plain).max() > 0.1
+    assert np.abs(results("a", "b", "c", key=6) - want).max() > 0.1
+    uids["b"] = 18
+    assert np.abs(results("a", "b", "c")[7:11] - want[7:11]).max() > 0.1
+
+
+def test_nothing_is_dropped_without_an_rng():
+    _, params = init(DROPS)
+    packed = pack([documents([7])], 8)
+    want = forward(Llama(SMALL), params, *packed)
+    np.testing.assert_array_equal(forward(Llama(DROPS), params, *packed), want)
+
+
+def test_dropout_without_documents_is_told():
+    model, params = init(DROPS)
+    x, ids = jnp.zeros((1, 4, 32)), jnp.zeros((1, 4), jnp.int32)
+    with pytest.raises(AssertionError, match=r"attention_dropout.*without a place"):
+        model.apply(params, x, ids, ids, ids, rngs={"dropout": jax.random.key(0)})
 
 
 @pytest.mark.parametrize("prompts", [(5, 5), (3, 5)])
@@ -218,16 +429,25 @@ def test_remat_changes_no_gradient_and_no_name():
         jax.tree.map(lambda g, w: assert_close(g, w, 1e-6), grads(remat), want)
 
 
-@pytest.mark.parametrize(
-    ("size", "body", "head"),
-    [
-        ("deepseek_1b", 1_442_940_928, 209_715_200),
-        ("deepseek_7b", 6_490_935_296, 419_430_400),
-        ("llama_test", None, None),
-    ],
-)
-def test_counts(size, body, head):
-    """By arithmetic, by the shapes, and as the specification has them."""
+# Without the head, and the head; from the specifications and the released checkpoints' indices.
+COUNTS = {
+    "deepseek_1b": (1_442_940_928, 209_715_200),
+    "deepseek_7b": (6_490_935_296, 419_430_400),
+    "llama_13b": (12_852_024_320, 163_840_000),
+    "llama2_7b": (6_607_343_616, 131_072_000),
+    "llama3_8b": (7_504_924_672, 525_336_576),
+    "llama3.1_8b": (7_504_924_672, 525_336_576),
+    "qwen2_0.5b": (494_032_768, 0),
+    "qwen2.5_3b": (3_085_938_688, 0),
+    "qwen2.5_7b": (7_070_619_136, 544_997_376),
+}
+# Table 2 of Transfusion, with embedding and head of 32,000 ids: two more of either are ours.
+TRANSFUSION = {"0.16b": 162.4, "0.37b": 373.9, "0.76b": 777.9, "1.4b": 1364.3, "7b": 6738.4}
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_counts(size):
+    """By arithmetic, by the shapes, and as published."""
     config = SIZES[size]
     counts = config.count_parameters()
     count = lambda *names: sum(  # noqa: E731
@@ -238,9 +458,27 @@ def test_counts(size, body, head):
     assert count("embed_tokens") == counts["embed_tokens"]
     assert count("layers", "norm") == counts["layers"]
     assert count("lm_head") == counts["lm_head"]
-    if body:
-        assert counts["embed_tokens"] + counts["layers"] == body
-        assert counts["lm_head"] == head
+    if size in COUNTS:
+        body, head = COUNTS[size]
+        assert (counts["embed_tokens"] + counts["layers"], counts["lm_head"]) == (body, head)
+    if size.startswith("transfusion"):
+        total = sum(counts.values()) - 2 * 2 * config.hidden_size
+        assert round(total / 1e6, 1) == TRANSFUSION[size.removeprefix("transfusion_")]
+
+
+def test_counts_of_chameleon_are_those_of_transformers():
+    for size, post in (("chameleon_7b", False), ("chameleon_34b", True)):
+        c = SIZES[size]
+        config = transformers.ChameleonConfig(
+            vocab_size=c.vocab_size, hidden_size=c.hidden_size, swin_norm=post,
+            intermediate_size=c.intermediate_size, num_hidden_layers=c.num_hidden_layers,
+            num_attention_heads=c.num_attention_heads,
+            num_key_value_heads=c.num_key_value_heads, vocabulary_map={"<image>": 8711},
+        )  # fmt: skip
+        with torch.device("meta"):
+            model = transformers.ChameleonForConditionalGeneration(config)
+        want = sum(p.numel() for name, p in model.named_parameters() if "vqmodel" not in name)
+        assert sum(c.count_parameters().values()) == want
 
 
 def test_parameters_have_names_dtypes_and_deviation():
@@ -310,8 +548,15 @@ def product_flops(jaxpr):
         ({"num_key_value_heads": 3}, "num_key_value_heads: found 3; expected a divisor of"),
         ({"num_attention_heads": 5, "num_key_value_heads": 5}, "num_attention_heads: found 5;"),
         ({"head_dim": 7}, "head_dim: found 7; expected an even number"),
+        (
+            {"mrope_section": (1, 2)},
+            r"mrope_section: found \(1, 2\); expected numbers whose sum is",
+        ),
+        ({"qk_norm": "rms"}, "qk_norm: found 'rms'; expected one of"),
+        ({"norm_order": "swin"}, "norm_order: found 'swin'; expected one of"),
+        ({"dropout": 1.0}, "dropout: found 1.0; expected a share"),
     ],
 )
-def test_sizes_that_do_not_divide(change, message):
+def test_what_no_decoder_has(change, message):
     with pytest.raises(UserError, match=message):
         dataclasses.replace(SMALL, **change)

@@ -10,7 +10,7 @@ from tests.walk import product_flops
 from unijax.core import axes
 from unijax.core.tree import flatten
 from unijax.models.llama import Layer, LlamaConfig
-from unijax.nn.layers import Dense
+from unijax.nn.layers import Dense, Dropout
 from unijax.nn.stack import stack, unstack
 from unijax.ops.attention import full_intervals
 from unijax.ops.rope import rope_tables
@@ -68,6 +68,36 @@ def test_unknown_remat_is_named():
         Whole("some").init(jax.random.key(0), jnp.ones((2, D)), None, 0.5)
 
 
+class Dropping(nn.Module):
+    """Gives out what two layers of dropout leave of ones."""
+
+    @nn.compact
+    def __call__(self, x, per_layer, place):
+        ones = jnp.ones_like(x)
+        return x, [Dropout(0.5, name=name)(ones, place) for name in ("first", "second")]
+
+
+def test_every_layer_and_every_use_drops_its_own():
+    class Whole(nn.Module):
+        @nn.compact
+        def __call__(self, x, place):
+            return stack(Dropping, LENGTH, "none", "layers")(x, None, place)[1]
+
+    x, place = jnp.ones((1, 50, D)), jnp.arange(50)[None]
+
+    def left(seed):
+        found = Whole().apply({}, x, (place,), rngs={"dropout": jax.random.key(seed)})
+        return np.concatenate(found)  # uses, then layers
+
+    found = left(0)
+    np.testing.assert_array_equal(left(0), found)
+    drawn = [*found, *left(1)]
+    for i, one in enumerate(drawn):
+        for other in drawn[:i]:
+            assert np.mean(one == other) == pytest.approx(0.5, abs=0.15)
+    assert np.all(np.stack(Whole().apply({}, x, (place,))) == 1)
+
+
 class Layers(nn.Module):
     """Layers of the decoder, on rows long enough for attention in blocks."""
 
@@ -78,7 +108,7 @@ class Layers(nn.Module):
         config = LlamaConfig(8, 16, 24, LENGTH, 2, 2, 8)
         t = x.shape[1]
         rope = rope_tables(jnp.arange(t)[None], 8, 1e4)
-        shared = rope, *full_intervals(1, t, t)
+        shared = None, rope, *full_intervals(1, t, t)
         return stack(Layer, LENGTH, self.remat, "layers", config=config)(x, None, shared)[0]
 
 

@@ -11,9 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.ops.attention_mistakes import MISTAKES
 from tests.ops.mosaic_interpreter import QUICK_COMPILE
 from tests.ops.rows import packed_rows
 from unijax.core.batch import Kind
+from unijax.core.errors import UserError
 from unijax.ops.attention import attention, packed_intervals
 from unijax.ops.attention.cases import CASES, Case, case_intervals
 from unijax.ops.attention.reference import attention_reference
@@ -114,6 +116,9 @@ class AttentionSuite:
     tolerance = 1e-5
     examples = 20
     block = 16  # a multiple of all sizes of blocks
+    # Of probabilities and gradients of scores as factors, where inputs are bfloat16: tensor cores
+    # take no more than 8 bits of each.
+    factor_bits = 8
 
     def __init_subclass__(cls):
         # One object for all tests of a class: what is compiled for it is found again.
@@ -138,7 +143,7 @@ class AttentionSuite:
         inputs = form.inputs(seed)
         found = self.run(form, inputs, start, end, dtype)
         want = program(attention_reference, jnp.float32, form.soft_cap)(
-            *inputs, jnp.asarray(start), jnp.asarray(end)
+            *inputs, jnp.asarray(start, jnp.int32), jnp.asarray(end, jnp.int32)
         )
         assert all(x.dtype == (dtype or self.dtype) for x in found)
         assert_all_close(found, want, tolerance or self.tolerance)
@@ -261,6 +266,56 @@ class AttentionSuite:
         tolerance = max(self.tolerance, 1e-3)
         assert_close(found[:1], want[:1], self.tolerance)
         assert_close(found[1:], want[1:], tolerance)
+
+    def test_what_all_keys_share_is_not_in_dq(self):
+        """A softmax does not see what is added to all scores, so tied keys give no dq: none even
+        where they are so large that a rounding of any factor would show.
+        """
+        large = 1e4
+        form = self.form()
+        q, k, v, dout = form.inputs(8)
+        k = jnp.broadcast_to(large * k[:, :1], k.shape).astype(jnp.bfloat16).astype(jnp.float32)
+        end = np.arange(self.tokens, dtype=np.int32)[None] + 1
+        found = self.run(form, (q * 1e-4, k, v, dout), 0 * end, end, jnp.bfloat16)
+        # A gradient of scores is a difference of two terms, none above 2 max|v| sum|dout|.
+        terms = 2 * jnp.abs(v).max() * jnp.abs(dout).sum(-1).max()
+        error = np.abs(np.asarray(found[1], np.float32)).max()
+        assert error <= 2.0**-self.factor_bits * 0.4 * jnp.abs(k).max() * terms
+
+    @pytest.mark.parametrize("empty", ["rows", "q_len", "k_len", "heads", "head_dim", "all heads"])
+    def test_nothing_to_attend(self, empty):
+        form = self.form(**{"heads" if empty == "all heads" else empty: 0})
+        if empty == "all heads":
+            form = dataclasses.replace(form, kv_heads=0)
+        none = np.zeros((form.rows, form.q_len), np.int32)
+        end = none + form.k_len
+        inputs = form.inputs(9)
+        for x, y in zip(self.run(form, inputs, none, end), (inputs[0], *inputs[:3]), strict=True):
+            assert x.shape == y.shape
+            assert x.dtype == self.dtype
+            assert not np.asarray(x).any()
+
+    @pytest.mark.parametrize("name", MISTAKES)
+    def test_arguments_that_do_not_fit_are_named(self, name):
+        change, message = MISTAKES[name]
+        form = self.form()
+        q, k, v, _ = (x.astype(self.dtype) for x in form.inputs(10))
+        end = jnp.arange(form.q_len, dtype=jnp.int32)[None] + 1
+        args = dict(q=q, k=k, v=v, kv_start=0 * end, kv_end=end, scale=0.4, soft_cap=None)
+        with pytest.raises(UserError, match="attention") as error:
+            self.attend(**change(args))
+        assert message in str(error.value)
+
+    @pytest.mark.parametrize("dtype", ["int16", "uint32"])
+    def test_ends_of_other_integers(self, dtype):
+        form = self.form()
+        end = np.arange(self.tokens, dtype=np.int32)[None] + 1
+        self.check(form, (0 * end).astype(dtype), end.astype(dtype))
+
+    def test_ends_beyond_the_keys(self):
+        """What a traced program cannot refuse is taken as the mask would."""
+        end = np.arange(self.tokens, dtype=np.int32)[None] + 8
+        self.check(self.form(), end // 3, end)
 
     def test_under_scan_with_recomputation(self):
         form = self.form()

@@ -67,6 +67,16 @@ class Interpreter(jaxpr_interpret.JaxprInterpreter):
         by_name = dict(zip(wanted, out))
         return token, [by_name.get(x) for x in eqn.outvars]
 
+    def reader(self):
+        """Which thread reads, as versions of jax name it."""
+        if jax.__version_info__ < (0, 11):
+            return dict(
+                device_id=jnp.int32(self.device_info.device_id),
+                grid_point_coords=self.grid_point_coords,
+                thread_id=self.thread_id,
+            )
+        return dict(mesh_location=self.mesh_location, thread=self.thread)
+
     def read(self, token, aval, key, transforms, eqn):
         """The part of an allocation that transforms name; a transposition comes last."""
         transforms = list(transforms)
@@ -79,9 +89,7 @@ class Interpreter(jaxpr_interpret.JaxprInterpreter):
         token, value = gpu_callbacks.call_get(
             token=token,
             result_shape_and_dtype=jax.ShapeDtypeStruct(shape, aval.dtype),
-            device_id=jnp.int32(self.device_info.device_id),
-            grid_point_coords=self.grid_point_coords,
-            thread_id=self.thread_id,
+            **self.reader(),
             allocation_key_as_array=key,
             transforms=tuple(plain),
             source_info=eqn.source_info,

@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from jax.sharding import AbstractMesh
+from jax.sharding import AbstractMesh, PartitionSpec
 
-from tests.goldens import check_golden
 from unijax.core import axes
 from unijax.core.errors import UserError
-from unijax.core.mesh import AXES, that_divide
-from unijax.core.tree import flatten
+from unijax.core.mesh import AXES, PARTS, TENSOR, that_divide
+from unijax.parallel import sharding
 from unijax.parallel.sharding import (
     TABLES,
     MeshConfig,
@@ -24,16 +23,8 @@ from unijax.parallel.sharding import (
     param_shardings,
     reader,
 )
-from unijax.systems.janus import SIZES, Janus
 
 FULL = "fsdp_tensor_sequence"
-# Sizes of the axes on which each table is shown.
-SHOWN = {
-    "data": (8, 1, 1, 1),
-    "fsdp": (2, 32, 1, 1),
-    "fsdp_tensor": (2, 16, 1, 4),
-    FULL: (2, 8, 4, 4),
-}
 
 
 @given(st.sampled_from(AXES), st.tuples(*[st.integers(1, 4)] * 4))
@@ -156,54 +147,40 @@ def test_shares_of_processes_are_what_their_devices_hold():
 # Parameters
 
 
-def parameters(size: str) -> dict:
-    system = Janus(SIZES[size])
-    return jax.eval_shape(lambda: system.init(jax.random.key(0)))
+def box(*names: str) -> nn.LogicallyPartitioned:
+    return nn.LogicallyPartitioned(jax.ShapeDtypeStruct((8,) * len(names), np.float32), names)
 
 
-def lies(boxed: dict, table: str) -> dict[str, str]:
-    """Of every path, the mesh axes of its dims."""
-    mesh = AbstractMesh(SHOWN[table], AXES)
-    flat = flatten(param_shardings(boxed, mesh, table))
-    shapes = flatten(nn.unbox(boxed))
-
-    def show(path):
-        spec = [flat[path].spec[i] for i in range(len(flat[path].spec))]
-        names = [(s,) if isinstance(s, str) else s or () for s in spec]
-        return " ".join("+".join(n) or "-" for n in names)
-
-    return {path: show(path) for path in shapes}
+@pytest.mark.parametrize("table", TABLES)
+def test_a_name_without_a_row_is_an_error_that_says_where(table):
+    """It would be whole on every device, in silence."""
+    mesh = AbstractMesh((1, 4, 1, 1), AXES)
+    boxed = {"layer": {"kernel": box(axes.EMBED, "ink")}}
+    with pytest.raises(UserError, match="layer/kernel: found the axis name 'ink'; expected one "):
+        param_shardings(boxed, mesh, table)
+    with pytest.raises(UserError, match="the recipe's own axis 'ink': found the axis name 'inc'"):
+        param_shardings(boxed, mesh, table, {"ink": "inc"})
 
 
-def bytes_per_device(boxed: dict, table: str) -> int:
-    shardings = flatten(param_shardings(boxed, AbstractMesh(SHOWN[table], AXES), table))
-    shapes = flatten(nn.unbox(boxed))
-    return sum(math.prod(s.shard_shape(shapes[p].shape)) * 4 for p, s in shardings.items())
+def test_a_recipes_own_name_lies_like_the_one_it_names():
+    mesh = AbstractMesh((1, 2, 1, 2), AXES)
+    boxed = {"own": box("ink", "paper"), "known": box(axes.EMBED, axes.MLP)}
+    own = {"ink": axes.EMBED, "paper": axes.MLP}
+    for table in TABLES:
+        found = param_shardings(boxed, mesh, table, own)
+        assert found["own"].spec == found["known"].spec
+    assert found["own"].spec == PartitionSpec(PARTS, TENSOR)  # not whole by the last
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_golden_shardings(size):
-    """A line for every parameter: shape, then where its dims lie by each table."""
-    boxed = parameters(size)
-    columns = {table: lies(boxed, table) for table in TABLES}
-    widths = {t: max(map(len, [t, *c.values()])) for t, c in columns.items()}
-    head = ["Axes " + " x ".join(AXES) + ":"]
-    head += [
-        f"  {t:{len(FULL)}}  {' x '.join(map(str, SHOWN[t])):14}"
-        f"{bytes_per_device(boxed, t) / 2**20:9,.1f} MiB of float32 parameters on a device"
-        for t in TABLES
-    ]
-    shapes = flatten(nn.unbox(boxed))
-    width = max(map(len, shapes))
-    lines = [f"{'':{width}}  {'':18}" + "  ".join(f"{t:{widths[t]}}" for t in TABLES)]
-    for path, x in shapes.items():
-        shape = " x ".join(map(str, x.shape))
-        row = "  ".join(f"{columns[t][path]:{widths[t]}}" for t in TABLES)
-        lines.append(f"{path:{width}}  {shape:18}{row}".rstrip())
-    check_golden(f"sharding/{size}.txt", "\n".join([*head, "", *lines]))
+def test_a_name_is_in_the_closed_set_and_of_one_kind():
+    names = {value for name, value in vars(axes).items() if name.isupper() and name != "ALL"}
+    assert names == axes.ALL
+    kinds = (sharding._RESIDUAL, sharding._WIDE, sharding._KEPT)
+    assert sorted(name for kind in kinds for name in kind) == sorted(axes.ALL)
 
 
 def test_an_axis_that_does_not_divide_leaves_a_dim_whole():
     mesh = AbstractMesh((1, 4, 1, 1), AXES)
-    box = nn.LogicallyPartitioned(jax.ShapeDtypeStruct((6, 8), np.float32), (axes.EMBED, axes.MLP))
-    assert param_shardings({"x": box}, mesh, "fsdp")["x"].is_fully_replicated
+    shape = jax.ShapeDtypeStruct((6, 8), np.float32)
+    boxed = {"x": nn.LogicallyPartitioned(shape, (axes.EMBED, axes.MLP))}
+    assert param_shardings(boxed, mesh, "fsdp")["x"].is_fully_replicated

@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import JanusForConditionalGeneration
 
+from bench import janus_case
 from tests.interop.conftest import random_weights, small_config, write_tokenizer
 from unijax.data.templates import TEMPLATES
 from unijax.data.tokenizer import load
@@ -58,6 +59,13 @@ def sampler(pair) -> Sampler:
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
+
+
+def drawing_ids(sampler: Sampler, prompt: str) -> list[int]:
+    """Of a prompt, up to where the image begins."""
+    return janus_case.drawing_ids(
+        prompt, sampler.tokenizer, sampler.template, sampler.system.layout
+    )
 
 
 def margin(logits: torch.Tensor) -> np.ndarray:

@@ -7,19 +7,19 @@ import numpy as np
 import pytest
 import torch
 
-from tests.sample.conftest import PROMPTS, margin
+from tests.sample.conftest import PROMPTS, drawing_ids, margin
+from unijax.data.document import Document, TextSpan
 from unijax.ops.image import to_bytes
 from unijax.sample import decoding
 from unijax.sample.image import draw_codes
 from unijax.sample.logits import GREEDY, Choice, Sampling
-from unijax.sample.prompts import drawing_ids
 from unijax.sample.sampler import Sampler
 
 DRAWN = Sampling(1.5, top_k=20, top_p=0.9)
 
 
 def ids_of(sampler, prompt):
-    return torch.tensor([drawing_ids(prompt, sampler.tokenizer, sampler.template)])
+    return torch.tensor([drawing_ids(sampler, prompt)])
 
 
 def reference_logits(model, ids, codes, guidance):
@@ -37,7 +37,7 @@ def reference_logits(model, ids, codes, guidance):
 
 def test_greedy_equals_generate(pair):
     """With guidance 5, prompts of different length in one batch; no near-tie is among the steps."""
-    ours = pair.ours.draw_codes(PROMPTS, guidance=5.0, sampling=GREEDY)[:, 0]
+    ours = pair.ours.made(PROMPTS, guidance=5.0, sampling=GREEDY)[:, 0]
     steps, distinct = 0, set()
     for prompt, codes in zip(PROMPTS, ours):
         ids = ids_of(pair.ours, prompt)
@@ -54,7 +54,7 @@ def test_greedy_equals_generate(pair):
 
 
 def test_without_guidance_only_the_conditional_stream_counts(pair):
-    ours = pair.ours.draw_codes(PROMPTS, guidance=1.0, sampling=GREEDY)[:, 0]
+    ours = pair.ours.made(PROMPTS, guidance=1.0, sampling=GREEDY)[:, 0]
     for prompt, codes in zip(PROMPTS, ours):
         logits = reference_logits(pair.theirs, ids_of(pair.ours, prompt), codes, 1.0)
         assert margin(logits).min() > 1e-3
@@ -63,14 +63,14 @@ def test_without_guidance_only_the_conditional_stream_counts(pair):
 
 def test_the_program(sampler):
     """Without guidance it does half the work, and no step copies or transposes a cache."""
-    prompt = np.zeros((2, 24), np.int32)
-    length, seeds = np.full(2, 20, np.int32), np.zeros(2, np.uint32)
+    document, seeds = Document("d", (TextSpan((9,) * 19, (0.0,) * 19),)), np.zeros(2, np.uint32)
     alone, guided = (
         draw_codes.lower(
-            sampler.system, sampler._params, prompt, length, jnp.int32(2), seeds, Choice(), guidance
+            sampler.system, sampler._params, *sampler._prompting.batch([document] * rows), seeds,
+            Choice(), guidance,
         ).compile()
-        for guidance in (None, jnp.float32(5.0))
-    )
+        for rows, guidance in ((2, None), (4, jnp.float32(5.0)))
+    )  # fmt: skip
     assert alone.cost_analysis()["flops"] < 0.55 * guided.cost_analysis()["flops"]
     cache = f"f32[4,2,{24 + 15},8]"
     lines = [line for line in guided.as_text().splitlines() if f"= {cache}" in line]
@@ -80,14 +80,14 @@ def test_the_program(sampler):
 
 @pytest.mark.parametrize(("sampling", "n"), [(GREEDY, 1), (DRAWN, 2)])
 def test_a_picture_does_not_depend_on_its_company(sampler, sampling, n):
-    together = sampler.draw_codes(PROMPTS, n=n, sampling=sampling, seed=7)
+    together = sampler.made(PROMPTS, n=n, sampling=sampling, seed=7)
     for prompt, codes in zip(PROMPTS, together):
-        alone = sampler.draw_codes([prompt], n=n, sampling=sampling, seed=7)[0]
+        alone = sampler.made([prompt], n=n, sampling=sampling, seed=7)[0]
         np.testing.assert_array_equal(alone, codes)
 
 
 def test_seeds(sampler):
-    draw = lambda prompts, n, seed: sampler.draw_codes(prompts, n, 5.0, DRAWN, seed)  # noqa: E731
+    draw = lambda prompts, n, seed: sampler.made(prompts, n, 5.0, DRAWN, seed)  # noqa: E731
     first = draw(PROMPTS[:1], 4, 0)[0]
     assert len({tuple(codes) for codes in first}) == 4
     assert not np.array_equal(first, draw(PROMPTS[:1], 4, 1)[0])
@@ -96,22 +96,22 @@ def test_seeds(sampler):
 
 
 def test_the_size_of_a_batch_and_of_a_cache_do_not_show(sampler, monkeypatch):
-    want = sampler.draw_codes(PROMPTS, 2, 5.0, DRAWN, seed=3)
+    want = sampler.made(PROMPTS, 2, 5.0, DRAWN, seed=3)
     monkeypatch.setattr(sampler, "batch", 3)
     monkeypatch.setattr(decoding, "LEAST", 5)  # caches for 5, 10 and 15 codes
-    np.testing.assert_array_equal(sampler.draw_codes(PROMPTS, 2, 5.0, DRAWN, seed=3), want)
+    np.testing.assert_array_equal(sampler.made(PROMPTS, 2, 5.0, DRAWN, seed=3), want)
 
 
 def test_prompts_of_like_length_share_a_program(sampler):
-    sampler.draw_codes(PROMPTS[:1], sampling=GREEDY)
+    sampler.made(PROMPTS[:1], sampling=GREEDY)
     programs = draw_codes._cache_size()
-    sampler.draw_codes(["a blue cat"], sampling=GREEDY)
-    sampler.draw_codes(["dogs"], guidance=3.0, sampling=GREEDY)
+    sampler.made(["a blue cat"], sampling=GREEDY)
+    sampler.made(["dogs"], guidance=3.0, sampling=GREEDY)
     assert draw_codes._cache_size() == programs
 
 
 def test_pixels_equal_the_reference(pair):
-    codes = pair.ours.draw_codes(PROMPTS[:2], 1, 5.0, DRAWN)[:, 0]
+    codes = pair.ours.made(PROMPTS[:2], 1, 5.0, DRAWN)[:, 0]
     with torch.no_grad():
         want = pair.theirs.model.vqmodel.decode(torch.tensor(codes)).permute(0, 2, 3, 1).numpy()
     want = np.asarray(to_bytes(jnp.asarray(want)))
@@ -130,5 +130,5 @@ def test_compute_in_bfloat16(pair):
     low = Sampler(system, pair.params, pair.ours.tokenizer, pair.ours.template)
     kernel = low._params["language_model"]["layers_0"]["self_attn"]["q_proj"]["kernel"]
     assert kernel.dtype == jnp.bfloat16
-    codes = low.draw_codes(PROMPTS[:1])
+    codes = low.made(PROMPTS[:1])
     assert len(np.unique(codes)) > 4

@@ -5,13 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 
-from tests.sample.conftest import PROMPTS
+from tests.sample.conftest import PROMPTS, drawing_ids
 from unijax.core.errors import UserError
-from unijax.data.document import ImageTokens
 from unijax.data.render import DocumentKey, RenderConfig, render
 from unijax.sample.decoding import bucket
 from unijax.sample.logits import Sampling
-from unijax.sample.prompts import conversation, drawing_ids, question
+from unijax.sample.prompts import conversation, question
 from unijax.sample.sampler import Sampler
 from unijax.sample.text import write_ids
 
@@ -20,12 +19,12 @@ PICTURE = np.random.default_rng(5).integers(0, 256, (64, 64, 3), np.uint8)
 
 def test_a_prompt_is_what_training_shows(sampler):
     """Up to begin-of-image, and up to the answer: the ids of rendered documents."""
-    config = RenderConfig(ImageTokens(16, 16), sampler.template, 0.0, 0.0)
+    config = RenderConfig(sampler.system.layout, sampler.template, 0.0, 0.0)
     key, tokenizer = DocumentKey("source", 0, 0), sampler.tokenizer
     record = {"id": 0, "captions": [PROMPTS[1]], "image": b"", "label": "red cat"}
     (text, _) = render(record, "generate", key, tokenizer, config).spans
     special = tokenizer.special
-    ids = drawing_ids(PROMPTS[1], tokenizer, sampler.template)
+    ids = drawing_ids(sampler, PROMPTS[1])
     assert ids == [special.bos, *text.ids, special.boi]
 
     trained = render(record, "name", key, tokenizer, config).spans

@@ -8,7 +8,7 @@ import torch
 from tests.sample.conftest import margin
 from unijax.sample import decoding
 from unijax.sample.logits import GREEDY, Sampling
-from unijax.sample.prompts import batch_of, conversation, question
+from unijax.sample.prompts import conversation, question
 from unijax.sample.text import write_ids
 
 NEVER = -1  # an id that no logit stands for: answers do not end
@@ -39,7 +39,7 @@ def documents(sampler, names):
 
 def written(sampler, names, eos=NEVER, sampling=GREEDY, limit=STEPS, seeds=None):
     """Ids [B, limit] after each conversation."""
-    prompt, length = batch_of(documents(sampler, names), sampler.tokenizer.special, sampler.image)
+    prompt, length = sampler._prompting.batch(documents(sampler, names))
     seeds = np.arange(len(names), dtype=np.uint32) if seeds is None else seeds
     ids = write_ids(
         sampler.system, sampler._params, prompt, length, jnp.int32(eos), seeds, sampling.choice(),
@@ -58,7 +58,7 @@ def reference(pair, name):
             ids += span.ids
         else:
             ids += [special.boi, *[special.image_placeholder] * 16, special.eoi]
-            slots = batch_of([document], special, pair.ours.image)[0].und
+            slots = pair.ours._prompting.batch([document])[0].images["und"]
             pixels.append(slots.pixels[0, len(pixels)])
     more = {}
     if pixels:

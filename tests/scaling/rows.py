@@ -27,8 +27,8 @@ def one_document_rows(config: JanusConfig) -> tuple[PackedBatch, dict[str, int]]
         tokens=repeat([0] * length), kind=repeat(kinds), segment=repeat([1] * length),
         position=repeat(range(length)), image=repeat(images), target_kind=repeat(targets),
         target=repeat([0] * length), weight=jnp.ones((rows, length)),
-        uid=jnp.zeros((rows, length), jnp.uint32), und=slots(config.vision.image_size),
-        gen=slots(config.vq.image_size),
+        uid=jnp.zeros((rows, length), jnp.uint32),
+        images={"und": slots(config.vision.image_size), "gen": slots(config.vq.image_size)},
     )  # fmt: skip
     counts = {
         "length": length, "text": 2 * rows * words, "und": rows * und, "gen": rows * gen,

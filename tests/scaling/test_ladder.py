@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from unijax.core import cost
 from unijax.core.errors import UserError
 from unijax.core.tree import flatten
 from unijax.main.config import build, load
@@ -18,7 +19,8 @@ from unijax.models import llama
 from unijax.models.llama import Llama
 from unijax.ops.attention import attention
 from unijax.scaling.accounting import account, describe
-from unijax.scaling.ladder import LADDERS, ladder, rung
+from unijax.scaling.ladder import ladder, rung
+from unijax.systems import registry
 from unijax.systems.janus import Janus, JanusConfig
 
 GROUPS = {
@@ -39,20 +41,21 @@ def counted(shapes: dict) -> dict[str, int]:
     return found
 
 
-JANUS = [(name, width) for name in ("micro", "janus_pro") for width in LADDERS[name][1]]
+LADDERS = registry.ladders()
+JANUS = [(name, width) for name in ("micro", "janus_pro") for width in LADDERS[name].widths]
 
 
 @pytest.mark.parametrize(("name", "width"), JANUS)
 def test_parameters_are_those_of_the_initialised_system(name, width):
     one = rung(name, width)
-    shapes = nn.unbox(jax.eval_shape(Janus(one.system).init, jax.random.key(0)))
+    shapes = nn.unbox(jax.eval_shape(Janus(one.config).init, jax.random.key(0)))
     assert account(one, 512).parameters == counted(shapes)
 
 
-@pytest.mark.parametrize("width", LADDERS["transfusion"][1])
+@pytest.mark.parametrize("width", LADDERS["transfusion"].widths)
 def test_decoder_of_transfusion_is_the_initialised_one(width):
     one = rung("transfusion", width)
-    init = lambda ids: Llama(one.text).init(jax.random.key(0), ids, method="init_all")  # noqa: E731
+    init = lambda ids: Llama(one.config.text).init(jax.random.key(0), ids, method="init_all")  # noqa: E731
     shapes = nn.unbox(jax.eval_shape(init, jax.ShapeDtypeStruct((1, 1), jnp.int32)))["params"]
     found = {path: math.prod(x.shape) for path, x in flatten(shapes).items()}
     ours = account(one, 4096).parameters
@@ -92,7 +95,7 @@ def test_micro_sizes_span_what_they_should():
 def test_micro_has_the_demos_encoders():
     demo = load(str(pathlib.Path(__file__).parents[2] / "configs" / "janus_demo.py"))
     model = build(JanusConfig, demo.model, "model")
-    ours = rung("micro", 96).system
+    ours = rung("micro", 96).config
     assert (ours.vision, ours.vq, ours.text.vocab_size) == (
         model.vision, model.vq, model.text.vocab_size,
     )  # fmt: skip
@@ -105,7 +108,7 @@ def test_flops_are_those_of_the_compiled_decoder(monkeypatch):
     reference = functools.partial(attention, implementation="reference")
     monkeypatch.setattr(llama, "attention", reference)
     one = rung("micro", 160)
-    text, rows, length = one.text, 2, 64
+    text, rows, length = one.config.text, 2, 64
     model = Llama(text, unrolled=True)
     ids = jnp.zeros((rows, length), jnp.int32)
 
@@ -141,22 +144,23 @@ def test_flops_per_token_add_up_to_those_of_a_batch():
     from tests.scaling.rows import one_document_rows
 
     one = rung("micro", 64)
-    batch, counts = one_document_rows(one.system)
-    forward = Janus(one.system).forward_flops(batch)
+    batch, counts = one_document_rows(one.config)
+    system = Janus(one.config)
+    forward = cost.forward(system.costs, system.amounts(batch))
     context = counts["length"]
     found = account(one, context).forward
     text, und, gen = counts["text"], counts["und"], counts["gen"]
-    language = (text + und + gen) * found["text"]["decoder"]
-    language += counts["text_targets"] * found["text"]["head"]
-    attention = (text + und + gen) * found["text"]["attention"]
-    assert float(forward["language_model"]) == pytest.approx(language, rel=1e-5)
-    assert float(forward["attention"]) == pytest.approx(attention, rel=1e-5)
-    assert float(forward["aligner"]) == pytest.approx(und * found["understanding"]["adaptor"])
-    codes = found["image codes"]
-    assert float(forward["generation_aligner"]) == pytest.approx(gen * codes["adaptor"])
-    assert float(forward["generation_head"]) == pytest.approx(counts["codes"] * codes["head"])
-    assert float(forward["vision_model"]) == pytest.approx(und * found["understanding"]["tower"])
-    assert float(forward["vqmodel"]) == pytest.approx(gen * codes["tower"])
+    seen, codes = found["understanding"], found["image codes"]
+    want = {
+        "decoder": (text + und + gen) * found["text"]["decoder"],
+        "text head": counts["text_targets"] * found["text"]["head"],
+        "attention": (text + und + gen) * found["text"]["attention"],
+        "adaptors": und * seen["adaptor"] + gen * codes["adaptor"],
+        "image head": counts["codes"] * codes["head"],
+        "SigLIP": und * seen["tower"],
+        "VQ": gen * codes["tower"],
+    }
+    assert {name: float(x) for name, x in forward.items()} == pytest.approx(want, rel=1e-5)
 
 
 def test_the_ladder_prints_its_arithmetic():
@@ -173,6 +177,18 @@ def test_what_is_on_no_ladder_is_refused(name, width):
 
 
 def test_every_rung_is_on_its_ladder():
-    for name, (_, widths) in LADDERS.items():
-        assert [r.text.hidden_size for r in ladder(name)] == list(widths)
-        assert np.all(np.diff(widths) > 0)
+    for name, found in LADDERS.items():
+        assert [r.config.text.hidden_size for r in ladder(name)] == list(found.widths)
+        assert np.all(np.diff(found.widths) > 0)
+        assert all(isinstance(r.config, registry.recipe(r.recipe).config) for r in ladder(name))
+
+
+@pytest.mark.parametrize("name", LADDERS)
+def test_parameters_of_every_kind_add_up_to_all(name):
+    one = ladder(name)[0]
+    system = registry.recipe(one.recipe).system(one.config)
+    shapes = nn.unbox(jax.eval_shape(system.init, jax.random.key(0)))
+    found, whole = account(one, 512), sum(math.prod(x.shape) for x in jax.tree.leaves(shapes))
+    assert sum(found.parameters.values()) == whole
+    assert found.parameters["decoder"] == one.config.text.count_parameters()["layers"]
+    assert set(found.forward) == set(system.modalities)

@@ -1,35 +1,32 @@
 """Janus: packing changes nothing, and the loss is what a slow version says.
 
-Batches are built by the data code, from documents drawn by hypothesis.
+Batches are built by the data code. What every decoder must do is in the suite.
 """
 
 import functools
-import io
+import math
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from PIL import Image
 
+from tests.systems.decoder_suite import DecoderSuite
+from tests.systems.small import SPECIAL, SmallRows, words
 from tests.walk import product_flops
-from unijax.core.batch import PackedBatch
-from unijax.core.tree import flatten, unflatten
-from unijax.core.vocab import SpecialIds
-from unijax.data.batch import BatchMaker, Cached
-from unijax.data.config import DataConfig, StreamConfig
-from unijax.data.document import Document, GenSpan, ImageRef, TextSpan, UndSpan, document_size
+from unijax.core import cost
+from unijax.core.system import init_shapes
+from unijax.core.tree import flatten
+from unijax.data.batch import BatchMaker
+from unijax.data.config import DataConfig
+from unijax.data.document import Document, TextSpan
 from unijax.data.rows import Placed
 from unijax.models.llama import LlamaConfig
 from unijax.models.siglip import SiglipConfig
 from unijax.models.vqgan import VQConfig
-from unijax.systems.janus import Janus, JanusConfig
-from unijax.train.step import sum_over_parts
+from unijax.systems.janus import RECIPE, SIZES, Janus, JanusConfig
+from unijax.train.stage import Rule
 
-SPECIAL = SpecialIds(bos=1, eos=2, pad=0, boi=4, eoi=5, image_placeholder=6)
 SYSTEM = Janus(
     JanusConfig(
         text=LlamaConfig(48, 32, 48, 2, 4, 2, 8),
@@ -44,164 +41,47 @@ SYSTEM = Janus(
         head_chunk=16,
     )
 )  # fmt: skip
-ROWS, T, SLOTS, N = 2, 56, 9, 4  # more images than 9 do not fit in T
-DATA = DataConfig(
-    groups=(),
-    row_length=T,
-    rows=ROWS,
-    und=StreamConfig(size=16, tokens=N, slots=SLOTS),
-    gen=StreamConfig(size=4, tokens=N, slots=SLOTS),
-)
+N = 4
+SMALL = SmallRows(SYSTEM, rules=(Rule("vqmodel/", frozen=True),))
+ROWS, T, PARAMS = SMALL.rows, SMALL.length, SMALL.params
+UND, GEN = SMALL.images["und"], SMALL.images["gen"]
 
 
-def random_params():
-    """Weights large enough that a wrong position, mask or address shows in the loss."""
-    rng = np.random.default_rng(0)
-
-    def draw(path, shape):
-        x = rng.standard_normal(shape, np.float32)
-        if path.endswith("kernel"):
-            return x * np.prod(shape[path.count("layers/") :][:-1], dtype=int) ** -0.5
-        return 1 + 0.2 * x if path.endswith("scale") else x
-
-    shapes = flatten(nn.unbox(jax.eval_shape(SYSTEM.init, jax.random.key(0))))
-    return unflatten({path: jnp.asarray(draw(path, x.shape)) for path, x in shapes.items()})
+class TestJanus(DecoderSuite):
+    small = SMALL
+    recipe = RECIPE
+    edges = 0.03
 
 
-PARAMS = random_params()
+# Sizes
+
+# Janus-Pro's blocks, parameters at 1B and at 7B.
+BLOCKS = {
+    "vision_model": (303_688_704, 303_688_704),
+    "aligner": (6_295_552, 20_979_712),
+    "vqmodel": (71_883_403, 71_883_403),
+    "generation_embeddings": (131_072, 131_072),
+    "generation_aligner": (4_214_784, 16_818_176),
+    "generation_head": (37_767_168, 83_906_560),
+    "language_model without lm_head": (1_442_940_928, 6_490_935_296),
+    "language_model/lm_head": (209_715_200, 419_430_400),
+}
+TOTALS = (2_076_636_811, 7_407_773_323)
+COLUMNS = {"janus_1b": 0, "janus_pro_1b": 0, "janus_pro_7b": 1}  # of the above
 
 
-# Batches
-
-
-def picture(seed: int, size: int) -> ImageRef:
-    pixels = np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return ImageRef(f"picture {seed}", file.getvalue(), seed)
-
-
-UND = [UndSpan(picture(i, 16)) for i in range(4)]
-GEN = [GenSpan(picture(i, 4)) for i in range(4)]
-
-
-def size(document: Document) -> int:
-    return document_size(document, DATA.image_tokens).tokens
-
-
-def batch_of(rows: list[list[Document]], cached=None) -> PackedBatch:
-    rows = rows + [[]] * (ROWS - len(rows))
-    placed = [[Placed(document, "s", i, 0) for i, document in enumerate(row)] for row in rows]
-    return jax.tree.map(jnp.asarray, BatchMaker(DATA, SPECIAL, cached)(placed))
-
-
-# A text of ids with weights, or the number of a picture in UND + GEN.
-texts = st.lists(st.tuples(st.integers(7, 47), st.sampled_from([0.0, 0.5, 1.0])), min_size=1)
-spans = st.lists(st.one_of(texts, st.integers(0, 7)), min_size=1, max_size=3)
-
-
-@st.composite
-def packings(draw):
-    """Documents, which of them is meant, and for each, in their order, the row it goes to."""
-    documents = draw(st.lists(spans, min_size=1, max_size=5))
-    row_of = st.lists(st.integers(0, ROWS - 1), min_size=5, max_size=5)
-    return documents, draw(st.integers(0, len(documents) - 1)), draw(row_of)
-
-
-def build(packing) -> tuple[Document, list[list[Document]]]:
-    """The document that is meant, and rows that hold it somewhere among others."""
-    drawn, chosen, row_of = packing
-    documents = [
-        Document(
-            f"s/0/{i}",
-            tuple(
-                (UND + GEN)[span] if isinstance(span, int) else TextSpan(*zip(*span[:5]))
-                for span in spans
-            ),
-        )
-        for i, spans in enumerate(drawn)
-    ]
-    rows = [[documents[i] for i in range(len(documents)) if row_of[i] == r] for r in range(ROWS)]
-    for row in rows:
-        others = [d for d in row if d is not documents[chosen]]
-        while sum(map(size, row)) > T:
-            row.remove(others.pop())
-    return documents[chosen], rows
-
-
-def objective(trained, batch, frozen=frozenset()):
-    """Sum over both heads, as the loop differentiates it."""
-    whole = PARAMS | trained
-    sums, metrics = SYSTEM.loss(whole, batch, jax.random.key(0), jnp.zeros((), int), frozen)
-    return sums["text"] + sums["code"], metrics
-
-
-@functools.cache
-def value_and_gradients():
-    program = jax.jit(jax.value_and_grad(objective, has_aux=True))
-    trained = {name: p for name, p in PARAMS.items() if name != "vqmodel"}
-    return functools.partial(program, trained)
-
-
-def of_document(batch: PackedBatch, document: Document):
-    """Loss and gradients that come from one document of a batch."""
-    mine = jnp.where(batch.uid == np.uint32(document.uid), batch.weight, 0)
-    (loss, _), grads = value_and_gradients()(batch.replace(weight=mine))
-    return loss, grads
-
-
-def assert_close(found, want, tolerance=1e-5):
-    """Leaf by leaf, relative to the largest of the leaf, or to 1/1000 of the largest of all."""
-    largest = max(np.abs(x).max() for x in jax.tree.leaves(want))
-    want = flatten(want)
-    for path, x in flatten(found).items():
-        scale = max(np.abs(want[path]).max(), largest / 1000)
-        assert np.abs(x - want[path]).max() <= tolerance * scale, path
-
-
-# What packing may not change
-
-
-@settings(max_examples=25, deadline=None)
-@given(packings())
-def test_a_document_does_not_depend_on_what_it_was_packed_with_nor_where(packing):
-    document, rows = build(packing)
-    found, found_grads = of_document(batch_of(rows), document)
-    alone, alone_grads = of_document(batch_of([[document]]), document)
-    np.testing.assert_allclose(found, alone, rtol=1e-5, atol=1e-6)
-    if alone:
-        assert_close(found_grads, alone_grads)
-
-
-@settings(max_examples=10, deadline=None)
-@given(packings())
-def test_cached_features_and_codes_stand_for_pixels(packing):
-    _, rows = build(packing)
-    (loss, _), grads = value_and_gradients()(batch_of(rows))
-    (found, _), found_grads = value_and_gradients()(batch_of(rows, caches()))
-    np.testing.assert_allclose(found, loss, rtol=1e-5)
-    without = {name: value for name, value in grads.items() if name != "vision_model"}
-    tower = found_grads.pop("vision_model")
-    assert not any(np.any(x) for x in jax.tree.leaves(tower))
-    if loss:
-        assert_close(found_grads, without)
-
-
-@functools.cache
-def caches():
-    """What both encoders make of each picture, filed under its key."""
-
-    def encoded(spans, encode, side):
-        pixels = [np.asarray(Image.open(io.BytesIO(s.image.read()))) for s in spans]
-        values = encode(PARAMS, jnp.asarray(np.stack(pixels), jnp.float32) / 127.5 - 1)
-        return dict(zip([s.image.key for s in spans], np.asarray(values)))
-
-    features = encoded(UND, jax.jit(SYSTEM.encode_und), 16)
-    codes = encoded(GEN, jax.jit(SYSTEM.encode_gen), 4)
-    return {
-        "und": Cached("features", features.__getitem__, (N, 16), np.float32),
-        "gen": Cached("codes", codes.__getitem__, (N,), np.int32),
-    }
+@pytest.mark.parametrize("size", COLUMNS)
+def test_counts_of_the_published_sizes(size):
+    found = dict.fromkeys(BLOCKS, 0)
+    for path, box in flatten(init_shapes(Janus(SIZES[size]))).items():
+        group = path.split("/")[0]
+        if group == "language_model":
+            head = path.startswith("language_model/lm_head/")
+            group = "language_model/lm_head" if head else "language_model without lm_head"
+        found[group] += math.prod(box.value.shape)
+    column = COLUMNS[size]
+    assert found == {block: counts[column] for block, counts in BLOCKS.items()}
+    assert sum(found.values()) == TOTALS[column]
 
 
 # The loss written out
@@ -235,12 +115,12 @@ def slow_document(document: Document):
                 text(token, weight)
             continue
         text(SPECIAL.boi)
-        if isinstance(span, UndSpan):
-            features = caches()["und"].lookup(span.image.key)
+        if span.role == "und":
+            features = SMALL.caches["und"].lookup(span.image.key)
             inputs.extend(jitted("embed_und")(jnp.asarray(features)))
             answers.extend([("text", 0, 0.0)] * N)
         else:
-            codes = caches()["gen"].lookup(span.image.key)
+            codes = SMALL.caches["gen"].lookup(span.image.key)
             inputs.extend(jitted("embed_codes")(jnp.asarray(codes)))
             answers.extend(("code", code, 1.0) for code in codes)
         text(SPECIAL.eoi)
@@ -257,16 +137,17 @@ def slow_document(document: Document):
 
 
 def test_loss_and_metrics_equal_the_slow_version():
-    words = lambda *ids, w=1.0: TextSpan(ids, (w,) * len(ids))  # noqa: E731
     documents = [
-        Document("read", (words(9, 10, w=0.0), UND[0], words(11, 12, 13), words(2, w=0.5))),
-        Document("write", (words(20, 21, w=0.0), GEN[1])),
-        Document("text", (words(30, 31, 32, 33, w=0.5),)),
+        Document(
+            "read", (words(9, 10, weight=0.0), UND[0], words(11, 12, 13), words(2, weight=0.5))
+        ),
+        Document("write", (words(20, 21, weight=0.0), GEN[1])),
+        Document("text", (words(30, 31, 32, 33, weight=0.5),)),
         Document("both", (UND[1], GEN[0], words(40, 41), UND[2])),
     ]
     answers = {d.name: slow_document(d) for d in documents}
-    batch = batch_of([documents[:2], documents[2:]])
-    (loss, metrics), _ = value_and_gradients()(batch)
+    batch = SMALL.batch([documents[:2], documents[2:]])
+    (loss, metrics), _ = SMALL.value_and_gradients(batch)
     metrics = metrics | SYSTEM.counts(batch)
 
     def check(name, found, among, head):
@@ -287,7 +168,7 @@ def test_loss_and_metrics_equal_the_slow_version():
     # One mean over all targets: both terms have the same denominator.
     weight = sum(weight for rows in answers.values() for *_, weight in rows)
     assert SYSTEM.weights(batch) == {"text": weight, "code": weight}
-    tokens = sum(map(size, documents))
+    tokens = sum(map(SMALL.size, documents))
     assert metrics["tokens"][0] == tokens
     assert metrics["tokens/und"][0] == 3 * N
     assert metrics["tokens/gen"][0] == 2 * N
@@ -296,25 +177,11 @@ def test_loss_and_metrics_equal_the_slow_version():
     assert metrics["padding"] == (ROWS * T - tokens, ROWS * T)
 
 
-def test_rows_worked_in_parts_give_the_sums_and_gradients_of_all():
-    """The parts have other documents, pictures and numbers of targets."""
-    words = lambda *ids: TextSpan(ids, (1.0,) * len(ids))  # noqa: E731
-    rows = [[Document("read", (words(9, 10), UND[0], words(11)))], [Document("short", (words(5),))]]
-    rows += [[]] * (ROWS - 2)
-    batch = batch_of(rows)
-    want = value_and_gradients()(batch)
-    found = jax.jit(functools.partial(sum_over_parts, value_and_gradients(), parts=ROWS))(batch)
-    np.testing.assert_allclose(found[0][0], want[0][0], rtol=1e-6)
-    for name, pair in want[0][1].items():
-        np.testing.assert_allclose(found[0][1][name], pair, rtol=1e-5)
-    assert_close(found[1], want[1])
-
-
 def test_a_batch_without_images():
-    text_only = BatchMaker(DataConfig(groups=(), row_length=16, rows=1), SPECIAL)
+    text_only = BatchMaker(DataConfig(groups=(), row_length=16, rows=1), SYSTEM.layout, SPECIAL)
     document = Document("t", (TextSpan((7, 8, 9), (1.0,) * 3),))
     batch = jax.tree.map(jnp.asarray, text_only([[Placed(document, "s", 0, 0)]]))
-    assert batch.und is None
+    assert batch.images == {}
     sums, metrics = jax.jit(SYSTEM.loss, static_argnums=4)(
         PARAMS, batch, jax.random.key(0), 0, frozenset()
     )
@@ -328,39 +195,21 @@ def test_a_batch_without_images():
 # What is not computed
 
 
-def products(trained, batch, frozen=frozenset(), gradients=True):
+def products(trained, batch, frozen):
     """FLOPs of the products in the program of a step."""
-    run = functools.partial(objective, frozen=frozen)
-    run = jax.grad(run, has_aux=True) if gradients else run
+    run = jax.grad(functools.partial(SMALL.objective, frozen=frozen), has_aux=True)
     return product_flops(jax.make_jaxpr(run)(trained, batch).jaxpr)
-
-
-def paths(*groups) -> frozenset[str]:
-    return frozenset(p for p in flatten(PARAMS) if p.split("/")[0] in groups)
 
 
 def part(*groups):
     return {name: PARAMS[name] for name in groups}
 
 
-def test_a_frozen_encoder_costs_its_forward_pass_alone():
-    trained = part("language_model", "aligner", "generation_aligner", "generation_head")
-    rows = [[Document("d", (UND[0], GEN[0]))]]
-    pixels, cached = batch_of(rows), batch_of(rows, caches())
-    encoders = paths("vision_model", "vqmodel")
-    forward = products({}, pixels, gradients=False) - products({}, cached, gradients=False)
-    assert forward > 0
-    extra = products(trained, pixels, encoders) - products(trained, cached, encoders)
-    assert extra == forward
-    tower = part("vision_model")
-    assert products(trained | tower, pixels) - products(trained, pixels, encoders) > 0
-
-
 @pytest.mark.parametrize("head", ["language_model/lm_head", "generation_head"])
 def test_a_frozen_head_costs_no_gradient_of_its_own(head):
-    batch = batch_of([[Document("d", (UND[0], GEN[0], TextSpan((9,), (1.0,))))]], caches())
+    batch = SMALL.batch([[Document("d", (UND[0], GEN[0], TextSpan((9,), (1.0,))))]], SMALL.caches)
     trained = part("aligner", "generation_aligner")
-    others = paths(*set(PARAMS) - set(trained))
+    others = SMALL.paths(*set(PARAMS) - set(trained))
     mine = frozenset(p for p in others if p.startswith(head))
     assert mine
     less = products(trained, batch, others)
@@ -373,10 +222,10 @@ def test_a_frozen_head_costs_no_gradient_of_its_own(head):
 
 
 def test_a_head_of_which_one_layer_trains_gets_its_gradient():
-    batch = batch_of([[Document("d", (GEN[0],))]], caches())
-    frozen = paths(*PARAMS) - {"generation_head/proj_out/kernel"}
+    batch = SMALL.batch([[Document("d", (GEN[0],))]], SMALL.caches)
+    frozen = SMALL.paths(*PARAMS) - {"generation_head/proj_out/kernel"}
     trained = part("generation_head")
-    grads, _ = jax.jit(jax.grad(functools.partial(objective, frozen=frozen), has_aux=True))(
+    grads, _ = jax.jit(jax.grad(functools.partial(SMALL.objective, frozen=frozen), has_aux=True))(
         trained, batch
     )
     assert np.any(grads["generation_head"]["proj_out"]["kernel"])
@@ -386,33 +235,39 @@ def test_a_head_of_which_one_layer_trains_gets_its_gradient():
 
 
 def test_forward_flops_count_what_the_batch_needs():
+    """Part by part, each against the program of that part alone."""
     documents = [
         Document("read", (UND[0], TextSpan((11, 12, 13), (1.0, 0.0, 1.0)))),
         Document("write", (TextSpan((20, 21), (0.0, 0.0)), GEN[1])),
         Document("both", (UND[1], GEN[0], UND[2])),
     ]
-    pixels, cached = (batch_of([documents[:2], documents[2:]], c) for c in (None, caches()))
-    found = {name: float(x) for name, x in SYSTEM.forward_flops(pixels).items()}
+    rows = [documents[:2], documents[2:]]
+    pixels, cached = (SMALL.batch(rows, c) for c in (None, SMALL.caches))
+
+    def forward(batch, as_causal=False):
+        found = cost.forward(SYSTEM.costs, SYSTEM.amounts(batch, as_causal))
+        return {name: float(x) for name, x in found.items()}
+
+    found = forward(pixels)
     text = SYSTEM.config.text
-    lengths = [size(d) for d in documents]
-    p = PARAMS
+    lengths = list(map(SMALL.size, documents))
 
     def flops_of(fn, shape, dtype=jnp.float32):
-        return product_flops(jax.make_jaxpr(fn)(p, jnp.zeros(shape, dtype)).jaxpr)
+        return product_flops(jax.make_jaxpr(fn)(PARAMS, jnp.zeros(shape, dtype)).jaxpr)
 
-    assert found["language_model"] == (
-        sum(lengths) * text.flops_per_token() + flops_of(SYSTEM.text_logits, (2, 32))
-    )
+    assert found["decoder"] == sum(lengths) * text.flops_per_token()
+    assert found["text head"] == flops_of(SYSTEM.text_logits, (2, 32))
     assert found["attention"] == sum(n * (n + 1) // 2 for n in lengths) * text.flops_per_pair()
-    assert found["aligner"] == flops_of(SYSTEM.embed_und, (3 * N, 16))
-    assert found["generation_aligner"] == flops_of(SYSTEM.embed_codes, (2 * N,), jnp.int32)
-    assert found["generation_head"] == flops_of(SYSTEM.code_logits, (2 * N, 32))
-    assert found["vision_model"] == flops_of(SYSTEM.encode_und, (3, 16, 16, 3))
-    assert found["vqmodel"] == 2 * SYSTEM.config.vq.encode_flops_per_image()
-    assert SYSTEM.forward_flops(cached).keys() == found.keys() - {"vision_model", "vqmodel"}
+    assert found["adaptors"] == (
+        flops_of(SYSTEM.embed_und, (3 * N, 16)) + flops_of(SYSTEM.embed_codes, (2 * N,), jnp.int32)
+    )
+    assert found["image head"] == flops_of(SYSTEM.code_logits, (2 * N, 32))
+    assert found["SigLIP"] == flops_of(SYSTEM.encode_und, (3, 16, 16, 3))
+    assert found["VQ"] == 2 * SYSTEM.config.vq.encode_flops_per_image()
+    assert forward(cached).keys() == found.keys() - {"SigLIP", "VQ"}
 
     # As most count: rows without documents, padding in them.
-    as_causal = {name: float(x) for name, x in SYSTEM.forward_flops(pixels, True).items()}
+    as_causal = forward(pixels, True)
     seen, all_causal = sum(n * (n + 1) // 2 for n in lengths), ROWS * T * (T + 1) // 2
     more = as_causal.pop("attention") - found.pop("attention")
     assert more == (all_causal - seen) * text.flops_per_pair() > 0

@@ -14,10 +14,10 @@ from tests.train.toy import Toy, ToyBatches, toy_stage
 from unijax.core import tree
 from unijax.core.errors import UserError
 from unijax.parallel.sharding import MeshConfig, make_mesh
-from unijax.train import setup
+from unijax.train import kinds, setup
 from unijax.train.checkpoint import read_params, read_run, signed
 from unijax.train.loop import LoopConfig, fit, validation
-from unijax.train.stage import OptimizerConfig, Rule, match_rules
+from unijax.train.stage import Knot, OptimizerConfig, Rule, match_rules
 
 RUN = {"stage": "toy", "config": {"some": "json"}}
 
@@ -186,6 +186,17 @@ def described(stage, **changes) -> dict:
             {"optimizers": {"main": OptimizerConfig(learning_rate=0.02, weight_decay=0.1)}},
             r"stage.optimizers.main.weight_decay=0.0",
         ),
+        (
+            {"optimizers": {"main": OptimizerConfig(learning_rate=0.02, kind="sgd")}},
+            r"stage.optimizers.main.kind='adamw'",
+        ),
+        (
+            {
+                "rules": (Rule("encoder/", optimizer="other"), Rule("head/")),
+                "optimizers": dict.fromkeys(("main", "other"), OptimizerConfig(learning_rate=0.02)),
+            },
+            r"no stage.optimizers.other.b1",
+        ),
     ],
 )
 def test_resuming_with_other_trained_parts_is_refused(tmp_path, changes, key):
@@ -194,6 +205,42 @@ def test_resuming_with_other_trained_parts_is_refused(tmp_path, changes, key):
     other = toy_stage(**changes)
     with pytest.raises(UserError, match=f"checkpoints of a run with {key}; expected"):
         run(tmp_path, other, description=described(other))
+
+
+def test_a_schedule_may_change_when_a_run_goes_on(tmp_path):
+    stage = toy_stage()
+    run(tmp_path, stage, stop_at=5, description=described(stage))
+    knots = (Knot(0, 1.0), Knot(-1, 0.1, "cosine"))
+    other = OptimizerConfig(learning_rate=0.01, b1=0.8, schedule="knots", knots=knots)
+    other = toy_stage(optimizers={"main": other})
+    assert int(run(tmp_path, other, description=described(other)).step) == 20
+
+
+def test_momentum_may_not_come_when_a_run_goes_on(tmp_path):
+    def sgd(b1):
+        return toy_stage(optimizers={"main": OptimizerConfig(0.02, kind="sgd", b1=b1)})
+
+    run(tmp_path, sgd(0.0), stop_at=5, description=described(sgd(0.0)))
+    with pytest.raises(UserError, match=r"a run with stage\.optimizers\.main\.b1=0\.0"):
+        run(tmp_path, sgd(0.9), description=described(sgd(0.9)))
+
+
+def test_the_state_of_another_optimizer_is_refused_by_its_version(tmp_path, monkeypatch):
+    run(tmp_path, stop_at=5)
+    assert read_run(tmp_path)["optimizers"] == {"main": "adamw 1"}
+    monkeypatch.setitem(kinds.VERSIONS, "adamw", 2)
+    with pytest.raises(UserError, match="state 'adamw 1' of the optimizer 'main'; expected 'adam"):
+        run(tmp_path)
+
+
+def test_a_checkpoint_of_before_that_names_no_optimizer_goes_on(tmp_path):
+    whole = run(tmp_path / "whole")
+    run(tmp_path / "cut", stop_at=5)
+    path = tmp_path / "cut" / "checkpoints" / "5" / "run" / "metadata"
+    found = json.loads(path.read_text())
+    del found["optimizers"], found["digest"]
+    path.write_text(json.dumps(signed(found)))
+    assert same_bits(run(tmp_path / "cut"), whole)
 
 
 def test_resuming_another_size_or_system_is_refused(tmp_path):

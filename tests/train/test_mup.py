@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.systems.test_janus import GEN, SYSTEM, UND, batch_of
+from tests.systems.test_janus import GEN, SMALL, SYSTEM, UND
 from unijax.core import tree
 from unijax.core.errors import UserError
 from unijax.data.document import Document, TextSpan
@@ -16,7 +16,9 @@ from unijax.nn.stack import unstack
 from unijax.ops.attention import packed_intervals
 from unijax.parallel.sharding import MeshConfig, make_mesh
 from unijax.systems.janus import Janus
+from unijax.systems.slots import values_of
 from unijax.train import mup, setup
+from unijax.train.kinds import Leaf
 from unijax.train.optimizer import GroupedOptimizer
 from unijax.train.stage import OptimizerConfig, Rule, StageConfig
 from unijax.train.state import merge
@@ -91,6 +93,30 @@ def test_another_base_is_named():
         scales(janus(64), base)
 
 
+def with_text(system, **options):
+    text = dataclasses.replace(system.config.text, **options)
+    return dataclasses.replace(system, config=dataclasses.replace(system.config, text=text))
+
+
+@pytest.mark.parametrize("qk_norm", ["layer_norm", "rms_norm"])
+def test_with_normed_queries_attention_is_scaled_by_the_norm(qk_norm):
+    """The scale of `q_proj` is undone by the norm behind it."""
+    wide, base = (with_text(janus(width), qk_norm=qk_norm) for width in (128, 32))
+    found, plain = scales(wide, base), scales(janus(128), janus(32))
+    attention = "language_model/layers/self_attn"
+    assert found[f"{attention}/q_norm/scale"] == mup.Scale(0.5, 0.5)
+    assert found[f"{attention}/k_norm/scale"] == mup.Scale(1.0, 1.0)
+    assert found[f"{attention}/q_proj/kernel"] == plain[f"{attention}/k_proj/kernel"]
+    if qk_norm == "layer_norm":
+        assert found[f"{attention}/q_norm/bias"] == mup.Scale(0.5, 0.5)
+
+
+def test_a_tied_head_is_refused():
+    wide, base = (with_text(janus(width), tie_word_embeddings=True) for width in (64, 32))
+    with pytest.raises(UserError, match="language_model: a head that is the embedding"):
+        scales(wide, base)
+
+
 @pytest.mark.parametrize("factor", [0.25, 3.0])
 def test_a_multiplier_is_a_factor_on_start_and_rate(factor):
     # Lemma J.1 through the optimizer: f(factor * w) from w trains as f(w) from factor * w at
@@ -102,7 +128,9 @@ def test_a_multiplier_is_a_factor_on_start_and_rate(factor):
     def train(start, multiplier, rate):
         rules = {"a/kernel": Rule("a", lr_multiple=rate)}
         config = OptimizerConfig(0.05, eps=1e-20, clip_norm=1e9)
-        optimizer = GroupedOptimizer(StageConfig("s", 20, (), {"main": config}), rules)
+        optimizer = GroupedOptimizer(
+            StageConfig("s", 20, (), {"main": config}), rules, {"a/kernel": Leaf()}
+        )
         params = {"a": {"kernel": start}}
         state = optimizer.init(params)
         loss = jax.grad(lambda p: jnp.mean((jnp.tanh(x @ p["a"]["kernel"] * multiplier) - y) ** 2))
@@ -128,13 +156,12 @@ def batch():
     for row in range(2):
         text = [TextSpan(tuple(map(int, rng.integers(7, 48, 12))), (1.0,) * 12) for _ in range(2)]
         rows.append([Document(f"s/0/{row}", (text[0], UND[row], text[1], GEN[row], GEN[row + 1]))])
-    return batch_of(rows)
+    return SMALL.batch(rows)
 
 
 def activations(system, params, rows) -> dict[str, np.ndarray]:
     """Outputs of every module of the decoder, of tower and adaptors, and of both heads."""
-    codes = system._gen_codes(params, rows.gen)
-    features = system._und_features(params, rows.und)
+    codes, features = (values_of(system, params, rows, name) for name in ("gen", "und"))
     x = system.embed(params, rows, codes)
     decoder = system.language_model.clone(unrolled=True)
     seen = packed_intervals(rows.segment, rows.kind, rows.image)

@@ -11,6 +11,7 @@ import pytest
 from unijax.core import tree
 from unijax.core.errors import UserError
 from unijax.train import checkpoint, streaming
+from unijax.train.schema import SCHEMA
 from unijax.train.streaming import LazyArray, StoredParams, in_groups, write_params
 
 
@@ -38,7 +39,7 @@ def test_training_reads_what_was_written(written):
     cast = checkpoint.read_params(directory, like)
     assert cast["a"]["bias"].dtype == jnp.float32
     assert checkpoint.read_run(directory) == {
-        "schema": checkpoint.SCHEMA, "data": {}, "step": 0, "stage": "import",
+        "schema": SCHEMA, "data": {}, "step": 0, "stage": "import",
         "config": {"system": "s"},
     }  # fmt: skip
 

@@ -1,6 +1,7 @@
 """The smallest system that the loop can train: two matrices and a table, in two groups."""
 
 import dataclasses
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -8,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from unijax.core import axes
+from unijax.core.cost import Cost
+from unijax.core.system import Loss
 from unijax.train.stage import OptimizerConfig, Rule, StageConfig
 
 
@@ -18,6 +21,10 @@ class Toy:
     d: int = 4
     encoders = frozenset({"encoder"})
     rows_alone = True
+    own_axes: ClassVar[dict[str, str]] = {}
+    losses: ClassVar[dict[str, Loss]] = {}
+    lookups: ClassVar[dict[str, str]] = {}
+    unused = ()
 
     def init(self, key):
         def box(key, shape):
@@ -46,10 +53,16 @@ class Toy:
         error = jnp.sum(batch["weight"] * (y - batch["y"]) ** 2)
         return {"error": error}, {"error": (error, jnp.sum(batch["weight"]))}
 
-    def forward_flops(self, batch, as_causal=False):
+    def amounts(self, batch, as_causal=False):
         del as_causal
-        n = jnp.sum(batch["weight"])
-        return {"encoder": n * 2.0 * self.d * 8, "head": n * 2.0 * 8}
+        return {"rows": jnp.sum(batch["weight"])}
+
+    @property
+    def costs(self):
+        return (
+            Cost("encoder", "tower", "encoder", "rows", 2.0 * self.d * 8),
+            Cost("head", "head", "head", "rows", 2.0 * 8),
+        )
 
 
 class ToyBatches:

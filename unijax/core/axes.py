@@ -17,11 +17,12 @@ POSITIONS = "positions"  # rows of a learned position table
 CONV_IN = "conv_in"
 CONV_OUT = "conv_out"
 SPATIAL = "spatial"  # extent of a convolution kernel
+RANK = "rank"  # of low-rank adapters
 NORM = "norm"  # scales and offsets of norms, biases: small vectors that stay whole
 
 ALL = frozenset(
     {
         LAYERS, VOCAB, CODES, CODEBOOK, CODE_DIM, EMBED, MLP, HEADS, KV_HEADS, VISION_EMBED,
-        VISION_MLP, VISION_HEADS, PATCH, POSITIONS, CONV_IN, CONV_OUT, SPATIAL, NORM,
+        VISION_MLP, VISION_HEADS, PATCH, POSITIONS, CONV_IN, CONV_OUT, SPATIAL, RANK, NORM,
     }
 )  # fmt: skip

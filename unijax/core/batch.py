@@ -17,22 +17,25 @@ class Kind(enum.IntEnum):
     TEXT = 1
     UND = 2  # a token of an image to understand
     GEN = 3  # a token of an image to generate
+    QUERY = 4  # a learned query that stands for an image to generate
 
 
 class Target(enum.IntEnum):
-    """Which head a position feeds."""
+    """What a position answers with, hence which head and loss it feeds."""
 
     NONE = 0
-    TEXT = 1  # the answer is a text id
-    CODE = 2  # the answer is an image code, addressed in the `gen` stream
+    TEXT = 1  # a text id
+    CODE = 2  # an image code, addressed in the slots of its stream
+    FEATURE = 3  # a continuous feature of an image token, addressed likewise
+    NOISE = 4  # the noise of this position's own patch, addressed likewise
 
 
 @flax.struct.dataclass
 class ImageSlots:
     """The images of one stream of every row: at most I of them, each N tokens.
 
-    Exactly one of `pixels`, `features`, `codes` is set: raw images to encode in the step, or what a
-    frozen encoder made of them ahead of time.
+    Exactly one of `pixels`, `features`, `codes`, `latents` is set: raw images to encode in the
+    step, or what a frozen encoder made of them ahead of time.
 
     Attributes:
       weight: 1 for a used slot, 0 for an empty one.
@@ -41,6 +44,8 @@ class ImageSlots:
       pixels: sRGB, 0..255.
       features: output of the understanding encoder.
       codes: ids of the image tokenizer in raster order.
+      latents: mean and log-variance of a KL autoencoder.
+      t_max: largest noise of an image, 0 (clean) to 1; only where a stream's target is noise.
     """
 
     weight: Leaf  # float [B, I]
@@ -48,6 +53,8 @@ class ImageSlots:
     pixels: Leaf = None  # uint8 [B, I, height, width, 3]
     features: Leaf = None  # float [B, I, N, D]
     codes: Leaf = None  # int32 [B, I, N]
+    latents: Leaf = None  # float [B, I, h, w, 2 C]
+    t_max: Leaf = None  # float [B, I]
 
 
 @flax.struct.dataclass
@@ -63,8 +70,8 @@ class PackedBatch:
     target: Leaf  # int32 [B, T]
     weight: Leaf  # float [B, T]
     uid: Leaf  # uint32 [B, T]
-    und: ImageSlots | None = None
-    gen: ImageSlots | None = None
+    # By the name of their array (`core.stream.Stream.slots`): which there are is the config's.
+    images: dict[str, ImageSlots] = flax.struct.field(default_factory=dict)
 
 
 @flax.struct.dataclass
@@ -74,11 +81,13 @@ class ImageBatch:
     Attributes:
       pixels: sRGB, 0..255.
       weight: 1 for an image, 0 for the filling of a last, short batch.
+      seed: a function of (run seed, source, draw): randomness belongs to the picture.
       text: token ids, right-padded with zeros.
       text_length: number of valid ids.
     """
 
     pixels: Leaf  # uint8 [B, height, width, 3]
     weight: Leaf  # float [B]
+    seed: Leaf = None  # uint32 [B]
     text: Leaf = None  # int32 [B, S]
     text_length: Leaf = None  # int32 [B]

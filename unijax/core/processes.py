@@ -1,6 +1,7 @@
 """What several processes of one run do together. All of it is nothing where there is one."""
 
 import os
+import sys
 
 import jax
 import numpy as np
@@ -10,6 +11,19 @@ from jax.experimental import multihost_utils
 def is_lead() -> bool:
     """Whether this process writes what is written once: logs, tables, the tokenizer."""
     return jax.process_index() == 0
+
+
+_told: set[str] = set()
+
+
+def tell_once(about: str, line: str) -> None:
+    """Says a line on stderr, unless one about the same was said; of several processes, the lead.
+
+    JAX is not started for it: a program that only looks at data leaves the devices alone.
+    """
+    if about not in _told and not (jax.distributed.is_initialized() and not is_lead()):
+        print(line, file=sys.stderr)
+    _told.add(about)
 
 
 def wait_for_all(where: str) -> None:

@@ -4,13 +4,16 @@ import dataclasses
 import math
 
 from unijax.core.errors import UserError
-from unijax.data.document import ImageTokens, Size
+from unijax.core.record import added
+from unijax.core.stream import Layout, Stream
+from unijax.data.document import Size
+from unijax.data.prepare import Preparation
 from unijax.data.render import RenderConfig
 from unijax.data.tasks import STREAMS, TASKS
 from unijax.data.templates import TEMPLATES, Template
 
 GROUPS = ("und", "text", "gen")
-KINDS = ("shipped", "scenes", "jsonl", "folder", "mixed")
+KINDS = ("shipped", "scenes", "jsonl", "folder", "parquet", "webdataset", "mixed")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,9 +23,10 @@ class SourceConfig:
     Attributes:
       name: names the source in messages, metrics and states; unique.
       task: how its records are rendered, one of `data.tasks.TASKS`.
-      kind: "shipped" (a dataset of this project), "scenes" (composed on the fly), "jsonl" or
-        "folder" (a user's own, every record fit for the task), or "mixed" (a user's own file or
-        folder, of which the source has the records that can teach the task).
+      kind: "shipped" (a dataset of this project), "scenes" (composed on the fly), "jsonl" (an array
+        of JSON too), "folder", "parquet" or "webdataset" (a user's own, every record fit for the
+        task), or "mixed" (any of these, of which the source has the records that can teach the
+        task).
       path: name of the shipped dataset, or path of the user's file or folder; unused for scenes.
       split: of shipped datasets and scenes.
       weight: share within its group, relative to the group's other sources.
@@ -54,21 +58,6 @@ class GroupConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class StreamConfig:
-    """One stream of images.
-
-    Attributes:
-      size: side of the square picture, pixels.
-      tokens: N, tokens of an image.
-      slots: I, images of a row at most.
-    """
-
-    size: int
-    tokens: int
-    slots: int
-
-
-@dataclasses.dataclass(frozen=True)
 class DataConfig:
     """The data of a run. The rows are a function of this, the seed in it and the data alone.
 
@@ -76,7 +65,8 @@ class DataConfig:
       groups: the mixture, und : text : gen.
       row_length: T, tokens of a row.
       rows: rows of the global batch of one step.
-      und, gen: image streams; None where the run has none.
+      slots: I, the images of a row at most, by the array of slots (`core.stream.Stream.slots`); an
+        array that is left out, or has 0, is not there.
       unit: what the ratio counts, "samples" or "tokens".
       overlong: what becomes of documents longer than a row: "drop", or "split" texts and pages and
         drop the others.
@@ -85,6 +75,7 @@ class DataConfig:
       template: of conversations, a name in `data.templates.TEMPLATES`.
       p_first_sentence: see `RenderConfig`.
       p_drop_condition: see `RenderConfig`.
+      learn_prompts: see `RenderConfig`: False for instructions, True for pretraining on all text.
       und_rounding: of the short side in the resize: "floor" as in the released code of Janus, or
         "round" as in Hugging Face's processor.
       max_pixels: larger pictures are refused, before they are decoded.
@@ -96,14 +87,14 @@ class DataConfig:
     groups: tuple[GroupConfig, ...]
     row_length: int
     rows: int
-    und: StreamConfig | None = None
-    gen: StreamConfig | None = None
+    slots: dict[str, int] = dataclasses.field(default_factory=dict)
     unit: str = "samples"
     overlong: str = "drop"
     open_rows: int = 32
     template: str = "janus_pro"
     p_first_sentence: float = 0.25
     p_drop_condition: float = 0.1
+    learn_prompts: bool = added(False)
     und_rounding: str = "floor"
     max_pixels: int = 50_000_000
     seed: int = 0
@@ -111,26 +102,27 @@ class DataConfig:
     decode_threads: int = 2
 
     @property
-    def limit(self) -> Size:
-        """What a row holds."""
-        slots = [0 if stream is None else stream.slots for stream in (self.und, self.gen)]
-        return Size(self.row_length, *slots)
-
-    @property
-    def image_tokens(self) -> ImageTokens:
-        """N of each stream; 0 where there is none."""
-        tokens = [0 if stream is None else stream.tokens for stream in (self.und, self.gen)]
-        return ImageTokens(*tokens)
-
-    @property
     def sources(self) -> tuple[SourceConfig, ...]:
         return tuple(source for group in self.groups for source in group.sources)
 
-    def render_config(self) -> RenderConfig:
-        template: Template = TEMPLATES[self.template]
-        return RenderConfig(
-            self.image_tokens, template, self.p_first_sentence, self.p_drop_condition, self.seed
-        )
+
+def limit_of(config: DataConfig, layout: Layout) -> Size:
+    """What a row holds."""
+    return Size(config.row_length, tuple(config.slots.get(name, 0) for name in layout.slots))
+
+
+def preparation(config: DataConfig, stream: Stream) -> Preparation:
+    """How the pictures of a stream are prepared."""
+    return Preparation(stream.size, stream.resize, config.und_rounding, config.max_pixels)
+
+
+def rendering(config: DataConfig, layout: Layout) -> RenderConfig:
+    """How its records become documents."""
+    template: Template = TEMPLATES[config.template]
+    return RenderConfig(
+        layout, template, config.p_first_sentence, config.p_drop_condition, config.learn_prompts,
+        config.seed,
+    )  # fmt: skip
 
 
 def is_active(source: SourceConfig, step: int) -> bool:
@@ -144,8 +136,8 @@ def phases(config: DataConfig) -> list[int]:
     return sorted(steps - {0})
 
 
-def check(config: DataConfig) -> None:
-    """Raises a UserError for the first setting that cannot work."""
+def check(config: DataConfig, layout: Layout) -> None:
+    """Raises a UserError for the first setting that cannot work with the recipe's layout."""
     _one_of("data.unit", config.unit, ("samples", "tokens"))
     _one_of("data.overlong", config.overlong, ("split", "drop"))
     _one_of("data.template", config.template, tuple(TEMPLATES))
@@ -158,10 +150,12 @@ def check(config: DataConfig) -> None:
         p = getattr(config, name)
         if not 0 <= p <= 1:
             raise UserError(f"data.{name}", f"{p}", "a probability, 0 to 1", "Correct it.")
-    for name in ("und", "gen"):
-        stream = getattr(config, name)
-        if stream is not None:
-            _check_stream(f"data.{name}", stream, config.row_length)
+    for name, count in config.slots.items():
+        _one_of("data.slots", name, layout.slots)
+        _at_least(f"data.slots.{name}", count, 0)
+    for stream in layout.streams:
+        if config.slots.get(stream.slots):
+            _check_stream(f"data.slots.{stream.slots}", stream, layout, config.row_length)
     for group in config.groups:
         _share(f"data.groups.{group.name}.ratio", group.ratio)
         for source in group.sources:
@@ -171,7 +165,7 @@ def check(config: DataConfig) -> None:
     if not any(group.ratio > 0 for group in config.groups):
         raise UserError("data.groups", "no group with a ratio above 0", "at least one", "Add one.")
     for group in config.groups:
-        _check_group(group, config)
+        _check_group(group, config, layout)
 
 
 def check_source(where: str, source: SourceConfig) -> None:
@@ -182,19 +176,18 @@ def check_source(where: str, source: SourceConfig) -> None:
         _at_least(f"{where}.{name}", getattr(source, name), 0)
 
 
-def _check_stream(where: str, stream: StreamConfig, row_length: int) -> None:
-    for name in ("size", "tokens", "slots"):
-        _at_least(f"{where}.{name}", getattr(stream, name), 1)
-    if stream.tokens + 3 > row_length:
+def _check_stream(where: str, stream: Stream, layout: Layout, row_length: int) -> None:
+    least = stream.length + layout.begins
+    if least > row_length:
         raise UserError(
             where,
             f"{stream.tokens} tokens an image and rows of {row_length}",
-            f"rows of at least {stream.tokens + 3}: the image, its two marks, and a first token",
+            f"rows of at least {least}: the image, its marks, and what documents begin with",
             "Raise data.row_length.",
         )
 
 
-def _check_group(group: GroupConfig, config: DataConfig) -> None:
+def _check_group(group: GroupConfig, config: DataConfig, layout: Layout) -> None:
     where = f"data.groups.{group.name}"
     _one_of("data.groups", group.name, GROUPS)
     for step in (0, *phases(config)) if group.ratio > 0 else ():
@@ -212,14 +205,27 @@ def _check_group(group: GroupConfig, config: DataConfig) -> None:
             raise UserError(
                 name, "categories of scenes", "none: scenes have no category", "Remove them."
             )
-        stream = STREAMS.get(source.task)
-        if stream is not None and getattr(config, stream) is None:
-            raise UserError(
-                name,
-                f"the task {source.task!r} without a stream of {stream} images",
-                f"data.{stream} with size, tokens and slots",
-                "Add the stream, or choose another task.",
-            )
+        role = STREAMS.get(source.task)
+        if role is not None:
+            check_role(name, f"the task {source.task!r}", role, config, layout)
+
+
+def check_role(where: str, what: str, role: str, config: DataConfig, layout: Layout) -> None:
+    """Raises a UserError where there are no slots for images of a role."""
+    if role not in layout.by_role:
+        raise UserError(
+            where, f"{what} with images of the role {role!r}",
+            f"what the system has a stream for: {', '.join(layout.by_role) or 'text alone'}",
+            "Choose another task, or another system.",
+        )  # fmt: skip
+    slots = layout.by_role[role].slots
+    if not config.slots.get(slots):
+        raise UserError(
+            where,
+            f"{what} without slots for its images ({role})",
+            f"data.slots.{slots}, the images of a row at most",
+            "Add the slots, or choose another task.",
+        )
 
 
 def _once(where: str, thing: str, names: list[str]) -> None:

@@ -3,12 +3,12 @@
 import dataclasses
 import functools
 import hashlib
+import operator
 from collections.abc import Callable
 from typing import Any
 
-from unijax.core.batch import Kind
-
-UND, GEN = int(Kind.UND), int(Kind.GEN)
+from unijax.core.batch import Target
+from unijax.core.stream import Layout
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -51,36 +51,32 @@ class TextSpan:
 
 
 @dataclasses.dataclass(frozen=True)
-class UndSpan:
-    """An image to understand, between begin-of-image and end-of-image."""
+class ImageSpan:
+    """An image in a role that the recipe knows (`core.stream`), between the marks of its stream."""
 
+    role: str
     image: ImageRef
 
 
-@dataclasses.dataclass(frozen=True)
-class GenSpan:
-    """An image to generate, between begin-of-image and end-of-image."""
-
-    image: ImageRef
-
-
-Span = TextSpan | UndSpan | GenSpan
+Span = TextSpan | ImageSpan
 
 
 @dataclasses.dataclass(frozen=True)
 class Document:
-    """A begin-of-sequence token, then spans.
+    """Spans, behind the token that the layout begins documents with.
 
-    The token is no span of its own: every part of a split document begins with one. Begin and end
-    of image belong to the span of the image, so that no cut parts them.
+    That token is no span of its own: every part of a split document begins with one. The marks of
+    an image belong to its span, so that no cut parts them.
 
     Attributes:
       name: source/epoch/index of the record, and the part if the document was split.
       spans: in order.
+      where: the record, for messages.
     """
 
     name: str
     spans: tuple[Span, ...]
+    where: str = ""
 
     @property
     def uid(self) -> int:
@@ -93,51 +89,54 @@ class Size:
     """What a document takes of a row.
 
     Attributes:
-      tokens: begin-of-sequence, text, and images with their two marks.
-      und: slots of the stream of images to understand.
-      gen: slots of the stream of images to generate.
+      tokens: text, images and their marks, and what documents begin with.
+      slots: image slots, in the order of `Layout.slots`.
     """
 
     tokens: int
-    und: int = 0
-    gen: int = 0
+    slots: tuple[int, ...]
 
     def __add__(self, other: "Size") -> "Size":
-        return Size(self.tokens + other.tokens, self.und + other.und, self.gen + other.gen)
+        added = map(operator.add, self.slots, other.slots)
+        return Size(self.tokens + other.tokens, tuple(added))
 
     def within(self, limit: "Size") -> bool:
-        return self.tokens <= limit.tokens and self.und <= limit.und and self.gen <= limit.gen
+        return self.tokens <= limit.tokens and all(map(operator.le, self.slots, limit.slots))
 
 
-@dataclasses.dataclass(frozen=True)
-class ImageTokens:
-    """N, the tokens of one image, in each stream."""
-
-    und: int
-    gen: int
+def empty(layout: Layout) -> Size:
+    """Of nothing."""
+    return Size(0, (0,) * len(layout.slots))
 
 
-def span_size(span: Span, images: ImageTokens) -> Size:
-    match span:
-        case TextSpan():
-            return Size(len(span.ids))
-        case UndSpan():
-            return Size(images.und + 2, und=1)
-        case GenSpan():
-            return Size(images.gen + 2, gen=1)
+def beginning(layout: Layout) -> Size:
+    """Of a document without spans."""
+    return Size(layout.begins, (0,) * len(layout.slots))
 
 
-def document_size(document: Document, images: ImageTokens) -> Size:
-    """Size of a document, its begin-of-sequence token included."""
-    return sum((span_size(span, images) for span in document.spans), start=Size(1))
+def span_size(span: Span, layout: Layout) -> Size:
+    if isinstance(span, TextSpan):
+        return Size(len(span.ids), (0,) * len(layout.slots))
+    stream = layout.by_role[span.role]
+    return Size(stream.length, tuple(int(name == stream.slots) for name in layout.slots))
 
 
-def has_target(spans: tuple[Span, ...]) -> bool:
-    """Whether anything in the spans is learned."""
-    return any(
-        isinstance(span, GenSpan) or (isinstance(span, TextSpan) and any(span.weights))
-        for span in spans
-    )
+def document_size(document: Document, layout: Layout) -> Size:
+    """Size of a document, with what it begins with."""
+    return sum((span_size(span, layout) for span in document.spans), start=beginning(layout))
+
+
+def has_target(spans: tuple[Span, ...], layout: Layout) -> bool:
+    """Whether anything of a document of these spans is learned. Its very first token never is."""
+
+    def learned(span: Span, first: bool) -> bool:
+        if isinstance(span, TextSpan):
+            return any(span.weights[first:])
+        stream = layout.by_role[span.role]
+        marks = (None if first else stream.before, stream.after)
+        return stream.target != Target.NONE or any(m is not None and m.learned for m in marks)
+
+    return any(learned(s, first=not (i or layout.begins)) for i, s in enumerate(spans))
 
 
 def stable_hash(*words: object) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 import tokenizers
 
 from unijax.core.errors import UserError
+from unijax.core.json_files import shown
 from unijax.data.special_tokens import SpecialTokens
 
 
@@ -30,7 +31,7 @@ class JsonBackend:
             self._library.encode_special_tokens = True
         except Exception as error:  # the library raises plain Exception
             raise UserError(
-                str(path), f"{error}", "a Hugging Face tokenizer.json", "Fetch the file again."
+                str(path), shown(str(error)), "a Hugging Face tokenizer.json", "Fetch it again."
             ) from error
         added = content["added_tokens"]
         self.control = {token["content"]: token["id"] for token in added if token["special"]}

@@ -5,6 +5,7 @@ of P equal runs of them, so that the global array is the same for any P.
 """
 
 import dataclasses
+import functools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,6 +15,7 @@ from grain.experimental import ThreadPrefetchIterDataset
 
 from unijax.core.batch import PackedBatch
 from unijax.core.errors import UserError
+from unijax.core.stream import Layout
 from unijax.data.batch import BatchMaker, Cached
 from unijax.data.config import GROUPS, DataConfig, check
 from unijax.data.document import document_size
@@ -44,9 +46,10 @@ class Loader:
 
     Args:
       config: checked here.
+      layout: of the recipe.
       tokenizer: of the texts.
       records: already opened records, by source name; the others are opened from the config.
-      cached: for a stream ("und", "gen"), values that stand for its pixels.
+      cached: by array of slots, values that stand for its pixels.
       process_index: this process.
       process_count: all processes; divides `config.rows`.
     """
@@ -54,13 +57,14 @@ class Loader:
     def __init__(
         self,
         config: DataConfig,
+        layout: Layout,
         tokenizer: Tokenizer,
         records: Mapping[str, Records] | None = None,
         cached: Mapping[str, Cached] | None = None,
         process_index: int = 0,
         process_count: int = 1,
     ):
-        check(config)
+        check(config, layout)
         if config.rows % process_count:
             raise UserError(
                 "data.rows",
@@ -70,8 +74,8 @@ class Loader:
             )
         self.config = config
         self.info: BatchInfo | None = None  # of the last batch
-        sources = open_sources(config, tokenizer, records)
-        make = BatchMaker(config, tokenizer.special, cached)
+        sources = open_sources(config, layout, tokenizer, records)
+        make = BatchMaker(config, layout, tokenizer.special, cached)
         local = config.rows // process_count
         own = slice(process_index * local, (process_index + 1) * local)
 
@@ -79,7 +83,8 @@ class Loader:
             rows, info = planned
             return make(rows[own]), info
 
-        plans = PlanDataset(lambda: RowStream(config, sources), config.rows).map(materialise)
+        stream = functools.partial(RowStream, config, layout, sources)
+        plans = PlanDataset(stream, config.rows).map(materialise)
         self._batches = iter(ThreadPrefetchIterDataset(plans, prefetch_buffer_size=config.prefetch))
 
     def __iter__(self):
@@ -114,6 +119,7 @@ class Loader:
 
 def fixed_batches(
     config: DataConfig,
+    layout: Layout,
     tokenizer: Tokenizer,
     batches: int,
     records: Mapping[str, Records] | None = None,
@@ -126,7 +132,7 @@ def fixed_batches(
     Captions keep all their sentences and conditions are never dropped.
     """
     config = dataclasses.replace(config, p_first_sentence=0.0, p_drop_condition=0.0, prefetch=0)
-    loader = Loader(config, tokenizer, records, cached, process_index, process_count)
+    loader = Loader(config, layout, tokenizer, records, cached, process_index, process_count)
     return [next(loader) for _ in range(batches)]
 
 
@@ -164,12 +170,11 @@ class PlanIterator(grain.DatasetIterator):
 def describe(rows: Sequence[Row], stream: RowStream) -> BatchInfo:
     """Realised shares of the groups, and the names of the documents."""
     documents, tokens, names, repeated = Counter(), Counter(), {}, 0
-    images = stream.config.image_tokens
     for row in rows:
         for placed in row:
             group = stream.group_of(placed.source)
             documents[group] += placed.part == 0
-            size = document_size(placed.document, images).tokens
+            size = document_size(placed.document, stream.layout).tokens
             tokens[group] += size
             repeated += size * stream.is_repeated(placed)
             names[placed.document.uid] = placed.document.name

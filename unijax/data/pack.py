@@ -5,6 +5,7 @@ in none and as many rows are open as may be, the fullest row is closed and a new
 """
 
 import dataclasses
+import operator
 from typing import Generic, TypeVar
 
 from unijax.data.document import Size
@@ -38,19 +39,15 @@ class Packer(Generic[T]):
         """Places an item, which must fit in an empty row; returns the rows that this closes."""
         assert size.within(self.limit), (size, self.limit)
         closed = []
-        most = self.limit.tokens - size.tokens
-        most_und, most_gen = self.limit.und - size.und, self.limit.gen - size.gen
-        fitting = [
-            row
-            for row in self.open
-            if row.used.tokens <= most and row.used.und <= most_und and row.used.gen <= most_gen
-        ]
+        room = tuple(map(operator.sub, self.limit.slots, size.slots))
+        most = Size(self.limit.tokens - size.tokens, room)
+        fitting = [row for row in self.open if row.used.within(most)]
         if fitting:
             row = max(fitting, key=_fill)
         else:
             if len(self.open) == self.max_open:
                 closed.append(self._close(max(self.open, key=_fill)))
-            row = OpenRow([], Size(0))
+            row = OpenRow([], Size(0, (0,) * len(self.limit.slots)))
             self.open.append(row)
         row.items.append(item)
         row.used += size

@@ -10,9 +10,10 @@ import numpy as np
 
 from unijax.core.batch import ImageBatch
 from unijax.core.errors import UserError
-from unijax.data import images
+from unijax.core.stream import RESIZES
 from unijax.data.config import SourceConfig, check_source
 from unijax.data.document import ImageRef, stable_hash
+from unijax.data.prepare import Preparation
 from unijax.data.sources import Order, open_records
 from unijax.data.tokenizer import Tokenizer
 
@@ -44,7 +45,7 @@ class PictureConfig:
     prefetch: int = 2
 
     def __post_init__(self):
-        if self.crop not in ("pad", "centre"):
+        if self.crop not in RESIZES:
             raise UserError(
                 "data.crop", repr(self.crop), "'pad' or 'centre'", "Correct the config."
             )
@@ -135,16 +136,27 @@ class PictureLoader:
 
     def _batch(self, pictures: list[Drawn]) -> ImageBatch:
         config = self._config
-        resize = {"pad": images.for_understanding, "centre": images.for_generation}[config.crop]
+        prepare = Preparation(config.size, config.crop, max_pixels=config.max_pixels)
         pixels, texts = [], []
         for drawn in pictures:
             record = drawn.read()
+            if "image" not in record:
+                raise UserError(
+                    record.get("where", f"{drawn.source}: {record['id']}"), "no image",
+                    "a picture in every record", "Take the record out.",
+                )  # fmt: skip
             image = ImageRef(f"{drawn.source}: {record['id']}", record["image"])
-            picture = images.decode(image.read(), image.where, config.max_pixels)
-            pixels.append(resize(picture, config.size))
+            pixels.append(prepare(image))
             if config.text_length:
                 texts.append(self._caption(record, drawn))
-        batch = ImageBatch(pixels=np.stack(pixels), weight=np.ones(len(pixels), np.float32))
+        seeds = [
+            stable_hash(config.seed, drawn.source, drawn.draw, "picture") for drawn in pictures
+        ]
+        batch = ImageBatch(
+            pixels=np.stack(pixels),
+            weight=np.ones(len(pixels), np.float32),
+            seed=np.array(seeds, np.uint32),
+        )
         if not config.text_length:
             return batch
         text = np.zeros((len(texts), config.text_length), np.int32)

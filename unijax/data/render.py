@@ -1,9 +1,8 @@
 """From a record to a document: pieces become spans of ids with weights.
 
 What is learned, for every task: text that the task marks, each id at the position before it, and
-the codes of generated images. Begin-of-sequence, begin-of-image, end-of-image and the positions of
-images to understand are never answers; begin-of-image is the position that answers code 0, and
-nothing is learned at the last code (exactly N codes are drawn: end-of-image is never predicted).
+of images what the recipe's streams say (`core.stream`). What a document begins with is never an
+answer.
 """
 
 import dataclasses
@@ -11,14 +10,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from unijax.core.stream import Layout
 from unijax.data.document import (
     Document,
-    GenSpan,
     ImageRef,
-    ImageTokens,
+    ImageSpan,
     Span,
     TextSpan,
-    UndSpan,
     span_size,
     stable_hash,
 )
@@ -32,18 +30,20 @@ class RenderConfig:
     """How records become documents.
 
     Attributes:
-      images: tokens of an image in each stream.
+      layout: of the recipe.
       template: of conversations.
       p_first_sentence: how often a caption to draw from keeps only its first sentence.
-      p_drop_condition: how often the condition of an image to generate is replaced by pad tokens,
-        for classifier-free guidance.
+      p_drop_condition: how often the condition of an image to generate is replaced, as its stream
+        says, for classifier-free guidance.
+      learn_prompts: whether text that a task gives is learned like what it asks for.
       seed: of every random choice, together with the document's own name.
     """
 
-    images: ImageTokens
+    layout: Layout
     template: Template
     p_first_sentence: float = 0.25
     p_drop_condition: float = 0.1
+    learn_prompts: bool = False
     seed: int = 0
 
 
@@ -73,9 +73,12 @@ def render(
     context = Context(where, config.template, rng, images.take, config.p_first_sentence)
     pieces = TASKS[task](record, context)
     spans = to_spans(pieces, tokenizer)
-    if any(isinstance(span, GenSpan) for span in spans) and rng.random() < config.p_drop_condition:
-        spans = drop_condition(spans, tokenizer.special.pad, config.images)
-    return Document(str(key), tuple(spans))
+    if config.learn_prompts:
+        spans = [_learned(span) if isinstance(span, TextSpan) else span for span in spans]
+    made = last_made(spans)
+    if made is not None and rng.random() < config.p_drop_condition:
+        spans = drop_condition(spans, made, tokenizer.special.pad, config.layout)
+    return Document(str(key), tuple(spans), where)
 
 
 def to_spans(pieces: Sequence[Piece], tokenizer: Tokenizer) -> list[Span]:
@@ -96,13 +99,17 @@ def to_spans(pieces: Sequence[Piece], tokenizer: Tokenizer) -> list[Span]:
             case Eos(trained):
                 spans.add_special(tokenizer.special.eos, trained)
             case Und(image):
-                spans.add_image(UndSpan(image))
+                spans.add_image(ImageSpan("und", image))
             case Gen(image):
-                spans.add_image(GenSpan(image))
+                spans.add_image(ImageSpan("gen", image))
             case Break():
                 spans.end_span()
     spans.end_span()
     return spans.done
+
+
+def _learned(span: TextSpan) -> TextSpan:
+    return TextSpan(span.ids, (1.0,) * len(span.ids))
 
 
 class _Images:
@@ -135,7 +142,7 @@ class _Spans:
         self._end_text()
         self._add([token_id], trained)
 
-    def add_image(self, span: UndSpan | GenSpan) -> None:
+    def add_image(self, span: ImageSpan) -> None:
         self.end_span()
         self.done.append(span)
 
@@ -155,13 +162,23 @@ class _Spans:
         self._weights += [float(trained)] * len(ids)
 
 
-def drop_condition(spans: Sequence[Span], pad: int, images: ImageTokens) -> list[Span]:
-    """The unconditional stream: all between begin-of-sequence and the last generated image's
-    begin-of-image becomes the pad id, an ordinary, attended token. Lengths stay.
+def last_made(spans: Sequence[Span]) -> int | None:
+    """Where the last image to generate stands among the spans; None where there is none."""
+    made = [i for i, s in enumerate(spans) if isinstance(s, ImageSpan) and s.role == "gen"]
+    return made[-1] if made else None
+
+
+def drop_condition(spans: Sequence[Span], made: int, pad: int, layout: Layout) -> list[Span]:
+    """The unconditional stream of the image at `made`: what stands before it is replaced.
+
+    By its stream: "pad" puts the pad id, an ordinary, attended token, in place of all between the
+    document's first token and the image's mark, and lengths stay; "empty" leaves it out. What
+    follows the image is left out: answers to what is no longer there.
     """
-    last = max(i for i, span in enumerate(spans) if isinstance(span, GenSpan))
+    if layout.by_role[spans[made].role].unconditional == "empty":
+        return [spans[made]]
     padded = []
-    for span in spans[:last]:
-        tokens = span_size(span, images).tokens
+    for span in spans[:made]:
+        tokens = span_size(span, layout).tokens
         padded.append(TextSpan((pad,) * tokens, (0.0,) * tokens))
-    return [*padded, *spans[last:]]
+    return [*padded, spans[made]]

@@ -8,8 +8,9 @@ import hashlib
 from typing import NamedTuple
 
 from unijax.core.errors import UserError
-from unijax.data.config import DataConfig, is_active, phases
-from unijax.data.document import Document, Size, document_size
+from unijax.core.stream import Layout
+from unijax.data.config import DataConfig, is_active, limit_of, phases
+from unijax.data.document import Document, document_size, empty
 from unijax.data.mixture import Queue, choose, whole
 from unijax.data.pack import OpenRow, Packer
 from unijax.data.sources import DocumentSource
@@ -55,10 +56,9 @@ class Reader:
 class RowStream:
     """An endless iterator of rows, with a state that is small and plain JSON."""
 
-    def __init__(self, config: DataConfig, sources: dict[str, DocumentSource]):
-        self.config = config
-        self._limit = config.limit
-        self._images = config.image_tokens
+    def __init__(self, config: DataConfig, layout: Layout, sources: dict[str, DocumentSource]):
+        self.config, self.layout = config, layout
+        self._limit = limit_of(config, layout)
         self._packer: Packer[Placed] = Packer(self._limit, config.open_rows)
         self._closed: list[Row] = []  # closed, not yet given
         self._groups: dict[str, list[Reader]] = {}
@@ -77,7 +77,7 @@ class RowStream:
         self._readers = {
             reader.source.name: reader for readers in self._groups.values() for reader in readers
         }
-        self._fingerprint = _fingerprint(config, self._readers)
+        self._fingerprint = _fingerprint(config, layout, self._readers)
 
     def __iter__(self):
         return self
@@ -133,12 +133,13 @@ class RowStream:
         }
 
     def set_state(self, state: dict) -> None:
-        """Goes to a state.
+        """Goes to a state; one of no fingerprint (`train.schema`) is taken as it is.
 
         Raises:
           UserError: a state of other data or another config, whose stream would differ.
         """
-        if state["fingerprint"] != self._fingerprint:
+        other = state["sources"].keys() ^ self._readers.keys()
+        if other or state["fingerprint"] not in (self._fingerprint, None):
             raise UserError(
                 "data state",
                 f"a state of other data ({state['fingerprint']})",
@@ -188,17 +189,21 @@ class RowStream:
                     raise UserError(
                         f"source {reader.source.name}",
                         f"no document that fits, in {length}",
-                        f"documents of at most {self._limit.tokens} tokens, "
-                        f"{self._limit.und} images to understand, {self._limit.gen} to generate",
+                        f"documents of at most {self._limit.tokens} tokens and "
+                        f"{self._slots()} image slots",
                         f"Lengthen the rows, add image slots{self._advice(reader.source)}.",
                     )
-            tokens = sum(document_size(part, self._images).tokens for part in parts)
+            tokens = sum(document_size(part, self.layout).tokens for part in parts)
             reader.head = Head(parts, draw, tokens, dropped)
         return reader.head
 
     def _parts(self, source: DocumentSource, draw: int) -> list[Document]:
         overlong = self.config.overlong if source.config.task in MAY_BE_CUT else "drop"
-        return fit(source.document(draw), self._limit, self._images, overlong)
+        return fit(source.document(draw), self._limit, self.layout, overlong)
+
+    def _slots(self) -> str:
+        slots = zip(self.layout.slots, self._limit.slots)
+        return ", ".join(f"{count} {name}" for name, count in slots) or "no"
 
     def _advice(self, source: DocumentSource) -> str:
         cut = self.config.overlong == "drop" and source.config.task in MAY_BE_CUT
@@ -206,7 +211,7 @@ class RowStream:
 
     def _place(self, parts: list[Placed]) -> None:
         for placed in parts:
-            size = document_size(placed.document, self._images)
+            size = document_size(placed.document, self.layout)
             self._closed += self._packer.add(placed, size)
 
     def _row(self, references: list) -> Row:
@@ -218,16 +223,16 @@ class RowStream:
 
     def _open_row(self, references: list) -> OpenRow[Placed]:
         items = self._row(references)
-        sizes = [document_size(placed.document, self._images) for placed in items]
-        return OpenRow(items, sum(sizes, start=Size(0)))
+        sizes = [document_size(placed.document, self.layout) for placed in items]
+        return OpenRow(items, sum(sizes, start=empty(self.layout)))
 
 
 def _references(row: Row) -> list:
     return [[placed.source, placed.draw, placed.part] for placed in row]
 
 
-def _fingerprint(config: DataConfig, readers: dict[str, Reader]) -> str:
+def _fingerprint(config: DataConfig, layout: Layout, readers: dict[str, Reader]) -> str:
     """Of all that the stream depends on; how it is read ahead is not among it."""
     words = dataclasses.replace(config, prefetch=0, decode_threads=1, max_pixels=1)
     lengths = [(name, reader.source.epoch_length) for name, reader in readers.items()]
-    return hashlib.sha1(repr((words, lengths)).encode()).hexdigest()[:12]
+    return hashlib.sha1(repr((words, layout, lengths)).encode()).hexdigest()[:12]

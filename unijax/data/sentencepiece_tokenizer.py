@@ -8,6 +8,7 @@ import sentencepiece
 from sentencepiece import sentencepiece_model_pb2 as model_pb2
 
 from unijax.core.errors import UserError
+from unijax.core.json_files import shown
 from unijax.data import special_tokens
 from unijax.data.special_tokens import SpecialTokens
 
@@ -21,18 +22,15 @@ class SentencePieceBackend:
     """
 
     def __init__(self, path: Path):
-        proto = model_pb2.ModelProto()
+        proto = _read(path)
         try:
-            proto.ParseFromString(path.read_bytes())
             proto.normalizer_spec.add_dummy_prefix = False
             proto.normalizer_spec.remove_extra_whitespaces = False
             self._model = sentencepiece.SentencePieceProcessor(
                 model_proto=proto.SerializeToString()
             )
-        except Exception as error:  # protobuf and sentencepiece raise types of their own
-            raise UserError(
-                str(path), f"{error}", "a sentencepiece model", "Fetch or train the file again."
-            ) from error
+        except Exception as error:  # sentencepiece raises types of its own
+            raise _unreadable(path, error) from error
         self.files = {"tokenizer.model": path}
         self.size = self._model.get_piece_size()
         self.control = {
@@ -53,6 +51,26 @@ class SentencePieceBackend:
         token_id = self._model.piece_to_id(token)
         known = token_id != self._unknown or token == self._model.id_to_piece(self._unknown)
         return token_id if known else None
+
+
+def pieces(path: Path) -> list[str]:
+    """Every piece of a model by its id. Raises UserError if the file is none."""
+    return [piece.piece for piece in _read(path).pieces]
+
+
+def _read(path: Path) -> model_pb2.ModelProto:
+    proto = model_pb2.ModelProto()
+    try:
+        proto.ParseFromString(path.read_bytes())
+    except Exception as error:  # protobuf raises types of its own
+        raise _unreadable(path, error) from error
+    return proto
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    return UserError(
+        str(path), shown(str(error)), "a sentencepiece model", "Fetch or train the file again."
+    )
 
 
 def train(

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from unijax.core.batch import Kind, Target
+from unijax.core.stream import Layout
 from unijax.data.assemble import RowArrays, assemble
 from unijax.data.config import DataConfig, check
+from unijax.data.document import ImageSpan
 from unijax.data.rows import Row, RowStream
 from unijax.data.sources import Records, open_sources
 from unijax.data.tokenizer import Tokenizer
@@ -16,22 +18,25 @@ LEGEND = """\
 »learned« (each token at the position before it); all else is given
 ⟨special token⟩  ⏎ line break  {image: its stream, slot and addresses}"""
 
+_IMAGES = {"und": "images to understand", "gen": "to generate"}
+
 
 def show(
     config: DataConfig,
+    layout: Layout,
     tokenizer: Tokenizer,
     rows: int,
     records: Mapping[str, Records] | None = None,
 ) -> str:
     """The first rows of the stream, and how much of it each group has."""
-    check(config)
-    stream = RowStream(config, open_sources(config, tokenizer, records))
+    check(config, layout)
+    stream = RowStream(config, layout, open_sources(config, layout, tokenizer, records))
     lines = [LEGEND]
     documents: dict[str, list[int]] = {group.name: [] for group in config.groups}
     for number in range(rows):
         row = next(stream)
         lines += ["", *show_row(row, number, stream, tokenizer)]
-        for placed, (first, end) in zip(row, _bounds(_arrays(row, config, tokenizer))):
+        for placed, (first, end) in zip(row, _bounds(_arrays(row, stream, tokenizer))):
             documents[stream.group_of(placed.source)].append(end - first)
     lines += ["", "group   documents   share   tokens   share"]
     total = [sum(len(d) for d in documents.values()), sum(sum(d) for d in documents.values())]
@@ -46,12 +51,12 @@ def show(
 
 def show_row(row: Row, number: int, stream: RowStream, tokenizer: Tokenizer) -> list[str]:
     """A row: its fill, then each document with its group, its place and its text."""
-    arrays = _arrays(row, stream.config, tokenizer)
+    arrays = _arrays(row, stream, tokenizer)
     used = int((arrays.kind != Kind.PAD).sum())
     length = len(arrays.kind)
     lines = [
         f"row {number}: {used} of {length} tokens ({used / length:.0%}), "
-        f"{len(arrays.und)} images to understand, {len(arrays.gen)} to generate"
+        + ", ".join(f"{len(spans)} {_IMAGES[role]}" for role, spans in _by_role(arrays, stream))
     ]
     for segment, (placed, (first, end)) in enumerate(zip(row, _bounds(arrays)), start=1):
         document = placed.document
@@ -63,9 +68,15 @@ def show_row(row: Row, number: int, stream: RowStream, tokenizer: Tokenizer) -> 
     return lines
 
 
-def _arrays(row: Row, config: DataConfig, tokenizer: Tokenizer) -> RowArrays:
+def _by_role(arrays: RowArrays, stream: RowStream) -> list[tuple[str, list[ImageSpan]]]:
+    spans = [span for images in arrays.images.values() for span in images]
+    return [(role, [s for s in spans if s.role == role]) for role in stream.layout.by_role]
+
+
+def _arrays(row: Row, stream: RowStream, tokenizer: Tokenizer) -> RowArrays:
     documents = [placed.document for placed in row]
-    return assemble(documents, config.row_length, tokenizer.special, config.image_tokens)
+    length = stream.config.row_length
+    return assemble(documents, length, tokenizer.special, stream.layout)
 
 
 def _bounds(arrays: RowArrays) -> list[tuple[int, int]]:

@@ -1,18 +1,20 @@
 """Sources of documents: records in a seeded order, epoch after epoch, rendered on demand."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import grain
 import numpy as np
 
 from unijax.core.errors import UserError
-from unijax.data.config import DataConfig, SourceConfig
+from unijax.core.stream import Layout
+from unijax.data.config import DataConfig, SourceConfig, limit_of, rendering
 from unijax.data.document import Document, stable_hash
 from unijax.data.render import DocumentKey, RenderConfig, render
+from unijax.data.split import fit
+from unijax.data.tasks import MAY_BE_CUT
 from unijax.data.tokenizer import Tokenizer
-from unijax.data.user_record import teaches
 
 
 @runtime_checkable
@@ -72,7 +74,14 @@ class DocumentSource:
 
     def document(self, draw: int) -> Document:
         """Renders the record of the n-th draw."""
-        epoch, index = self._order[draw]
+        return self._render(*self._order[draw])
+
+    def longer_than(self, size: int) -> Iterator[Document]:
+        """The documents of a user's records with more bytes between two places for a cut."""
+        for index in long_texts(self._records, size):
+            yield self._render(0, index)
+
+    def _render(self, epoch: int, index: int) -> Document:
         key = DocumentKey(self.name, epoch, index)
         record = self._records[index]
         return render(record, self.config.task, key, self._tokenizer, self._rendering)
@@ -81,22 +90,33 @@ class DocumentSource:
 class Subset:
     """Some of the records of a source, by index."""
 
-    def __init__(self, records: Records, indices: Sequence[int]):
-        self._records, self._indices = records, indices
+    def __init__(self, whole: Records, indices: Sequence[int]):
+        self.whole, self.indices = whole, indices
 
     def __len__(self) -> int:
-        return len(self._indices)
+        return len(self.indices)
 
     def __getitem__(self, index: int) -> dict:
-        return self._records[self._indices[index]]
+        return self.whole[self.indices[index]]
 
 
-def open_records(source: SourceConfig, seed: int, task: str | None = None) -> Records:
+def long_texts(records: Records, size: int) -> list[int]:
+    """Indices of a user's records with texts of more bytes that cannot be cut; others have none."""
+    if isinstance(records, Subset):
+        inner = set(long_texts(records.whole, size))
+        return [i for i, index in enumerate(records.indices) if index in inner] if inner else []
+    return records.facts.longer_than(size) if hasattr(records, "facts") else []
+
+
+def open_records(
+    source: SourceConfig, seed: int, task: str | None = None, own: dict[str, Records] | None = None
+) -> Records:
     """Opens what a source's config names, narrowed to its categories and limit.
 
-    With a task, every record of a user's own data is checked for what the task reads.
+    With a task, every record of a user's own data is checked for what the task reads. `own` holds
+    what is open already of a user's data, by path: many sources may read one file.
     """
-    records = _open(source, seed, task)
+    records = _open(source, seed, task, {} if own is None else own)
     if source.kind == "scenes" or not (source.categories or source.limit):
         return records
     if source.kind == "shipped":
@@ -113,7 +133,7 @@ def open_records(source: SourceConfig, seed: int, task: str | None = None) -> Re
     return Subset(records, [index for _, index in sorted(chosen, key=lambda c: c[1])])
 
 
-def _open(source: SourceConfig, seed: int, task: str | None) -> Records:
+def _open(source: SourceConfig, seed: int, task: str | None, own: dict[str, Records]) -> Records:
     # Imported where they are used: a run on a user's own file needs no shipped dataset.
     match source.kind:
         case "shipped":
@@ -125,32 +145,34 @@ def _open(source: SourceConfig, seed: int, task: str | None) -> Records:
 
             length = {"length": source.limit} if source.limit else {}
             return Scenes(split=source.split, seed=seed, **length)
-        case "jsonl":
-            from unijax.data.user import open_jsonl
+    from unijax.data.user import open_own
 
-            return open_jsonl(source.path, task)
-        case "folder":
-            from unijax.data.user import open_folder
-
-            return open_folder(source.path, task)
-        case "mixed":
-            from unijax.data.user import open_mixed
-
-            records = open_mixed(source.path)
-            if task is None:
-                return records
-            return Subset(records, [i for i, r in enumerate(records) if task in teaches(r)])
-    raise AssertionError(source.kind)  # data.config.check names the kinds
+    if source.path not in own:
+        own[source.path] = open_own(source.path, source.kind)
+    records = own[source.path]
+    if task is None:
+        return records
+    if source.kind == "mixed":
+        return Subset(records, records.facts.teaching(task))
+    records.check(task)
+    return records
 
 
 def open_sources(
-    config: DataConfig, tokenizer: Tokenizer, records: Mapping[str, Records] | None = None
+    config: DataConfig,
+    layout: Layout,
+    tokenizer: Tokenizer,
+    records: Mapping[str, Records] | None = None,
 ) -> dict[str, DocumentSource]:
     """The sources of a config, by name; `records` may give those that are already open."""
-    rendering = config.render_config()
-    sources = {}
+    how = rendering(config, layout)
+    sources, own = {}, {}
     for source in config.sources:
         given = None if records is None else records.get(source.name)
-        opened = open_records(source, config.seed, source.task) if given is None else given
-        sources[source.name] = DocumentSource(source, opened, tokenizer, rendering)
+        opened = open_records(source, config.seed, source.task, own) if given is None else given
+        made = sources[source.name] = DocumentSource(source, opened, tokenizer, how)
+        if config.overlong == "split" and source.task in MAY_BE_CUT:
+            # A token is a byte at least. What cannot be cut is told now, not when it is drawn.
+            for document in made.longer_than(config.row_length - 1):
+                fit(document, limit_of(config, layout), layout, config.overlong)
     return sources

@@ -3,62 +3,64 @@
 import dataclasses
 
 from unijax.core.errors import UserError
+from unijax.core.stream import Layout
 from unijax.data.document import (
     Document,
-    ImageTokens,
     Size,
     Span,
+    beginning,
     document_size,
     has_target,
     span_size,
 )
 
 
-def fit(document: Document, limit: Size, images: ImageTokens, overlong: str) -> list[Document]:
+def fit(document: Document, limit: Size, layout: Layout, overlong: str) -> list[Document]:
     """The parts of a document that go into rows: the document itself where it fits.
 
-    A part takes as many spans as fit, in order, and begins with a begin-of-sequence token of its
-    own. A part in which nothing is learned (the masked prompt before a cut) is left out.
+    A part takes as many spans as fit, in order, and begins as every document does. A part in which
+    nothing is learned (the masked prompt before a cut) is left out.
 
     Args:
       document: as rendered.
       limit: tokens of a row, and its image slots.
-      images: tokens of an image.
+      layout: of the recipe.
       overlong: "split", or "drop": a document that does not fit gives no part.
 
     Raises:
       UserError: when splitting, a single span that is longer than a row.
     """
-    if document_size(document, images).within(limit):
-        return [document] if has_target(document.spans) else []
+    if document_size(document, layout).within(limit):
+        return [document] if has_target(document.spans, layout) else []
     if overlong == "drop":
         return []
+    where = document.where or document.name
     groups: list[list[Span]] = [[]]
-    used = Size(1)
+    used = start = beginning(layout)
     for span in document.spans:
-        size = span_size(span, images)
-        if size.und > limit.und or size.gen > limit.gen:
+        size = span_size(span, layout)
+        if any(n > most for n, most in zip(size.slots, limit.slots)):
             raise UserError(
-                document.name,
-                f"an image to {'understand' if size.und else 'generate'}",
+                where,
+                f"an image of the role {span.role!r}",
                 "rows with slots for such images",
                 "Give the stream at least one slot, or choose another task for the source.",
             )
-        if size.tokens + 1 > limit.tokens:
+        if (start + size).tokens > limit.tokens:
             raise UserError(
-                document.name,
+                where,
                 f"one span of {size.tokens} tokens",
-                f"at most {limit.tokens - 1}, a row without its first token",
+                f"at most {limit.tokens - start.tokens}, a row without what documents begin with",
                 "Lengthen the rows, shorten the text (a blank line ends a span), "
                 "or let overlong='drop' leave such documents out.",
             )
         if not (used + size).within(limit):
             groups.append([])
-            used = Size(1)
+            used = start
         groups[-1].append(span)
         used += size
     return [
         dataclasses.replace(document, name=f"{document.name}#{part}", spans=tuple(spans))
         for part, spans in enumerate(groups)
-        if has_target(tuple(spans))
+        if has_target(tuple(spans), layout)
     ]

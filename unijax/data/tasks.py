@@ -13,17 +13,7 @@ import numpy as np
 
 from unijax.core.errors import UserError
 from unijax.data.document import ImageRef
-from unijax.data.templates import (
-    IMAGE_MARKER,
-    Break,
-    Eos,
-    Gen,
-    Piece,
-    Template,
-    Text,
-    Und,
-    with_images,
-)
+from unijax.data.templates import Break, Eos, Gen, Piece, Template, Text, Und
 
 # What is asked about a picture that has no questions of its own.
 QUESTIONS = {
@@ -76,22 +66,20 @@ def page(record: dict, context: Context) -> list[Piece]:
 
 
 def chat(record: dict, context: Context) -> list[Piece]:
-    """A conversation; `IMAGE_MARKER` in a user's message stands for the next of its images."""
-    waiting = [context.image(image) for image in record.get("images", ())]
+    """A conversation. Pictures of the assistant's turns are to be drawn."""
     messages = []
     for message in _need(record, "messages", context):
         content = message["content"]
-        if message["role"] == "user":
-            content = with_images(content, waiting, context.where)
-        messages.append({"role": message["role"], "content": content})
-    if waiting:
-        raise UserError(
-            context.where,
-            f"{len(waiting)} more images than markers",
-            f"one {IMAGE_MARKER} in the users' messages for each image",
-            "Put the marker where each image belongs.",
-        )
+        if not isinstance(content, str):
+            content = [p if isinstance(p, str) else context.image(p) for p in content]
+        messages.append(message | {"content": content})
     return context.template.render(messages, context.where)
+
+
+def draw(record: dict, context: Context) -> list[Piece]:
+    """A conversation in which the assistant draws, also into what it is shown."""
+    _need(record, "drawings", context)
+    return chat(record, context)
 
 
 def question(record: dict, context: Context) -> list[Piece]:
@@ -154,7 +142,7 @@ def generate(record: dict, context: Context) -> list[Piece]:
 TASKS: dict[str, Callable[[dict, Context], list[Piece]]] = {
     task.__name__: task
     for task in (
-        text, page, chat, question, describe, name, category, keywords,
+        text, page, chat, draw, question, describe, name, category, keywords,
         image_to_caption, caption_to_image, category_to_image, generate,
     )
 }  # fmt: skip
@@ -164,6 +152,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "text": ("text",),
     "page": ("parts",),
     "chat": ("messages",),
+    "draw": ("messages", "drawings"),
     "question": ("image", "questions"),
     "describe": ("image", "captions"),
     "name": ("image", "label"),
@@ -183,13 +172,13 @@ MAY_BE_CUT = ("text", "page")
 STREAMS = {
     **dict.fromkeys(("page", "question", "describe", "name", "category", "keywords"), "und"),
     "image_to_caption": "und",
-    **dict.fromkeys(("caption_to_image", "category_to_image", "generate"), "gen"),
+    **dict.fromkeys(("draw", "caption_to_image", "category_to_image", "generate"), "gen"),
 }
 
 
 def may_show(task: str, stream: str) -> bool:
-    """Whether documents of the task may have images of the stream; of a chat, some have none."""
-    return STREAMS.get(task, "und" if task == "chat" else None) == stream
+    """Whether documents of the task may have images of the stream; of chats, some have none."""
+    return task in ("chat", "draw") or STREAMS.get(task) == stream
 
 
 def first_sentence(caption: str) -> str:

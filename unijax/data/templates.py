@@ -70,10 +70,12 @@ class Template:
     def render(self, messages: Sequence[dict], where: str = "messages") -> list[Piece]:
         """Pieces of a conversation; the assistant's texts and what ends them are trained.
 
+        A picture is to be understood in the user's message, to be generated in the assistant's.
+
         Args:
           messages: `{"role": "user" | "assistant", "content": text, or texts and images in order}`;
-            a first message of the role "system" is put before the others, without a name. Nothing
-            that a text says is looked at.
+            with `"learned": False` an assistant's is given. A first message of the role "system" is
+            put before the others, without a name. Nothing that a text says is looked at.
           where: the record, for messages.
         """
         pieces: list[Piece] = []
@@ -83,15 +85,20 @@ class Template:
             if system:
                 pieces.append(Text(system + self.separator))
         for index, message in enumerate(messages):
-            trained = message["role"] == "assistant"
+            assistant = message["role"] == "assistant"
+            trained = assistant and message.get("learned", True)
             pieces += [Role(self._name(message["role"], where)), Text(":")]
             content = _strip(message["content"])
             if not content:
                 continue
-            pieces.append(Text(" ", trained))
-            pieces += [
-                Text(part, trained) if isinstance(part, str) else Und(part) for part in content
-            ]
+            # The assistant draws right behind `ROLE:`, where it is asked for a picture alone.
+            if isinstance(content[0], str) or not assistant:
+                pieces.append(Text(" ", trained))
+            for part in content:
+                if isinstance(part, str):
+                    pieces.append(Text(part, trained))
+                else:
+                    pieces.append(Gen(part) if assistant else Und(part))
             if index % 2 == 0:
                 pieces.append(Text(self.separator, trained))
             else:
@@ -132,22 +139,6 @@ def to_text(pieces: Sequence[Piece], eos: str) -> str:
             case Break():
                 pass
     return "".join(words)
-
-
-def with_images(content: str, waiting: list[ImageRef], where: str) -> list[str | ImageRef]:
-    """A text and, for each `IMAGE_MARKER` in it, the next of the waiting images (taken out)."""
-    first, *rest = content.split(IMAGE_MARKER)
-    parts: list[str | ImageRef] = [first]
-    for text in rest:
-        if not waiting:
-            raise UserError(
-                where,
-                f"more {IMAGE_MARKER} than images",
-                "an image for each marker",
-                "Add the image, or take the marker out.",
-            )
-        parts += [waiting.pop(0), text]
-    return parts
 
 
 def _strip(content: str | Sequence[str | ImageRef]) -> list[str | ImageRef]:

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from unijax.core.errors import UserError
+from unijax.core.json_files import quoted
 from unijax.core.vocab import SpecialIds
-from unijax.data import special_tokens
+from unijax.data import hf_tokens, special_tokens
 from unijax.data.special_tokens import SpecialTokens
 
 
@@ -106,8 +107,8 @@ def load(path: str | Path, special: str | Path | None = None) -> Tokenizer:
 
     Args:
       path: the file, or a directory with `tokenizer.model` or `tokenizer.json` in it.
-      special: a special_tokens.json; by default the one beside the file, else Hugging Face's
-        tokenizer_config.json beside it.
+      special: a special_tokens.json; by default the one beside the file, else what the files of
+        Hugging Face beside it say (`data.hf_tokens`).
 
     Raises:
       UserError: a missing or unreadable file, or a special token without an id.
@@ -126,7 +127,7 @@ def load(path: str | Path, special: str | Path | None = None) -> Tokenizer:
     elif (file.parent / special_tokens.FILE_NAME).exists():
         tokens = special_tokens.read(file.parent / special_tokens.FILE_NAME)
     else:
-        tokens = special_tokens.read_hf(file.parent)
+        tokens = hf_tokens.read(file.parent, hf_tokens.vocabulary(file))
     # The libraries are imported where they are used: nobody needs both.
     if file.suffix == ".json":
         from unijax.data.json_tokenizer import JsonBackend
@@ -176,23 +177,23 @@ def _resolve(where: str, backend: Backend, special: SpecialTokens) -> dict[str, 
         if token_id is None and own is None:
             raise UserError(
                 where,
-                f"no token {token!r}",
-                f"the special tokens of {special_tokens.FILE_NAME}, or their ids there",
-                f"Give {token!r} an id in {special_tokens.FILE_NAME}.",
+                f"no token {quoted(token)}",
+                f"the special tokens of {special.listed}, or their ids there",
+                f"Give {quoted(token)} an id in {special.listed}.",
             )
         if token_id is not None and own is not None and own != token_id:
             raise UserError(
                 where,
-                f"id {own} for {token!r}",
-                f"id {token_id}, which {special_tokens.FILE_NAME} says",
+                f"id {own} for {quoted(token)}",
+                f"id {token_id}, which {special.listed} says",
                 "The list belongs to another tokenizer: use the right one.",
             )
         if own is None and token_id < backend.size and backend.piece(token_id) is not None:
             raise UserError(
                 where,
-                f"id {token_id} taken by {backend.piece(token_id)!r}",
-                f"a free id for {token!r}",
-                f"Correct the id in {special_tokens.FILE_NAME}.",
+                f"id {token_id} taken by {quoted(backend.piece(token_id))}",
+                f"a free id for {quoted(token)}",
+                f"Correct the id in {special.listed}.",
             )
         tokens[token] = token_id if own is None else own
     return tokens

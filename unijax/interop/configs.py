@@ -7,225 +7,234 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Mapping
-from typing import Any
 
 from unijax.core.errors import UserError
+from unijax.core.json_files import quoted
+from unijax.interop import plain
+from unijax.interop.config_parts import DROPOUT, llama_config, read_config
+from unijax.interop.sections import BLOCKS, LAYERS, ROWS, SIDE, WIDTH, Section
 from unijax.models.llama import LlamaConfig
 from unijax.models.siglip import SIZES as SIGLIP_SIZES
 from unijax.models.siglip import SiglipConfig
 from unijax.models.vqgan import VQConfig
+from unijax.ops.rope import RopeScaling
 from unijax.systems.janus import JanusConfig
 
-_ACTIVATIONS = {"gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
-
 # Defaults of the configuration classes, for keys that a file leaves out.
-_LLAMA = {
-    "attention_bias": False, "mlp_bias": False, "hidden_act": "silu", "rms_norm_eps": 1e-6,
-    "rope_scaling": None, "rope_parameters": None, "rope_theta": 10000.0, "vocab_size": 32000,
-    "num_hidden_layers": 32, "num_attention_heads": 32, "hidden_size": 4096,
-    "intermediate_size": 11008, "max_position_embeddings": 2048,
-}  # fmt: skip
 _VISION = {
-    "hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "num_channels": 3,
-    "image_size": 384, "patch_size": 16, "hidden_act": "gelu", "layer_norm_eps": 1e-6,
-    "mlp_ratio": 4.0, "attention_bias": True, "projection_dim": 2048, "use_qk_norm": False,
-    "depth": 2, "num_image_tokens": 576,
+    "model_type": "janus_vision_model", "hidden_size": 1024, "num_hidden_layers": 24,
+    "num_attention_heads": 16, "num_channels": 3, "image_size": 384, "patch_size": 16,
+    "hidden_act": "gelu", "layer_norm_eps": 1e-6, "mlp_ratio": 4.0, "attention_bias": True,
+    "projection_dim": 2048, "use_qk_norm": False, "depth": 2, "num_image_tokens": 576,
 }  # fmt: skip
 _VQ = {
-    "embed_dim": 8, "num_embeddings": 16384, "double_latent": False, "latent_channels": 256,
-    "in_channels": 3, "base_channels": 128, "channel_multiplier": [1, 1, 2, 2, 4],
-    "num_res_blocks": 2, "out_channels": 3, "projection_dim": 2048, "num_hidden_layers": 2,
-    "hidden_act": "gelu", "image_token_embed_dim": 2048,
+    "model_type": "janus_vqgan", "embed_dim": 8, "num_embeddings": 16384, "double_latent": False,
+    "latent_channels": 256, "in_channels": 3, "base_channels": 128,
+    "channel_multiplier": (1, 1, 2, 2, 4), "num_res_blocks": 2, "out_channels": 3,
+    "projection_dim": 2048, "num_hidden_layers": 2, "hidden_act": "gelu",
+    "image_token_embed_dim": 2048, "depth": 2,
 }  # fmt: skip
-_SIGLIP = {
-    "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
-    "num_attention_heads": 12, "num_channels": 3, "image_size": 224, "patch_size": 16,
-    "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6,
-}  # fmt: skip
-
-
-def read_json(path: pathlib.Path) -> dict:
-    """Raises UserError if the file is missing or is not a JSON object."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(
-            str(path.parent), f"no {path.name}", "a model directory", "Give the right directory."
-        ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as e:
-        raise UserError(str(path), str(e), "JSON", "Fetch the file again.") from e
-    if not isinstance(content, dict):
-        raise UserError(str(path), type(content).__name__, "a JSON object", "Fetch it again.")
-    return content
+# Of deepseek-ai's config.
+_PARTS = (
+    "language_config", "vision_config", "aligner_config", "gen_vision_config",
+    "gen_aligner_config", "gen_head_config",
+)  # fmt: skip
 
 
 def detect_format(directory: pathlib.Path) -> str:
     """ "hf" or "deepseek", by the model type in config.json."""
     kinds = {"janus": "hf", "multi_modality": "deepseek"}
-    found = read_json(directory / "config.json").get("model_type")
-    if found not in kinds:
+    found = read_config(directory).get("model_type")
+    if not isinstance(found, str) or found not in kinds:
         raise UserError(
             str(directory / "config.json"),
-            f"model_type {found!r}",
+            f"model_type {quoted(found)}",
             f"one of {sorted(kinds)}",
             "Parts of a model are imported with --llama, --siglip and --vq.",
         )
     return kinds[found]
 
 
-class _Section:
-    """A section of a config file, its class's defaults behind it."""
+def read_sizes(directory: pathlib.Path, format: str, notes: list[str] | None = None) -> JanusConfig:
+    """Sizes of a model directory of a format.
 
-    def __init__(self, where: str, values: Mapping | None, defaults: Mapping):
-        self.where = where
-        self._defaults = defaults
-        self._values = {**defaults, **(values or {})}
+    Args:
+      notes: what is to be told is added to it.
 
-    def __getitem__(self, key: str) -> Any:
-        if key not in self._values:
-            raise UserError(self.where, f"no {key}", "a value for it", "Complete the file.")
-        value, default = self._values[key], self._defaults.get(key)
-        kind = (int, float) if type(default) is float else type(default)
-        if default is not None and not isinstance(value, kind):
-            raise UserError(
-                f"{self.where}.{key}", repr(value), f"such as {default!r}", "Correct the file."
-            )
-        return value
-
-    def require(self, key: str, *allowed: Any) -> None:
-        if self[key] not in allowed:
-            raise UserError(
-                f"{self.where}.{key}",
-                repr(self[key]),
-                " or ".join(map(repr, allowed)),
-                "This model has no other kind.",
-            )
+    Raises:
+      UserError: for what this model cannot do, or a file that is not what it should be.
+    """
+    told = [] if notes is None else notes
+    config = {"hf": from_hf, "deepseek": from_deepseek}[format](directory, told)
+    check_runs(config.vq, f"{directory / 'config.json'}")
+    return config
 
 
-def from_hf(directory: pathlib.Path) -> JanusConfig:
+def from_hf(directory: pathlib.Path, notes: list[str]) -> JanusConfig:
     """Sizes of a `JanusForConditionalGeneration` directory."""
     path = directory / "config.json"
-    config = read_json(path)
-    text = llama_config(config.get("text_config"), f"{path}: text_config")
-    v = _Section(f"{path}: vision_config", config.get("vision_config"), _VISION)
-    q = _Section(f"{path}: vq_config", config.get("vq_config"), _VQ)
+    top = Section(f"{path}", read_config(directory))
+    top.plain(plain.ANYWHERE)
+    text = llama_config(top.get("text_config"), f"{path}: text_config", notes)
+    v = Section(f"{path}: vision_config", top.get("vision_config"), _VISION)
+    q = Section(f"{path}: vq_config", top.get("vq_config"), _VQ)
+    v.require("model_type", "janus_vision_model")
     v.require("num_channels", 3)
     v.require("attention_bias", True)
-    v.require("use_qk_norm", False)
     # The adaptors of transformers share the activation of tower and tokenizer; ours are exact.
     v.require("hidden_act", "gelu")
     v.require("depth", 2)
     v.require("projection_dim", text.hidden_size)
-    q.require("hidden_act", "gelu")
-    q.require("double_latent", False)
-    q.require("in_channels", 3)
-    q.require("out_channels", 3)
-    q.require("num_hidden_layers", 2)
-    q.require("projection_dim", text.hidden_size)
-    q.require("image_token_embed_dim", text.hidden_size)
+    width, ratio = v.whole("hidden_size", WIDTH), v.real("mlp_ratio", WIDTH)
     vision = SiglipConfig(
-        image_size=v["image_size"],
-        patch_size=v["patch_size"],
-        hidden_size=v["hidden_size"],
-        intermediate_size=int(v["hidden_size"] * v["mlp_ratio"]),
-        num_hidden_layers=v["num_hidden_layers"],
-        num_attention_heads=v["num_attention_heads"],
-        layer_norm_eps=v["layer_norm_eps"],
+        image_size=v.whole("image_size", SIDE),
+        patch_size=v.whole("patch_size", SIDE),
+        hidden_size=width,
+        intermediate_size=int(width * ratio),
+        num_hidden_layers=v.whole("num_hidden_layers", LAYERS),
+        num_attention_heads=v.whole("num_attention_heads", WIDTH),
+        layer_norm_eps=v.real("layer_norm_eps", 1),
         hidden_act="gelu",
     )
+    if v.get("intermediate_size") is not None:
+        v.require("intermediate_size", vision.intermediate_size)
     v.require("num_image_tokens", vision.num_tokens)
-    multiplier = tuple(q["channel_multiplier"])
+    v.plain(plain.ANYWHERE | plain.VISION)
+    q.require("model_type", "janus_vqgan")
+    q.require("hidden_act", "gelu")
+    q.require("double_latent", False)
+    for key, value in (("in_channels", 3), ("out_channels", 3), ("num_hidden_layers", 2)):
+        q.require(key, value)
+    q.require("depth", 2)  # of the first converted ones, which no code reads
+    q.require("projection_dim", text.hidden_size)
+    q.require("image_token_embed_dim", text.hidden_size)
+    multiplier = q.wholes("channel_multiplier", 64, 12)
     vq = VQConfig(
-        # transformers gives the tokenizer the grid of the tower.
-        image_size=(v["image_size"] // v["patch_size"]) * 2 ** (len(multiplier) - 1),
-        base_channels=q["base_channels"],
+        # transformers gives the tokenizer the grid of the tower, whatever `num_patches` says.
+        image_size=(vision.image_size // vision.patch_size) * 2 ** (len(multiplier) - 1),
+        base_channels=q.whole("base_channels", WIDTH),
         channel_multiplier=multiplier,
-        num_res_blocks=q["num_res_blocks"],
-        latent_channels=q["latent_channels"],
-        embed_dim=q["embed_dim"],
-        num_embeddings=q["num_embeddings"],
+        num_res_blocks=q.whole("num_res_blocks", BLOCKS, least=0),
+        latent_channels=q.whole("latent_channels", WIDTH),
+        embed_dim=q.whole("embed_dim", WIDTH),
+        num_embeddings=q.whole("num_embeddings", ROWS),
     )
+    q.plain(plain.ANYWHERE | plain.VQ)
+    notes += v.unknown(DROPOUT)
+    notes += q.unknown((*DROPOUT, "num_patches"))
+    notes += top.unknown()
     return JanusConfig(text=text, vision=vision, vq=vq)
 
 
-def from_deepseek(directory: pathlib.Path) -> JanusConfig:
+def from_deepseek(directory: pathlib.Path, notes: list[str]) -> JanusConfig:
     """Sizes of a deepseek-ai/Janus directory.
 
     Its classes have the sizes of tower and tokenizer in code, by name; a directory exported here
     with other sizes has them written out beside the name.
     """
     path = directory / "config.json"
-    config = read_json(path)
-    text = llama_config(config.get("language_config"), f"{path}: language_config")
+    top = Section(f"{path}", read_config(directory))
+    top.plain(plain.ANYWHERE)
 
-    def params(section: str) -> dict:
-        return (config.get(section) or {}).get("params") or {}
+    for name in _PARTS:
+        if not top.get(name):
+            raise UserError(
+                str(path), f"no {name}", "the six parts of a Janus",
+                "JanusFlow and DeepSeek-VL, of the same model_type, are other models.",
+            )  # fmt: skip
+
+    def params(name: str, defaults: Mapping | None, *classes: str) -> Section:
+        """The parameters of a part that is one of these classes of deepseek-ai's code."""
+        part = top.group(name, {"cls": ""})
+        part.require("cls", *classes)
+        own = part.group("params", defaults)
+        part.plain(plain.ANYWHERE)
+        notes.extend(part.unknown())
+        own.plain(plain.ANYWHERE)
+        return own
+
+    v = params(
+        "vision_config",
+        {"select_layer": -2, "select_feature": "same", "ignore_head": True, "ckpt_path": ""},
+        "CLIPVisionTower",
+    )
+    text = llama_config(top.get("language_config"), f"{path}: language_config", notes)
 
     def adaptor(name: str, width: int) -> None:
-        section = _Section(f"{path}: {name}.params", params(name), {"depth": 1, "input_dim": None})
+        section = params(name, {"depth": 1}, "MlpProjector")
         section.require("projector_type", "mlp_gelu")
         section.require("depth", 2)
         section.require("input_dim", width)
         section.require("n_embed", text.hidden_size)
+        notes.extend(section.unknown())
 
-    v = _Section(f"{path}: vision_config.params", params("vision_config"), {"sizes": {}})
-    v.require("model_name", *SIGLIP_SIZES, "custom")
+    known = [name for name in SIGLIP_SIZES if name.startswith("siglip_large")]
+    v.require("model_name", *known, "custom")
     v.require("select_layer", -1)
-    named = SIGLIP_SIZES.get(v["model_name"], SiglipConfig())
-    vision = dataclasses.replace(named, image_size=v["image_size"], **v["sizes"])
-    q = _Section(f"{path}: gen_vision_config.params", params("gen_vision_config"), {"sizes": {}})
-    sizes = dict(q["sizes"])
-    if "channel_multiplier" in sizes:
-        sizes["channel_multiplier"] = tuple(sizes["channel_multiplier"])
-    vq = VQConfig(embed_dim=q["n_embed"], num_embeddings=q["image_token_size"], **sizes)
+    v.require("select_feature", "same")
+    v.require("ignore_head", True)
+    v.require("ckpt_path", "")
+    size = v.whole("image_size", SIDE)
+    named = SIGLIP_SIZES.get(v.word("model_name"), SiglipConfig())
+    sizes = _vision_sizes(v, named)
+    vision = dataclasses.replace(named, image_size=size, **sizes)
+    v.plain({"select_layers": (), "pixel_mean": (), "pixel_std": ()})
+    q = params("gen_vision_config", None, "VQ-16", "custom")
+    vq = VQConfig(
+        embed_dim=q.whole("n_embed", WIDTH),
+        num_embeddings=q.whole("image_token_size", ROWS),
+        **_vq_sizes(q),
+    )
     adaptor("aligner_config", vision.hidden_size)
     adaptor("gen_aligner_config", vq.embed_dim)
-    head = _Section(f"{path}: gen_head_config.params", params("gen_head_config"), {})
+    head = params("gen_head_config", None, "vision_head")
     head.require("n_embed", text.hidden_size)
     head.require("image_token_embed", text.hidden_size)
     head.require("image_token_size", vq.num_embeddings)
+    for section in (v, q, head):
+        notes += section.unknown(("weight_init",))
+    notes += top.unknown()
     return JanusConfig(text=text, vision=vision, vq=vq)
 
 
-def llama_config(values: Mapping | None, where: str) -> LlamaConfig:
-    """Sizes of a transformers Llama."""
-    c = _Section(where, values, _LLAMA)
-    c.require("attention_bias", False)
-    c.require("mlp_bias", False)
-    c.require("hidden_act", "silu")
-    c.require("rope_scaling", None)
-    rope = c["rope_parameters"] or {}
-    _Section(f"{where}.rope_parameters", rope, {"rope_type": "default"}).require(
-        "rope_type", "default"
-    )
-    heads = c["num_attention_heads"]
-    head_dim = (values or {}).get("head_dim") or c["hidden_size"] // heads
-    return LlamaConfig(
-        vocab_size=c["vocab_size"],
-        hidden_size=c["hidden_size"],
-        intermediate_size=c["intermediate_size"],
-        num_hidden_layers=c["num_hidden_layers"],
-        num_attention_heads=heads,
-        num_key_value_heads=(values or {}).get("num_key_value_heads") or heads,
-        head_dim=head_dim,
-        rms_norm_eps=c["rms_norm_eps"],
-        rope_theta=float(rope.get("rope_theta", c["rope_theta"])),
-        max_position_embeddings=c["max_position_embeddings"],
-    )
+def _vision_sizes(params: Section, named: SiglipConfig) -> dict:
+    """Of a tower that is exported under the name "custom"."""
+    s = params.group("sizes", dataclasses.asdict(named))
+    return {
+        "patch_size": s.whole("patch_size", SIDE),
+        "hidden_size": s.whole("hidden_size", WIDTH),
+        "intermediate_size": s.whole("intermediate_size", WIDTH),
+        "num_hidden_layers": s.whole("num_hidden_layers", LAYERS),
+        "num_attention_heads": s.whole("num_attention_heads", WIDTH),
+        "layer_norm_eps": s.real("layer_norm_eps", 1),
+    }
 
 
-def siglip_config(directory: pathlib.Path) -> SiglipConfig:
-    """Sizes of a transformers `SiglipModel` or `SiglipVisionModel` directory."""
-    path = directory / "config.json"
-    config = read_json(path)
-    values = config.get("vision_config", config)
-    c = _Section(str(path), values, _SIGLIP)
-    c.require("num_channels", 3)
-    c.require("hidden_act", *_ACTIVATIONS)
-    names = [f.name for f in dataclasses.fields(SiglipConfig) if f.name in _SIGLIP]
-    return SiglipConfig(
-        **{n: c[n] for n in names if n != "hidden_act"}, hidden_act=_ACTIVATIONS[c["hidden_act"]]
-    )
+def _vq_sizes(params: Section) -> dict:
+    """The same of an image tokenizer."""
+    s = params.group("sizes", dataclasses.asdict(VQConfig()))
+    return {
+        "image_size": s.whole("image_size", SIDE),
+        "base_channels": s.whole("base_channels", WIDTH),
+        "channel_multiplier": s.wholes("channel_multiplier", 64, 12),
+        "num_res_blocks": s.whole("num_res_blocks", BLOCKS, least=0),
+        "latent_channels": s.whole("latent_channels", WIDTH),
+    }
+
+
+def check_runs(vq: VQConfig, where: str) -> None:
+    """Refuses an image tokenizer that its own code builds but cannot run.
+
+    There the width of a level of the encoder changes in its blocks alone, and what follows is built
+    as if it had changed.
+    """
+    if not vq.num_res_blocks and set(vq.channel_multiplier[:-1]) - {1}:
+        raise UserError(
+            where,
+            f"num_res_blocks=0 with channel_multiplier={list(vq.channel_multiplier)}",
+            "a block where the width changes, or multipliers of 1 but for the last",
+            "No code runs this model.",
+        )
 
 
 def to_json(config: JanusConfig) -> dict:
@@ -248,10 +257,14 @@ def from_run(run: Mapping, where: str) -> JanusConfig:
             "Give the run directory of a Janus.",
         )
     model = dict(config["model"])
+    text = dict(model.pop("text"))
+    text["mrope_section"] = tuple(text.get("mrope_section", ()))
+    if text.get("rope_scaling"):
+        text["rope_scaling"] = RopeScaling(**text["rope_scaling"])
     vq = dict(model.pop("vq"))
     vq["channel_multiplier"] = tuple(vq["channel_multiplier"])
     return JanusConfig(
-        text=LlamaConfig(**model.pop("text")),
+        text=LlamaConfig(**text),
         vision=SiglipConfig(**model.pop("vision")),
         vq=VQConfig(**vq),
         **model,

@@ -1,7 +1,11 @@
 """config.json of exported models, as the two sides that read it expect it."""
 
+import dataclasses
+import math
+
 from unijax.core.errors import UserError
 from unijax.core.vocab import SpecialIds
+from unijax.interop.configs import check_runs
 from unijax.models.llama import LlamaConfig
 from unijax.models.siglip import SIZES as SIGLIP_SIZES
 from unijax.models.vqgan import SIZES as VQ_SIZES
@@ -17,10 +21,23 @@ def special_ids(special: SpecialIds) -> dict:
     }
 
 
+# Of a decoder: those that neither format of Janus has, whose language model is a plain Llama.
+_NOT_LLAMA = (
+    "rope_scaling", "mrope_section", "qkv_bias", "qk_norm", "norm_order", "tie_word_embeddings",
+)  # fmt: skip
+
+
 def _llama(config: LlamaConfig, dtype: str) -> dict:
+    fields = {f.name: f.default for f in dataclasses.fields(config)}
+    for name in _NOT_LLAMA:
+        if (found := getattr(config, name)) != fields[name]:
+            raise UserError(
+                f"text.{name}", repr(found), f"{fields[name]!r}, as the formats of Janus have it",
+                "This model cannot be exported.",
+            )  # fmt: skip
     return {
+        # No `architectures`: llama.cpp's converter takes what stands here for the whole model's.
         "model_type": "llama",
-        "architectures": ["LlamaForCausalLM"],
         "vocab_size": config.vocab_size,
         "hidden_size": config.hidden_size,
         "intermediate_size": config.intermediate_size,
@@ -59,6 +76,7 @@ def hf_config(config: JanusConfig, dtype: str, special: SpecialIds) -> dict:
     """
     text, vision, vq = config.text, config.vision, config.vq
     _require_erf(config, "hf")
+    check_runs(vq, "image tokenizer")
     if (vision.image_size // vision.patch_size) != vq.grid:
         raise UserError(
             "image grids",
@@ -67,6 +85,8 @@ def hf_config(config: JanusConfig, dtype: str, special: SpecialIds) -> dict:
             "Export this model with --format deepseek.",
         )
     ratio = vision.intermediate_size / vision.hidden_size
+    if int(vision.hidden_size * ratio) != vision.intermediate_size:  # rounded down, and cut
+        ratio = math.nextafter(ratio, math.inf)
     assert int(vision.hidden_size * ratio) == vision.intermediate_size, ratio
     return {
         "architectures": ["JanusForConditionalGeneration"],
@@ -113,7 +133,7 @@ def hf_config(config: JanusConfig, dtype: str, special: SpecialIds) -> dict:
     }
 
 
-def deepseek_config(config: JanusConfig, dtype: str) -> dict:
+def deepseek_config(config: JanusConfig, dtype: str, special: SpecialIds) -> dict:
     """Of `MultiModalityCausalLM`.
 
     That code knows one tower and one image tokenizer by name. Other sizes are called "custom",
@@ -124,6 +144,7 @@ def deepseek_config(config: JanusConfig, dtype: str) -> dict:
     """
     text, vision, vq = config.text, config.vision, config.vq
     _require_erf(config, "deepseek")
+    check_runs(vq, "image tokenizer")
 
     def adaptor(kind: str, width: int) -> dict:
         params = {
@@ -160,7 +181,7 @@ def deepseek_config(config: JanusConfig, dtype: str) -> dict:
         "model_type": "multi_modality",
         "architectures": ["MultiModalityCausalLM"],
         "torch_dtype": dtype,
-        "language_config": _llama(text, dtype),
+        "language_config": {**_llama(text, dtype), **special_ids(special)},
         "vision_config": {"model_type": "vision", "cls": "CLIPVisionTower", "params": tower},
         "aligner_config": adaptor("aligner", vision.hidden_size),
         "gen_vision_config": {

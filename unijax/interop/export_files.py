@@ -1,13 +1,15 @@
-"""The files beside the weights: configs, generation defaults, processors, chat template."""
+"""The files beside the weights: configs, generation defaults, tokenizer, processors."""
 
 import json
 import pathlib
 
 from unijax.data import tokenizer as tokenizer_lib
 from unijax.data.special_tokens import HF_KEYS
-from unijax.data.templates import Template
+from unijax.data.templates import TEMPLATES
+from unijax.interop.chat_template import chat_template
 from unijax.interop.export_configs import deepseek_config, hf_config, special_ids
 from unijax.interop.hf_tokenizer import token_of, write_hf_tokenizer
+from unijax.interop.source_processor import SYSTEM_PROMPT, Preparation, sft_format
 from unijax.systems.janus import JanusConfig
 
 GUIDANCE = 5.0  # default of image generation, arXiv 2410.13848 section 4.1
@@ -18,7 +20,7 @@ def write_hf_files(
     config: JanusConfig,
     dtype: str,
     tokenizer: pathlib.Path,
-    template: Template,
+    done: Preparation,
 ) -> None:
     """What `JanusForConditionalGeneration` and `JanusProcessor` load beside the weights."""
     ours = tokenizer_lib.load(tokenizer)
@@ -40,6 +42,7 @@ def write_hf_files(
             "resample": 3,  # bicubic
             "size": {"height": config.vision.image_size, "width": config.vision.image_size},
             "do_pad": True,
+            "do_convert_rgb": True,
             **_pixels(),
         },
     )
@@ -48,28 +51,34 @@ def write_hf_files(
         {
             "processor_class": "JanusProcessor",
             "num_image_tokens": config.vision.num_tokens,
-            "use_default_system_prompt": False,
+            "use_default_system_prompt": done.system_prompt == SYSTEM_PROMPT,
         },
     )
+    template = TEMPLATES[done.template]
     text = chat_template(template, token_of(ours, "image_placeholder"), token_of(ours, "eos"))
     (directory / "chat_template.jinja").write_text(text, encoding="utf-8")
 
 
 def write_deepseek_files(
-    directory: pathlib.Path, config: JanusConfig, dtype: str, tokenizer: pathlib.Path
+    directory: pathlib.Path,
+    config: JanusConfig,
+    dtype: str,
+    tokenizer: pathlib.Path,
+    done: Preparation,
 ) -> None:
     """What the code of deepseek-ai/Janus loads beside the weights."""
     ours = tokenizer_lib.load(tokenizer)
-    _write(directory / "config.json", deepseek_config(config, dtype))
+    _write(directory / "config.json", deepseek_config(config, dtype, ours.special))
+    _write(directory / "generation_config.json", special_ids(ours.special))
     write_hf_tokenizer(tokenizer, directory, config.text.max_position_embeddings)
     _merges_as_words(directory / "tokenizer.json")
     path = directory / "tokenizer_config.json"
     names = json.loads(path.read_text(encoding="utf-8"))
-    names |= {
-        "tokenizer_class": "LlamaTokenizerFast",
-        "add_bos_token": True,
-        "add_eos_token": False,
-    }
+    # That code takes LlamaTokenizerFast whatever stands here, and would add an <unk> of its own.
+    # AutoTokenizer of transformers 5 would make a Llama's tokenizer of one by that name; and with
+    # `add_prefix_space` releases of transformers 4 would make it anew from tokenizer.model.
+    del names["add_prefix_space"]
+    names |= {"unk_token": None, "add_bos_token": True, "add_eos_token": False}
     _write(path, names)
     roles = {key: token_of(ours, role) for role, key in HF_KEYS.items()}
     named = {key: roles[key] for key in ("bos_token", "eos_token", "pad_token")}
@@ -93,7 +102,7 @@ def write_deepseek_files(
             "add_special_token": False,
             "mask_prompt": True,
             "ignore_id": -100,
-            "sft_format": "deepseek",
+            "sft_format": sft_format(done.template),
             "image_tag": roles["image_token"],
             "image_start_tag": roles["boi_token"],
             "image_end_tag": roles["eoi_token"],
@@ -129,57 +138,3 @@ def _pixels() -> dict:
         "image_mean": [0.5, 0.5, 0.5],
         "image_std": [0.5, 0.5, 0.5],
     }
-
-
-def chat_template(template: Template, image: str, eos: str) -> str:
-    """`Template.render` in Jinja. A line break parts an image from its neighbours."""
-    words = {
-        "USER": template.user, "ASSISTANT": template.assistant, "SEPARATOR": template.separator,
-        "EOS": eos, "IMAGE": image,
-    }  # fmt: skip
-    text = _CHAT_TEMPLATE
-    for name, word in words.items():
-        text = text.replace(f"@{name}@", json.dumps(word, ensure_ascii=False))
-    return text
-
-
-_CHAT_TEMPLATE = """\
-{%- macro text_of(content) -%}
-  {%- if content is string -%}
-    {{- content -}}
-  {%- else -%}
-    {%- for part in content -%}
-      {%- set image = part['type'] == 'image' -%}
-      {%- if not loop.first and (image or loop.previtem['type'] == 'image') -%}
-        {{- '\\n' -}}
-      {%- endif -%}
-      {{- @IMAGE@ if image else part['text'] -}}
-    {%- endfor -%}
-  {%- endif -%}
-{%- endmacro -%}
-{%- set turns = messages -%}
-{%- if messages and messages[0]['role'] == 'system' -%}
-  {%- set turns = messages[1:] -%}
-  {%- set system = text_of(messages[0]['content']) | trim -%}
-  {%- if system -%}{{- system + @SEPARATOR@ -}}{%- endif -%}
-{%- endif -%}
-{%- for message in turns -%}
-  {%- if message['role'] == 'user' -%}
-    {{- @USER@ + ':' -}}
-  {%- elif message['role'] == 'assistant' -%}
-    {{- @ASSISTANT@ + ':' -}}
-  {%- else -%}
-    {{- raise_exception('roles are user and assistant, after a first system') -}}
-  {%- endif -%}
-  {%- set text = text_of(message['content']) | trim -%}
-  {%- if text -%}
-    {{- ' ' + text -}}
-    {%- if loop.index0 % 2 -%}
-      {{- @EOS@ -}}
-    {%- elif add_generation_prompt or not loop.last -%}
-      {{- @SEPARATOR@ -}}
-    {%- endif -%}
-  {%- endif -%}
-{%- endfor -%}
-{%- if add_generation_prompt -%}{{- @ASSISTANT@ + ':' -}}{%- endif -%}
-"""

@@ -1,4 +1,5 @@
-"""Our tokenizers as Hugging Face fast tokenizers: tokenizer.json and tokenizer_config.json.
+"""Our tokenizers as Hugging Face fast tokenizers: tokenizer.json, tokenizer_config.json and, where
+there is one, the sentencepiece model.
 
 Special tokens that stand in a text become special ids there, as the processors of transformers want
 it; ordinary text gets the ids that `unijax.data.tokenizer` gives it, after begin-of-sequence.
@@ -7,6 +8,7 @@ it; ordinary text gets the ids that `unijax.data.tokenizer` gives it, after begi
 import json
 import pathlib
 import re
+import shutil
 
 import tokenizers
 from sentencepiece import sentencepiece_model_pb2 as model_pb2
@@ -55,7 +57,10 @@ def write_hf_tokenizer(source: pathlib.Path, directory: pathlib.Path, max_length
     hf.no_padding()
     hf.no_truncation()
     hf.save(str(directory / "tokenizer.json"))
+    if (source / "tokenizer.model").is_file():
+        shutil.copyfile(source / "tokenizer.model", directory / "tokenizer.model")
     config = {
+        # Of transformers 4 and 5 alike: tokenizer.json as it is, with no model's own rules.
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": names["bos_token"],
         "eos_token": names["eos_token"],
@@ -64,10 +69,19 @@ def write_hf_tokenizer(source: pathlib.Path, directory: pathlib.Path, max_length
         "extra_special_tokens": {
             key: names[key] for key in ("image_token", "boi_token", "eoi_token")
         },
+        # For readers of tokenizer.model that know the ids of its pieces alone.
+        "added_tokens_decoder": {
+            str(token_id): {
+                "content": token, "lstrip": False, "normalized": False, "rstrip": False,
+                "single_word": False, "special": True,
+            }
+            for token, token_id in sorted(ours.tokens.items(), key=lambda item: item[1])
+        },
+        "add_prefix_space": False,  # llama.cpp's converter takes true for the default
         "clean_up_tokenization_spaces": False,
         "model_max_length": max_length,
         "padding_side": "left",
-    }
+    }  # fmt: skip
     text = json.dumps(config, ensure_ascii=False, indent=2) + "\n"
     (directory / "tokenizer_config.json").write_text(text, encoding="utf-8")
 

@@ -7,7 +7,6 @@ a time, so that a checkpoint may be larger than memory.
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Mapping
 
 import flax.linen as nn
 import jax
@@ -16,11 +15,33 @@ import numpy as np
 from unijax.core import tree
 from unijax.core.errors import UserError
 from unijax.core.files import atomic_directory
-from unijax.interop import configs, formats
+from unijax.core.json_files import shown
+from unijax.data.templates import TEMPLATES
+from unijax.interop import config_parts, configs, formats
+from unijax.interop.model_card import licence_of, name_of
+from unijax.interop.opening import (
+    FIX,
+    abstract_params,
+    check_same,
+    existing_directory,
+    kind_of,
+    open_model,
+    untie,
+)
+from unijax.interop.source_processor import by_tokens, read_processor
 from unijax.interop.source_tokenizer import import_tokenizer
 from unijax.interop.sources import SafetensorsSource, TorchSource, open_directory
-from unijax.interop.table import Shape, Source, Table, TensorInfo, check_coverage, read_leaf
+from unijax.interop.table import (
+    Shape,
+    Source,
+    Table,
+    check_coverage,
+    count_not_finite,
+    read_leaf,
+    some,
+)
 from unijax.systems.janus import Janus, JanusConfig
+from unijax.train import origin
 from unijax.train.streaming import LazyArray, write_params
 
 TOKENIZER = "tokenizer"  # folder of a run directory
@@ -47,13 +68,6 @@ class Imported:
         return "\n".join(lines + [f"note: {note}" for note in self.notes])
 
 
-@functools.cache
-def abstract_params(config: JanusConfig) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shape and dtype of every parameter by path. Nothing is allocated."""
-    boxed = jax.eval_shape(Janus(config).init, jax.random.key(0))
-    return tree.flatten(nn.unbox(boxed))
-
-
 def import_checkpoint(
     source: str | pathlib.Path,
     run_dir: str | pathlib.Path,
@@ -68,21 +82,27 @@ def import_checkpoint(
       run_dir: new or empty.
       format: "hf" or "deepseek"; by default what config.json says.
       tokenizer: directory to take the tokenizer from, if not `source`.
-      template: of conversations, recorded for sampling; by default Janus-Pro's where its roles are
-        tokens, else Janus's.
+      template: of conversations, recorded for sampling; by default what the chat template or
+        sft_format of the source is, else Janus-Pro's where its roles are tokens.
 
     Raises:
       UserError: for anything missing, unexpected, damaged or of another kind; nothing is written.
     """
-    source = _directory(source)
-    format = configs.detect_format(source) if format is None else format
-    config = {"hf": configs.from_hf, "deepseek": configs.from_deepseek}[format](source)
-    table = formats.FORMATS[format](config)
-    weights, notes = untie(open_directory(source), source, table)
+    _check_template(template)
+    model = open_model(source, format)
+    config, notes = model.config, list(model.notes)
     shapes = {p: a.shape for p, a in abstract_params(config).items()}
-    check_coverage(table, shapes, weights, _FIX)
-    params = _lazy(table, weights, shapes)
-    return _write(run_dir, config, params, pathlib.Path(tokenizer or source), template, notes)
+    wrong: list[str] = []
+    params = _lazy(model.table, model.weights, shapes, wrong)
+    with atomic_directory(run_dir) as temporary:
+        place, rows = pathlib.Path(tokenizer or source), config.text.vocab_size
+        ours = import_tokenizer(place, temporary / TOKENIZER, rows, notes)
+        done = read_processor(model.directory, model.format, config, ours, template, notes)
+        licence, files = licence_of(model.directory)
+        came = {"imported": name_of(model.directory), "format": model.format}
+        origin.write(temporary, origin.Origin((came,), licence, files))
+        _write(temporary, config, params, dataclasses.asdict(done))
+    return _imported(run_dir, config, params, notes, wrong)
 
 
 def import_parts(
@@ -112,29 +132,31 @@ def import_parts(
     Raises:
       UserError: as `import_checkpoint`.
     """
+    _check_template(template)
     abstract = abstract_params(config)
     shapes = {p: a.shape for p, a in abstract.items()}
     params: dict[str, LazyArray] = {}
-    notes = []
+    notes: list[str] = []
+    wrong: list[str] = []
 
     def add(table: Table, weights: Source) -> None:
         own = {p: shapes[p] for e in table.entries for p in e.ours}
-        check_coverage(table, own, weights, _FIX)
-        params.update(_lazy(table, weights, own))
+        check_coverage(table, own, weights, FIX)
+        params.update(_lazy(table, weights, own, wrong))
 
     if llama is not None:
-        path = _directory(llama)
-        values = configs.read_json(path / "config.json")
-        found = configs.llama_config(values, str(path / "config.json"))
-        _same(str(path), found, config.text, ignore=("max_position_embeddings",))
+        path = existing_directory(llama)
+        values = config_parts.read_config(path)
+        found = config_parts.llama_config(values, str(path / "config.json"), notes)
+        check_same(str(path), found, config.text, ignore=("max_position_embeddings",))
         table = formats.llama_part()
         weights, note = untie(open_directory(path), path, table)
         notes += note
         add(table, weights)
     if siglip is not None:
-        path = _directory(siglip)
-        found = configs.siglip_config(path)
-        _same(str(path), found, config.vision, ignore=("hidden_act", "features"))
+        path = existing_directory(siglip)
+        found = config_parts.siglip_config(path, notes)
+        check_same(str(path), found, config.vision, ignore=("hidden_act", "features"))
         if found.hidden_act != config.vision.hidden_act:
             notes.append(
                 f"{path} was trained with {found.hidden_act}; the config says "
@@ -149,85 +171,42 @@ def import_parts(
         add(formats.vq_part(config.vq), _vq_file(pathlib.Path(vq)))
     params |= _fresh(config, sorted(shapes.keys() - params.keys()), abstract, seed)
     where = tokenizer or llama
-    return _write(
-        run_dir, config, params, None if where is None else pathlib.Path(where), template, notes
-    )
-
-
-_FIX = "Import a checkpoint of the kind and size that its config.json says."
-
-
-def _directory(path: str | pathlib.Path) -> pathlib.Path:
-    path = pathlib.Path(path)
-    if not path.is_dir():
-        found = "a file" if path.exists() else "nothing"
-        raise UserError(str(path), found, "a model directory", "Correct the path.")
-    return path
-
-
-class _Alias:
-    """A source in which one tensor also goes by another name."""
-
-    def __init__(self, source: Source, name: str, alias: str):
-        self.where = source.where
-        self.tensors: Mapping[str, TensorInfo] = {**source.tensors, alias: source.tensors[name]}
-        self._source, self._name, self._alias = source, name, alias
-
-    def read(self, name: str) -> np.ndarray:
-        return self._source.read(self._name if name == self._alias else name)
-
-
-def untie(weights: Source, directory: pathlib.Path, table: Table) -> tuple[Source, list[str]]:
-    """A source that has a head of its own, as our model does, and what is to be said of it.
-
-    Released Janus is untied, and its head is in the file. Configs do not tell: transformers'
-    JanusConfig is tied unless its top level says otherwise. So what the file holds decides, and the
-    embedding stands in for a missing head only where the config says that they are one.
-    """
-    embedding, head = (
-        table.entry(f"language_model/{leaf}")[0].theirs
-        for leaf in ("embed_tokens/embedding", "lm_head/kernel")
-    )
-    if head in weights.tensors or embedding not in weights.tensors:
-        return weights, []
-    config = configs.read_json(directory / "config.json")
-    default = config.get("model_type") == "janus"
-    if not config.get("tie_word_embeddings", default):
-        return weights, []  # the head is missing, which the check of coverage reports
-    note = f"{head} is tied to {embedding} in {directory}; here it is a parameter of its own"
-    return _Alias(weights, embedding, head), [note]
-
-
-def _same(where: str, found: object, expected: object, ignore: tuple[str, ...]) -> None:
-    """Raises UserError naming the sizes in which a part differs from the config."""
-    other = [
-        f"{f.name}={getattr(found, f.name)} instead of {getattr(expected, f.name)}"
-        for f in dataclasses.fields(expected)
-        if f.name not in ignore and getattr(found, f.name) != getattr(expected, f.name)
-    ]
-    if other:
-        raise UserError(
-            where, ", ".join(other), "the sizes of the config", "Use the part that belongs to it."
-        )
+    with atomic_directory(run_dir) as temporary:
+        if where is None:
+            notes.append("no tokenizer was given: sampling and export will need one")
+            roles = "janus_pro"
+        else:
+            place, rows = pathlib.Path(where), config.text.vocab_size
+            roles, _ = by_tokens(import_tokenizer(place, temporary / TOKENIZER, rows, notes))
+        _write(temporary, config, params, {"template": template or roles})
+    return _imported(run_dir, config, params, notes, wrong)
 
 
 def _vq_file(path: pathlib.Path) -> Source:
-    if not path.is_file():
-        found = "a directory" if path.is_dir() else "nothing"
-        raise UserError(str(path), found, "a file of weights", "Correct the path.")
+    if (found := kind_of(path)) != "a file":
+        raise UserError(shown(str(path)), found, "a file of weights", "Correct the path.")
     if path.suffix == ".safetensors":
         return SafetensorsSource(str(path), [path])
     return TorchSource(str(path), [path], key="model")
 
 
-def _lazy(table: Table, source: Source, shapes: dict[str, Shape]) -> dict[str, LazyArray]:
+def _lazy(
+    table: Table, source: Source, shapes: dict[str, Shape], wrong: list[str]
+) -> dict[str, LazyArray]:
+    """Parameters by path; those that hold NaN are told in `wrong` as they are read."""
+
+    def load(path: str, shape: Shape) -> np.ndarray:
+        array = read_leaf(table, source, path, shape)
+        if count := count_not_finite(array):
+            name = table.entry(path)[0].theirs
+            wrong.append(f"{count:,} of {array.size:,} in {name}")
+        return array
+
     lazy = {}
     for path, shape in shapes.items():
         entry, _ = table.entry(path)
         dtype = source.tensors[entry.theirs.replace("{i}", "0")].dtype
-        lazy[path] = LazyArray(
-            tuple(shape), dtype, lambda p=path, s=shape: read_leaf(table, source, p, s)
-        )
+        lazy[path] = LazyArray(tuple(shape), dtype, functools.partial(load, path, shape))
     return lazy
 
 
@@ -253,28 +232,27 @@ def _fresh(
     }
 
 
+def _check_template(template: str | None) -> None:
+    if template is not None and template not in TEMPLATES:
+        raise UserError("template", repr(template), f"one of {sorted(TEMPLATES)}", "Correct it.")
+
+
 def _write(
+    directory: pathlib.Path, config: JanusConfig, params: dict[str, LazyArray], data: dict
+) -> None:
+    """A run directory at step 0."""
+    recorded = {"system": "janus", "model": configs.to_json(config), "data": data}
+    write_params(directory, dict(sorted(params.items())), {"stage": "import", "config": recorded})
+
+
+def _imported(
     run_dir: str | pathlib.Path,
     config: JanusConfig,
     params: dict[str, LazyArray],
-    tokenizer: pathlib.Path | None,
-    template: str | None,
     notes: list[str],
+    wrong: list[str],
 ) -> Imported:
-    with atomic_directory(run_dir) as temporary:
-        if tokenizer is None:
-            notes = [*notes, "no tokenizer was given: sampling and export will need one"]
-        else:
-            roles = import_tokenizer(tokenizer, temporary / TOKENIZER, config.text.vocab_size)
-            template = roles if template is None else template
-        run = {
-            "stage": "import",
-            "config": {
-                "system": "janus",
-                "model": configs.to_json(config),
-                "data": {"template": template or "janus_pro"},
-            },
-        }
-        write_params(temporary, dict(sorted(params.items())), run)
+    if wrong:
+        notes.append(f"numbers that are NaN or infinite: {some(wrong)}")
     count = sum(int(np.prod(p.shape)) for p in params.values())
     return Imported(pathlib.Path(run_dir), config, count, tuple(notes))

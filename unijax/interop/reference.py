@@ -8,11 +8,11 @@ from collections.abc import Mapping
 import numpy as np
 
 from unijax.core.errors import UserError
+from unijax.core.json_files import shown
 from unijax.core.vocab import SpecialIds
-from unijax.interop import configs
 from unijax.interop.export_configs import hf_config
+from unijax.interop.opening import ForeignModel
 from unijax.interop.source_tokenizer import load_foreign
-from unijax.interop.sources import open_directory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Prompts:
     codes: np.ndarray
 
 
-def outputs(export_dir: pathlib.Path, prompts: Prompts) -> dict[str, np.ndarray]:
+def outputs(exported: ForeignModel, special: SpecialIds, prompts: Prompts) -> dict[str, np.ndarray]:
     """Float32 logits of every kind of prompt, and the picture and latents of the image tokenizer.
 
     Returns:
@@ -52,7 +52,18 @@ def outputs(export_dir: pathlib.Path, prompts: Prompts) -> dict[str, np.ndarray]
             "verify", f"{e}", "PyTorch and transformers", "pip install 'unijax[interop]'"
         ) from e
     transformers.utils.logging.disable_progress_bar()
-    model = _load(export_dir, torch, transformers)
+    try:
+        return _outputs(_load(exported, special, torch, transformers), prompts, torch)
+    except UserError:
+        raise
+    except Exception as e:  # transformers raises types of its own for what it cannot load or run
+        raise UserError(
+            str(exported.directory), shown(str(e), 300) or type(e).__name__,
+            "a directory that JanusForConditionalGeneration loads and runs", "Export it again.",
+        ) from e  # fmt: skip
+
+
+def _outputs(model, prompts: Prompts, torch) -> dict[str, np.ndarray]:
     tensor = torch.from_numpy
     out = {}
     with torch.no_grad():
@@ -81,12 +92,11 @@ def special_ids(export_dir: pathlib.Path) -> SpecialIds:
     return load_foreign(export_dir).special
 
 
-def _load(export_dir: pathlib.Path, torch, transformers):
+def _load(exported: ForeignModel, special: SpecialIds, torch, transformers):
     cls = transformers.JanusForConditionalGeneration
-    source = open_directory(export_dir)  # says what is wrong with a file that is cut short
-    if configs.detect_format(export_dir) == "hf":
+    if exported.format == "hf":
         model, info = cls.from_pretrained(
-            export_dir,
+            exported.directory,
             dtype=torch.float32,
             attn_implementation="eager",
             output_loading_info=True,
@@ -94,19 +104,19 @@ def _load(export_dir: pathlib.Path, torch, transformers):
         )
         wrong = {k: sorted(map(str, v)) for k, v in info.items() if v}
     else:
-        sizes = configs.from_deepseek(export_dir)
-        values = hf_config(sizes, "float32", special_ids(export_dir))
+        values = hf_config(exported.config, "float32", special)
         config = transformers.JanusConfig.from_dict(values)
         config._attn_implementation = "eager"
         model = cls(config).float()
-        state = _renamed({name: source.read(name) for name in source.tensors})
+        weights = exported.weights
+        state = _renamed({name: weights.read(name) for name in weights.tensors})
         missing, extra = model.load_state_dict(
             {n: torch.from_numpy(x.astype(np.float32)) for n, x in state.items()}, strict=False
         )
         wrong = {k: v for k, v in {"missing_keys": missing, "unexpected_keys": extra}.items() if v}
     if wrong:
         raise UserError(
-            str(export_dir),
+            str(exported.directory),
             "; ".join(f"{k}: {', '.join(v[:5])}" for k, v in wrong.items()),
             "a directory that JanusForConditionalGeneration loads without remainder",
             "Export it again.",

@@ -22,7 +22,11 @@ class SafetensorsWriter:
     """Writes `model.safetensors`, or shards of it and their index."""
 
     def __init__(
-        self, directory: pathlib.Path, tensors: dict[str, TensorInfo], max_shard_bytes: int
+        self,
+        directory: pathlib.Path,
+        tensors: dict[str, TensorInfo],
+        max_shard_bytes: int,
+        stem: str = "model",
     ):
         """Lays out the files.
 
@@ -30,6 +34,7 @@ class SafetensorsWriter:
           directory: existing.
           tensors: everything that will be written.
           max_shard_bytes: of the tensors of a file; a larger tensor gets a file of its own.
+          stem: of the files' names.
 
         Raises:
           UserError: if the disk is too small.
@@ -38,6 +43,7 @@ class SafetensorsWriter:
         self._place: dict[str, tuple[pathlib.Path, int]] = {}  # file, offset
         self._left = set(tensors)
         self._directory = directory
+        self._stem = stem
         self.total_bytes = sum(map(_nbytes, tensors.values()))
         free = shutil.disk_usage(directory).free
         if free < self.total_bytes:
@@ -50,7 +56,7 @@ class SafetensorsWriter:
         shards = _shards(tensors, max_shard_bytes)
         for i, names in enumerate(shards):
             number = f"-{i + 1:05d}-of-{len(shards):05d}" if len(shards) > 1 else ""
-            self._lay_out(directory / f"model{number}.safetensors", names)
+            self._lay_out(directory / f"{stem}{number}.safetensors", names)
 
     def _lay_out(self, file: pathlib.Path, names: list[str]) -> None:
         header: dict[str, dict] = {"__metadata__": {"format": "pt"}}
@@ -72,15 +78,18 @@ class SafetensorsWriter:
         for name in names:
             self._place[name] = (file, 8 + len(text) + header[name]["data_offsets"][0])
 
-    def write(self, name: str, array: np.ndarray) -> None:
-        """Puts a tensor in its place, once, cast to the dtype that was announced."""
+    def write(self, name: str, array: np.ndarray) -> np.ndarray:
+        """Puts a tensor in its place, once, cast to the dtype that was announced; returns it."""
         info = self._tensors[name]
         assert tuple(array.shape) == info.shape, name
         self._left.remove(name)
         file, offset = self._place[name]
+        with np.errstate(over="ignore"):  # what does not fit is for the caller to tell
+            cast = np.ascontiguousarray(array, info.dtype)
         with file.open("r+b") as f:
             f.seek(offset)
-            f.write(np.ascontiguousarray(array, info.dtype).reshape(-1).view(np.uint8).data)
+            f.write(cast.reshape(-1).view(np.uint8).data)
+        return cast
 
     def close(self) -> None:
         """Writes the index of several shards. Every tensor must have been written."""
@@ -90,7 +99,7 @@ class SafetensorsWriter:
                 "metadata": {"total_size": self.total_bytes},
                 "weight_map": {name: file.name for name, (file, _) in self._place.items()},
             }
-            path = self._directory / "model.safetensors.index.json"
+            path = self._directory / f"{self._stem}.safetensors.index.json"
             path.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 

@@ -1,37 +1,23 @@
 """The tokenizer of a foreign checkpoint into the form of `unijax.data.tokenizer`."""
 
 import pathlib
-import tempfile
 
-from unijax.data import special_tokens
+from unijax.core.json_files import read_object
+from unijax.data import hf_tokens, special_tokens
 from unijax.data import tokenizer as tokenizer_lib
-from unijax.data.special_tokens import HF_KEYS, SpecialTokens
-from unijax.data.templates import TEMPLATES
-from unijax.interop.configs import read_json
-
-# Names that the code of deepseek-ai/Janus has by default (`processing_vlm.py`).
-_RELEASED = {
-    "boi": "<begin_of_image>",
-    "eoi": "<end_of_image>",
-    "image_placeholder": "<image_placeholder>",
-}
-# How its processor_config.json calls them when it does not leave them out.
-_TAGS = {
-    "boi": "image_start_tag", "eoi": "image_end_tag", "image_placeholder": "image_tag",
-    "pad": "pad_tag",
-}  # fmt: skip
+from unijax.data.sentencepiece_tokenizer import pieces
 
 
-def import_tokenizer(source: pathlib.Path, directory: pathlib.Path, vocab_size: int) -> str:
+def import_tokenizer(
+    source: pathlib.Path, directory: pathlib.Path, vocab_size: int, notes: list[str]
+) -> tokenizer_lib.Tokenizer:
     """Copies a tokenizer with the list of its special tokens.
 
     Args:
       source: directory with tokenizer.json or tokenizer.model.
       directory: written to.
       vocab_size: rows of the embedding, which must hold every id.
-
-    Returns:
-      The template whose roles are tokens of it: a key of `TEMPLATES`.
+      notes: what is to be told is added to it.
 
     Raises:
       UserError: if there is none, it lacks a token, or has ids that the embedding does not.
@@ -39,41 +25,54 @@ def import_tokenizer(source: pathlib.Path, directory: pathlib.Path, vocab_size: 
     ours = load_foreign(source)
     tokenizer_lib.check_vocab(ours, vocab_size)
     ours.save(directory)
-    pro = TEMPLATES["janus_pro"]
-    return "janus_pro" if {pro.user, pro.assistant} <= set(ours.tokens) else "janus"
+    if ours.special.pad == ours.special.eos:
+        notes.append(
+            f"no token for padding in {source}: the end of sequence stands for it, as in the code "
+            "of the first release; pictures are drawn with guidance against a text of it"
+        )
+    if ours.vocab_size < vocab_size:
+        notes.append(padded(ours.vocab_size, vocab_size))
+    return ours
+
+
+def padded(ids: int, rows: int) -> str:
+    """What is to be told of a table with more rows than the tokenizer has ids."""
+    return (
+        f"{rows:,} rows of the embedding and {ids:,} ids of the tokenizer: the last {rows - ids:,} "
+        "rows stand for no text"
+    )
 
 
 def load_foreign(source: pathlib.Path) -> tokenizer_lib.Tokenizer:
-    """The tokenizer of a model directory, or of a directory in our form."""
-    if (source / special_tokens.FILE_NAME).is_file():
-        return tokenizer_lib.load(source)
-    with tempfile.TemporaryDirectory() as folder:
-        listed = pathlib.Path(folder) / special_tokens.FILE_NAME
-        special_tokens.write(listed, _special_tokens(source))
-        return tokenizer_lib.load(source, listed)
+    """The tokenizer of a model directory, or of a directory in our form.
+
+    Where both forms are there, transformers reads tokenizer.json. The sentencepiece model is taken
+    if the pieces are the same, so that it is there for the next export.
+    """
+    model, table = source / "tokenizer.model", source / "tokenizer.json"
+    ours = (source / special_tokens.FILE_NAME).is_file()
+    if not ours and model.is_file() and table.is_file() and not _same_pieces(model, table):
+        return tokenizer_lib.load(table)
+    return tokenizer_lib.load(source)
 
 
-def _special_tokens(source: pathlib.Path) -> SpecialTokens:
-    """Which tokens are special, from whichever file says it."""
-    files = ("special_tokens_map.json", "tokenizer_config.json", "processor_config.json")
-    found: dict = {}
-    for name in files:
-        if (source / name).is_file():
-            found |= read_json(source / name)
-    for key in ("extra_special_tokens", "model_specific_special_tokens"):
-        if isinstance(found.get(key), dict):
-            found = {**found[key], **found}
-    names = {}
-    for role, key in HF_KEYS.items():
-        token = found.get(key) or found.get(_TAGS.get(role)) or _RELEASED.get(role)
-        if token is not None:
-            names[role] = _content(token)
-    tokens = dict.fromkeys(names.values())
-    for key in ("additional_special_tokens", "extra_special_tokens"):
-        if isinstance(found.get(key), list):
-            tokens |= dict.fromkeys(map(_content, found[key]))
-    return SpecialTokens(names, tokens)
-
-
-def _content(token: str | dict) -> str:
-    return token["content"] if isinstance(token, dict) else token
+def _same_pieces(model: pathlib.Path, table: pathlib.Path) -> bool:
+    """Whether every piece has its id in tokenizer.json, and that has no other words."""
+    content = read_object(table, hf_tokens.TOKENIZER_BYTES)
+    inner = content.get("model")
+    words = inner.get("vocab") if isinstance(inner, dict) else None
+    if isinstance(words, dict):
+        words = sorted(words, key=lambda word: words[word] if type(words[word]) is int else -1)
+    elif isinstance(words, list):
+        words = [pair[0] if isinstance(pair, list) and pair else None for pair in words]
+    added = content.get("added_tokens")
+    ordinary = {
+        token.get("content")
+        for token in (added if isinstance(added, list) else ())
+        if isinstance(token, dict)
+        and not token.get("special")
+        and isinstance(token.get("content"), str)
+    }
+    own = pieces(model)
+    # Symbols of the user's are written there with spaces.
+    return words == own and ordinary <= {*own, *(piece.replace("▁", " ") for piece in own)}

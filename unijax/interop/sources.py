@@ -4,8 +4,9 @@ Files are opened anew after every GiB read: pages of a mapped file count as memo
 until it is closed.
 """
 
-import json
 import pathlib
+import pickle
+import re
 from collections.abc import Mapping
 
 import ml_dtypes
@@ -13,6 +14,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from unijax.core.errors import UserError
+from unijax.core.json_files import quoted, read_object, shown
 from unijax.interop.table import Source, TensorInfo
 
 _SAFETENSORS_DTYPES = {
@@ -28,16 +30,17 @@ _TORCH_DTYPES = {
 _REOPEN_AFTER = 2**30  # bytes read
 
 
-def open_directory(directory: pathlib.Path) -> Source:
-    """The weights of a model directory: safetensors or pytorch_model.bin, whole or sharded.
+def open_directory(directory: pathlib.Path, stem: str = "") -> Source:
+    """The weights of a model directory: safetensors or PyTorch's own files, whole or sharded.
+
+    Args:
+      stem: of the files' names; by default what transformers calls them.
 
     Raises:
       UserError: if there are none, or a file is missing, truncated or not what its name says.
     """
-    for name, kind in (
-        ("model.safetensors", SafetensorsSource),
-        ("pytorch_model.bin", TorchSource),
-    ):
+    names = (f"{stem or 'model'}.safetensors", f"{stem or 'pytorch_model'}.bin")
+    for name, kind in zip(names, (SafetensorsSource, TorchSource)):
         index = directory / f"{name}.index.json"
         if index.is_file():
             return kind(str(directory), _indexed(index))
@@ -46,26 +49,56 @@ def open_directory(directory: pathlib.Path) -> Source:
     raise UserError(
         str(directory),
         "no weights",
-        "model.safetensors or pytorch_model.bin, or an index.json of their shards",
+        f"{' or '.join(names)}, or an index.json of their shards",
         "Give the directory that holds them.",
     )
 
 
 def _indexed(index: pathlib.Path) -> list[pathlib.Path]:
-    try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, AttributeError, TypeError) as e:
+    """The shards that an index names: files of its own folder, whatever it says."""
+    table = read_object(index).get("weight_map")
+    if not isinstance(table, dict) or not table:
+        raise UserError(str(index), "no weight_map", "an index of shards", "Fetch the file again.")
+    places = list(table.values())
+    if wrong := [p for p in places if not isinstance(p, str) or not _is_name(p)]:
         raise UserError(
-            str(index), f"no weight_map ({e})", "an index of shards", "Fetch the file again."
-        ) from e
-    if missing := [n for n in names if not (index.parent / n).is_file()]:
+            str(index), quoted(wrong[0]), "the name of a file beside it", "Fetch the file again."
+        )
+    names = sorted(set(places))
+    files = [index.parent / n for n in names]
+    if missing := [f.name for f in files if not f.is_file()]:
         raise UserError(
             str(index.parent),
-            f"{len(missing)} of {len(names)} shards missing ({', '.join(missing[:5])})",
+            f"{len(missing)} of {len(names)} shards missing ({shown(', '.join(missing[:5]), 300)})",
             "every shard that the index names",
             "Fetch them.",
         )
-    return [index.parent / n for n in names]
+    if outside := [file for file in files if not is_inside(file)]:
+        raise UserError(
+            str(outside[0]),
+            f"a link to {shown(str(outside[0].resolve()))}",
+            "a file of this folder",
+            "Put the file itself there.",
+        )
+    return files
+
+
+def _is_name(name: str) -> bool:
+    """Whether it can name a file of a folder, and nothing else."""
+    plain = not set(name) & {"/", "\\", "\0"} and name not in ("", ".", "..")
+    return plain and len(name.encode("utf-8", "surrogatepass")) <= 255
+
+
+def is_inside(file: pathlib.Path) -> bool:
+    """Whether it is no link out of its folder, unless into the cache of Hugging Face's hub.
+
+    There `models--A--B/snapshots/REVISION/NAME` links to `models--A--B/blobs/HASH`.
+    """
+    folder = file.parent.resolve()
+    roots = [folder]
+    if folder.parent.name == "snapshots":
+        roots.append(folder.parent.parent / "blobs")
+    return any(file.resolve().is_relative_to(root) for root in roots)
 
 
 class SafetensorsSource:
@@ -102,7 +135,7 @@ def _open_safetensors(file: pathlib.Path) -> safe_open:
     except (SafetensorError, OSError) as e:
         raise UserError(
             str(file),
-            f"{e} (the file has {file.stat().st_size} bytes)",
+            f"{shown(str(e))} (the file has {file.stat().st_size} bytes)",
             "a whole safetensors file",
             "Fetch or write the file again.",
         ) from e
@@ -152,19 +185,19 @@ class TorchSource:
         except Exception as e:  # torch raises RuntimeError, UnpicklingError, EOFError, ...
             raise UserError(
                 str(file),
-                f"{str(e).splitlines()[0]} (the file has {file.stat().st_size} bytes)",
+                f"{_why(e)} (the file has {file.stat().st_size} bytes)",
                 "a whole file of torch.save (PyTorch 1.6 or later) with tensors only",
                 "Fetch the file again, or save its state dict anew.",
             ) from e
         if self._key is not None:
             if not isinstance(content, Mapping) or self._key not in content:
-                keys = sorted(content) if isinstance(content, Mapping) else type(content).__name__
+                keys = sorted(map(str, content)) if isinstance(content, Mapping) else type(content)
                 raise UserError(
-                    str(file), f"{keys}", f"a dict with {self._key!r}", "Give the right file."
+                    str(file), shown(keys), f"a dict with {self._key!r}", "Give the right file."
                 )
             content = content[self._key]
         if not isinstance(content, Mapping) or not all(
-            isinstance(v, torch.Tensor) for v in content.values()
+            isinstance(n, str) and isinstance(v, torch.Tensor) for n, v in content.items()
         ):
             raise UserError(
                 str(file),
@@ -172,13 +205,27 @@ class TorchSource:
                 "a state dict",
                 "Save model.state_dict() and import that.",
             )
+        for name, tensor in content.items():
+            if tensor.layout != torch.strided or tensor.device.type != "cpu":
+                kind = f"{name} of layout {tensor.layout} on {tensor.device}"
+                raise UserError(str(file), shown(kind), "dense tensors", "Convert it first.")
         return content
+
+
+def _why(error: Exception) -> str:
+    """What a failure to load says, without PyTorch's advice to run the code in the file."""
+    text = str(error)
+    if isinstance(error, pickle.UnpicklingError) or "weights_only" in text:
+        code = re.search(r"GLOBAL ([\w.]+)", text)
+        return f"code ({code.group(1)})" if code else "something else than tensors"
+    lines = text.splitlines()
+    return shown(lines[0]) if lines else type(error).__name__
 
 
 def _dtype(file: pathlib.Path, name: str, stored: str, known: dict) -> np.dtype:
     if stored not in known:
         raise UserError(
-            str(file), f"{name} in {stored}", f"one of {sorted(known)}", "Convert it first."
+            str(file), f"{shown(name)} in {stored}", f"one of {sorted(known)}", "Convert it first."
         )
     return np.dtype(known[stored])
 
@@ -186,6 +233,9 @@ def _dtype(file: pathlib.Path, name: str, stored: str, known: dict) -> np.dtype:
 def _add(tensors: dict[str, TensorInfo], file: pathlib.Path, name: str, info: TensorInfo) -> None:
     if name in tensors:
         raise UserError(
-            str(file), f"{name} once more", "each tensor in one shard", "Remove the stray file."
+            str(file),
+            f"{shown(name)} once more",
+            "each tensor in one shard",
+            "Remove the stray file.",
         )
     tensors[name] = info

@@ -6,14 +6,18 @@ One table per format, read in both directions, one tensor at a time. Before anyt
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Protocol, runtime_checkable
 
+import ml_dtypes
 import numpy as np
 
 from unijax.core.errors import UserError
+from unijax.core.json_files import shown
 
 Shape = tuple[int, ...]
+
+_PART = 2**24  # numbers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +58,7 @@ CONV = Transform(lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 
 # [D, 3, p, p] <-> [p * p * 3, D]
 PATCHES = Transform(lambda x: x.transpose(2, 3, 1, 0).reshape(-1, x.shape[0]), _patches_to_theirs)
 LEADING_ONE = Transform(lambda x: x.squeeze(0), lambda x: x[None])
+LEADING_ONES = Transform(lambda x: x.squeeze((0, 1)), lambda x: x[None, None])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,12 +70,12 @@ class Entry:
         first axis (a fused projection).
       theirs: a name. With `{i}` in it, the tensor of layer i of a stack whose layers are the first
         axis of ours.
-      transform: of each tensor, without the axis of layers.
+      transform: of each tensor, without the axis of layers; or one for each of ours.
     """
 
     ours: tuple[str, ...]
     theirs: str
-    transform: Transform = SAME
+    transform: Transform | tuple[Transform, ...] = SAME
 
     @property
     def stacked(self) -> bool:
@@ -85,12 +90,31 @@ class Entry:
         if len(self.ours) > 1:
             rows = theirs.shape[0] // len(self.ours)
             theirs = theirs[part * rows : (part + 1) * rows]
-        return self.transform.to_ours(theirs)
+        return self.transforms[part].to_ours(theirs)
 
     def to_theirs(self, ours: list[np.ndarray]) -> np.ndarray:
         """One foreign tensor, from our tensors without the axis of layers."""
-        parts = [self.transform.to_theirs(x) for x in ours]
+        parts = [transform.to_theirs(x) for transform, x in zip(self.transforms, ours)]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    @property
+    def transforms(self) -> tuple[Transform, ...]:
+        one = isinstance(self.transform, Transform)
+        return (self.transform,) * len(self.ours) if one else self.transform
+
+
+def linear(ours: str, theirs: str, bias: bool = True) -> list[Entry]:
+    """A matrix and its bias."""
+    kernel = Entry((f"{ours}/kernel",), f"{theirs}.weight", LINEAR)
+    return [kernel, Entry((f"{ours}/bias",), f"{theirs}.bias")] if bias else [kernel]
+
+
+def norm(ours: str, theirs: str) -> list[Entry]:
+    """Scale and bias of a layer norm."""
+    return [
+        Entry((f"{ours}/scale",), f"{theirs}.weight"),
+        Entry((f"{ours}/bias",), f"{theirs}.bias"),
+    ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,11 +153,46 @@ def foreign_shapes(table: Table, ours: Mapping[str, Shape]) -> dict[str, Shape]:
     shapes = {}
     for entry in table.entries:
         cut = 1 if entry.stacked else 0
+        # Views of one number: nothing of the tensors' size is made.
         blank = [np.broadcast_to(np.zeros((), np.bool_), ours[p][cut:]) for p in entry.ours]
-        shape = entry.to_theirs(blank).shape
+        first, *rest = [t.to_theirs(x).shape for t, x in zip(entry.transforms, blank)]
+        shape = (first[0] + sum(r[0] for r in rest), *first[1:]) if rest else first
         layers = ours[entry.ours[0]][0] if entry.stacked else 1
         shapes |= dict.fromkeys(entry.names(layers), shape)
     return shapes
+
+
+def check_names(table: Table, layers: Mapping[str, int], source: Source, fix: str) -> None:
+    """Holds the names of a foreign checkpoint to the table, before any parameter is described.
+
+    Args:
+      layers: length of every stack, by the beginning of our paths.
+      source: the checkpoint.
+      fix: advice for the message.
+
+    Raises:
+      UserError: listing what is missing or unexpected.
+    """
+    expected = set()
+    for entry in table.entries:
+        count = next((n for start, n in layers.items() if entry.ours[0].startswith(start)), 1)
+        expected.update(entry.names(count) if entry.stacked else [entry.theirs])
+    _tell(source, _names(table, expected, source), len(expected), fix)
+
+
+def _names(table: Table, expected: Collection[str], source: Source) -> list[str]:
+    found = {n for n in source.tensors if not table.is_dropped(n)}
+    problems = []
+    if missing := sorted(set(expected) - found):
+        problems.append(f"{len(missing)} tensors missing ({some(missing)})")
+    if extra := sorted(found - set(expected)):
+        problems.append(f"{len(extra)} tensors that have no place ({some(extra)})")
+    return problems
+
+
+def _tell(source: Source, problems: list[str], count: int, fix: str) -> None:
+    if problems:
+        raise UserError(source.where, "; ".join(problems), f"{count} tensors, each used once", fix)
 
 
 def check_coverage(table: Table, ours: Mapping[str, Shape], source: Source, fix: str) -> None:
@@ -145,33 +204,35 @@ def check_coverage(table: Table, ours: Mapping[str, Shape], source: Source, fix:
       fix: advice for the message.
 
     Raises:
-      UserError: listing what is missing, unexpected or of another shape.
+      UserError: listing what is missing, unexpected, of another shape or no real numbers.
     """
     in_table = {p for e in table.entries for p in e.ours}
     assert in_table == set(ours), (sorted(in_table - set(ours)), sorted(set(ours) - in_table))
     expected = foreign_shapes(table, ours)
-    found = {n: t.shape for n, t in source.tensors.items() if not table.is_dropped(n)}
-    problems = []
-    if missing := sorted(expected.keys() - found.keys()):
-        problems.append(f"{len(missing)} tensors missing ({_some(missing)})")
-    if extra := sorted(found.keys() - expected.keys()):
-        problems.append(f"{len(extra)} tensors that have no place ({_some(extra)})")
+    problems = _names(table, expected.keys(), source)
+    both = sorted(expected.keys() & source.tensors.keys())
+    found = {n: source.tensors[n] for n in both}
     other = [
-        f"{n} {list(found[n])} instead of {list(expected[n])}"
-        for n in sorted(expected.keys() & found.keys())
-        if tuple(found[n]) != tuple(expected[n])
+        f"{n} {list(found[n].shape)} instead of {list(expected[n])}"
+        for n in both
+        if tuple(found[n].shape) != tuple(expected[n])
     ]
     if other:
-        problems.append(f"{len(other)} tensors of another shape ({_some(other)})")
-    if problems:
-        raise UserError(
-            source.where, "; ".join(problems), f"{len(expected)} tensors, each used once", fix
-        )
+        problems.append(f"{len(other)} tensors of another shape ({some(other)})")
+    kinds = [f"{n} in {found[n].dtype}" for n in both if not _is_float(found[n].dtype)]
+    if kinds:
+        problems.append(f"{len(kinds)} tensors that hold no real numbers ({some(kinds)})")
+    _tell(source, problems, len(expected), fix)
 
 
-def _some(items: list[str], most: int = 20) -> str:
+def _is_float(dtype: np.dtype) -> bool:
+    return np.issubdtype(dtype, np.floating) or dtype == ml_dtypes.bfloat16
+
+
+def some(items: list[str], most: int = 20) -> str:
+    """A list for a message, of which the first are named."""
     more = f", and {len(items) - most} more" if len(items) > most else ""
-    return ", ".join(items[:most]) + more
+    return ", ".join(shown(item, 200) for item in items[:most]) + more
 
 
 def read_leaf(table: Table, source: Source, path: str, shape: Shape) -> np.ndarray:
@@ -200,6 +261,13 @@ def read_leaf(table: Table, source: Source, path: str, shape: Shape) -> np.ndarr
     for i, name in enumerate(names):
         out[i] = entry.to_ours(source.read(name), part)
     return out
+
+
+def count_not_finite(array: np.ndarray) -> int:
+    """How many numbers are NaN or infinite. A part at a time: no mask of the whole is made."""
+    flat = np.ascontiguousarray(array).reshape(-1)
+    parts = (flat[i : i + _PART] for i in range(0, flat.size, _PART))
+    return sum(part.size - int(np.isfinite(part).sum()) for part in parts)
 
 
 def foreign_tensors(entry: Entry, ours: list[np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:

@@ -19,10 +19,9 @@ from unijax.core import tree
 from unijax.core.batch import ImageSlots, Kind, PackedBatch, Target
 from unijax.core.system import Params
 from unijax.core.vocab import SpecialIds
-from unijax.interop import configs, formats, reference
-from unijax.interop.importing import abstract_params, untie
+from unijax.interop import configs, reference
+from unijax.interop.opening import abstract_params, check_same, open_model
 from unijax.interop.reference import Prompts
-from unijax.interop.sources import open_directory
 from unijax.systems.janus import Janus, JanusConfig
 from unijax.train import checkpoint
 from unijax.train.streaming import StoredParams
@@ -95,11 +94,16 @@ def verify(
     export_dir = pathlib.Path(export_dir)
     run = checkpoint.read_run(run_dir)
     config = configs.from_run(run, str(run_dir))
+    model = open_model(export_dir)
+    for part in ("text", "vision", "vq"):
+        check_same(str(export_dir), getattr(model.config, part), getattr(config, part), ())
     special = reference.special_ids(export_dir)
     prompts = make_prompts(config, special, np.random.default_rng(seed))
     # One model at a time: in float32 they are large.
-    theirs = reference.outputs(export_dir, prompts)
-    dtypes = _stored_dtypes(export_dir, config)
+    theirs = reference.outputs(model, special, prompts)
+    dtypes = {
+        p: model.weights.tensors[e.names(1)[0]].dtype for e in model.table.entries for p in e.ours
+    }
     ours = outputs(run_dir, config, dtypes, prompts, theirs["decoded"])
     narrower = {
         dtypes[p].name
@@ -111,13 +115,6 @@ def verify(
         tolerance,
         ", ".join(sorted(narrower)) or None,
     )
-
-
-def _stored_dtypes(export_dir: pathlib.Path, config: JanusConfig) -> dict[str, np.dtype]:
-    """In the export, by our path."""
-    table = formats.FORMATS[configs.detect_format(export_dir)](config)
-    tensors = untie(open_directory(export_dir), export_dir, table)[0].tensors
-    return {p: tensors[e.names(1)[0]].dtype for e in table.entries for p in e.ours}
 
 
 def make_prompts(config: JanusConfig, special: SpecialIds, rng: np.random.Generator) -> Prompts:
@@ -211,7 +208,7 @@ def _rows(parts: list[tuple[Kind, np.ndarray]], **streams: ImageSlots) -> Packed
         target=nothing,
         weight=nothing.astype(np.float32),
         uid=nothing.astype(np.uint32),
-        **streams,
+        images=streams,
     )
 
 

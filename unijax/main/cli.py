@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import errno
 import itertools
 import logging
 import sys
@@ -12,6 +13,7 @@ from collections.abc import Callable, Sequence
 from unijax.core import exit_codes
 from unijax.core.errors import Preempted, Unwritable, UserError
 from unijax.core.files import OF_DISK
+from unijax.core.json_files import shown
 from unijax.main import launch_verbs, scaling_verbs
 
 # Orbax and absl narrate every save, asyncio every failed write of one; what a user must know is
@@ -79,7 +81,12 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
     p = verbs.add_parser("finetune", help="train an imported checkpoint on your own data")
     _config_flags(p)
     p.add_argument("--init-from", required=True, help="run directory that `unijax import` wrote")
-    p.add_argument("--data", required=True, action="append", help="a JSONL file or an image folder")
+    p.add_argument(
+        "--data",
+        required=True,
+        action="append",
+        help="JSON, Parquet, a WebDataset archive, or a folder of pictures or of such files",
+    )
     p.add_argument(
         "--held-out",
         action="append",
@@ -105,10 +112,18 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
 
     p = verbs.add_parser("sample", help="draw pictures from text")
     p.add_argument("run_dir")
-    p.add_argument("--prompt", action="append", required=True)
+    p.add_argument("--prompt", action="append", default=[], help="words to draw; may be repeated")
+    p.add_argument(
+        "--prompts", metavar="FILE", help="a prompt a line, or JSONL; what is drawn already stays"
+    )
+    p.add_argument(
+        "--share", default="0/1", metavar="INDEX/COUNT",
+        help="of --prompts, for several processes that write to one folder",
+    )  # fmt: skip
     p.add_argument("--out", required=True, help="folder for the PNG files and grid.png")
     p.add_argument("-n", type=int, default=4, help="pictures of each prompt")
-    p.add_argument("--guidance", type=float, default=5.0)
+    p.add_argument("--guidance", type=float, help="1 is without; the system's own if not given")
+    p.add_argument("--steps", type=int, help="of denoising; the system's own if not given")
     _sampling_flags(p, temperature=1.0)
 
     p = verbs.add_parser("ask", help="ask about pictures, or without; several turns")
@@ -116,7 +131,12 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
     p.add_argument("question", nargs="*", help="one turn each; none reads turns from the terminal")
     p.add_argument("--image", action="append", default=[], help="shown before the first question")
     p.add_argument("--max-tokens", type=int, default=256)
+    p.add_argument("--system", help="put before the first question; what the run records if none")
     _sampling_flags(p, temperature=0.0)
+
+    p = verbs.add_parser("score", help="perplexity of texts, or choices ranked by likelihood")
+    p.add_argument("run_dir")
+    p.add_argument("--data", required=True, help="text file, or JSONL of texts or of choices")
 
     p = verbs.add_parser("import", help="PyTorch weights into a run directory")
     p.add_argument(
@@ -127,6 +147,7 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
     for part in ("llama", "siglip", "vq"):
         p.add_argument(f"--{part}", help="a part to start stage 1 from")
     p.add_argument("--tokenizer", help="for parts: directory of the tokenizer")
+    p.add_argument("--template", help="of conversations: janus_pro or janus; the source's if none")
 
     p = verbs.add_parser("export", help="a run directory into PyTorch weights")
     p.add_argument("run_dir")
@@ -134,6 +155,9 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
     p.add_argument("--format", choices=("hf", "deepseek"), default="hf")
     p.add_argument("--shard-gib", type=float, default=5.0)
     p.add_argument("--dtype", choices=("float32", "bfloat16", "float16"))
+    p.add_argument(
+        "--license", help="a file, or a name as mit; what the import brought along if none"
+    )
 
     p = verbs.add_parser("verify", help="live logits of a run directory against its export")
     p.add_argument("run_dir")
@@ -224,6 +248,11 @@ def _run(args: argparse.Namespace) -> int:
         print(f"error: {told}", file=sys.stderr)
         return exit_codes.MISTAKE
     except OSError as e:
+        if e.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            where = shown(str(e.filename))
+            told = UserError(where, e.strerror, "a path that can be", "Correct it.")
+            print(f"error: {told}", file=sys.stderr)
+            return exit_codes.MISTAKE
         if e.errno not in OF_DISK:
             raise
         where, found = e.filename or "the disk", e.strerror or "cannot be written"

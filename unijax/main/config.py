@@ -16,6 +16,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from unijax.core.errors import UserError
+from unijax.core.record import is_silent
 
 
 def load(spec: str, function: str = "get_config") -> ConfigDict:
@@ -167,14 +168,19 @@ def _wrong_type(where: str, value: Any, expected: str) -> UserError:
     )
 
 
-def to_json(value: Any) -> Any:
-    """A dataclass, nested, as plain JSON values: what checkpoints record."""
+def to_json(value: Any, whole: bool = False) -> Any:
+    """A dataclass, nested, as plain JSON values: what checkpoints record.
+
+    Args:
+      whole: with the fields that a record leaves out (`core.record`).
+    """
     if dataclasses.is_dataclass(value):
+        fields = {f: getattr(value, f.name) for f in dataclasses.fields(value) if f.init}
         return {
-            f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init
+            f.name: to_json(x, whole) for f, x in fields.items() if whole or not is_silent(f, x)
         }
     if isinstance(value, dict):
-        return {k: to_json(v) for k, v in value.items()}
+        return {k: to_json(v, whole) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [to_json(v) for v in value]
+        return [to_json(v, whole) for v in value]
     return value

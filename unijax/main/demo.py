@@ -8,14 +8,14 @@ import shutil
 import numpy as np
 
 from unijax.core.errors import UserError
-from unijax.data.config import SourceConfig
+from unijax.data.config import SourceConfig, preparation
 from unijax.data.sources import open_records
+from unijax.evaluate.captioned import judge_drawn, judge_named, load, load_shipped
 from unijax.main import report
-from unijax.main.judge import draw, load, load_shipped, name
 from unijax.main.report import Section
 from unijax.main.run import RunConfig
 from unijax.main.train import train
-from unijax.main.use import open_sampler
+from unijax.main.use import asks, draws, open_sampler
 
 HELD_OUT = 48  # pictures and prompts that the model never saw
 
@@ -25,11 +25,12 @@ def demo(run: RunConfig, run_dir: pathlib.Path) -> int:
     train(run, run_dir)
     sampler = open_sampler(run_dir)
     group = next(g for g in run.data.groups if g.name == "gen")
-    trained = load(open_records(group.sources[0], run.data.seed), run)
-    held = load(open_records(_held_out(group.sources[0]), run.data.seed), run)
-    shipped = load_shipped(run)
-    drawn, _ = draw(sampler, trained, shipped)
-    named = name(sampler, trained)
+    prepare = preparation(run.data, sampler.system.layout.by_role["gen"])
+    trained = load(open_records(group.sources[0], run.data.seed), prepare)
+    held = load(open_records(_held_out(group.sources[0]), run.data.seed), prepare)
+    shipped = load_shipped(prepare)
+    drawn, _ = judge_drawn(draws(sampler), trained, shipped)
+    named = judge_named(asks(sampler), trained)
     right = np.mean([d.right for d in drawn]), np.mean([a.right for a in named])
     curves = report.read_curves(run_dir)
     headline = (
@@ -49,13 +50,17 @@ def demo(run: RunConfig, run_dir: pathlib.Path) -> int:
             "Drawn from prompts it never saw",
             "Held-out concepts. A model of this size that saw a few hundred pictures has no way to "
             "know them; this is what it does instead.",
-            draw(sampler, held, shipped)[0],
+            judge_drawn(draws(sampler), held, shipped)[0],
         ),
-        Section("Said of pictures it never saw", "Held-out concepts.", name(sampler, held)),
+        Section(
+            "Said of pictures it never saw", "Held-out concepts.", judge_named(asks(sampler), held)
+        ),
     ]
-    path = run_dir / "report.html"
+    path, losses = run_dir / "report.html", sampler.system.losses
     tables = {"Speed and packing": _speed(curves), "Hand-over to PyTorch": [("check", verdict)]}
-    report.write(path, "A Janus trained in front of you", headline, curves, tables, sections)
+    report.write(
+        path, "A Janus trained in front of you", headline, curves, losses, tables, sections
+    )
     print(headline)
     print(f"report: {path}")
     return 0 if ok else 1

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from unijax.core.errors import UserError
 from unijax.data.config import GroupConfig, SourceConfig
 from unijax.data.user import open_mixed
-from unijax.data.user_record import teaches
 from unijax.main.config import build
 from unijax.main.run import RunConfig, ValidationConfig
-from unijax.systems.janus import JanusConfig
+from unijax.systems.registry import recipe
 from unijax.train.checkpoint import read_run, step_directory
 
 # The group of the mixture that a task belongs to.
@@ -19,6 +18,7 @@ _GROUPS = {
     "generate": "gen",
     "question": "und",
     "chat": "und",
+    "draw": "gen",
     "text": "text",
     "page": "und",
     "name": "und",
@@ -34,7 +34,7 @@ def with_user_data(
     paths: Sequence[pathlib.Path],
     held_out: Sequence[pathlib.Path] = (),
 ) -> RunConfig:
-    """The run with the checkpoint's model, template and tokenizer, and the paths as its data.
+    """The run with the checkpoint's model, template, rounding and tokenizer, the paths as its data.
 
     Each record is used for all that it can teach, whatever the others of its path are, in the
     config's ratio of groups. A group that no path feeds is left out. The records of `held_out` are
@@ -45,28 +45,29 @@ def with_user_data(
         feed no group of the config.
     """
     saved = read_run(init_from)["config"]
-    if saved.get("system") != "janus":
+    of = recipe(saved["system"])
+    if of.eats != "rows":
         raise UserError(
-            init_from, f"a checkpoint of the system {saved.get('system')!r}", "one of 'janus'",
+            init_from, f"a checkpoint of the system {of.name!r}", "one that reads and writes text",
             "Give a run directory that `unijax import` or `unijax train` wrote.",
         )  # fmt: skip
-    model = build(JanusConfig, saved["model"], "model")
+    model = build(of.config, saved["model"], "model")
     groups = _groups(run, paths)
     validation = run.validation
     if held_out:
         validation = dataclasses.replace(validation, groups=_groups(run, held_out))
     else:
         validation = ValidationConfig()
-    data = run.data
+    data, recorded = run.data, saved.get("data", {})
     data = dataclasses.replace(
         data,
         groups=groups,
-        template=saved.get("data", {}).get("template", data.template),
-        und=_fitted(data.und, model.vision.image_size, model.vision.num_tokens),
-        gen=_fitted(data.gen, model.vq.image_size, model.vq.num_tokens),
+        template=recorded.get("template", data.template),
+        und_rounding=recorded.get("und_rounding", data.und_rounding),
     )
     return dataclasses.replace(
         run,
+        system=of.name,
         model=model,
         data=data,
         validation=validation,
@@ -100,16 +101,12 @@ def _groups(run: RunConfig, paths: Sequence[pathlib.Path]) -> tuple[GroupConfig,
     return groups
 
 
-def _fitted(stream, size: int, tokens: int):
-    return None if stream is None else dataclasses.replace(stream, size=size, tokens=tokens)
-
-
 def _what_they_teach(path: pathlib.Path) -> list[str]:
     """The tasks that the records of a path can teach, in the order of `_GROUPS`."""
-    found = set()
-    for record in open_mixed(path):
-        tasks = teaches(record)
+    records, found = open_mixed(path), set()
+    for first, tasks in records.facts.tasks():
         if not tasks:
+            record = records[first]
             has = sorted(set(record) - {"id", "where"})
             raise UserError(
                 record["where"],

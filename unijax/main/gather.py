@@ -7,20 +7,20 @@ import pathlib
 
 import flax.linen as nn
 
-from unijax.core import tree
+from unijax.core import cost, tree
 from unijax.core.errors import UserError
 from unijax.core.files import atomic_file
-from unijax.core.system import init_shapes
+from unijax.core.system import RowSystem, init_shapes
 from unijax.main import config as config_lib
-from unijax.main.run import RunConfig, make_system
+from unijax.main.run import RunConfig, make_system, resolve
 from unijax.scaling import table
+from unijax.scaling.accounting import parameters_by_kind
 from unijax.scaling.grid import Cell
-from unijax.systems.janus import Janus
+from unijax.train.schema import config_of_today
 from unijax.train.stage import Rule, match_rules
 
 RESULT = "result.json"
 DAMAGED = (ValueError, LookupError, TypeError)  # empty, half a file, or not what was written
-TEACHES = {"text": "text", "understanding": "und", "code": "gen"}  # loss -> group of the data
 
 
 def record(
@@ -40,19 +40,20 @@ def record(
     periods = [x for x in lines if "flops" in x]
     found = trained(run)
     last, tokens, flops, encoders, seconds, repeated = 0, 0.0, 0.0, 0.0, 0.0, 0.0
-    taught = dict.fromkeys(TEACHES, 0.0)
+    losses = found.system.losses
+    taught = dict.fromkeys(losses, 0.0)
     for row in periods:
         steps, last = row["step"] - last, row["step"]
         tokens += row["tokens"] * steps
         flops += row["flops"] * steps
-        encoders += 0.0 if run.cache_frozen else _encoder_flops(run, row, found.frozen) * steps
+        encoders += 0.0 if run.cache_frozen else _encoder_flops(found, row) * steps
         seconds += row["seconds_per_step"] * steps
         repeated += row["data/repeated_tokens"] * steps
-        for loss, group in TEACHES.items():
-            taught[loss] += row[f"data/{group}_tokens"] * steps
+        for name_, loss in losses.items():
+            taught[name_] += row[f"data/{loss.group}_tokens"] * steps
     row = _described(name, config_lib.to_json(run), cell.width) | {
         "parameters": found.parameters,
-        "non_embedding_parameters": run.model.text.count_parameters()["layers"],
+        "non_embedding_parameters": found.non_embedding,
         "tokens": tokens,
         **{f"tokens_{loss}": count for loss, count in taught.items()},
         "unique_tokens": tokens - repeated,
@@ -61,7 +62,7 @@ def record(
         "seconds": seconds,
         "steps": last,
         "state": state,
-        **dict.fromkeys(map(_column, Janus.losses)),
+        **dict.fromkeys(map(_column, losses)),
     }
     row |= _losses(lines, run.stage.steps) if state == "done" else {}
     run_dir.mkdir(parents=True, exist_ok=True)
@@ -86,11 +87,19 @@ def _column(loss: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """What a run trains: how many parameters, by which rules, and the encoders frozen whole."""
+    """What a run trains.
 
-    system: Janus
+    Attributes:
+      rules: of every parameter.
+      parameters: how many train.
+      non_embedding: those of the decoder's layers, trained or not (`scaling.accounting`).
+      frozen: the encoders that are frozen whole.
+    """
+
+    system: RowSystem
     rules: dict[str, Rule]
     parameters: int
+    non_embedding: int
     frozen: frozenset[str]
 
 
@@ -102,17 +111,19 @@ def trained(run: RunConfig) -> Trained:
     learning = {path for path, rule in rules.items() if not rule.frozen}
     groups = {path.split("/")[0] for path in learning}
     parameters = sum(math.prod(shapes[p].shape) for p in learning)
-    return Trained(system, rules, parameters, system.encoders - groups)
+    non_embedding = parameters_by_kind(system)["decoder"]
+    return Trained(system, rules, parameters, non_embedding, system.encoders - groups)
 
 
-def _encoder_flops(run: RunConfig, row: dict, frozen: frozenset[str]) -> float:
+def _encoder_flops(found: Trained, row: dict) -> float:
     """Of the frozen encoders in a step: they ran once for each image that was read."""
-    vision, vq = run.model.vision, run.model.vq
     flops = 0.0
-    if "vision_model" in frozen:
-        flops += row.get("tokens/und", 0.0) / vision.num_tokens * vision.flops_per_image()
-    if "vqmodel" in frozen:
-        flops += row.get("tokens/gen", 0.0) / vq.num_tokens * vq.encode_flops_per_image()
+    for slots, how in found.system.encoded.items():
+        tokens = found.system.layout.of_slots(slots).tokens
+        images = row.get(cost.tokens_of(slots), 0.0) / tokens
+        if how.group in found.frozen:
+            amounts = {cost.encoded_of(slots): images}
+            flops += sum(cost.forward(found.system.costs, amounts).values())
     return flops
 
 
@@ -162,13 +173,15 @@ def gather(directory: pathlib.Path) -> pathlib.Path:
             str(listed), f"a damaged file ({type(e).__name__}: {e})", "the list of a sweep's runs",
             "Run the same unijax sweep again: it writes it anew, and what is done stays.",
         ) from e  # fmt: skip
-    rows = []
+    rows, columns = [], ()
+    if runs:
+        columns = tuple(map(_column, make_system(resolve(config_of_today(runs[0]["run"]))).losses))
     for row, result in zip(described, results, strict=True):
         if result.exists():
             rows.append(_read_result(result, row["run_id"]))
         else:
             unknown = ("tokens", "parameters", "non_embedding_parameters", "training_flops")
-            unknown += tuple(map(_column, Janus.losses))
+            unknown += columns
             rows.append(row | {"state": "unfinished"} | dict.fromkeys(unknown))
     path = directory / "runs.parquet"
     table.write(path, rows)

@@ -9,25 +9,25 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from unijax.core import cost
 from unijax.core.batch import ImageBatch
 from unijax.core.errors import UserError
 from unijax.core.mesh import DATA, SEQUENCE
 from unijax.core.vocab import SpecialIds
 from unijax.data.batch import BatchMaker
 from unijax.data.pictures import PictureConfig
-from unijax.main.run import DTYPES, RunConfig
+from unijax.main.run import DTYPES, RunConfig, make_system
 from unijax.main.train import build
 from unijax.parallel.sharding import describe, make_mesh, row_shards
 from unijax.plan import hardware, target
 from unijax.plan.collectives import Collective, collectives, on_mesh
 from unijax.plan.compiled import compile_once, digest_of, progress
+from unijax.plan.expected import expected
 from unijax.plan.hardware import Topology
-from unijax.plan.janus_work import Rows, janus_work
 from unijax.plan.memory import Memory, account, on_device
-from unijax.plan.picture_work import contrastive_work, tokenizer_work
 from unijax.plan.roofline import Roofline, roofline
 from unijax.plan.traffic import traffic
-from unijax.plan.work import Part, Work
+from unijax.plan.work import Part, Work, work_of
 from unijax.train.setup import Trainer
 
 
@@ -43,7 +43,7 @@ class Plan:
       refusal: what the compiler said where it found none.
       memory: on a device.
       amount: of `unit`s ("token" or "image") of a step, padding excluded; of tokens what
-        `unijax.plan.janus_work.Rows.expected` assumes.
+        `unijax.plan.expected` assumes.
       parts: FLOPs of a step by part.
       roofline: None where the compiler refused.
       compile_seconds: that the compiler took.
@@ -103,12 +103,14 @@ def abstract_batch(run: RunConfig, sharding: Any) -> Any:
     if isinstance(run.data, PictureConfig):
         d, b = run.data, run.data.batch
         shapes = {"pixels": ((b, d.size, d.size, 3), jnp.uint8), "weight": ((b,), jnp.float32)}
+        shapes["seed"] = ((b,), jnp.uint32)
         if d.text_length:
             shapes |= {"text": ((b, d.text_length), jnp.int32), "text_length": ((b,), jnp.int32)}
         return ImageBatch(
             **{n: jax.ShapeDtypeStruct(s, t, sharding=sharding) for n, (s, t) in shapes.items()}
         )
-    one = BatchMaker(run.data, SpecialIds(bos=1, eos=2, pad=0, boi=3, eoi=4, image_placeholder=5))
+    special = SpecialIds(bos=1, eos=2, pad=0, boi=3, eoi=4, image_placeholder=5)
+    one = BatchMaker(run.data, make_system(run).layout, special)
     rows = run.data.rows
     return jax.tree.map(
         lambda x: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype, sharding=sharding),
@@ -153,7 +155,7 @@ def plan(run: RunConfig, topology: Topology, change: dict, cache: pathlib.Path |
     digest = digest_of(lowered.as_text(), topology)
     compiled = compile_once(lowered, topology, digest, cache)
     memory = account(trainer.abstract_state, batch, topology.chip.memory, compiled)
-    work = work_of(run, trainer)
+    work = step_work(run, trainer)
     found = Plan(
         topology=str(topology),
         mesh=describe(mesh, run.mesh.table),
@@ -170,22 +172,21 @@ def plan(run: RunConfig, topology: Topology, change: dict, cache: pathlib.Path |
     )
     if not compiled.text:
         return found
-    sent = collectives(compiled.text, dict(mesh.shape), _turns(run, mesh))
+    sent = collectives(compiled.text, dict(mesh.shape), _turns(run, trainer, mesh))
     return _with_roofline(found, run, topology, mesh, trainer, work, sent)
 
 
-def work_of(run: RunConfig, trainer: Trainer) -> Work:
+def step_work(run: RunConfig, trainer: Trainer) -> Work:
     """FLOPs by part, and how a step uses parameters."""
-    match run.system:
-        case "janus":
-            rows = Rows.expected(run.data, run.cache_frozen)
-            return janus_work(run.model, trainer.rules, run.remat, rows)
-        case "tokenizer":
-            return tokenizer_work(run.model, trainer.rules, run.data.batch)
-        case "contrastive":
-            d = run.data
-            return contrastive_work(run.model, trainer.rules, run.remat, d.batch, d.text_length)
-    raise AssertionError(run.system)
+    system = trainer.system
+    if isinstance(run.data, PictureConfig):
+        images, tokens = float(run.data.batch), float(run.data.text_length)
+        needed = {cost.IMAGES: images, cost.PAIRS: images**2}
+        needed |= {"tokens/text": images * tokens, "pairs/text": images * tokens**2}
+        return work_of(system, trainer.rules, run.remat, (images, "image"), needed)
+    rows = expected(system, run.data, run.cache_frozen)
+    amount = (rows.tokens, "token")
+    return work_of(system, trainer.rules, run.remat, amount, rows.needed, rows.worked)
 
 
 def _with_roofline(
@@ -229,7 +230,7 @@ def carried_over(base: Plan, run: RunConfig, topology: Topology) -> Plan:
     if mesh.shape[DATA] > 1 and not any(DATA in one.axes for one in sent):
         sum_ = Collective("all-reduce", (DATA,), (), gradients, run.accumulate, "f32")
         sent += on_mesh([sum_], dict(mesh.shape))
-    work = work_of(run, trainer)
+    work = step_work(run, trainer)
     other = dataclasses.replace(
         base,
         topology=str(topology),
@@ -242,10 +243,10 @@ def carried_over(base: Plan, run: RunConfig, topology: Topology) -> Plan:
     return _with_roofline(other, run, topology, mesh, trainer, work, sent)
 
 
-def _turns(run: RunConfig, mesh: Any) -> int:
+def _turns(run: RunConfig, trainer: Trainer, mesh: Any) -> int:
     """Of the loops whose length is data: the chunks of a head that a device works."""
-    if run.system != "janus":
+    if isinstance(run.data, PictureConfig):
         return 1
-    rows = Rows.expected(run.data, run.cache_frozen)
-    targets = max(rows.text_targets, rows.code_targets) / run.accumulate / row_shards(mesh)
-    return math.ceil(targets / mesh.shape[SEQUENCE] / run.model.head_chunk)
+    targets = expected(trainer.system, run.data, run.cache_frozen).most_targets
+    of_device = targets / run.accumulate / row_shards(mesh) / mesh.shape[SEQUENCE]
+    return math.ceil(of_device / run.model.head_chunk)

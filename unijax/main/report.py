@@ -6,12 +6,14 @@ import html
 import io
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from PIL import Image
 
 from unijax.core.files import atomic_file
+from unijax.core.system import Loss
+from unijax.evaluate.judged import Answered, Drawn
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 1100px; padding: 0 1em;
@@ -28,33 +30,6 @@ table { border-collapse: collapse } td, th { padding: 3px 12px; border-bottom: 1
        text-align: left; vertical-align: top }
 .note { color: #666 } svg { max-width: 100%; height: auto }
 """
-
-
-@dataclasses.dataclass(frozen=True)
-class Drawn:
-    """A prompt and what was drawn for it. Pictures are uint8 [H, W, 3].
-
-    Attributes:
-      real: the picture that the prompt names.
-      note: what it is instead, where it is not right.
-    """
-
-    prompt: str
-    drawn: np.ndarray
-    real: np.ndarray
-    right: bool
-    note: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class Answered:
-    """A question about a picture, the answer given and the true one; `right` None: not scored."""
-
-    picture: np.ndarray | None
-    question: str
-    answer: str
-    truth: str
-    right: bool | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +52,7 @@ def write(
     title: str,
     headline: str,
     curves: list[dict],
+    losses: Mapping[str, Loss],
     tables: dict[str, list[tuple[str, ...]]],
     sections: Sequence[Section],
 ) -> None:
@@ -85,10 +61,11 @@ def write(
     Args:
       headline: one line of plain text, also printed on the terminal by the caller.
       curves: rows of `read_curves`.
+      losses: of the system, those that are drawn.
       tables: heading -> rows of cells.
     """
     body = [f"<h1>{html.escape(title)}</h1>", f"<p class=headline>{html.escape(headline)}</p>"]
-    body.append("<h2>Losses</h2>" + _plot(curves))
+    body.append("<h2>Losses</h2>" + _plot(curves, losses))
     for name, rows in tables.items():
         cells = "".join(
             f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows
@@ -137,16 +114,15 @@ def _card(card: Drawn | Answered) -> str:
     )
 
 
-def _plot(curves: list[dict]) -> str:
-    """Training and validation loss per modality, as SVG."""
+def _plot(curves: list[dict], losses: Mapping[str, Loss]) -> str:
+    """Training and validation losses, a panel each, as SVG."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    names = [n for n in ("code", "understanding", "text") if any(f"{n}/loss" in r for r in curves)]
+    names = [name for name in losses if any(f"{name}/loss" in row for row in curves)]
     figure, panels = plt.subplots(1, len(names), figsize=(3.6 * len(names), 2.8), squeeze=False)
-    titles = {"code": "image codes", "understanding": "answers about pictures", "text": "text"}
     for panel, name in zip(panels[0], names):
         for key, style, label in (
             (f"{name}/loss", "-", "training"),
@@ -155,13 +131,13 @@ def _plot(curves: list[dict]) -> str:
             points = [(r["step"], r[key]) for r in curves if key in r]
             if points:
                 panel.plot(*zip(*points), style, label=label, markersize=3, linewidth=1.3)
-        panel.set_title(titles[name], fontsize=10)
+        panel.set_title(losses[name].title, fontsize=10)
         panel.set_xlabel("step", fontsize=9)
+        panel.set_ylabel(losses[name].unit, fontsize=9)
         panel.set_ylim(bottom=0)
         panel.grid(alpha=0.25)
         panel.tick_params(labelsize=8)
         panel.legend(fontsize=8, frameon=False)
-    panels[0][0].set_ylabel("cross-entropy, nats", fontsize=9)
     figure.tight_layout()
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg")

@@ -10,13 +10,12 @@ from unijax.core.errors import UserError
 from unijax.core.system import System
 from unijax.data.config import DataConfig, GroupConfig
 from unijax.data.pictures import PictureConfig
-from unijax.main.config import build, override, to_json, unknown_key
+from unijax.main.config import build, override, to_json
 from unijax.nn.stack import REMAT_POLICIES
 from unijax.parallel.sharding import MeshConfig
-from unijax.systems.contrastive import Contrastive, ContrastiveConfig
-from unijax.systems.janus import Janus, JanusConfig
-from unijax.systems.tokenizer import Tokenizer, TokenizerConfig
+from unijax.systems.registry import recipe
 from unijax.train.loop import LoopConfig
+from unijax.train.lora import adapted
 from unijax.train.stage import StageConfig
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
@@ -50,7 +49,7 @@ class RunConfig:
 
     Attributes:
       reproduces: what published run or table this is, or what it is for.
-      system: key of `SYSTEMS`.
+      system: its name (`systems.registry`).
       model: sizes, of the class that the system names.
       data: sources, mixture, rows.
       stage: what is trained, and how.
@@ -88,12 +87,7 @@ class RunConfig:
     hardware: str = ""
 
 
-# system -> (class of the system, class of `model`, class of `data`)
-SYSTEMS = {
-    "janus": (Janus, JanusConfig, DataConfig),
-    "tokenizer": (Tokenizer, TokenizerConfig, PictureConfig),
-    "contrastive": (Contrastive, ContrastiveConfig, PictureConfig),
-}
+DATA = {"rows": DataConfig, "pictures": PictureConfig}  # what configures a system's food
 
 
 def resolve(values: Any, overrides: Sequence[str] = ()) -> RunConfig:
@@ -107,54 +101,34 @@ def resolve(values: Any, overrides: Sequence[str] = ()) -> RunConfig:
       UserError: for a wrong key, type or value.
     """
     run = build(RunConfig, values, "")
-    if run.system not in SYSTEMS:
-        raise unknown_key("system", run.system, list(SYSTEMS))
+    of = recipe(run.system)
     known = {"dtype": DTYPES, "param_dtype": DTYPES, "remat": REMAT_POLICIES}
     for name, values_of in known.items():
         if (found := getattr(run, name)) not in values_of:
             raise UserError(name, repr(found), f"one of {sorted(values_of)}", "Correct the config.")
-    _, model, data = SYSTEMS[run.system]
     run = dataclasses.replace(
-        run, model=build(model, run.model, "model"), data=build(data, run.data, "data")
+        run,
+        model=build(of.config, run.model, "model"),
+        data=build(DATA[of.eats], run.data, "data"),
     )
     if run.mup_base is not None:
-        if run.system == "tokenizer":
+        if not hasattr(of.system, "head_dims"):
             raise UserError(
-                "mup_base", "sizes", "none for system 'tokenizer': it has no transformer",
+                "mup_base", "sizes", f"none for system {of.name!r}: it has no transformer",
                 "Remove mup_base.",
             )  # fmt: skip
-        run = dataclasses.replace(run, mup_base=build(model, run.mup_base, "mup_base"))
+        run = dataclasses.replace(run, mup_base=build(of.config, run.mup_base, "mup_base"))
     if not overrides:
-        _cross_check(run)
         return run
-    whole = to_json(run)
+    whole = to_json(run, whole=True)
     for text in overrides:
         override(whole, text)
     return resolve(whole)
 
 
-def _cross_check(run: RunConfig) -> None:
-    """Raises UserError where parts of the config that are right alone do not fit together."""
-    if run.system != "janus":
-        return
-    for name, part, network in (("und", "vision", run.model.vision), ("gen", "vq", run.model.vq)):
-        stream = getattr(run.data, name)
-        if stream is None:
-            continue
-        for field, model_field in (("size", "image_size"), ("tokens", "num_tokens")):
-            found, expected = getattr(stream, field), getattr(network, model_field)
-            if found != expected:
-                raise UserError(
-                    f"data.{name}.{field}",
-                    f"{found}",
-                    f"{expected}: model.{part}.{model_field}",
-                    "Change one of them.",
-                )
-
-
 def make_system(run: RunConfig) -> System:
-    """The recipe of a resolved run."""
-    return _of_sizes(run, run.model)
+    """The recipe of a resolved run, with its adapters."""
+    return adapted(_of_sizes(run, run.model), run.stage.lora)
 
 
 def make_mup_base(run: RunConfig) -> System | None:
@@ -163,5 +137,5 @@ def make_mup_base(run: RunConfig) -> System | None:
 
 
 def _of_sizes(run: RunConfig, model: Any) -> System:
-    cls = SYSTEMS[run.system][0]
-    return cls(model, dtype=DTYPES[run.dtype], param_dtype=DTYPES[run.param_dtype], remat=run.remat)
+    kinds = {"dtype": DTYPES[run.dtype], "param_dtype": DTYPES[run.param_dtype]}
+    return recipe(run.system).system(model, remat=run.remat, **kinds)

@@ -8,8 +8,9 @@ import numpy as np
 
 from unijax.core.batch import ImageBatch
 from unijax.core.processes import of_the_lead, to_host
-from unijax.data import images
-from unijax.data.document import Document, GenSpan, TextSpan, UndSpan
+from unijax.core.system import RowSystem, System
+from unijax.data.config import preparation
+from unijax.data.document import Document, ImageSpan, TextSpan
 from unijax.data.sources import open_sources
 from unijax.data.templates import TEMPLATES
 from unijax.data.tokenizer import Tokenizer
@@ -18,13 +19,10 @@ from unijax.ops.image import to_bytes, to_signed
 from unijax.sample.logits import GREEDY
 from unijax.sample.pictures import grid
 from unijax.sample.sampler import Sampler
-from unijax.systems.janus import Janus
-from unijax.systems.tokenizer import Tokenizer as TokenizerSystem
 from unijax.train.loop import Evaluator
 from unijax.train.state import TrainState, evaluation_params
 from unijax.train.writers import Writers
 
-GUIDANCE = 5.0
 MAX_TOKENS = 48
 
 
@@ -43,7 +41,9 @@ class Prompt:
     truth: str | np.ndarray
 
 
-def prompts(run: RunConfig, tokenizer: Tokenizer) -> tuple[list[Prompt], list[Prompt]]:
+def prompts(
+    run: RunConfig, system: RowSystem, tokenizer: Tokenizer
+) -> tuple[list[Prompt], list[Prompt]]:
     """Of the held-out sources, the first documents with a picture to draw, and with one to explain.
 
     `validation.samples` of each, taken from the sources in turn.
@@ -51,10 +51,10 @@ def prompts(run: RunConfig, tokenizer: Tokenizer) -> tuple[list[Prompt], list[Pr
     data = dataclasses.replace(
         run.data, groups=run.validation.groups, p_first_sentence=0.0, p_drop_condition=0.0
     )
-    sources = list(open_sources(data, tokenizer).values())
+    sources = list(open_sources(data, system.layout, tokenizer).values())
     draw, say = [], []
     for document in _in_turn(sources):
-        cut = _cut(document, tokenizer, run)
+        cut = _cut(document, tokenizer, run, system)
         if cut is None:
             continue
         wanted = say if isinstance(cut.truth, str) else draw
@@ -72,16 +72,17 @@ def _in_turn(sources: list) -> Iterator[Document]:
                 yield source.document(draw)
 
 
-def _cut(document: Document, tokenizer: Tokenizer, run: RunConfig) -> Prompt | None:
+def _cut(
+    document: Document, tokenizer: Tokenizer, run: RunConfig, system: RowSystem
+) -> Prompt | None:
     """The document as a prompt, or None where there is nothing to draw or to explain."""
     before: list = []
     for span in document.spans:
-        seen = any(isinstance(s, UndSpan) for s in before)
-        if isinstance(span, GenSpan):
+        seen = any(isinstance(s, ImageSpan) for s in before)
+        if isinstance(span, ImageSpan) and system.maker and span.role == system.maker.role:
             if seen:
-                return None  # drawing takes words alone
-            pixels = images.decode(span.image.read(), span.image.where, run.data.max_pixels)
-            truth = images.for_generation(pixels, run.data.gen.size)
+                return None  # held-out pictures are drawn from words alone
+            truth = preparation(run.data, system.layout.by_role[span.role])(span.image)
             return _prompt(document, before, tokenizer, truth)
         if isinstance(span, TextSpan) and seen and any(span.weights):
             start = int(np.flatnonzero(span.weights)[0])
@@ -102,14 +103,10 @@ def _prompt(document: Document, before: list, tokenizer: Tokenizer, truth) -> Pr
     return Prompt(Document(document.name, spans), " ".join(p for p in parts if p), truth)
 
 
-def janus_samples(run: RunConfig, system: Janus, tokenizer: Tokenizer) -> Evaluator:
+def drawn_and_said(run: RunConfig, system: RowSystem, tokenizer: Tokenizer) -> Evaluator:
     """Greedy pictures beside the true ones as one grid, and greedy answers beside the true ones."""
-    draw, say = prompts(run, tokenizer)
-    special = tokenizer.special
-    rows = [
-        [special.bos, *(i for span in p.document.spans for i in span.ids), special.boi]
-        for p in draw
-    ]
+    draw, say = prompts(run, system, tokenizer)
+    documents = [p.document for p in draw]
 
     def evaluate(state: TrainState, step: int, writers: Writers) -> None:
         sampler = Sampler(
@@ -119,8 +116,8 @@ def janus_samples(run: RunConfig, system: Janus, tokenizer: Tokenizer) -> Evalua
             TEMPLATES[run.data.template],
             run.data.und_rounding,
         )
-        if rows:
-            drawn = sampler.show(sampler.draw_rows(rows, 1, GUIDANCE, GREEDY))[:, 0]
+        if documents:
+            drawn = sampler.show(sampler.make(documents, sampling=GREEDY))[:, 0]
             pairs = np.stack([drawn, np.stack([p.truth for p in draw])], axis=1)
             captions = [p.text for p in draw]
             writers.images(step, {"samples/drawn and true": grid(pairs, captions)})
@@ -132,15 +129,13 @@ def janus_samples(run: RunConfig, system: Janus, tokenizer: Tokenizer) -> Evalua
     return evaluate
 
 
-def reconstructions(system: TokenizerSystem, batch: ImageBatch, count: int) -> Evaluator:
+def reconstructions(system: System, batch: ImageBatch, count: int) -> Evaluator:
     """The first pictures of a held-out batch beside what the tokenizer makes of them."""
     pixels = of_the_lead(np.asarray(batch.pixels[:count]))
 
     @jax.jit
     def rebuild(params, pixels):
-        signed = to_signed(pixels, system.dtype)
-        out = system.generator.apply({"params": params["generator"]}, signed)
-        return to_bytes(out.pixels)
+        return to_bytes(system.rebuild(params, to_signed(pixels, system.dtype)))
 
     def evaluate(state: TrainState, step: int, writers: Writers) -> None:
         rebuilt = to_host(rebuild(evaluation_params(state), pixels))

@@ -10,7 +10,7 @@ from unijax.core.errors import UserError
 def add_parsers(verbs) -> None:
     """Adds the verbs to the command line."""
     p = verbs.add_parser("ladder", help="print a ladder of sizes with its arithmetic")
-    p.add_argument("name", nargs="?", default="micro", help="micro, janus_pro or transfusion")
+    p.add_argument("name", nargs="?", default="micro", help="micro, janus_pro, transfusion, ...")
     p.add_argument("--context", type=int, default=0, help="tokens of a document, for attention")
     p.add_argument("--width", type=int, action="append", help="only these sizes")
 
@@ -58,7 +58,7 @@ def ladder_(args: argparse.Namespace) -> None:
     from unijax.scaling.ladder import ladder, rung
 
     rungs = [rung(args.name, w) for w in args.width] if args.width else ladder(args.name)
-    context = args.context or (512 if args.name == "micro" else 4096)
+    context = args.context or (512 if args.name.endswith("micro") else 4096)
     if context < 1:
         raise UserError("--context", f"{context}", "1 or more", "Correct it.")
     print(describe(rungs, context))

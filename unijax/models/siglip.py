@@ -3,9 +3,6 @@
 Janus's tower is timm's `vit_large_patch16_siglip_384` without its pooling head, with exact (erf)
 GELU; Google's SigLIP has the tanh form. The tree fits `model.vision_model.*` of transformers'
 Janus, whose attention ends in `projection_layer` (`out_proj` in its `SiglipVisionModel`).
-
-`patch_embedding/kernel` is `[patch * patch * 3, D]`, rows in the order (row, column, channel) of a
-patch: a `[D, 3, p, p]` convolution weight, transposed to `[p, p, 3, D]` and flattened.
 """
 
 import dataclasses
@@ -16,12 +13,13 @@ from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
-from unijax.core import axes
 from unijax.core.errors import UserError
-from unijax.nn.encoder import ACTIVATIONS, Encoder
-from unijax.nn.layers import Dense, Embed, LayerNorm
+from unijax.nn.encoder import Encoder, EncoderConfig
+from unijax.nn.layers import LayerNorm
+from unijax.nn.patch_embedding import PatchEmbedding
 from unijax.ops.attention import full_intervals
 
+ACTIVATIONS = ("gelu", "gelu_tanh")
 FEATURES = ("post_norm", "pre_norm")
 
 
@@ -58,12 +56,12 @@ class SiglipConfig:
                 f"a divisor of hidden_size={self.hidden_size}",
                 "Change one of them.",
             )
-        for name, allowed in (("hidden_act", [*ACTIVATIONS]), ("features", FEATURES)):
+        for name, allowed in (("hidden_act", ACTIVATIONS), ("features", FEATURES)):
             if getattr(self, name) not in allowed:
                 raise UserError(
                     f"SiglipConfig.{name}",
                     repr(getattr(self, name)),
-                    f"one of {allowed}",
+                    f"one of {[*allowed]}",
                     "Correct the config.",
                 )
 
@@ -83,9 +81,23 @@ class SiglipConfig:
     def flops_per_image(self) -> int:
         """Of the matrix products of a forward pass, 2 per multiply-add."""
         n, d = self.num_tokens, self.hidden_size
-        patches = 2 * n * 3 * self.patch_size**2 * d
-        layer = 2 * n * (4 * d * d + 2 * d * self.intermediate_size) + 4 * n * n * d
-        return patches + self.num_hidden_layers * layer
+        return 2 * n * 3 * self.patch_size**2 * d + self.encoder.flops(d, n, n * n)
+
+    @property
+    def encoder(self) -> EncoderConfig:
+        """Its blocks."""
+        return EncoderConfig(
+            self.num_hidden_layers,
+            self.intermediate_size,
+            self.num_attention_heads,
+            self.layer_norm_eps,
+            self.hidden_act,
+        )
+
+    def last_flops_per_image(self) -> int:
+        """The share of it that recomputation need not do again: patches, last product of layers."""
+        n, d = self.num_tokens, self.hidden_size
+        return 2 * n * 3 * self.patch_size**2 * d + self.encoder.last_flops(d, n)
 
 
 SIZES = {
@@ -114,50 +126,12 @@ class Siglip(nn.Module):
     def __call__(self, pixels: Float[Array, "B height width 3"]) -> Float[Array, "B N D"]:
         """Features of every patch in raster order, from pixels in -1..1."""
         cfg, kinds = self.config, {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        x = Embeddings(cfg, name="embeddings", **kinds)(pixels)
-        encoder = Encoder(
-            num_layers=cfg.num_hidden_layers,
-            hidden=cfg.intermediate_size,
-            num_heads=cfg.num_attention_heads,
-            epsilon=cfg.layer_norm_eps,
-            hidden_act=cfg.hidden_act,
-            remat=self.remat,
-            name="encoder",
-            **kinds,
+        embed = PatchEmbedding(
+            cfg.num_tokens, cfg.patch_size, cfg.hidden_size, name="embeddings", **kinds
         )
+        x = embed(pixels)
+        encoder = Encoder(cfg.encoder, self.remat, name="encoder", **kinds)
         x = encoder(x, full_intervals(x.shape[0], cfg.num_tokens, cfg.num_tokens))
         if cfg.features == "post_norm":
             x = LayerNorm(cfg.layer_norm_eps, name="post_layernorm", **kinds)(x)
         return x
-
-
-class Embeddings(nn.Module):
-    """Patches projected, plus a learned vector per position."""
-
-    config: SiglipConfig
-    dtype: DTypeLike = jnp.float32
-    param_dtype: DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(self, pixels: Float[Array, "B height width 3"]) -> Float[Array, "B N D"]:
-        cfg, kinds = self.config, {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        names = (axes.PATCH, axes.VISION_EMBED)
-        x = Dense(cfg.hidden_size, names, name="patch_embedding", **kinds)(
-            patches(pixels, cfg.patch_size)
-        )
-        table = Embed(
-            cfg.num_tokens,
-            cfg.hidden_size,
-            (axes.POSITIONS, axes.VISION_EMBED),
-            name="position_embedding",
-            **kinds,
-        )
-        return x + table(jnp.arange(cfg.num_tokens))
-
-
-def patches(pixels: Float[Array, "B height width C"], size: int) -> Float[Array, "B N patch"]:
-    """Squares of `size` pixels in raster order, each flattened as (row, column, channel)."""
-    b, height, width, c = pixels.shape
-    rows, columns = height // size, width // size
-    x = pixels.reshape(b, rows, size, columns, size, c).transpose(0, 1, 3, 2, 4, 5)
-    return x.reshape(b, rows * columns, size * size * c)

@@ -1,6 +1,7 @@
-"""The blocks of the convolutional image autoencoders that descend from taming-transformers.
+"""The blocks of convolutional networks that descend from taming-transformers: image autoencoders,
+and the U-Nets of latent diffusion.
 
-Submodules are named as in Hugging Face, so that an export is a transposition.
+Submodules are named as in their first releases, so that an export is a transposition.
 """
 
 import flax.linen as nn
@@ -10,7 +11,8 @@ from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
-from unijax.nn.layers import Conv, GroupNorm
+from unijax.core import axes
+from unijax.nn.layers import Conv, Dense, GroupNorm
 
 NORM_GROUPS = 32  # of every group norm; channels must be a multiple
 NORM_EPSILON = 1e-6
@@ -18,18 +20,28 @@ SAME_3X3 = ((1, 1), (1, 1))
 
 
 class ResBlock(nn.Module):
-    """norm, swish, 3x3, norm, swish, 3x3, added to the input (1x1-projected if channels change)."""
+    """norm, swish, 3x3, norm, swish, 3x3, added to the input (1x1-projected if channels change).
+
+    A vector of the timestep, where there is one, is projected and added between the two.
+    """
 
     features: int
+    epsilon: float = NORM_EPSILON
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B height width c_in"]) -> Float[Array, "B height width c"]:
+    def __call__(
+        self, x: Float[Array, "B height width c_in"], time: Float[Array, "B d"] | None = None
+    ) -> Float[Array, "B height width c"]:
         kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        h = jax.nn.silu(GroupNorm(NORM_GROUPS, NORM_EPSILON, name="norm1", **kinds)(x))
+        h = jax.nn.silu(GroupNorm(NORM_GROUPS, self.epsilon, name="norm1", **kinds)(x))
         h = Conv(self.features, 3, padding=SAME_3X3, name="conv1", **kinds)(h)
-        h = jax.nn.silu(GroupNorm(NORM_GROUPS, NORM_EPSILON, name="norm2", **kinds)(h))
+        if time is not None:
+            names = (axes.VISION_EMBED, axes.CONV_OUT)
+            project = Dense(self.features, names, name="time_emb_proj", **kinds)
+            h = h + project(jax.nn.silu(time))[:, None, None]
+        h = jax.nn.silu(GroupNorm(NORM_GROUPS, self.epsilon, name="norm2", **kinds)(h))
         h = Conv(self.features, 3, padding=SAME_3X3, name="conv2", **kinds)(h)
         if x.shape[-1] != self.features:
             x = Conv(self.features, 1, name="nin_shortcut", **kinds)(x)
@@ -73,15 +85,19 @@ class MidBlock(nn.Module):
 
 
 class Downsample(nn.Module):
-    """3x3 convolution of stride 2 on an input padded by one row below and one column right."""
+    """3x3 convolution of stride 2.
 
+    Autoencoders pad their input by one row below and one column right, U-Nets on all sides.
+    """
+
+    padding: tuple[tuple[int, int], tuple[int, int]] = ((0, 1), (0, 1))
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "B height width c"]) -> Float[Array, "B h w c"]:
         kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        return Conv(x.shape[-1], 3, stride=2, padding=((0, 1), (0, 1)), name="conv", **kinds)(x)
+        return Conv(x.shape[-1], 3, stride=2, padding=self.padding, name="conv", **kinds)(x)
 
 
 class Upsample(nn.Module):

@@ -33,21 +33,30 @@ def stack(block: type[nn.Module], length: int, remat: str, name: str, **fields: 
       name: of the submodule, hence of the parameter path.
       **fields: of the block.
     """
-    if remat not in REMAT_POLICIES:
-        raise ValueError(f"{remat=} is not one of {sorted(REMAT_POLICIES)}")
-    if remat != "none":
-        # prevent_cse is for a remat outside of a loop; inside scan it only costs.
-        block = nn.remat(block, policy=REMAT_POLICIES[remat], prevent_cse=False)
+    # prevent_cse is for a remat outside of a loop; inside scan it only costs.
     scanned = nn.scan(
-        block,
+        rematerialised(block, remat, prevent_cse=False),
         variable_axes={"params": 0},
-        split_rngs={"params": True},
+        split_rngs={"params": True, "dropout": True},
         in_axes=(0, nn.broadcast),
         out_axes=0,
         length=length,
         metadata_params={nn.PARTITION_NAME: axes.LAYERS},
     )
     return scanned(name=name, **fields)
+
+
+def rematerialised(block: type[nn.Module], remat: str, prevent_cse: bool = True) -> type[nn.Module]:
+    """The module class, its activations recomputed in the backward pass as `stack` says.
+
+    Args:
+      prevent_cse: keeps the compiler from undoing it; not needed inside a loop.
+    """
+    if remat not in REMAT_POLICIES:
+        raise ValueError(f"{remat=} is not one of {sorted(REMAT_POLICIES)}")
+    if remat == "none":
+        return block
+    return nn.remat(block, policy=REMAT_POLICIES[remat], prevent_cse=prevent_cse)
 
 
 def unstack(params: dict[str, Any], name: str) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+import types
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -15,26 +17,33 @@ from unijax.core import axes
 from unijax.core.errors import UserError
 from unijax.core.mesh import AXES, DATA, FSDP, PARTS, ROWS, SEQUENCE, TENSOR, WHOLE, that_divide
 
-# A logical name absent from a table is an error: nothing is replicated by oversight.
-_WHOLE = dict.fromkeys(axes.ALL, WHOLE)
+# Every logical name is of one of three kinds; one of none is an error: nothing is replicated by
+# oversight.
 _RESIDUAL = (axes.EMBED, axes.VISION_EMBED, axes.CONV_OUT)
-_FSDP = _WHOLE | dict.fromkeys(_RESIDUAL, (FSDP,))
-_TENSOR = _FSDP | dict.fromkeys(
-    (
-        axes.VOCAB, axes.CODES, axes.HEADS, axes.KV_HEADS, axes.MLP, axes.VISION_HEADS,
-        axes.VISION_MLP,
-    ),
-    (TENSOR,),
+_WIDE = (
+    axes.VOCAB, axes.CODES, axes.HEADS, axes.KV_HEADS, axes.MLP, axes.VISION_HEADS,
+    axes.VISION_MLP,
 )  # fmt: skip
+_KEPT = (
+    axes.LAYERS, axes.CODEBOOK, axes.CODE_DIM, axes.PATCH, axes.POSITIONS, axes.CONV_IN,
+    axes.SPATIAL, axes.NORM,
+)  # fmt: skip
+
+
+def _table(residual: tuple[str, ...], wide: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    kinds = ((_RESIDUAL, residual), (_WIDE, wide), (_KEPT, WHOLE))
+    return {name: split for names, split in kinds for name in names}
+
+
 TABLES: dict[str, dict[str, tuple[str, ...]]] = {
     # Every device holds every parameter.
-    "data": _WHOLE,
+    "data": _table(WHOLE, WHOLE),
     # Each matrix is split along its residual (or input) dim, gathered when used (ZeRO-3).
-    "fsdp": _FSDP,
+    "fsdp": _table((FSDP,), WHOLE),
     # Also along its other dim: heads, hidden widths and classes are worked where they lie.
-    "fsdp_tensor": _TENSOR,
+    "fsdp_tensor": _table((FSDP,), (TENSOR,)),
     # Also over the devices that share a row's positions, which use the same parameters.
-    "fsdp_tensor_sequence": _TENSOR | dict.fromkeys(_RESIDUAL, PARTS),
+    "fsdp_tensor_sequence": _table(PARTS, (TENSOR,)),
 }
 
 
@@ -185,16 +194,32 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 
 
-def param_shardings(boxed: Any, mesh: Mesh | AbstractMesh, table: str) -> Any:
+def param_shardings(
+    boxed: Any,
+    mesh: Mesh | AbstractMesh,
+    table: str,
+    own: Mapping[str, str] = types.MappingProxyType({}),
+) -> Any:
     """Shardings of a tree of parameters boxed with logical names (arrays or shapes).
 
     A mesh axis that does not divide a dim leaves that dim whole.
+
+    Args:
+      own: names of a recipe's own, and the name in the tables that each lies like.
+
+    Raises:
+      UserError: for a name without a row in the table.
     """
     rules = TABLES[table]
+    for name, like in own.items():
+        _check_row(f"the recipe's own axis {name!r}", like, rules)
+    rules = rules | {name: rules[like] for name, like in own.items()}
 
-    def one(x: nn.LogicallyPartitioned) -> NamedSharding:
+    def one(path: tuple, x: nn.LogicallyPartitioned) -> NamedSharding:
         shape = x.value.shape
         assert len(x.names) == len(shape), (x.names, shape)
+        for name in x.names:
+            _check_row("/".join(str(key.key) for key in path), name, rules)
         spec, used = [], set()
         for name, size in zip(x.names, shape):
             free = tuple(axis for axis in rules[name] if axis not in used)
@@ -203,4 +228,13 @@ def param_shardings(boxed: Any, mesh: Mesh | AbstractMesh, table: str) -> Any:
             used.update(split)
         return NamedSharding(mesh, P(*spec))
 
-    return jax.tree.map(one, boxed, is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned))
+    boxes = {"is_leaf": lambda x: isinstance(x, nn.LogicallyPartitioned)}
+    return jax.tree_util.tree_map_with_path(one, boxed, **boxes)
+
+
+def _check_row(where: str, name: str, rules: Mapping[str, tuple[str, ...]]) -> None:
+    if name not in rules:
+        raise UserError(
+            where, f"the axis name {name!r}", f"one that the tables have: {', '.join(rules)}",
+            "Name it in the recipe's own_axes, or in parallel/sharding.py.",
+        )  # fmt: skip

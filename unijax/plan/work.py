@@ -2,14 +2,16 @@
 
 True FLOPs are those of matrix products and convolutions that the model needs for what a step holds:
 padding, empty image slots and recomputation excluded, as the loop counts them for its MFU
-(`train.step.training_flops`). Each recipe counts its own parts: `janus_work`, `picture_work`.
+(`train.flops`). Each recipe says what its parts cost (`System.costs`).
 """
 
 import dataclasses
 from collections.abc import Mapping
 
-from unijax.core import tree
+from unijax.core.cost import Cost
 from unijax.core.errors import UserError
+from unijax.core.system import System
+from unijax.train.flops import Shares, multiple
 from unijax.train.stage import Rule
 
 
@@ -62,48 +64,59 @@ class Work:
         return sum(part.executed for part in self.parts.values())
 
 
-class Trained:
-    """Which parts of a model train: `"group" in trained`.
+def work_of(
+    system: System,
+    rules: Mapping[str, Rule],
+    remat: str,
+    amount: tuple[float, str],
+    needed: Mapping[str, float],
+    worked: Mapping[str, float] | None = None,
+) -> Work:
+    """Of a step that holds so much of every unit of `system.costs`.
+
+    Args:
+      amount: that a step works, and of what.
+      needed: by unit; a unit that is left out is not there.
+      worked: the same with padding and empty slots, where it differs.
 
     Raises:
-      UserError: if nothing does.
+      UserError: if nothing trains.
     """
+    if all(rule.frozen for rule in rules.values()):
+        raise UserError("stage.rules", "nothing that trains", "a part that does", "Unfreeze one.")
+    shares, parts = Shares.of(system, rules), {}
+    worked = {**needed, **(worked or {})}
+    for cost in system.costs:
+        if cost.unit not in needed:
+            continue
+        times = multiple(cost, shares, system.encoders)
+        forward = needed[cost.unit] * cost.forward if cost.counted else 0.0
+        part = Part(forward, times * forward, worked[cost.unit] * _executed(cost, times, remat))
+        parts[cost.name] = parts[cost.name] + part if cost.name in parts else part
+    idle = {c.group for c in system.costs if c.group and not worked.get(c.unit)}
+    used = {c.group for c in system.costs if c.group and worked.get(c.unit)}
+    once = {group for group in system.encoders if group in used and not shares[group]}
+    once |= {cost.group for cost in system.costs if not cost.backward}
+    return Work(
+        amount=amount[0],
+        unit=amount[1],
+        parts=parts,
+        lookups={path: worked.get(unit, 0.0) for path, unit in system.lookups.items()},
+        forward_only=tuple(sorted(once)),
+        idle=(*system.unused, *sorted(idle - used)),
+    )
 
-    def __init__(self, rules: Mapping[str, Rule]):
-        self._paths = [path for path, rule in rules.items() if not rule.frozen]
-        if not self._paths:
-            raise UserError(
-                "stage.rules", "nothing that trains", "a part that does", "Unfreeze one."
-            )
 
-    def __contains__(self, group: str) -> bool:
-        return any(tree.is_within(path, group) for path in self._paths)
+def _executed(cost: Cost, times: float, remat: str) -> float:
+    """FLOPs of a step for one of its unit, with what is computed again.
 
-
-def plain(forward: float, done: float, trains: bool) -> Part:
-    """A part that trains costs three times its forward pass, one that passes gradients on twice.
-
-    Args:
-      forward: FLOPs that are needed.
-      done: with padding.
+    The kernels of attention make scores again for the gradients of queries and again for those of
+    keys: 3.5 forward passes where, all kept, 2 would do. Recomputation of "full" adds a forward
+    pass of stacked layers but for their last product.
     """
-    times = 3 if trains else 2
-    return Part(forward, times * forward, times * done)
-
-
-def layers(
-    needed: float, worked: float | int, each: float, last: float, remat: str, backward: int
-) -> Part:
-    """A stack of layers, of as many tokens or images as are needed, and as are worked.
-
-    Recomputation of "full" adds a forward pass of the layers but for their last product.
-
-    Args:
-      each: FLOPs of a forward pass of one.
-      last: the share of it of the last product of every layer, which nothing in the layer's
-        backward pass asks for again.
-      backward: passes: 2 for one that trains, 1 for one that passes gradients on, else 0.
-    """
-    again = each - last if remat == "full" and backward else 0.0
-    executed = worked * ((1 + backward) * each + again)
-    return Part(needed * each, (1 + backward) * needed * each, executed)
+    again = 0.0
+    if remat == "full" and cost.last is not None and times > 1:
+        again = cost.forward - cost.last
+    if cost.kind == "attention":
+        return again + 4.5 * cost.forward
+    return again + times * cost.forward

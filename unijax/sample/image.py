@@ -1,4 +1,4 @@
-"""Drawing: image codes one by one under guidance, then pixels."""
+"""Drawing: image tokens one by one under guidance, then pixels."""
 
 import functools
 
@@ -7,83 +7,113 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int, UInt8, UInt32
 
-from unijax.core.system import Params
+from unijax.core.batch import PackedBatch
+from unijax.core.system import Params, RowSystem
 from unijax.ops.image import to_bytes, to_signed
 from unijax.sample.decoding import begin, grown, parts, row_keys, step
 from unijax.sample.logits import Choice, choose, guide
-from unijax.systems.janus import Janus
 
 
 @functools.partial(jax.jit, static_argnames="system")
 def draw_codes(
-    system: Janus,
+    system: RowSystem,
     params: Params,
-    prompt: Int[Array, "B P"],
-    length: Int[Array, "B"],
-    pad: Int[Array, ""],
+    prompt: PackedBatch,
+    length: Int[Array, "R"],
     seeds: UInt32[Array, "B"],
     choice: Choice,
     guidance: Float[Array, ""] | None,
 ) -> Int[Array, "B N"]:
-    """Codes of a picture for each row, in raster order.
+    """Codes of a picture for each seed, in raster order.
 
-    The conditional and the unconditional stream are 2B rows of one batch; the code drawn from both
-    is the next input of both (`generation_inference.py` of the released code). Which codes a row
-    gets does not depend on the other rows.
+    The conditional and the unconditional prompts are 2B rows of one batch; the code drawn from both
+    is the next input of both (`generation_inference.py` of Janus's released code). Which codes a
+    row gets does not depend on the other rows.
 
     Args:
-      params: as `decoding.for_decoding` lays them out.
-      prompt: ids from begin-of-sequence to begin-of-image, in the last `length` columns.
+      params: as `system.for_decoding` lays them out.
+      prompt: one document a row, up to where the image begins, in the last `length` columns: R is B
+        without guidance, else 2B, the unconditional ones behind the others.
       length: of each prompt.
-      pad: id that stands for every token of the unconditional prompt but its first and its last;
-        an ordinary, attended input.
-      seeds: of each row.
-      guidance: scale; None draws from the conditional stream alone, with half the work.
+      seeds: of each picture.
+      guidance: scale; None draws from the conditional prompts alone, with half the work.
     """
-    width = prompt.shape[1]
-    start = width - length
-    if guidance is not None:
-        column = jnp.arange(width)
-        kept = (column == start[:, None]) | (column == width - 1)
-        prompt = jnp.concatenate([prompt, jnp.where(kept, prompt, pad)])
-        start = jnp.concatenate([start, start])
+    maker = system.maker
+    logits_of, embed = getattr(system, maker.logits), getattr(system, maker.embed)
 
     def draw(hidden, at):
-        logits = system.code_logits(params, hidden)
+        logits = logits_of(params, hidden)
         if guidance is not None:
             logits = guide(*jnp.split(logits, 2), guidance)
         return choose(logits, row_keys(seeds, at), choice)
 
-    def next_code(carry, at):
-        code, cache = carry
-        x = system.embed_codes(params, code)
-        if guidance is not None:
-            x = jnp.concatenate([x, x])
-        hidden, cache = step(system, params, x, start, cache)
-        code = draw(hidden, at)
-        return (code, cache), code
+    def next_input(code):
+        x = embed(params, code)
+        return x if guidance is None else jnp.concatenate([x, x])
 
-    hidden, cache = begin(system, params, system.embed_text(params, prompt), start)
-    code = draw(hidden, 0)
-    codes = [code[None]]
-    for first, last in parts(system.config.vq.num_tokens - 1):
-        carry = code, grown(cache, width + last)
-        (code, cache), some = jax.lax.scan(next_code, carry, jnp.arange(first + 1, last + 1))
-        codes.append(some)
-    return jnp.concatenate(codes).T
+    return _one_by_one(system, params, prompt, length, draw, next_input)
 
 
 @functools.partial(jax.jit, static_argnames="system")
-def show_codes(
-    system: Janus, params: Params, codes: Int[Array, "B N"]
-) -> UInt8[Array, "B height width 3"]:
-    """The pictures of codes. Of the parameters, `vqmodel` is used."""
-    return to_bytes(system.decode_gen(params, codes))
+def draw_features(
+    system: RowSystem,
+    params: Params,
+    prompt: PackedBatch,
+    length: Int[Array, "R"],
+    guidance: Float[Array, ""] | None,
+) -> Float[Array, "B N F"]:
+    """Vectors of a picture for each prompt: nothing of them is drawn by chance.
+
+    Args: as `draw_codes` has them.
+    """
+    maker = system.maker
+    predict, embed = getattr(system, maker.predict), getattr(system, maker.embed)
+
+    def draw(hidden, at):
+        del at
+        found = predict(params, hidden)
+        return found if guidance is None else guide(*jnp.split(found, 2), guidance)
+
+    def next_input(vector):
+        x = embed(params, vector)
+        return x if guidance is None else jnp.concatenate([x, x])
+
+    return _one_by_one(system, params, prompt, length, draw, next_input)
+
+
+def _one_by_one(system, params, prompt, length, draw, next_input) -> Array:
+    """N tokens of an image, `[B, N, ...]`.
+
+    Args:
+      draw: (hidden [R, D], number of the token) -> tokens [B, ...].
+      next_input: tokens -> inputs [R, D].
+    """
+    width = prompt.tokens.shape[1]
+    start = width - length
+
+    def next_token(carry, at):
+        token, cache = carry
+        hidden, cache = step(system, params, next_input(token), start, cache)
+        token = draw(hidden, at)
+        return (token, cache), token
+
+    hidden, cache = begin(system, params, prompt, start)
+    token = draw(hidden, 0)
+    tokens = [token[None]]
+    for first, last in parts(system.maker.tokens - 1):
+        carry = token, grown(cache, width + last)
+        (token, cache), some = jax.lax.scan(next_token, carry, jnp.arange(first + 1, last + 1))
+        tokens.append(some)
+    return jnp.moveaxis(jnp.concatenate(tokens), 0, 1)
 
 
 @functools.partial(jax.jit, static_argnames="system")
-def read_codes(
-    system: Janus, params: Params, pixels: UInt8[Array, "B height width 3"]
-) -> Int[Array, "B N"]:
-    """The codes of pictures. Of the parameters, `vqmodel` is used."""
-    return system.encode_gen(params, to_signed(pixels, system.dtype))
+def show(system: RowSystem, params: Params, made: Array) -> UInt8[Array, "B height width 3"]:
+    """The pictures of codes or latents. Of the parameters, the image tokenizer's are used."""
+    return to_bytes(getattr(system, system.maker.show)(params, made))
+
+
+@functools.partial(jax.jit, static_argnames="system")
+def read(system: RowSystem, params: Params, pixels: UInt8[Array, "B height width 3"]) -> Array:
+    """The codes or latents of pictures. Of the parameters, the image tokenizer's are used."""
+    return getattr(system, system.maker.read)(params, to_signed(pixels, system.dtype))

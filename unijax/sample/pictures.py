@@ -23,6 +23,12 @@ def save_png(path: pathlib.Path, pixels: UInt8[np.ndarray, "height width 3"]) ->
         Image.fromarray(pixels).save(temporary, format="PNG")
 
 
+def file_name(number: int, prompt: str, copy: int) -> str:
+    """`003-a-red-fox-0.png`: of one picture of a prompt, both counted from 0."""
+    words = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:40].strip("-")
+    return "-".join(part for part in (f"{number:03}", words, f"{copy}") if part) + ".png"
+
+
 def save_all(
     folder: pathlib.Path,
     pictures: UInt8[np.ndarray, "prompts n height width 3"],
@@ -31,10 +37,8 @@ def save_all(
     """Writes `000-words-of-the-prompt-0.png`, ..., then `grid.png`; returns their paths."""
     paths = []
     for i, (row, prompt) in enumerate(zip(pictures, prompts)):
-        words = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:40].strip("-")
         for j, pixels in enumerate(row):
-            name = "-".join(part for part in (f"{i:03}", words, f"{j}") if part)
-            paths.append(folder / f"{name}.png")
+            paths.append(folder / file_name(i, prompt, j))
             save_png(paths[-1], pixels)
     paths.append(folder / "grid.png")
     save_png(paths[-1], grid(pictures, prompts))

@@ -8,11 +8,12 @@ import numpy as np
 
 from unijax.core.batch import ImageSlots, PackedBatch
 from unijax.core.errors import UserError
+from unijax.core.stream import Layout
 from unijax.core.vocab import SpecialIds
-from unijax.data import images
 from unijax.data.assemble import FIELDS, RowArrays, assemble
-from unijax.data.document import Document, ImageRef, ImageTokens, document_size
-from unijax.data.render import to_spans
+from unijax.data.document import Document, ImageRef, ImageSpan, TextSpan, document_size
+from unijax.data.prepare import Preparation
+from unijax.data.render import drop_condition, to_spans
 from unijax.data.templates import Template
 from unijax.data.tokenizer import Tokenizer
 from unijax.sample.decoding import bucket
@@ -20,12 +21,26 @@ from unijax.sample.decoding import bucket
 Message = dict[str, Any]  # "role", and "content": text, or a list of texts and pictures
 
 
-def drawing_ids(prompt: str, tokenizer: Tokenizer, template: Template) -> list[int]:
-    """From begin-of-sequence to begin-of-image, of a user who asks for a picture."""
-    document = conversation([question(prompt)], tokenizer, template, f"prompt {prompt!r}")
-    special = tokenizer.special
-    ids = [i for span in document.spans for i in span.ids]
-    return [special.bos, *ids, special.boi]
+def drawing(prompt: str, tokenizer: Tokenizer, template: Template) -> Document:
+    """Of a user who asks for a picture, up to where it begins."""
+    return conversation([question(prompt)], tokenizer, template, f"prompt {prompt!r}")
+
+
+def up_to_image(document: Document, role: str, layout: Layout, special: SpecialIds) -> Document:
+    """The document with the mark that stands before an image of a role."""
+    before = layout.by_role[role].before
+    if before is None:
+        return document
+    mark = TextSpan((getattr(special, before.name),), (0.0,))
+    return dataclasses.replace(document, spans=(*document.spans, mark))
+
+
+def unconditional(document: Document, role: str, layout: Layout, special: SpecialIds) -> Document:
+    """What stands before an image that nothing is said of, as training has it at times."""
+    image = ImageSpan(role, ImageRef(document.name, b""))
+    spans = [*document.spans, image]
+    dropped = drop_condition(spans, len(spans) - 1, special.pad, layout)
+    return dataclasses.replace(document, spans=tuple(dropped[:-1]))
 
 
 def conversation(
@@ -50,8 +65,14 @@ def conversation(
 
 
 def question(text: str, pictures: Sequence[Any] = ()) -> Message:
-    """A user's turn: pictures, then on a new line the text, as in training."""
-    return {"role": "user", "content": [*pictures, "\n" + text] if pictures else text}
+    """A user's turn: pictures, then on a new line the text, as in training.
+
+    Between pictures stands what the chat template of deepseek-community's checkpoints puts there.
+    """
+    if not pictures:
+        return {"role": "user", "content": text}
+    shown = [part for picture in pictures for part in ("\n\n", picture)][1:]
+    return {"role": "user", "content": [*shown, "\n" + text]}
 
 
 def _content(content: Any, where: str) -> Any:
@@ -61,59 +82,63 @@ def _content(content: Any, where: str) -> Any:
 
 
 @dataclasses.dataclass(frozen=True)
-class ImageInput:
-    """How pictures are prepared for understanding.
+class Prompting:
+    """How prompts become arrays.
 
     Attributes:
-      size: side of the square, pixels.
-      tokens: N of a picture.
-      rounding: of the short side, see `data.images.for_understanding`.
+      layout: of the recipe.
+      special: ids that rows contain.
+      rounding: of the short side of padded pictures, see `data.images.for_understanding`.
       max_pixels: larger pictures are refused.
     """
 
-    size: int
-    tokens: int
+    layout: Layout
+    special: SpecialIds
     rounding: str = "floor"
     max_pixels: int = 50_000_000
 
+    def length(self, document: Document) -> int:
+        """Tokens of a prompt."""
+        return document_size(document, self.layout).tokens
 
-def length_of(document: Document, image: ImageInput) -> int:
-    """Tokens of a prompt."""
-    return document_size(document, ImageTokens(und=image.tokens, gen=0)).tokens
+    def batch(self, documents: Sequence[Document]) -> tuple[PackedBatch, np.ndarray]:
+        """Prompts that end together, one a row, and their lengths, int32 [B].
 
+        The width and the number of image slots are rounded up, so that few programs are compiled.
 
-def batch_of(
-    documents: Sequence[Document], special: SpecialIds, image: ImageInput
-) -> tuple[PackedBatch, np.ndarray]:
-    """Prompts that end together, one a row, and their lengths, int32 [B].
+        Raises:
+          UserError: a picture that cannot be read, or is too large.
+        """
+        lengths = np.array([self.length(d) for d in documents], np.int32)
+        width = bucket(int(lengths.max()))
+        rows = [assemble([document], width, self.special, self.layout) for document in documents]
+        fields = {
+            name: np.stack(
+                [np.roll(getattr(row, name), width - n) for row, n in zip(rows, lengths)]
+            )
+            for name in FIELDS
+        }
+        found = {name: self._slots(rows, name) for name in self.layout.slots}
+        images = {name: slots for name, slots in found.items() if slots is not None}
+        return PackedBatch(**fields, images=images), lengths
 
-    The width and the number of image slots are rounded up, so that few programs are compiled.
+    def _slots(self, rows: Sequence[RowArrays], name: str) -> ImageSlots | None:
+        most = max(len(row.images[name]) for row in rows)
+        if not most:
+            return None
+        shape = (len(rows), 1 << (most - 1).bit_length())
+        size = self.layout.of_slots(name).size
+        weight = np.zeros(shape, np.float32)
+        pixels = np.zeros((*shape, size, size, 3), np.uint8)
+        for i, row in enumerate(rows):
+            for j, span in enumerate(row.images[name]):
+                pixels[i, j] = self._prepare(span.role)(span.image)
+                weight[i, j] = 1
+        clean = np.zeros(shape, np.float32) if self.layout.has_noise(name) else None
+        return ImageSlots(
+            weight=weight, seed=np.zeros(shape, np.uint32), pixels=pixels, t_max=clean
+        )
 
-    Raises:
-      UserError: a picture that cannot be read, or is too large.
-    """
-    lengths = np.array([length_of(d, image) for d in documents], np.int32)
-    width = bucket(int(lengths.max()))
-    sizes = ImageTokens(und=image.tokens, gen=0)
-    rows = [assemble([document], width, special, sizes) for document in documents]
-    fields = {
-        name: np.stack([np.roll(getattr(row, name), width - n) for row, n in zip(rows, lengths)])
-        for name in FIELDS
-    }
-    return PackedBatch(**fields, und=_slots(rows, image)), lengths
-
-
-def _slots(rows: Sequence[RowArrays], image: ImageInput) -> ImageSlots | None:
-    most = max(len(row.und) for row in rows)
-    if not most:
-        return None
-    slots = 1 << (most - 1).bit_length()
-    shape = (len(rows), slots)
-    weight = np.zeros(shape, np.float32)
-    pixels = np.zeros((*shape, image.size, image.size, 3), np.uint8)
-    for i, row in enumerate(rows):
-        for j, ref in enumerate(row.und):
-            decoded = images.decode(ref.read(), ref.where, image.max_pixels)
-            pixels[i, j] = images.for_understanding(decoded, image.size, image.rounding)
-            weight[i, j] = 1
-    return ImageSlots(weight=weight, seed=np.zeros(shape, np.uint32), pixels=pixels)
+    def _prepare(self, role: str) -> Preparation:
+        stream = self.layout.by_role[role]
+        return Preparation(stream.size, stream.resize, self.rounding, self.max_pixels)

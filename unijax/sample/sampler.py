@@ -1,33 +1,44 @@
 """A trained system that draws and answers."""
 
+import itertools
+import logging
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import UInt8
 from tqdm import tqdm
 
 from unijax.core.errors import UserError
+from unijax.core.making import Codes, Features, InPlace
 from unijax.core.processes import to_host
-from unijax.core.system import Params
-from unijax.data.document import Document, stable_hash
+from unijax.core.stream import Layout
+from unijax.core.system import Params, RowSystem
+from unijax.core.vocab import SpecialIds
+from unijax.data.document import Document, TextSpan, stable_hash
 from unijax.data.templates import Template
 from unijax.data.tokenizer import Tokenizer, check_vocab
-from unijax.sample.decoding import bucket, for_decoding
-from unijax.sample.image import draw_codes, read_codes, show_codes
+from unijax.sample.decoding import bucket
+from unijax.sample.image import draw_codes, draw_features, read, show
+from unijax.sample.in_place import draw_latents
 from unijax.sample.logits import GREEDY, Sampling
 from unijax.sample.prompts import (
-    ImageInput,
     Message,
-    batch_of,
+    Prompting,
     conversation,
-    drawing_ids,
-    length_of,
+    drawing,
+    unconditional,
+    up_to_image,
 )
+from unijax.sample.score import text_nll
 from unijax.sample.text import write_ids
-from unijax.systems.janus import Janus
+
+# Codes, int32 [prompts, n, N], or latents, float32 [prompts, n, h, w, C].
+Made = np.ndarray
+
+_LOG = logging.getLogger("unijax.sample")
 
 
 class Sampler:
@@ -41,114 +52,178 @@ class Sampler:
       params: its parameters.
       tokenizer: of its text.
       template: of conversations, as in training.
-      rounding: of pictures to understand, as in training (`data.images.for_understanding`).
+      rounding: of padded pictures, as in training (`data.images.for_understanding`).
       batch: pictures, or answers, that are made at once; their caches are in memory together.
+      trained_length: tokens of a row in training; prompts beyond it are told. 0 where unknown.
     """
 
     def __init__(
         self,
-        system: Janus,
+        system: RowSystem,
         params: Params,
         tokenizer: Tokenizer,
         template: Template,
         rounding: str = "floor",
         batch: int = 16,
+        trained_length: int = 0,
     ):
         if batch < 1:
             raise UserError("batch", f"{batch}", "1 or more", "Change it.")
-        check_vocab(tokenizer, system.config.text.vocab_size)
+        check_vocab(tokenizer, system.vocab_size)
         self.system, self.tokenizer, self.template, self.batch = system, tokenizer, template, batch
-        vision = system.config.vision
-        self.image = ImageInput(vision.image_size, vision.num_tokens, rounding)
-        self._params = for_decoding(system, params)
+        self._prompting = Prompting(system.layout, tokenizer.special, rounding)
+        self._params = system.for_decoding(params)
+        self._trained_length = trained_length
 
     def draw(
         self,
         prompts: Sequence[str],
         n: int = 1,
-        guidance: float = 5.0,
+        guidance: float | None = None,
         sampling: Sampling = Sampling(),  # noqa: B008 (frozen)
         seed: int = 0,
+        steps: int | None = None,
     ) -> UInt8[np.ndarray, "prompts n height width 3"]:
-        """n pictures of every prompt. See `draw_codes`."""
-        return self.show(self.draw_codes(prompts, n, guidance, sampling, seed))
+        """n pictures of every prompt. See `make`."""
+        return self.show(self.made(prompts, n, guidance, sampling, seed, steps))
 
-    def show(self, codes: Int[np.ndarray, "prompts n N"]) -> UInt8[np.ndarray, "prompts n H W 3"]:
-        """The pictures of codes."""
-        flat = codes.reshape(-1, codes.shape[-1])
-        vq = {"vqmodel": self._params["vqmodel"]}
-        shown = [
-            to_host(show_codes(self.system, vq, flat[rows]))[: len(kept)]
-            for rows, kept in _batches(np.arange(len(flat)), self.batch, "decoding", "picture")
-        ]
-        shown = np.concatenate(shown)
-        return shown.reshape(*codes.shape[:2], *shown.shape[1:])
-
-    def rebuild(self, pixels: UInt8[np.ndarray, "n H W 3"]) -> UInt8[np.ndarray, "n H W 3"]:
-        """What the tokenizer alone makes of pictures: no drawn one can be better."""
-        vq = {"vqmodel": self._params["vqmodel"]}
-        codes = [
-            to_host(read_codes(self.system, vq, pixels[rows]))[: len(kept)]
-            for rows, kept in _batches(np.arange(len(pixels)), self.batch, "encoding", "picture")
-        ]
-        return self.show(np.concatenate(codes)[:, None])[:, 0]
-
-    def draw_codes(
+    def made(
         self,
         prompts: Sequence[str],
         n: int = 1,
-        guidance: float = 5.0,
+        guidance: float | None = None,
         sampling: Sampling = Sampling(),  # noqa: B008 (frozen)
         seed: int = 0,
-    ) -> Int[np.ndarray, "prompts n N"]:
-        """Codes of n pictures of every prompt.
+        steps: int | None = None,
+        first: Sequence[int] | None = None,
+    ) -> Made:
+        """As `draw`, before there are pixels: codes or latents."""
+        documents = [drawing(prompt, self.tokenizer, self.template) for prompt in prompts]
+        return self.make(documents, n, guidance, sampling, seed, steps, first)
+
+    def show(self, made: Made) -> UInt8[np.ndarray, "prompts n H W 3"]:
+        """The pictures of codes or latents."""
+        flat = made.reshape(-1, *made.shape[2:])
+        part = self._image_tokenizer()
+        shown = [
+            to_host(show(self.system, part, flat[rows]))[: len(kept)]
+            for rows, kept in _batches(np.arange(len(flat)), self.batch, "decoding", "picture")
+        ]
+        shown = np.concatenate(shown)
+        return shown.reshape(*made.shape[:2], *shown.shape[1:])
+
+    def rebuild(self, pixels: UInt8[np.ndarray, "n H W 3"]) -> UInt8[np.ndarray, "n H W 3"]:
+        """What the image tokenizer alone makes of pictures: no drawn one can be better."""
+        part = self._image_tokenizer()
+        read_ = [
+            to_host(read(self.system, part, pixels[rows]))[: len(kept)]
+            for rows, kept in _batches(np.arange(len(pixels)), self.batch, "encoding", "picture")
+        ]
+        return self.show(np.concatenate(read_)[:, None])[:, 0]
+
+    def make(
+        self,
+        documents: Sequence[Document],
+        n: int = 1,
+        guidance: float | None = None,
+        sampling: Sampling = Sampling(),  # noqa: B008 (frozen)
+        seed: int = 0,
+        steps: int | None = None,
+        first: Sequence[int] | None = None,
+    ) -> Made:
+        """Codes, or latents, of n pictures of every prompt; `show` makes pixels of them.
 
         Args:
-          guidance: scale of classifier-free guidance; 1 draws without, at half the cost.
-          sampling: temperature 0 makes the n pictures of a prompt the same.
+          documents: prompts, up to where the image begins.
+          guidance: scale of classifier-free guidance; 1 draws without, at half the cost; None is
+            the recipe's own.
+          sampling: of codes; temperature 0 makes the n pictures of a prompt the same.
           seed: another seed, other pictures. A prompt that is given twice gives 2n pictures.
+          steps: of denoising, where the recipe denoises; None is the recipe's own number.
+          first: number of each prompt's first picture; None counts those of equal prompts here.
 
         Raises:
           UserError: no prompt, a prompt that is too long, or a number out of range.
         """
-        rows = [drawing_ids(prompt, self.tokenizer, self.template) for prompt in prompts]
-        return self.draw_rows(rows, n, guidance, sampling, seed)
-
-    def draw_rows(
-        self,
-        prompts: Sequence[Sequence[int]],
-        n: int,
-        guidance: float,
-        sampling: Sampling,
-        seed: int = 0,
-    ) -> Int[np.ndarray, "prompts n N"]:
-        """As `draw_codes`, from prompts as ids, from begin-of-sequence to begin-of-image."""
-        if not prompts or n < 1:
-            found = f"{len(prompts)} with {n} pictures each"
+        maker = self.system.maker
+        if maker is None:
+            name = type(self.system).__name__
+            raise UserError(name, "it makes no pictures", "a system that does", "Choose another.")
+        guidance = maker.guidance if guidance is None else guidance
+        if not documents or n < 1:
+            found = f"{len(documents)} with {n} pictures each"
             raise UserError("prompts", found, "1 or more of both", "Add one.")
         if not 0 <= guidance < math.inf:
             expected = "a number, 0 or more (1 is without)"
             raise UserError("guidance", f"{guidance}", expected, "Change it.")
-        ids, seeds, seen = [], [], Counter()
-        for i, row in enumerate(map(tuple, prompts)):
-            self._check_length(f"prompt {i}", len(row), self.system.config.vq.num_tokens)
-            for _ in range(n):
-                ids.append(row)
-                seeds.append(stable_hash(seed, *row, "picture", seen[row]))
-                seen[row] += 1
-        lengths = np.array([len(row) for row in ids], np.int32)
-        width = bucket(int(lengths.max()))
-        table = np.stack([np.pad(row, (width - len(row), 0)) for row in ids]).astype(np.int32)
+        layout, special = self.system.layout, self.tokenizer.special
+        wanted, nothing, seeds, seen = [], [], [], Counter()
+        for i, document in enumerate(documents):
+            asked = up_to_image(document, maker.role, layout, special)
+            self._check_length(
+                f"prompt {i}", self._prompting.length(asked), maker.tokens, maker.tokens
+            )
+            free = unconditional(document, maker.role, layout, special)
+            free = up_to_image(free, maker.role, layout, special)
+            name = _words(asked, layout, special)
+            begin = seen[name] if first is None else first[i]
+            seen[name] += n
+            wanted += [asked] * n
+            nothing += [free] * n
+            seeds += [stable_hash(seed, *name, "picture", begin + j) for j in range(n)]
         seeds = np.array(seeds, np.uint32)
-        codes = []
-        for rows, kept in _batches(np.arange(len(ids)), self.batch, "drawing", "picture"):
-            some = draw_codes(
-                self.system, self._params, table[rows], lengths[rows],
-                jnp.int32(self.tokenizer.special.pad), seeds[rows], sampling.choice(),
-                None if guidance == 1 else jnp.float32(guidance),
-            )  # fmt: skip
-            codes.append(to_host(some)[: len(kept)])
-        return np.concatenate(codes).reshape(len(prompts), n, -1)
+        scale = None if guidance == 1 else jnp.float32(guidance)
+        made = []
+        for rows, kept in _batches(np.arange(len(wanted)), self.batch, "drawing", "picture"):
+            prompts = [wanted[i] for i in rows]
+            if scale is not None:
+                prompts += [nothing[i] for i in rows]
+            prompt = self._prompting.batch(prompts)
+            some = self._make(*prompt, seeds[rows], sampling.choice(), scale, steps)
+            made.append(to_host(some)[: len(kept)])
+        made = np.concatenate(made)
+        return made.reshape(len(documents), n, *made.shape[1:])
+
+    def _make(self, prompt, length, seeds, choice, guidance, steps):
+        system, maker = self.system, self.system.maker
+        match maker:
+            case InPlace():
+                steps = maker.steps if steps is None else steps
+                return draw_latents(system, self._params, prompt, length, seeds, guidance, steps)
+            case Features():
+                return draw_features(system, self._params, prompt, length, guidance)
+            case Codes():
+                return draw_codes(system, self._params, prompt, length, seeds, choice, guidance)
+
+    def _image_tokenizer(self) -> Params:
+        group = self.system.maker.tokenizer
+        return {group: self._params[group]}
+
+    def score(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, int]]:
+        """Of (context, continuation): summed nats of the continuation, and its tokens.
+
+        The ids of a context are those that it has by itself, as in a prompt.
+        """
+        tokenizer, documents = self.tokenizer, []
+        for i, (context, text) in enumerate(pairs):
+            given, ids = tokenizer.encode(context), tokenizer.encode(text)
+            spans = (
+                TextSpan(tuple(given), (0.0,) * len(given)),
+                TextSpan(tuple(ids), (1.0,) * len(ids)),
+            )
+            documents.append(Document(f"text {i}", spans))
+        lengths = [self._prompting.length(d) for d in documents]
+        for document, length in zip(documents, lengths):
+            self._check_length(document.name, length, 0, 0)
+        found: list[tuple[float, int]] = [(0.0, 0)] * len(documents)
+        by_length = np.argsort(lengths, kind="stable")
+        for rows, kept in _batches(by_length, self.batch, "scoring", "text"):
+            batch = self._prompting.batch([documents[i] for i in rows])
+            nats = to_host(text_nll(self.system, self._params, *batch))
+            tokens = (batch[0].weight > 0).sum(axis=1)
+            for i, row, count in zip(kept, nats, tokens):
+                found[i] = (float(row.sum(dtype=np.float64)), int(count))
+        return found
 
     def answer(
         self,
@@ -190,15 +265,15 @@ class Sampler:
             raise UserError("max_tokens", f"{max_tokens}", "1 or more", "Change it.")
         lengths, seeds = [], []
         for document in documents:
-            lengths.append(length_of(document, self.image))
-            self._check_length(document.name, lengths[-1], max_tokens)
+            lengths.append(self._prompting.length(document))
+            self._check_length(document.name, lengths[-1], max_tokens, 1)
             ids = [getattr(span, "ids", "image") for span in document.spans]
             seeds.append(stable_hash(seed, *ids, "answer"))
         seeds, special = np.array(seeds, np.uint32), self.tokenizer.special
         answers: list[str] = [""] * len(documents)
         by_length = np.argsort(lengths, kind="stable")  # neighbours share a width
         for rows, kept in _batches(by_length, self.batch, "answering", "answer"):
-            prompt, length = batch_of([documents[i] for i in rows], special, self.image)
+            prompt, length = self._prompting.batch([documents[i] for i in rows])
             ids = write_ids(
                 self.system, self._params, prompt, length, jnp.int32(special.eos), seeds[rows],
                 sampling.choice(), jnp.int32(max_tokens), space=bucket(max_tokens),
@@ -207,8 +282,9 @@ class Sampler:
                 answers[i] = self.tokenizer.decode(_until(row, special.eos)).strip()
         return answers
 
-    def _check_length(self, where: str, prompt: int, more: int) -> None:
-        most = self.system.config.text.max_position_embeddings
+    def _check_length(self, where: str, prompt: int, more: int, sure: int) -> None:
+        """Of a prompt that at most `more` tokens follow, and at least `sure`."""
+        most = self.system.max_positions
         if prompt + more > most:
             raise UserError(
                 where,
@@ -216,6 +292,19 @@ class Sampler:
                 f"{most} at most, which the model has positions for",
                 "Shorten it.",
             )
+        if 0 < self._trained_length < prompt + sure:
+            _LOG.warning(
+                "%s: %d tokens, and %d that follow: the model was trained on rows of %d tokens, "
+                "and what goes beyond is likely to be worse",
+                where, prompt, sure, self._trained_length,
+            )  # fmt: skip
+
+
+def _words(document: Document, layout: Layout, special: SpecialIds) -> tuple:
+    """What a prompt says, with which its pictures are seeded: ids, and pictures by content."""
+    start = () if layout.start is None else (getattr(special, layout.start),)
+    words = [s.ids if isinstance(s, TextSpan) else (s.image.key,) for s in document.spans]
+    return (*start, *itertools.chain.from_iterable(words))
 
 
 def _batches(

@@ -8,15 +8,14 @@ from jax import Array
 from jaxtyping import Int, UInt32
 
 from unijax.core.batch import PackedBatch
-from unijax.core.system import Params
+from unijax.core.system import Params, RowSystem
 from unijax.sample.decoding import begin, grown, parts, row_keys, step
 from unijax.sample.logits import Choice, choose
-from unijax.systems.janus import Janus
 
 
 @functools.partial(jax.jit, static_argnames=("system", "space"))
 def write_ids(
-    system: Janus,
+    system: RowSystem,
     params: Params,
     prompt: PackedBatch,
     length: Int[Array, "B"],
@@ -32,7 +31,7 @@ def write_ids(
     on the other rows.
 
     Args:
-      params: as `decoding.for_decoding` lays them out.
+      params: as `system.for_decoding` lays them out.
       prompt: one document a row, in the last `length` columns; only inputs are read.
       length: of each prompt.
       eos: id that ends an answer.
@@ -52,7 +51,7 @@ def write_ids(
         new = jnp.where(done, eos, choose_next(hidden, at))
         return at + 1, new, done | (new == eos), out.at[:, at].set(new), cache
 
-    hidden, cache = begin(system, params, system.embed(params, prompt), start)
+    hidden, cache = begin(system, params, prompt, start)
     new = choose_next(hidden, 0)
     out = jnp.full((len(length), space), eos, jnp.int32).at[:, 0].set(new)
     state = jnp.int32(1), new, new == eos, out, cache

@@ -7,10 +7,15 @@ out: they are what the compiled model has more (`tests/scaling/test_ladder.py`).
 """
 
 import dataclasses
+import math
 
-from unijax.models.llama import LlamaConfig
-from unijax.scaling.ladder import ImageLayers, Rung
-from unijax.systems.janus import JanusConfig
+import flax.linen as nn
+
+from unijax.core import tree
+from unijax.core.cost import PAIRS
+from unijax.core.ladder import Rung
+from unijax.core.system import RowSystem, init_shapes
+from unijax.systems.registry import recipe
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,64 +51,36 @@ class Account:
 
 def account(rung: Rung, context: int) -> Account:
     """Of a rung, with documents of `context` tokens."""
-    if isinstance(rung.system, JanusConfig):
-        return _janus(rung.system, context)
-    return _transfusion(rung.text, rung.system, context)
+    system = recipe(rung.recipe).system(rung.config)
+    spent = {PAIRS: (context + 1) / 2}
+    forward = {}
+    for modality, units in system.modalities.items():
+        parts: dict[str, float] = {}
+        for cost in system.costs:
+            amount = (spent | units).get(cost.unit, 0.0) * cost.forward
+            if amount:
+                parts[cost.kind] = parts.get(cost.kind, 0.0) + amount
+        forward[modality] = parts
+    return Account(parameters_by_kind(system), forward, context)
 
 
-def _decoder(text: LlamaConfig, context: int) -> dict[str, float]:
-    return {
-        "decoder": float(text.flops_per_token()),
-        "attention": text.flops_per_pair() * (context + 1) / 2,
-    }
+def parameters_by_kind(system: RowSystem) -> dict[str, int]:
+    """Exact counts, by what the recipe's costs and lookups say of the paths.
 
-
-def _janus(c: JanusConfig, context: int) -> Account:
-    text, d, v = c.text.count_parameters(), c.text.hidden_size, c.vision.hidden_size
-    k, e = c.vq.num_embeddings, c.vq.embed_dim
-    parameters = {
-        "embedding": text["embed_tokens"] + k * e,
-        "decoder": text["layers"],
-        "adaptors": (v + 1) * d + (e + 1) * d + 2 * (d + 1) * d,
-        "heads": text["lm_head"] + (d + 1) * d + (d + 1) * k,
-        "towers": c.vision.count_parameters() + c.vq.count_parameters(),
-    }
-    shared = _decoder(c.text, context)
-    forward = {
-        "text": shared | {"head": 2.0 * d * c.text.vocab_size},
-        "understanding": shared
-        | {
-            "adaptor": 2.0 * (v + d) * d,
-            "tower": c.vision.flops_per_image() / c.vision.num_tokens,
-        },
-        "image codes": shared
-        | {
-            "adaptor": 2.0 * (e + d) * d,
-            "head": 2.0 * (d + k) * d,
-            "tower": c.vq.encode_flops_per_image() / c.vq.num_tokens,
-        },
-    }
-    return Account(parameters, forward, context)
-
-
-def _transfusion(text: LlamaConfig, images: ImageLayers, context: int) -> Account:
-    counts, d = text.count_parameters(), text.hidden_size
-    shared = _decoder(text, context)
-    into, out = images.flops_per_token(d)
-    return Account(
-        {
-            "embedding": counts["embed_tokens"],
-            "decoder": counts["layers"],
-            "adaptors": images.count_parameters(d),
-            "heads": counts["lm_head"],
-            "towers": 0,
-        },
-        {
-            "text": shared | {"head": 2.0 * d * text.vocab_size},
-            "patches": shared | {"adaptor": float(into), "head": float(out)},
-        },
-        context,
-    )
+    A parameter of neither, such as the last norm, is of the kind of the first part of its group.
+    """
+    kinds = {"embedding": 0, "decoder": 0, "adaptors": 0, "heads": 0, "towers": 0}
+    names = {"adaptor": "adaptors", "head": "heads", "tower": "towers", "decoder": "decoder"}
+    parts = [(cost.group, names[cost.kind]) for cost in system.costs if cost.group]
+    for path, x in tree.flatten(nn.unbox(init_shapes(system))).items():
+        kind = "embedding" if path in system.lookups else None
+        if kind is None:
+            kind = next((k for group, k in parts if tree.is_within(path, group)), None)
+        if kind is None:
+            top = path.split("/")[0]
+            kind = next(k for group, k in parts if group.split("/")[0] == top)
+        kinds[kind] += math.prod(x.shape)
+    return kinds
 
 
 def describe(rungs: list[Rung], context: int) -> str:
@@ -111,7 +88,7 @@ def describe(rungs: list[Rung], context: int) -> str:
     lines = []
     for rung in rungs:
         found = account(rung, context)
-        lines.append(f"{rung.name}  width {rung.text.hidden_size}: {rung.arithmetic}")
+        lines.append(f"{rung.name}  width {rung.config.text.hidden_size}: {rung.arithmetic}")
         groups = "  ".join(f"{g} {n:,}" for g, n in found.parameters.items() if n)
         lines.append(f"  parameters: {groups}")
         lines.append(

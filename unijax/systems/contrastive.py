@@ -5,11 +5,13 @@ Every pair of an image and a text of the batch is a yes-or-no question with the 
 1). The loss is the sum over pairs over the number of images.
 
 Our choices: pairs with equal texts are positives too, for several pictures may bear one caption;
-images and texts are the mean of their tokens, projected. Only `vision_model` is meant to be kept.
+an image is the mean of its tokens, projected (SigLIP pools with attention), and so is a text in the
+shipped recipe (SigLIP takes its last token). Only `vision_model` is meant to be kept.
 """
 
 import dataclasses
 import math
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -18,12 +20,13 @@ from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, Int
 
-from unijax.core import axes
+from unijax.core import axes, cost
 from unijax.core.batch import ImageBatch
+from unijax.core.cost import Cost
 from unijax.core.errors import UserError
-from unijax.core.system import Metrics, Params, Sums
+from unijax.core.system import Loss, Metrics, Params, Recipe, Sums
+from unijax.models.clip import ClipText, ClipTextConfig
 from unijax.models.siglip import Siglip, SiglipConfig
-from unijax.models.text_encoder import TextEncoder, TextEncoderConfig
 from unijax.nn.layers import Dense
 from unijax.ops.image import to_signed
 from unijax.ops.quantize import unit_norm
@@ -37,7 +40,7 @@ class ContrastiveConfig:
     """The two towers, and the width in which they are compared."""
 
     vision: SiglipConfig
-    text: TextEncoderConfig
+    text: ClipTextConfig
     embed_dim: int = 128
 
 
@@ -75,8 +78,8 @@ class Contrastive:
         return Siglip(self.config.vision, remat=self.remat, **self._kinds)
 
     @property
-    def text_model(self) -> TextEncoder:
-        return TextEncoder(self.config.text, remat=self.remat, **self._kinds)
+    def text_model(self) -> ClipText:
+        return ClipText(self.config.text, remat=self.remat, **self._kinds)
 
     @property
     def projection(self) -> Dense:
@@ -128,7 +131,12 @@ class Contrastive:
         return {"images": (jnp.sum(batch.weight), jnp.ones(()))}
 
     def loss(
-        self, params: Params, batch: ImageBatch, key: Array, step: Array, frozen: frozenset[str]
+        self,
+        params: Params,
+        batch: ImageBatch,
+        key: Array | None,
+        step: Array,
+        frozen: frozenset[str],
     ) -> tuple[Sums, Metrics]:
         """Summed loss over pairs of images and texts that count, and metrics.
 
@@ -163,17 +171,37 @@ class Contrastive:
             "bias": (bias, ones),
         }
 
-    def forward_flops(self, batch: ImageBatch, as_causal: bool = False) -> dict[str, Array]:
-        """By part; texts as long as the longest that the batch has room for."""
+    def amounts(self, batch: ImageBatch, as_causal: bool = False) -> dict[str, Array]:
+        """Texts count as long as the longest that the batch has room for."""
         del as_causal  # no packed rows
-        c, images, width = self.config, jnp.sum(batch.weight), 2.0 * self.config.embed_dim
+        images, tokens = jnp.sum(batch.weight), batch.text.shape[1]
         return {
-            "vision_model": images * float(c.vision.flops_per_image()),
-            "text_model": images * float(c.text.flops_per_text(batch.text.shape[1])),
-            "vision_projection": images * width * c.vision.hidden_size,
-            "text_projection": images * width * c.text.hidden_size,
-            "similarity": images**2 * width,
+            cost.IMAGES: images,
+            cost.PAIRS: images**2,  # every picture with every text
+            "tokens/text": images * float(tokens),
+            "pairs/text": images * float(self.config.text.pairs_per_text(tokens)),
         }
+
+    @property
+    def costs(self) -> tuple[Cost, ...]:
+        vision, text, width = self.config.vision, self.config.text, self.config.embed_dim
+        last = float(text.last_flops_per_token())
+        return (
+            Cost("vision", "tower", "vision_model", cost.IMAGES,
+                 float(vision.flops_per_image()), float(vision.last_flops_per_image())),
+            Cost("text", "tower", "text_model", "tokens/text", float(text.flops_per_token()), last),
+            Cost("text", "tower", "text_model", "pairs/text", float(text.flops_per_pair()), 0.0),
+            Cost("projections", "adaptor", "vision_projection", cost.IMAGES,
+                 2.0 * vision.hidden_size * width),
+            Cost("projections", "adaptor", "text_projection", cost.IMAGES,
+                 2.0 * text.hidden_size * width),
+            Cost("similarity", "head", "similarity", cost.PAIRS, 2.0 * width),
+        )  # fmt: skip
+
+    lookups: ClassVar[dict[str, str]] = {"text_model/token_embedding/embedding": "tokens/text"}
+    unused = ()
+    own_axes: ClassVar[dict[str, str]] = {}
+    losses: ClassVar[dict[str, Loss]] = {}
 
 
 def equal_texts(text: Int[Array, "B S"], length: Int[Array, "B"]) -> Bool[Array, "B B"]:
@@ -186,3 +214,6 @@ def equal_texts(text: Int[Array, "B S"], length: Int[Array, "B"]) -> Bool[Array,
 def pair_loss(logits: Float[Array, "B B"], positive: Bool[Array, "B B"]) -> Float[Array, "B B"]:
     """`-log sigmoid(z logit)`, z = 1 for a positive pair and -1 otherwise."""
     return -jax.nn.log_sigmoid(jnp.where(positive, logits, -logits))
+
+
+RECIPE = Recipe("contrastive", Contrastive, ContrastiveConfig, "pictures")

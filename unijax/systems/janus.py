@@ -13,21 +13,25 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
-from unijax.core import axes, tree
-from unijax.core.batch import ImageSlots, Kind, PackedBatch, Target
-from unijax.core.mesh import POSITIONS, ROWS, WHOLE, lay
-from unijax.core.system import Metrics, Params, Sums
+from unijax.core import axes, cost
+from unijax.core.batch import Kind, PackedBatch, Target
+from unijax.core.cost import Cost
+from unijax.core.making import Codes
+from unijax.core.mesh import ROWS, WHOLE, lay
+from unijax.core.stream import Layout, Stream
+from unijax.core.system import Encoded, Loss, Metrics, Params, Recipe, Sums
 from unijax.models import llama, siglip, vqgan
-from unijax.models.llama import Llama, LlamaConfig
+from unijax.models.llama import LlamaConfig
 from unijax.models.siglip import Siglip, SiglipConfig
 from unijax.models.vqgan import VQGAN, VQConfig
 from unijax.nn.layers import Embed
 from unijax.nn.projector import CodeHead, Projector
-from unijax.ops.attention import attention_pairs, packed_intervals
-from unijax.ops.cross_entropy import HeadLoss, head_loss
-from unijax.ops.image import to_signed
+from unijax.ops import rows
+from unijax.ops.cross_entropy import head_loss
+from unijax.systems.language import Language, all_frozen, mean_of
+from unijax.systems.slots import values_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +54,7 @@ SIZES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Janus:
+class Janus(Language):
     """The recipe.
 
     Attributes:
@@ -68,8 +72,40 @@ class Janus:
     # Parts on the input side: when frozen they cost a forward pass and nothing more.
     encoders = frozenset({"vision_model", "vqmodel"})
     rows_alone = True
-    # Modalities whose `NAME/loss` is among the metrics.
-    losses = ("text", "understanding", "code")
+    sees_whole = ()
+
+    @property
+    def layout(self) -> Layout:
+        """Images to read are padded to a square, those to make are cropped; marks are given."""
+        vision, vq = self.config.vision, self.config.vq
+        und = Stream("und", "und", Kind.UND, vision.num_tokens, vision.image_size, "pad")
+        # Exactly N codes are drawn: the mark after them is never predicted.
+        gen = Stream("gen", "gen", Kind.GEN, vq.num_tokens, vq.image_size, target=Target.CODE)
+        return Layout((und, gen))
+
+    @property
+    def encoded(self) -> dict[str, Encoded]:
+        vision, vq = self.config.vision, self.config.vq
+        shape = (vision.num_tokens, vision.hidden_size)
+        return {
+            "und": Encoded("vision_model", "features", shape, "float32", "encode_und"),
+            "gen": Encoded("vqmodel", "codes", (vq.num_tokens,), "int32", "encode_gen"),
+        }
+
+    @property
+    def losses(self) -> dict[str, Loss]:
+        return {
+            "text": Loss("nats a token", "text", "text"),
+            "understanding": Loss("nats a token", "und", "answers about pictures"),
+            "code": Loss("nats a token", "gen", "image codes"),
+        }
+
+    @property
+    def maker(self) -> Codes:
+        return Codes(
+            "gen", self.config.vq.num_tokens, "code_logits", "embed_codes", "encode_gen",
+            "decode_gen", "vqmodel",
+        )  # fmt: skip
 
     @property
     def head_dims(self) -> dict[str, int]:
@@ -77,14 +113,6 @@ class Janus:
         vision = self.config.vision
         width = vision.hidden_size // vision.num_attention_heads
         return {"language_model": self.config.text.head_dim, "vision_model": width}
-
-    @property
-    def _kinds(self) -> dict:
-        return dict(dtype=self.dtype, param_dtype=self.param_dtype)
-
-    @property
-    def language_model(self) -> Llama:
-        return Llama(self.config.text, remat=self.remat, **self._kinds)
 
     @property
     def vision_model(self) -> Siglip:
@@ -147,17 +175,14 @@ class Janus:
         self, params: Params, pixels: Float[Array, "B height width 3"]
     ) -> Int[Array, "B N"]:
         """Codes of images to generate, in raster order, from pixels in [-1, 1]."""
-        return self.vqmodel.apply({"params": params["vqmodel"]}, pixels, method="encode")
+        codes = self.vqmodel.apply({"params": params["vqmodel"]}, pixels, method="encode")
+        return lay(codes, ROWS, WHOLE)  # the encoder spreads its images over all axes
 
     def decode_gen(
         self, params: Params, codes: Int[Array, "B N"]
     ) -> Float[Array, "B height width 3"]:
         """Pixels in [-1, 1] (not clipped) of image codes."""
         return self.vqmodel.apply({"params": params["vqmodel"]}, codes, method="decode")
-
-    def embed_text(self, params: Params, ids: Int[Array, "*b"]) -> Float[Array, "*b D"]:
-        p = {"params": params["language_model"]}
-        return self.language_model.apply(p, ids, method="embed")
 
     def embed_und(self, params: Params, features: Float[Array, "*b Dv"]) -> Float[Array, "*b D"]:
         return self.aligner.apply({"params": params["aligner"]}, features)
@@ -167,63 +192,40 @@ class Janus:
         x = self.generation_embeddings.apply(table, codes)
         return self.generation_aligner.apply({"params": params["generation_aligner"]}, x)
 
-    def _und_features(self, params: Params, slots: ImageSlots) -> Float[Array, "B I N Dv"]:
-        if slots.features is not None:
-            return slots.features
-        b, i, h, w, _ = slots.pixels.shape
-        pixels = to_signed(slots.pixels.reshape(b * i, h, w, 3), self.dtype)
-        features = self.encode_und(params, pixels)
-        return lay(features.reshape(b, i, *features.shape[1:]), ROWS, WHOLE, POSITIONS, WHOLE)
-
-    def _gen_codes(self, params: Params, slots: ImageSlots) -> Int[Array, "B I N"]:
-        if slots.codes is not None:
-            return slots.codes
-        b, i, h, w, _ = slots.pixels.shape
-        pixels = to_signed(slots.pixels.reshape(b * i, h, w, 3), self.dtype)
-        codes = lay(self.encode_gen(params, pixels), ROWS, WHOLE)
-        return lay(codes.reshape(b, i, -1), ROWS, WHOLE, POSITIONS)
-
     def embed(
         self, params: Params, batch: PackedBatch, codes: Int[Array, "B I N"] | None = None
     ) -> Float[Array, "B T D"]:
-        """Every position's embedding, by the kind of its input."""
+        """Every position's embedding, by the kind of its input.
+
+        Args:
+          codes: of the images to generate, where they are known already.
+        """
         x = self.embed_text(params, jnp.where(batch.kind == Kind.TEXT, batch.tokens, 0))
-        if batch.und is not None:
-            und = self.embed_und(params, self._und_features(params, batch.und))
-            x = _place(x, und, batch, Kind.UND)
+        if "und" in batch.images:
+            und = self.embed_und(params, values_of(self, params, batch, "und"))
+            x = rows.place(x, und, batch.tokens, batch.kind == Kind.UND)
+        if codes is None and "gen" in batch.images:
+            codes = values_of(self, params, batch, "gen")
         if codes is not None:
-            x = _place(x, self.embed_codes(params, codes), batch, Kind.GEN)
+            made = self.embed_codes(params, codes)
+            x = rows.place(x, made, batch.tokens, batch.kind == Kind.GEN)
         return x
 
     def hidden(
-        self, params: Params, batch: PackedBatch
+        self, params: Params, batch: PackedBatch, key: Array | None = None
     ) -> tuple[Float[Array, "B T D"], Int[Array, "B I N"] | None]:
         """Hidden states after the final norm, and the image codes of the batch."""
-        codes = None if batch.gen is None else self._gen_codes(params, batch.gen)
-        x = self.embed(params, batch, codes)
-        kv_start, kv_end = packed_intervals(batch.segment, batch.kind, batch.image)
-        p = {"params": params["language_model"]}
-        hidden, _ = self.language_model.apply(p, x, batch.position, kv_start, kv_end)
-        return hidden, codes
+        codes = values_of(self, params, batch, "gen") if "gen" in batch.images else None
+        return self.states(params, self.embed(params, batch, codes), batch, key), codes
 
     # Outputs
-
-    def text_logits(self, params: Params, hidden: Float[Array, "*b D"]) -> Float[Array, "*b V"]:
-        p = {"params": params["language_model"]}
-        return self.language_model.apply(p, hidden, method="logits")
 
     def code_logits(self, params: Params, hidden: Float[Array, "*b D"]) -> Float[Array, "*b K"]:
         head = {"params": params["generation_head"]}
         return self.generation_head.apply(head, hidden).astype(jnp.float32)
 
-    # The same, of as many classes as `p` holds: a device may have some of them only.
-
-    def _text_head(self, p: Params, hidden: Float[Array, "n D"]) -> Float[Array, "n V"]:
-        text = dataclasses.replace(self.config.text, vocab_size=p["kernel"].shape[-1])
-        llama = Llama(text, **self._kinds)
-        return llama.apply({"params": {"lm_head": p}}, hidden, method="logits")
-
     def _code_head(self, p: Params, hidden: Float[Array, "n D"]) -> Float[Array, "n K"]:
+        """Of as many classes as `p` holds: a device may have some of them only."""
         head = self.generation_head.clone(num_codes=p["vision_head"]["kernel"].shape[-1])
         return head.apply({"params": p}, hidden)
 
@@ -236,58 +238,37 @@ class Janus:
 
     def counts(self, batch: PackedBatch) -> Metrics:
         """Tokens and targets by kind, documents, and the share of padding."""
-        one = jnp.ones(())
-        count = lambda x: (jnp.sum(x.astype(jnp.float32)), one)  # noqa: E731
-        learned = batch.weight > 0
-        text = learned & (batch.target_kind == Target.TEXT)
-        understands = _same_document_has(batch, Kind.UND)
-        padding = batch.kind == Kind.PAD
-        return {
-            "tokens": count(~padding),
-            "tokens/text": count(batch.kind == Kind.TEXT),
-            "tokens/und": count(batch.kind == Kind.UND),
-            "tokens/gen": count(batch.kind == Kind.GEN),
-            "text/targets": count(text & ~understands),
-            "understanding/targets": count(text & understands),
-            "code/targets": count(learned & (batch.target_kind == Target.CODE)),
-            "documents": count(jnp.max(batch.segment, axis=1)),
-            "padding": (jnp.sum(padding.astype(jnp.float32)), jnp.float32(padding.size)),
+        text = batch.target_kind == Target.TEXT
+        understands = rows.same_document_has(batch.kind == Kind.UND, batch.segment)
+        learned = {
+            "text": text & ~understands,
+            "understanding": text & understands,
+            "code": batch.target_kind == Target.CODE,
         }
+        return rows.counts(batch, self.layout, learned)
 
     def loss(
         self,
         params: Params,
         batch: PackedBatch,
-        key: Array,
+        key: Array | None,
         step: Array,
         frozen: frozenset[str],
     ) -> tuple[Sums, Metrics]:
         """Summed cross-entropy of the text head and of the image head."""
-        del key, step
-        hidden, codes = self.hidden(params, batch)
-        text_weight = jnp.where(batch.target_kind == Target.TEXT, batch.weight, 0.0)
-        lm_head = params["language_model"]["lm_head"]
-        text = head_loss(
-            self._text_head,
-            lm_head,
-            hidden,
-            jnp.where(batch.target_kind == Target.TEXT, batch.target, 0),
-            text_weight,
-            chunk=self.config.head_chunk,
-            by_class=True,
-            frozen=_all_frozen("language_model/lm_head", lm_head, frozen),
-        )
+        del step
+        hidden, codes = self.hidden(params, batch, key)
+        text, text_weight = self.text_loss(params, hidden, batch, frozen)
         sums = {"text": text.sum}
-        understands = _same_document_has(batch, Kind.UND)
-        metrics = _mean_of("text", text, jnp.where(understands, 0.0, text_weight))
-        metrics |= _mean_of("understanding", text, jnp.where(understands, text_weight, 0.0))
+        understands = rows.same_document_has(batch.kind == Kind.UND, batch.segment)
+        metrics = mean_of("text", text, jnp.where(understands, 0.0, text_weight))
+        metrics |= mean_of("understanding", text, jnp.where(understands, text_weight, 0.0))
 
         if codes is None:
             sums["code"] = jnp.zeros(())
             return sums, metrics
         code_weight = jnp.where(batch.target_kind == Target.CODE, batch.weight, 0.0)
-        address = jnp.where(batch.target_kind == Target.CODE, batch.target, 0)
-        answers = jnp.take_along_axis(codes.reshape(codes.shape[0], -1), address, axis=1)
+        answers = rows.answers(codes, batch.target, batch.target_kind == Target.CODE)
         code = head_loss(
             self._code_head,
             params["generation_head"],
@@ -296,74 +277,53 @@ class Janus:
             code_weight,
             chunk=self.config.head_chunk,
             by_class={"proj_out": False, "vision_head": True},
-            frozen=_all_frozen("generation_head", params["generation_head"], frozen),
+            frozen=all_frozen("generation_head", params["generation_head"], frozen),
         )
         sums["code"] = code.sum
-        return sums, metrics | _mean_of("code", code, code_weight)
+        return sums, metrics | mean_of("code", code, code_weight)
 
-    def forward_flops(self, batch: PackedBatch, as_causal: bool = False) -> dict[str, Array]:
-        """By part, padding and empty image slots excluded; attention by its intervals."""
-        c = self.config
-        count = lambda x: jnp.sum(x.astype(jnp.float32))  # noqa: E731
-        intervals = packed_intervals(batch.segment, batch.kind, batch.image)
-        pairs, pairs_if_causal = attention_pairs(*intervals)
-        text_targets = count((batch.target_kind == Target.TEXT) & (batch.weight > 0))
-        code_targets = count((batch.target_kind == Target.CODE) & (batch.weight > 0))
-        und, gen = count(batch.kind == Kind.UND), count(batch.kind == Kind.GEN)
-        width, k, d = c.text.hidden_size, c.vq.num_embeddings, c.vq.embed_dim
-        # Counts of published sizes do not fit into 32 bits.
-        per_token, per_pair = map(float, (c.text.flops_per_token(), c.text.flops_per_pair()))
-        flops = {
-            "language_model": count(batch.kind != Kind.PAD) * per_token
-            + text_targets * float(2 * width * c.text.vocab_size),
-            "attention": (pairs_if_causal if as_causal else pairs) * per_pair,
-            "aligner": und * float(2 * (c.vision.hidden_size + width) * width),
-            "generation_aligner": gen * float(2 * (d + width) * width),
-            "generation_head": code_targets * float(2 * (width + k) * width),
+    def amounts(self, batch: PackedBatch, as_causal: bool = False) -> dict[str, Array]:
+        return rows.amounts(batch, self.layout, self.sees_whole, as_causal)
+
+    @property
+    def costs(self) -> tuple[Cost, ...]:
+        text, vision, vq = self.config.text, self.config.vision, self.config.vq
+        width, codes = text.hidden_size, vq.num_embeddings
+        into_und, into_gen = vision.hidden_size, vq.embed_dim
+        return (
+            *text.costs("language_model"),
+            Cost("adaptors", "adaptor", "aligner", cost.tokens_of("und"),
+                 2.0 * (into_und + width) * width),
+            Cost("adaptors", "adaptor", "generation_aligner", cost.tokens_of("gen"),
+                 2.0 * (into_gen + width) * width),
+            Cost("image head", "head", "generation_head", cost.targets("code"),
+                 2.0 * (width + codes) * width),
+            Cost("SigLIP", "tower", "vision_model", cost.encoded_of("und"),
+                 float(vision.flops_per_image()), float(vision.last_flops_per_image())),
+            Cost("VQ", "tower", "vqmodel", cost.encoded_of("gen"),
+                 float(vq.encode_flops_per_image()), backward=False),
+        )  # fmt: skip
+
+    @property
+    def modalities(self) -> dict[str, dict[str, float]]:
+        n, k = self.config.vision.num_tokens, self.config.vq.num_tokens
+        seen = {cost.tokens_of("und"): 1.0, cost.encoded_of("und"): 1 / n}
+        made = {cost.tokens_of("gen"): 1.0, cost.encoded_of("gen"): 1 / k}
+        return {
+            "text": {cost.TOKENS: 1.0, cost.targets("text"): 1.0},
+            "understanding": {cost.TOKENS: 1.0} | seen,
+            "image codes": {cost.TOKENS: 1.0, cost.targets("code"): 1.0} | made,
         }
-        if batch.und is not None and batch.und.features is None:
-            per_image = float(c.vision.flops_per_image())
-            flops["vision_model"] = count(batch.und.weight) * per_image
-        if batch.gen is not None and batch.gen.codes is None:
-            per_image = float(c.vq.encode_flops_per_image())
-            flops["vqmodel"] = count(batch.gen.weight) * per_image
-        return flops
+
+    @property
+    def lookups(self) -> dict[str, str]:
+        return {
+            "language_model/embed_tokens/embedding": cost.TOKENS,
+            "generation_embeddings/embedding": cost.tokens_of("gen"),
+        }
+
+    # Codes are made in a step, not pictures.
+    unused = ("vqmodel/decoder", "vqmodel/post_quant_conv")
 
 
-def _all_frozen(group: str, params: Params, frozen: frozenset[str]) -> bool:
-    return all(f"{group}/{path}" in frozen for path in tree.flatten(params))
-
-
-def _place(
-    x: Float[Array, "B T D"],
-    images: Float[Array, "B I N D"],
-    batch: PackedBatch,
-    kind: Kind,
-) -> Float[Array, "B T D"]:
-    """`x` with the addressed image token where the input is of `kind`."""
-    here = batch.kind == kind
-    # Any position may show any image token of its row.
-    images = lay(images, ROWS, WHOLE, WHOLE, WHOLE)
-    flat = images.reshape(images.shape[0], -1, images.shape[-1])
-    address = jnp.where(here, batch.tokens, 0)
-    found = jnp.take_along_axis(flat, address[..., None], axis=1)
-    return jnp.where(here[..., None], lay(found, ROWS, POSITIONS, WHOLE), x)
-
-
-def _same_document_has(batch: PackedBatch, kind: Kind) -> Bool[Array, "B T"]:
-    """Whether the document of a position holds an input of `kind`."""
-
-    def row(segment, has):
-        by_segment = jnp.zeros(segment.shape[0] + 1, bool).at[segment].max(has)
-        return by_segment[segment]
-
-    return jax.vmap(row)(batch.segment, batch.kind == kind)
-
-
-def _mean_of(name: str, loss: HeadLoss, weight: Float[Array, "B T"]) -> Metrics:
-    """Loss and accuracy of the positions with weight."""
-    total = jnp.sum(weight)
-    return {
-        f"{name}/loss": (jnp.sum(weight * loss.nll), total),
-        f"{name}/accuracy": (jnp.sum(weight * loss.correct), total),
-    }
+RECIPE = Recipe("janus", Janus, JanusConfig, "rows", SIZES, "unijax.systems.janus_ladders:LADDERS")

@@ -1,17 +1,24 @@
-"""Training of the VQ image tokenizer: LlamaGen's recipe (arXiv 2406.06525, section 3.1).
+"""Training of image autoencoders: VQ tokenizers to codes, KL autoencoders to latents.
 
-Its `vq_train.py` and `vq_loss.py` minimise, with Adam (0.9, 0.95) at 1e-4, clipping at 1,
-batch 128,
+VQ is LlamaGen's recipe (arXiv 2406.06525, section 3.1). Its `vq_train.py` and `vq_loss.py`
+minimise, with Adam (0.9, 0.95) at 1e-4, clipping at 1, batch 128,
 
     L2 + 1.0 LPIPS + (codebook 1.0 + commitment 0.25) + 0.5 (-D(reconstruction)) from step 20,000 on
 
-for the tokenizer, and 0.5 hinge for the patch discriminator D from the same step on.
+for the tokenizer, and 0.5 hinge for the patch discriminator D from the same step on. KL is that of
+Transfusion (arXiv 2408.11039, appendix A) without its identity loss,
+
+    L1 + 1.0 LPIPS + 1e-6 KL + 0.5 (-D(reconstruction)) from step 50,000 on
+
+whose pictures come from latents drawn by each picture's seed.
 
 Our choices: the perceptual distance is LPIPS's (arXiv 1801.03924, equation 1) with all its channel
-weights equal, on EfficientNet-Lite0 instead of VGG-16, averaged over layers; D has group norm.
+weights equal, on EfficientNet-Lite0 instead of VGG-16, averaged over layers; D has group norm; the
+divergence is summed over the latents of a picture, where its distances are means over pixels.
 """
 
 import dataclasses
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -20,10 +27,13 @@ from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
+from unijax.core import cost
 from unijax.core.batch import ImageBatch
+from unijax.core.cost import Cost
 from unijax.core.errors import UserError
-from unijax.core.system import Metrics, Params, Sums
+from unijax.core.system import Loss, Metrics, Params, Recipe, Sums
 from unijax.models import efficientnet_lite
+from unijax.models.autoencoder import AutoencoderConfig, AutoencoderKL
 from unijax.models.efficientnet_lite import EfficientNetLite0
 from unijax.models.patchgan import PatchGAN, PatchGANConfig
 from unijax.models.vqgan import VQGAN, VQConfig
@@ -37,15 +47,20 @@ class TokenizerConfig:
     """The networks and the weights of the terms.
 
     Attributes:
-      vq: the tokenizer.
+      vq, kl: the autoencoder, one of the two.
       discriminator: None trains without one.
       reconstruction: "l2" or "l1", the mean over pixels and channels in -1..1.
       perceptual_weight: 0 leaves the perceptual network out.
       perceptual_path: its `.pth` file; empty finds the installed package.
+      codebook_weight, commitment_weight: of `vq`.
       adversarial_start: the step from which on the discriminator trains and counts.
+      kl_weight: of `kl`.
+
+    Raises:
+      UserError: both autoencoders or neither, or an unknown distance.
     """
 
-    vq: VQConfig
+    vq: VQConfig | None = None
     discriminator: PatchGANConfig | None = None
     reconstruction: str = "l2"
     reconstruction_weight: float = 1.0
@@ -55,21 +70,35 @@ class TokenizerConfig:
     commitment_weight: float = 0.25
     adversarial_weight: float = 0.5
     adversarial_start: int = 20_000
+    kl: AutoencoderConfig | None = None
+    kl_weight: float = 1e-6
 
     def __post_init__(self):
+        if (self.vq is None) == (self.kl is None):
+            raise UserError(
+                "model.vq, model.kl",
+                "neither" if self.vq is None else "both",
+                "one of them: codes or latents",
+                "Leave the other out.",
+            )
         if self.reconstruction not in ("l1", "l2"):
             raise UserError(
                 "model.reconstruction", repr(self.reconstruction), "'l1' or 'l2'", "Correct it."
             )
+
+    @property
+    def image_size(self) -> int:
+        """Pixels of a side."""
+        return (self.vq or self.kl).image_size
 
 
 @dataclasses.dataclass(frozen=True)
 class Tokenizer:
     """The recipe. Eats `ImageBatch`.
 
-    Parameter groups: `generator` (the tokenizer: what is kept), `discriminator`, and `perceptual`,
-    which comes from a file and which every stage must freeze. The first two want an optimizer each;
-    stop-gradients keep their terms apart.
+    Parameter groups: `generator` (the autoencoder: what is kept), `discriminator`, and
+    `perceptual`, which comes from a file and which every stage must freeze. The first two want an
+    optimizer each; stop-gradients keep their terms apart.
 
     Attributes:
       config: networks and weights of the terms.
@@ -89,12 +118,15 @@ class Tokenizer:
     def __post_init__(self):
         if self.remat != "none":
             raise UserError(
-                "remat", repr(self.remat), "'none'", "The tokenizer keeps its activations."
+                "remat", repr(self.remat), "'none'", "The autoencoder keeps its activations."
             )
 
     @property
-    def generator(self) -> VQGAN:
-        return VQGAN(self.config.vq, dtype=self.dtype, param_dtype=self.param_dtype)
+    def generator(self) -> VQGAN | AutoencoderKL:
+        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        if self.config.vq is not None:
+            return VQGAN(self.config.vq, **kinds)
+        return AutoencoderKL(self.config.kl, **kinds)
 
     @property
     def discriminator(self) -> PatchGAN:
@@ -113,8 +145,9 @@ class Tokenizer:
         """
         cfg = self.config
         keys = jax.random.split(key)
-        pixels = jnp.zeros((1, cfg.vq.image_size, cfg.vq.image_size, 3), self.dtype)
-        params = {"generator": self.generator.init(keys[0], pixels)["params"]}
+        pixels = jnp.zeros((1, cfg.image_size, cfg.image_size, 3), self.dtype)
+        seed = () if cfg.vq is not None else (jnp.zeros(1, jnp.uint32),)
+        params = {"generator": self.generator.init(keys[0], pixels, *seed)["params"]}
         if cfg.discriminator is not None:
             params["discriminator"] = self.discriminator.init(keys[1], pixels)["params"]
         if cfg.perceptual_weight:
@@ -134,7 +167,7 @@ class Tokenizer:
 
     @property
     def _terms(self) -> tuple[str, ...]:
-        terms = ("reconstruction", "codebook")
+        terms = ("reconstruction", "codebook" if self.config.vq is not None else "kl")
         if self.config.perceptual_weight:
             terms += ("perceptual",)
         if self.config.discriminator is not None:
@@ -146,7 +179,12 @@ class Tokenizer:
         return {"images": (jnp.sum(batch.weight), jnp.ones(()))}
 
     def loss(
-        self, params: Params, batch: ImageBatch, key: Array, step: Array, frozen: frozenset[str]
+        self,
+        params: Params,
+        batch: ImageBatch,
+        key: Array | None,
+        step: Array,
+        frozen: frozenset[str],
     ) -> tuple[Sums, Metrics]:
         """Sums over the images of every term, weights of the config included, and metrics.
 
@@ -155,28 +193,46 @@ class Tokenizer:
         del key, frozen
         cfg = self.config
         real = to_signed(batch.pixels, self.dtype)
-        out = self.generator.apply({"params": params["generator"]}, real)
-        error = out.pixels - real
+        generate = self._through_codes if cfg.vq is not None else self._through_latents
+        fake, terms, plain, metrics = generate(params["generator"], real, batch)
+        error = fake - real
         distance = jnp.abs(error) if cfg.reconstruction == "l1" else error**2
-        commitment = cfg.commitment_weight * out.commitment_loss
-        per_image = {
-            "reconstruction": cfg.reconstruction_weight * jnp.mean(distance, axis=(1, 2, 3)),
-            "codebook": cfg.codebook_weight * out.codebook_loss + commitment,
-        }
-        plain = {"psnr": psnr(out.pixels, real), "commitment": out.commitment_loss}
+        of_pixels = cfg.reconstruction_weight * jnp.mean(distance, axis=(1, 2, 3))
+        per_image = {"reconstruction": of_pixels, **terms}
+        plain["psnr"] = psnr(fake, real)
         if cfg.perceptual_weight:
-            plain["perceptual"] = self._perceptual_distance(params["perceptual"], out.pixels, real)
+            plain["perceptual"] = self._perceptual_distance(params["perceptual"], fake, real)
             per_image["perceptual"] = cfg.perceptual_weight * plain["perceptual"]
         if cfg.discriminator is not None:
-            adversarial = self._adversarial(params["discriminator"], out.pixels, real, step)
+            adversarial = self._adversarial(params["discriminator"], fake, real, step)
             plain |= adversarial
             for term in ("adversarial", "discriminator"):
                 per_image[term] = cfg.adversarial_weight * adversarial[term]
         sums = {name: jnp.sum(batch.weight * value) for name, value in per_image.items()}
         images = jnp.sum(batch.weight)
-        metrics = {name: (jnp.sum(batch.weight * x), images) for name, x in plain.items()}
-        metrics["codes_used"] = self._codes_used(out.codes, batch.weight)
+        metrics |= {name: (jnp.sum(batch.weight * x), images) for name, x in plain.items()}
         return sums, metrics
+
+    def _through_codes(
+        self, params: Params, real: Float[Array, "B height width 3"], batch: ImageBatch
+    ) -> tuple[Array, dict[str, Array], dict[str, Array], Metrics]:
+        """The reconstruction; of every image, terms and what is shown; and of the batch."""
+        cfg = self.config
+        out = self.generator.apply({"params": params}, real)
+        commitment = cfg.commitment_weight * out.commitment_loss
+        terms = {"codebook": cfg.codebook_weight * out.codebook_loss + commitment}
+        metrics = {"codes_used": self._codes_used(out.codes, batch.weight)}
+        return out.pixels, terms, {"commitment": out.commitment_loss}, metrics
+
+    def _through_latents(
+        self, params: Params, real: Float[Array, "B height width 3"], batch: ImageBatch
+    ) -> tuple[Array, dict[str, Array], dict[str, Array], Metrics]:
+        """As `_through_codes`; shows the divergence in nats, and the latents' mean square."""
+        pixels, posterior = self.generator.apply({"params": params}, real, batch.seed)
+        divergence = posterior.kl()
+        square = jnp.mean(posterior.mean**2, axis=(1, 2, 3))
+        plain = {"kl": divergence, "latent_square": square}
+        return pixels, {"kl": self.config.kl_weight * divergence}, plain, {}
 
     def _perceptual_distance(
         self,
@@ -232,21 +288,57 @@ class Tokenizer:
         used = jnp.zeros(size).at[codes].add(counted) > 0
         return jnp.sum(used).astype(jnp.float32), jnp.full((), size, jnp.float32)
 
-    def forward_flops(self, batch: ImageBatch, as_causal: bool = False) -> dict[str, Array]:
+    def rebuild(
+        self, params: Params, pixels: Float[Array, "B height width 3"]
+    ) -> Float[Array, "B height width 3"]:
+        """What the autoencoder makes of pictures in -1..1; of latents, from their means."""
+        generator, params = self.generator, {"params": params["generator"]}
+        if self.config.vq is not None:
+            return generator.apply(params, pixels).pixels
+        mean = generator.apply(params, pixels, method="encode").mean
+        return generator.apply(params, mean, method="decode")
+
+    def amounts(self, batch: ImageBatch, as_causal: bool = False) -> dict[str, Array]:
+        del as_causal  # no packed rows
+        return {cost.IMAGES: jnp.sum(batch.weight)}
+
+    @property
+    def costs(self) -> tuple[Cost, ...]:
         """The discriminator counts as if it had started.
 
-        The small perceptual network and the search for codes, which has no gradient, do not count.
+        The small perceptual network and the search for codes, which has no gradient, are work
+        beside the model's.
         """
-        del as_causal  # no packed rows
-        images = jnp.sum(batch.weight)
-        vq = self.config.vq
-        per_image = vq.encode_flops_per_image() + vq.decode_flops_per_image()
-        per_image -= vq.search_flops_per_image()
-        flops = {"generator": images * float(per_image)}
-        if self.config.discriminator is not None:
-            one = self.config.discriminator.flops_per_image(vq.image_size)
-            flops["discriminator"] = images * float(3 * one)
-        return flops
+        cfg, ae = self.config, self.config.vq or self.config.kl
+        kind, search = "KL", 0.0
+        if cfg.vq is not None:
+            kind, search = "VQ", float(ae.search_flops_per_image())
+        encode = float(ae.encode_flops_per_image()) - search
+        decode = float(ae.decode_flops_per_image())
+        found = [
+            Cost(f"{kind} encoder", "tower", "generator", cost.IMAGES, encode),
+            Cost(f"{kind} decoder", "tower", "generator", cost.IMAGES, decode),
+        ]
+        if search:
+            of_search = ("VQ encoder", "tower", "", cost.IMAGES, search)
+            found.insert(1, Cost(*of_search, times=1.0, counted=False))
+        if cfg.discriminator is not None:
+            # Fooled: forward, and back to the picture. Its own term: both, of two pictures.
+            one = float(cfg.discriminator.flops_per_image(cfg.image_size))
+            found += [
+                Cost("discriminator", "head", "", cost.IMAGES, one, times=2.0),
+                Cost("discriminator", "head", "discriminator", cost.IMAGES, 2 * one),
+            ]
+        if cfg.perceptual_weight:
+            one = float(efficientnet_lite.flops_per_image(cfg.image_size, PERCEPTUAL_STAGES))
+            # Of both pictures, and back to one.
+            found.append(Cost("perceptual", "head", "", cost.IMAGES, one, times=3.0, counted=False))
+        return tuple(found)
+
+    lookups: ClassVar[dict[str, str]] = {}
+    unused = ()
+    own_axes: ClassVar[dict[str, str]] = {}
+    losses: ClassVar[dict[str, Loss]] = {}
 
 
 def psnr(
@@ -262,3 +354,6 @@ def _unit(x: Float[Array, "B h w c"]) -> Float[Array, "B h w c"]:
     """Length 1 over channels, in float32; LPIPS's epsilon."""
     x = x.astype(jnp.float32)
     return x * jax.lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True) + 1e-10)
+
+
+RECIPE = Recipe("tokenizer", Tokenizer, TokenizerConfig, "pictures")

@@ -26,10 +26,11 @@ from unijax.core.files import OF_DISK, writable_directory
 from unijax.core.processes import all_agree, is_lead, wait_for_all
 from unijax.core.system import Params
 from unijax.train.checksum import checksums
+from unijax.train.lora import folded, is_adapter
+from unijax.train.schema import READ, SCHEMA, upgraded
 from unijax.train.stage import Rule
 from unijax.train.state import TrainState, merge, split
 
-SCHEMA = 2
 FOLDER = "checkpoints"
 DAMAGED = "damaged"  # beside it: what could not be restored
 
@@ -303,26 +304,27 @@ def read_run(path: str | pathlib.Path) -> dict:
     with _readable(directory), contextlib.closing(ocp.JsonCheckpointHandler()) as reader:
         run = reader.restore(directory / "run", ocp.args.JsonRestore())
         digest = run.pop("digest", None)
-    of_another = digest is None and run.get("schema") != SCHEMA  # the first had no digest
+    of_another = digest is None and run.get("schema") not in READ  # the first had no digest
     if not of_another and digest != _digest(run):
         raise _damaged(directory, "another description of the run than was saved")
-    if run["schema"] != SCHEMA:
+    if run["schema"] not in READ:
         raise UserError(
             str(directory),
             f"checkpoint schema {run['schema']}",
-            f"schema {SCHEMA}",
+            f"schema {' or '.join(map(str, READ))}",
             "Use the release of unijax that wrote it, or export and import it again.",
         )
-    return run | {"step": int(directory.name)}
+    return upgraded(run) | {"step": int(directory.name)}
 
 
 def read_params(path: str | pathlib.Path, like: Params | None = None) -> Params:
-    """The parameters of a checkpoint: the moving average where one was kept.
+    """The parameters of a checkpoint: the moving average where one was kept, adapters folded in.
 
     Args:
       path: a run directory, or one step in it.
-      like: abstract nested tree; when given, paths and shapes must agree and the result takes its
-        dtypes and shardings. Without it the arrays come as stored, on the default device.
+      like: abstract nested tree without adapters; when given, paths and shapes must agree and the
+        result takes its dtypes and shardings. Without it the arrays come as stored, on the default
+        device.
 
     Raises:
       UserError: if there is no checkpoint, it is damaged, or of another size or system.
@@ -330,21 +332,18 @@ def read_params(path: str | pathlib.Path, like: Params | None = None) -> Params:
     directory = step_directory(path)
     with _readable(directory), ocp.StandardCheckpointer() as reader:
         stored = tree.flatten(_stored_shapes(reader, directory / "params"))
-        if like is None:
-            target = stored
-        else:
-            target = tree.flatten(abstract(like))
-            check_same(
-                str(path),
-                {p: a.shape for p, a in stored.items()},
-                {p: a.shape for p, a in target.items()},
-            )
+        target = stored
+        if like is not None:
+            wanted = tree.flatten(abstract(like))
+            plain = {p: a.shape for p, a in stored.items() if not is_adapter(p)}
+            check_same(str(path), plain, {p: a.shape for p, a in wanted.items()})
+            target = stored | wanted
         params = reader.restore(directory / "params", tree.unflatten(target))
-        if not (directory / "ema").exists():
-            return params
-        averaged = tree.flatten(_stored_shapes(reader, directory / "ema"))
-        ema = reader.restore(directory / "ema", tree.unflatten({p: target[p] for p in averaged}))
-    return merge(params, ema)
+        if (directory / "ema").exists():
+            averaged = tree.flatten(_stored_shapes(reader, directory / "ema"))
+            ema = {p: target[p] for p in averaged}
+            params = merge(params, reader.restore(directory / "ema", tree.unflatten(ema)))
+    return tree.unflatten(folded(tree.flatten(params)))
 
 
 @contextlib.contextmanager

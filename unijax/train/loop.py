@@ -198,6 +198,7 @@ class _Run:
         self._checkpoints = Checkpoints(self.run_dir, config.keep, config.keep_every)
         self._guard = Guard(config.non_finite, config.max_non_finite, self._events)
         self._like = abstract(self.state)
+        self._versions = {"optimizers": self.trainer.optimizer_versions}
         saved: dict = {}
         if self._checkpoints.latest() is not None:
             jax.tree.map(lambda x: x.delete(), self.state)  # there may not be room for two
@@ -210,7 +211,7 @@ class _Run:
 
     def _restore(self) -> tuple[TrainState, dict]:
         def check(saved: dict) -> None:
-            changed = check_resumable(str(self.run_dir), saved, self.description)
+            changed = check_resumable(str(self.run_dir), saved, self.description | self._versions)
             if changed and is_lead():
                 tell = (f"{key} {old!r} -> {new!r}" for key, (old, new) in changed.items())
                 print("resuming with changes:", ", ".join(tell), file=sys.stderr)
@@ -297,7 +298,7 @@ class _Run:
 
     def _save(self, tries: int, wait: bool) -> None:
         self._settle()
-        more = {"report": self._report.pending(), "guard": self._guard.state()}
+        more = {"report": self._report.pending(), "guard": self._guard.state()} | self._versions
         for left in reversed(range(tries)):
             self.watchdog.beat(f"saving step {self.step}")
             try:

@@ -15,9 +15,10 @@ grow by different factors each get their own n.
 
 All of it is in how parameters begin and in their learning rates. What the paper writes as a
 multiplier of the output, or of attention's scores, is exactly that to Adam, whose step does not
-change when gradients are scaled (its lemma J.1): attention's goes to `q_proj`. So the network, its
-checkpoints, exports and kernels are the plain ones. Epsilon of Adam must stay far below the
-gradients, which shrink with width. Weight decay takes the multiple of the learning rate along.
+change when gradients are scaled (its lemma J.1): attention's goes to `q_proj`, or to the norm of
+the queries where there is one. So the network, its checkpoints, exports and kernels are the plain
+ones. Epsilon of Adam must stay far below the gradients, which shrink with width. Weight decay takes
+the multiple of the learning rate along.
 """
 
 import dataclasses
@@ -60,7 +61,7 @@ def scales(
       base_head_dims: the same at the base.
 
     Raises:
-      UserError: if the base has other parameters.
+      UserError: if the base has other parameters, or a head is the embedding.
     """
     ours, theirs = tree.flatten(params), tree.flatten(base)
     if other := sorted(ours.keys() ^ theirs.keys()):
@@ -71,7 +72,13 @@ def scales(
     found = {}
     for path, box in ours.items():
         scale = _by_shape(box, theirs[path])
-        if "/q_proj/" in path:
+        module, _, name = path.rpartition("/")[0].rpartition("/")
+        if name == "embed_tokens" and f"{module}/lm_head/kernel" not in ours:
+            raise UserError(
+                "mup_base", f"{module}: a head that is the embedding",
+                "one of its own, which has another scale", "Untie them, or remove mup_base.",
+            )  # fmt: skip
+        if name == ("q_norm" if f"{module}/q_norm/scale" in ours else "q_proj"):
             group = path.split("/")[0]
             heads = math.sqrt(base_head_dims[group] / head_dims[group])
             scale = Scale(scale.init * heads, scale.rate * heads)

@@ -1,61 +1,40 @@
 """The optimizer of a stage, built from its rules."""
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from unijax.core import tree
-from unijax.train.stage import OptimizerConfig, Rule, StageConfig
+from unijax.core.errors import UserError
+from unijax.train.kinds import VERSIONS, Leaf, steps
+from unijax.train.schedule import schedule
+from unijax.train.stage import Rule, StageConfig
 
 
-def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
-    """Learning rate as a function of the steps taken."""
-    peak, warmup = config.learning_rate, config.warmup_steps
-    rest = max(steps - warmup, 1)
-    if config.schedule == "cosine":
-        main = optax.cosine_decay_schedule(peak, rest)
-    elif config.schedule == "constant_decay":
-        decay = max(round(config.decay_fraction * rest), 1)
-        main = optax.join_schedules(
-            [optax.constant_schedule(peak), optax.linear_schedule(peak, 0.0, decay)],
-            [rest - decay],
-        )
-    else:
-        main = optax.constant_schedule(peak)
-    if warmup == 0:
-        return main
-    # The first step already learns: at step s of the warm-up the rate is peak * (s + 1) / warmup.
-    return optax.join_schedules(
-        [optax.linear_schedule(peak / warmup, peak, warmup - 1), main], [warmup]
-    )
+def _scale_by_leaf(multiples: Mapping[str, float | np.ndarray]) -> optax.GradientTransformation:
+    """Multiples are of a leaf, or of each layer of one."""
 
+    def scaled(x: jax.Array, multiple: float | np.ndarray) -> jax.Array:
+        if isinstance(multiple, float):
+            return x * multiple
+        return x * multiple.astype(x.dtype).reshape(-1, *[1] * (x.ndim - 1))
 
-def _scale_by_leaf(multiples: dict[str, float]) -> optax.GradientTransformation:
     def update(updates, state, params=None):
         del params
-        flat = {p: u * multiples[p] for p, u in tree.flatten(updates).items()}
+        flat = {p: scaled(u, multiples[p]) for p, u in tree.flatten(updates).items()}
         return tree.unflatten(flat), state
 
     return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
 
 
-def decays(path: str, rule: Rule) -> bool:
-    """Weight decay is for matrices, tables and convolution kernels, not for norms and biases."""
-    return rule.decay and path.rsplit("/", 1)[-1] in ("kernel", "embedding")
-
-
-def _group(config: OptimizerConfig, steps: int, rules: dict[str, Rule]):
-    transforms = [
-        optax.clip_by_global_norm(config.clip_norm),
-        optax.scale_by_adam(config.b1, config.b2, config.eps),
-    ]
-    if config.weight_decay:
-        mask = tree.unflatten({p: decays(p, r) for p, r in rules.items()})
-        transforms.append(optax.add_decayed_weights(config.weight_decay, mask))
-    if any(r.lr_multiple != 1.0 for r in rules.values()):
-        transforms.append(_scale_by_leaf({p: r.lr_multiple for p, r in rules.items()}))
-    transforms.append(optax.scale_by_learning_rate(schedule(config, steps)))
-    return optax.chain(*transforms)
+def _multiple(rule: Rule, leaf: Leaf) -> float | np.ndarray:
+    """Of the learning rate."""
+    if rule.layer_decay == 1:
+        return rule.lr_multiple
+    return rule.lr_multiple * rule.layer_decay ** np.arange(leaf.layers, 0, -1)
 
 
 class GroupedOptimizer:
@@ -63,19 +42,42 @@ class GroupedOptimizer:
 
     The state is `{optimizer name: optax state}`; each optimizer sees its own parameters alone, so
     clipping is per group.
+
+    Attributes:
+      schedules: learning rates by optimizer.
+      versions: of each one's state, as checkpoints record it.
     """
 
-    def __init__(self, stage: StageConfig, rules: dict[str, Rule]):
-        """`rules` is the table of trained paths only."""
+    def __init__(self, stage: StageConfig, rules: dict[str, Rule], leaves: dict[str, Leaf]):
+        """`rules` and `leaves` are of the trained paths only.
+
+        Raises:
+          UserError: for a decay of layers where there are none.
+        """
         self._paths = {
             name: sorted(p for p, r in rules.items() if r.optimizer == name)
             for name in stage.optimizers
         }
-        self._optimizers = {
-            name: _group(config, stage.steps, {p: rules[p] for p in self._paths[name]})
-            for name, config in stage.optimizers.items()
-        }
+        for path, rule in rules.items():
+            if rule.layer_decay != 1 and not leaves[path].layers:
+                raise UserError(
+                    f"stage {stage.name}: rule {rule.pattern!r}",
+                    f"layer_decay={rule.layer_decay} for {path!r}",
+                    "parameters of stacked layers",
+                    "Give what stands before and after the layers rules of their own.",
+                )
         self.schedules = {n: schedule(c, stage.steps) for n, c in stage.optimizers.items()}
+        self.versions = {n: f"{c.kind} {VERSIONS[c.kind]}" for n, c in stage.optimizers.items()}
+        self._clamps = {p: r.clamp for p, r in rules.items() if r.clamp}
+        self._optimizers = {}
+        for name, config in stage.optimizers.items():
+            mine = {p: leaves[p] for p in self._paths[name]}
+            transforms = steps(config, mine)
+            multiples = {p: _multiple(rules[p], x) for p, x in mine.items()}
+            if any(np.any(m != 1.0) for m in multiples.values()):
+                transforms.append(_scale_by_leaf(multiples))
+            transforms.append(optax.scale_by_learning_rate(self.schedules[name]))
+            self._optimizers[name] = optax.chain(*transforms)
 
     def split(self, params: dict) -> dict[str, dict]:
         """The nested tree as one nested tree per optimizer."""
@@ -109,7 +111,11 @@ class GroupedOptimizer:
                 chosen, new, state[name],
                 is_leaf=lambda x: isinstance(x, optax.ScaleByScheduleState),
             )  # fmt: skip
-            flat |= tree.flatten(chosen(optax.apply_updates(parts[name], updates), parts[name]))
+            moved = tree.flatten(optax.apply_updates(parts[name], updates))
+            for path, clamp in self._clamps.items():
+                if path in moved:
+                    moved[path] = jnp.clip(moved[path], *clamp)
+            flat |= tree.flatten(chosen(tree.unflatten(moved), parts[name]))
         return tree.unflatten(flat), new_state
 
     def learning_rates(self, step: jax.Array) -> dict[str, jax.Array]:

@@ -13,7 +13,7 @@ from unijax.core import tree
 from unijax.core.errors import UserError
 from unijax.core.system import Params, System, init_shapes
 from unijax.parallel import sharding
-from unijax.train import mup
+from unijax.train import kinds, lora, mup
 from unijax.train import state as state_lib
 from unijax.train.optimizer import GroupedOptimizer
 from unijax.train.stage import Rule, StageConfig, match_rules
@@ -26,21 +26,27 @@ class Trainer:
     """What `fit` needs, built once.
 
     Attributes:
+      system: what is trained.
       rules: of every parameter path.
+      optimizer_versions: of the state of each optimizer (`train.kinds`).
       abstract: nested tree of the shapes, dtypes and shardings of all parameters.
       abstract_state: the same of a `TrainState`.
       batch_sharding: of every leaf of a batch.
       init: seed -> fresh parameters, placed.
+      adapters: seed -> those of `init` that are adapters.
       begin: parameters -> fresh `TrainState`. Consumes its argument.
       train_step, eval_step: jitted.
       put: host batch -> device batch.
     """
 
+    system: System
     rules: dict[str, Rule]
+    optimizer_versions: dict[str, str]
     abstract: Params
     abstract_state: TrainState
     batch_sharding: jax.sharding.NamedSharding
     init: Callable[[int], Params]
+    adapters: Callable[[int], Params]
     begin: Callable[[Params], TrainState]
     train_step: Callable
     eval_step: Callable
@@ -65,16 +71,22 @@ def build(
         given (`mup`); None: they are as given at any width.
 
     Raises:
-      UserError: for several parts of a system that needs the whole batch at once, or for a base of
-        other parameters.
+      UserError: for several parts of a system that needs the whole batch at once, for a base of
+        other parameters or with adapters, or for adapters of nothing.
     """
     if parts > 1 and not system.rows_alone:
         raise UserError(
             "accumulate", f"{parts} for the system {type(system).__name__}",
             "1: its loss is of pairs of all rows", "Set it to 1, or use more devices.",
         )  # fmt: skip
+    system = lora.adapted(system, stage.lora)
+    if stage.lora and mup_base is not None:
+        raise UserError(
+            "mup_base", "sizes, for a stage with adapters", "none: they are not of the table",
+            "Remove mup_base.",
+        )  # fmt: skip
     boxed = init_shapes(system)
-    shardings = sharding.param_shardings(boxed, mesh, table)
+    shardings = sharding.param_shardings(boxed, mesh, table, system.own_axes)
     abstract = jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), nn.unbox(boxed), shardings
     )
@@ -84,7 +96,9 @@ def build(
         rate = rules[path].lr_multiple * scale.rate
         rules[path] = dataclasses.replace(rules[path], lr_multiple=rate)
     trained = {p: r for p, r in rules.items() if not r.frozen}
-    optimizer = GroupedOptimizer(stage, trained)
+    boxes = tree.flatten(boxed)
+    leaves = {p: kinds.leaf(p, boxes[p], rule) for p, rule in trained.items()}
+    optimizer = GroupedOptimizer(stage, trained, leaves)
 
     def begin(params: Params) -> TrainState:
         return state_lib.begin(params, rules, optimizer, compute_dtype, stage.ema_decay > 0)
@@ -118,6 +132,13 @@ def build(
 
         return jax.jit(fresh, out_shardings=shardings)(jax.random.key(run_seed))
 
+    def adapters(run_seed: int) -> Params:
+        if not stage.lora:
+            return {}
+        placed = {p: s for p, s in tree.flatten(shardings).items() if lora.is_adapter(p)}
+        make = jax.jit(lambda k: nn.unbox(system.adapters(k)), out_shardings=tree.unflatten(placed))
+        return make(jax.random.key(run_seed))
+
     def put(batch: Any) -> Any:
         return jax.tree.map(lambda x: jax.make_array_from_process_local_data(rows, x), batch)
 
@@ -136,13 +157,16 @@ def build(
         )
     )
     return Trainer(
+        system=system,
         rules=rules,
+        optimizer_versions=optimizer.versions,
         abstract=abstract,
         abstract_state=jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, state_shardings
         ),
         batch_sharding=rows,
         init=init,
+        adapters=adapters,
         begin=jax.jit(begin, out_shardings=state_shardings, donate_argnums=0),
         train_step=jax.jit(step, donate_argnums=0, out_shardings=(state_shardings, None)),
         eval_step=jax.jit(on_mesh(make_eval_step(system))),

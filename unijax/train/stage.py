@@ -1,21 +1,67 @@
 """What a stage trains, and how: rules on parameter paths, and an optimizer per group."""
 
 import dataclasses
+import itertools
 import re
 
 from unijax.core.errors import UserError
+from unijax.core.record import added
+
+KINDS = ("adamw", "lamb", "adafactor", "muon", "sgd")
+SCHEDULES = ("constant", "cosine", "constant_decay", "knots")
+CONSTANTS = ("/lora_scale", "/lora_dropout")  # of an adapter; they never train
+CURVES = ("linear", "constant", "cosine", "exponential", "inverse_sqrt", "logarithmic")
+
+
+@dataclasses.dataclass(frozen=True)
+class Knot:
+    """A point that a learning rate passes through.
+
+    Attributes:
+      step: steps taken by then; below 0 it counts from the stage's end, -1 being its last step.
+      share: of the peak.
+      curve: from the knot before. "constant": that one's share up to here; "cosine": half a wave;
+        "exponential": the logarithm of the rate is linear; "inverse_sqrt": its inverse square is,
+        as in 1 / sqrt(step); "logarithmic": the rate is linear in the logarithm of 1 + the steps
+        since.
+    """
+
+    step: int
+    share: float
+    curve: str = "linear"
+
+    def __post_init__(self):
+        where = "stage.optimizers.*.knots.*"
+        if self.curve not in CURVES:
+            raise UserError(
+                f"{where}.curve", repr(self.curve), f"one of {CURVES}", "Correct the config."
+            )
+        if self.share < 0:
+            raise UserError(f"{where}.share", f"{self.share}", "0 or more", "Correct the config.")
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW with global-norm clipping and a schedule.
+    """An optimizer with global-norm clipping and a schedule.
+
+    What a kind does per matrix it does per layer of a stack: as if each layer had its own leaves.
 
     Attributes:
       learning_rate: peak.
-      schedule: "constant" after warm-up, "cosine" to zero at the last step, or "constant_decay":
-        constant, then linear to zero over the last `decay_fraction` of the steps.
+      schedule: "constant" after warm-up; "cosine" to the final share at the last step;
+        "constant_decay": constant, then linear to the final share over the last `decay_fraction` of
+        the steps; "knots": see there.
       warmup_steps: linear; step s of them (from 0) has the share (s + 1) / warmup_steps.
+      b1: decay of the first moment. Momentum of "sgd" and "adafactor" (0 keeps none) and "muon".
+      b2, eps: of second moments ("adafactor" has its own).
+      weight_decay: of kernels and tables, times the learning rate. Of "sgd" it goes into the
+        momentum, as in PyTorch; of "lamb", what is not decayed is not rescaled either.
       clip_norm: of this group's gradients.
+      kind: "adamw" (arXiv 1711.05101); "lamb" (1904.00962, as NVIDIA has it); "adafactor"
+        (1804.04235, steps relative to the size of a parameter); "muon" (2502.16982: matrices
+        between widths are orthogonalised, at the size of Adam's steps, the rest is Adam's); "sgd".
+      final_share: of the learning rate, at the end of "cosine" and "constant_decay".
+      knots: the whole schedule, warm-up included, from step 0 on; the last share stays.
     """
 
     learning_rate: float
@@ -27,15 +73,43 @@ class OptimizerConfig:
     eps: float = 1e-8
     weight_decay: float = 0.0
     clip_norm: float = 1.0
+    kind: str = added("adamw")
+    final_share: float = added(0.0)
+    knots: tuple[Knot, ...] = added(())
 
     def __post_init__(self):
-        if self.schedule not in ("constant", "cosine", "constant_decay"):
-            raise UserError(
-                "stage.optimizers.*.schedule",
-                repr(self.schedule),
-                "'constant', 'cosine' or 'constant_decay'",
-                "Correct the config.",
-            )
+        def wrong(name: str, expected: str) -> UserError:
+            found = repr(getattr(self, name))
+            return UserError(f"stage.optimizers.*.{name}", found, expected, "Correct the config.")
+
+        if self.kind not in KINDS:
+            raise wrong("kind", f"one of {KINDS}")
+        if self.schedule not in SCHEDULES:
+            raise wrong("schedule", f"one of {SCHEDULES}")
+        if self.kind == "lamb" and not self.weight_decay:
+            raise wrong("weight_decay", "more than 0: lamb rescales what is decayed alone")
+        if not 0 <= self.final_share <= 1:
+            raise wrong("final_share", "a share of the learning rate, from 0 to 1")
+        if self.final_share and self.schedule not in ("cosine", "constant_decay"):
+            raise wrong("final_share", f"0 with the schedule {self.schedule!r}")
+        if self.schedule != "knots" and self.knots:
+            raise wrong("schedule", "'knots', as there are some")
+        if self.schedule == "knots":
+            if not self.knots or self.knots[0].step != 0:
+                raise wrong("knots", "the first at step 0")
+            if self.warmup_steps:
+                raise wrong("warmup_steps", "0: with knots the warm-up is one of them")
+            for before, knot in itertools.pairwise(self.knots):
+                if knot.curve in ("exponential", "inverse_sqrt") and not before.share * knot.share:
+                    raise wrong("knots", f"shares above 0 at both ends of a curve {knot.curve!r}")
+
+
+def _check_pattern(where: str, pattern: str) -> None:
+    try:
+        re.compile(pattern)
+    except re.error as e:
+        found = f"{pattern!r} ({e})"
+        raise UserError(where, found, "a regular expression", "Correct the config.") from None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +122,10 @@ class Rule:
       lr_multiple: of the optimizer's learning rate.
       decay: whether kernels and tables get weight decay (norms and biases never do).
       optimizer: key of `StageConfig.optimizers`.
+      layer_decay: layer i of a stack of L, from 0, has `lr_multiple * layer_decay ** (L - i)`, as
+        BEiT (arXiv 2106.08254) and EVA have it: the last one less than what follows the stack. What
+        stands before it, at `layer_decay ** (L + 1)`, wants a rule of its own.
+      clamp: least and most value of the parameters, held after every step.
     """
 
     pattern: str
@@ -55,15 +133,53 @@ class Rule:
     lr_multiple: float = 1.0
     decay: bool = True
     optimizer: str = "main"
+    layer_decay: float = added(1.0)
+    clamp: tuple[float, ...] = added(())
 
     def __post_init__(self):
-        try:
-            re.compile(self.pattern)
-        except re.error as e:
+        _check_pattern("stage.rules.*.pattern", self.pattern)
+        if self.clamp and (len(self.clamp) != 2 or self.clamp[0] > self.clamp[1]):
             raise UserError(
-                "stage.rules.*.pattern", f"{self.pattern!r} ({e})", "a regular expression",
+                "stage.rules.*.clamp",
+                f"{self.clamp}",
+                "least and most value",
                 "Correct the config.",
-            ) from None  # fmt: skip
+            )
+        if self.layer_decay <= 0:
+            raise UserError(
+                "stage.rules.*.layer_decay", f"{self.layer_decay}", "more than 0",
+                "Correct the config.",
+            )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class LoraRule:
+    """Low-rank adapters (LoRA, arXiv 2106.09685) of the linear layers whose path it matches.
+
+    A layer of kernel W gives `W x + alpha / rank * B A dropout(x)`; B begins at zero. Heads onto
+    classes get none. The rules of the stage say what trains: `lora_[ab]$` are the adapters.
+
+    Attributes:
+      pattern: regular expression matched against the start of the layer's path.
+      rank: columns of A.
+      alpha: see above.
+      dropout: share of the values of x that A does not see in training.
+    """
+
+    pattern: str
+    rank: int
+    alpha: float
+    dropout: float = 0.0
+
+    def __post_init__(self):
+        _check_pattern("stage.lora.*.pattern", self.pattern)
+        if self.rank < 1:
+            raise UserError("stage.lora.*.rank", f"{self.rank}", "1 or more", "Correct the config.")
+        if not 0 <= self.dropout < 1:
+            raise UserError(
+                "stage.lora.*.dropout", f"{self.dropout}", "a share of at least 0 and below 1",
+                "Correct the config.",
+            )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +192,7 @@ class StageConfig:
       rules: the first whose pattern matches a path decides; a path without a rule is an error.
       optimizers: one per disjoint parameter group.
       ema_decay: keep an exponential moving average of the trained parameters; 0 keeps none.
+      lora: adapters; of several rules the first that matches a layer decides.
     """
 
     name: str
@@ -83,6 +200,7 @@ class StageConfig:
     rules: tuple[Rule, ...]
     optimizers: dict[str, OptimizerConfig]
     ema_decay: float = 0.0
+    lora: tuple[LoraRule, ...] = added(())
 
     def __post_init__(self):
         if self.steps < 1:
@@ -90,7 +208,7 @@ class StageConfig:
 
 
 def match_rules(stage: StageConfig, paths: list[str]) -> dict[str, Rule]:
-    """The rule of every path.
+    """The rule of every path; what adapters are made with never trains.
 
     Raises:
       UserError: if a path has no rule, a rule matches nothing, or an optimizer is not defined.
@@ -98,6 +216,9 @@ def match_rules(stage: StageConfig, paths: list[str]) -> dict[str, Rule]:
     used = set()
     table = {}
     for path in paths:
+        if path.endswith(CONSTANTS):
+            table[path] = Rule(re.escape(path), frozen=True)
+            continue
         rule = next((r for r in stage.rules if re.match(r.pattern, path)), None)
         if rule is None:
             raise UserError(

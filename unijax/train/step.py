@@ -1,14 +1,18 @@
 """One optimizer step, and one evaluation step."""
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
 
 from unijax.core.system import Metrics, System
+from unijax.train.flops import training_flops
+from unijax.train.lora import check_drops
 from unijax.train.metrics import APPLIED, PART_NORM
 from unijax.train.optimizer import GroupedOptimizer
 from unijax.train.stage import Rule
@@ -27,25 +31,6 @@ def total_loss(sums: dict[str, Array], weights: dict[str, Array]) -> Array:
 def _once(x: Array) -> tuple[Array, Array]:
     """A value of the step as (sum, weight), so that a report averages it over its steps."""
     return x.astype(jnp.float32), jnp.ones((), jnp.float32)
-
-
-def training_flops(
-    system: System, batch: Any, rules: dict[str, Rule], as_causal: bool = False
-) -> Array:
-    """Model FLOPs of a step, recomputation excluded. `as_causal`: see `System.forward_flops`.
-
-    A part that trains costs three times its forward pass, a frozen part that gradients flow
-    through twice, a frozen part on the input side (`system.encoders`) once. A part that is no group
-    of parameters has products of activations alone, which all get gradients: three times.
-    """
-    frozen = {p.split("/")[0] for p in rules} - {
-        p.split("/")[0] for p, r in rules.items() if not r.frozen
-    }
-    total = jnp.zeros((), jnp.float32)
-    for part, forward in system.forward_flops(batch, as_causal).items():
-        frozen_factor = 1 if part in system.encoders else 2
-        total = total + (frozen_factor if part in frozen else 3) * forward
-    return total
 
 
 def in_parts(batch: Any, parts: int) -> Any:
@@ -92,6 +77,7 @@ def make_train_step(
       shardings: of the trained parameters. Their gradients, of every part, lie likewise.
     """
     frozen_paths = frozenset(p for p, r in rules.items() if r.frozen)
+    drops = any(path.endswith("/lora_dropout") for path in rules)
 
     def train_step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
@@ -103,7 +89,8 @@ def make_train_step(
                 sums, metrics = system.loss(whole, part, key, state.step, frozen_paths)
                 return total_loss(sums, weights), metrics
 
-            values, grads = jax.value_and_grad(objective, has_aux=True)(state.params)
+            with nn.intercept_methods(check_drops) if drops else contextlib.nullcontext():
+                values, grads = jax.value_and_grad(objective, has_aux=True)(state.params)
             if shardings is not None:
                 grads = jax.lax.with_sharding_constraint(grads, shardings)
             return values, grads
@@ -142,8 +129,7 @@ def make_eval_step(system: System) -> Callable[[TrainState, Any], Metrics]:
 
     def eval_step(state: TrainState, batch: Any) -> Metrics:
         params = evaluation_params(state)
-        everything = frozenset()
-        sums, metrics = system.loss(params, batch, jax.random.key(0), state.step, everything)
+        sums, metrics = system.loss(params, batch, None, state.step, frozenset())
         weights = system.weights(batch)
         # The objective over several batches is their sum over their weight, term by term.
         terms = {f"term/{k}": (sums[k], weights[k]) for k in sums}

@@ -22,6 +22,7 @@ import orbax.checkpoint as ocp
 from unijax.core import tree
 from unijax.core.errors import UserError
 from unijax.train import checkpoint
+from unijax.train.lora import LEAVES, folded, is_adapter
 
 T = TypeVar("T")
 
@@ -164,6 +165,8 @@ def _quiet(logger: logging.Logger) -> Iterator[None]:
 class StoredParams:
     """The parameters of a checkpoint, the moving average where one was kept, read on demand.
 
+    Adapters are folded into their kernels.
+
     Attributes:
       arrays: shape and dtype of every path.
     """
@@ -179,11 +182,23 @@ class StoredParams:
                 metadata = self._reader.metadata(directory / name).item_metadata.tree
                 for p, m in tree.flatten(metadata).items():
                     self._item[p] = directory / name
-                    self.arrays[p] = jax.ShapeDtypeStruct(tuple(m.shape), m.dtype)
+                    if not is_adapter(p):
+                        self.arrays[p] = jax.ShapeDtypeStruct(tuple(m.shape), m.dtype)
 
     def read(self, paths: Iterable[str]) -> dict[str, np.ndarray]:
         """Host arrays, in the dtypes on disk."""
-        paths, out = list(paths), {}
+        paths = list(paths)
+        beside = [
+            f"{p.rpartition('/')[0]}/{leaf}"
+            for p in paths
+            if p.endswith("kernel")
+            for leaf in LEAVES
+        ]
+        found = self._read([*paths, *(p for p in beside if p in self._item)])
+        return {p: np.asarray(x) for p, x in folded(found).items()}
+
+    def _read(self, paths: list[str]) -> dict[str, np.ndarray]:
+        out = {}
         for item in sorted({self._item[p] for p in paths}):
             # A partial restore takes the structure alone from its first argument.
             wanted = tree.unflatten({p: 0 for p in paths if self._item[p] == item})

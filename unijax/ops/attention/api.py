@@ -7,9 +7,9 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
-from jaxtyping import Float, Int
 
 from unijax.core.errors import UserError
+from unijax.ops.attention.arguments import check_arguments
 from unijax.ops.attention.block_sizes import block_sizes, target
 from unijax.ops.attention.chunked import attention_chunked
 from unijax.ops.attention.pallas_mosaic_gpu import attention_mosaic_gpu
@@ -31,28 +31,32 @@ LOG = logging.getLogger(__name__)
 
 
 def attention(
-    q: Float[Array, "B Tq H D"],
-    k: Float[Array, "B Tk Hkv D"],
-    v: Float[Array, "B Tk Hkv D"],
-    kv_start: Int[Array, "B Tq"],
-    kv_end: Int[Array, "B Tq"],
+    q: Array,
+    k: Array,
+    v: Array,
+    kv_start: Array,
+    kv_end: Array,
     *,
     scale: float | None = None,
     soft_cap: float | None = None,
     implementation: str | None = None,
     **options: Any,
-) -> Float[Array, "B Tq H D"]:
+) -> Array:
     """Softmax attention in which query `i` sees the keys in `[kv_start[i], kv_end[i])`.
 
     Scores and softmax are float32 whatever the inputs are. Queries and keys may differ in length,
     and `H` may be a multiple of `Hkv`: head `h` reads key/value head `h // (H // Hkv)`. A query
-    without a visible key yields zeros and passes no gradient.
+    without a visible key yields zeros and passes no gradient. Any length may be zero.
 
     Where the mesh of the context (`core.mesh`) has several devices, each works the rows, heads and
     queries that it holds.
 
     Args:
-      kv_start, kv_end: int32, neither ever decreasing along a row (`intervals.check_intervals`).
+      q: `[B, Tq, H, D]`, float32, bfloat16 or float16.
+      k, v: `[B, Tk, Hkv, D]`, of the same dtype.
+      kv_start, kv_end: integers `[B, Tq]`, neither ever decreasing along a row. That is checked
+        outside of traced programs (`intervals.check_intervals`); inside, ends beyond the keys are
+        taken back to them.
       scale: of the scores, positive; `D ** -0.5` if None.
       soft_cap: if given, scores become `soft_cap * tanh(score / soft_cap)` after scaling.
       implementation: a key of `IMPLEMENTATIONS`, which runs or raises; None lets
@@ -63,16 +67,10 @@ def attention(
       Same shape and dtype as `q`.
 
     Raises:
-      UserError: if heads do not fit, or the named implementation is unknown or cannot run here.
+      UserError: if the arguments do not fit together, or the named implementation is unknown or
+        cannot run here.
     """
-    if q.shape[2] % k.shape[2]:
-        raise UserError(
-            "attention", f"{q.shape[2]} query heads and {k.shape[2]} key heads",
-            "a multiple", "Correct the numbers of heads.",
-        )  # fmt: skip
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
-    if scale <= 0 or (soft_cap is not None and soft_cap <= 0):
-        raise UserError("attention", f"{scale=}, {soft_cap=}", "positive numbers", "Correct them.")
+    check_arguments(q, k, v, kv_start, kv_end, scale, soft_cap)
     of = q.shape[1], k.shape[1], q.shape[3], q.dtype
     if implementation is None:
         implementation = select_implementation(*of)
@@ -82,10 +80,15 @@ def attention(
             f"attention {implementation=}", "an unknown name",
             f"one of {sorted(IMPLEMENTATIONS)}", "Correct the name, or leave the choice by None.",
         )  # fmt: skip
-    elif not options.get("interpret"):
-        _check_runs(implementation, *of[2:])
+    else:
+        _check_runs(implementation, *of[2:], interpreted=bool(options.get("interpret")))
+    if not (q.size and k.size):
+        return jnp.zeros(q.shape, q.dtype)
+    ends = kv_start.astype(jnp.int32), jnp.minimum(kv_end.astype(jnp.int32), k.shape[1])
+    scale = q.shape[3] ** -0.5 if scale is None else scale
+    cap = None if soft_cap is None else float(soft_cap)
     fn = IMPLEMENTATIONS[implementation]
-    return fn(q, k, v, kv_start, kv_end, scale=scale, soft_cap=soft_cap, **options)
+    return fn(q, k, v, *ends, scale=float(scale), soft_cap=cap, **options)
 
 
 def select_implementation(
@@ -119,13 +122,13 @@ def _is_hopper(kind: str) -> bool:
     return any(name in kind.split() for name in HOPPER)
 
 
-def _check_runs(implementation: str, head_dim: int, dtype: DTypeLike):
+def _check_runs(implementation: str, head_dim: int, dtype: DTypeLike, interpreted: bool):
     platform, kind = target()
-    needs = {"tpu": "tpu", "mosaic_gpu": "gpu", "triton": "gpu"}.get(implementation, platform)
+    needs = {"tpu": "tpu", "mosaic_gpu": "gpu", "triton": "gpu"}.get(implementation)
     found = expected = None
-    if platform != needs:
+    if needs not in (None, platform) and not interpreted:
         found, expected = f"a {platform} ({kind})", f"a {needs}"
-    elif implementation == "mosaic_gpu" and not _is_hopper(kind):
+    elif implementation == "mosaic_gpu" and not _is_hopper(kind) and not interpreted:
         found, expected = kind, f"a GPU of the Hopper family ({', '.join(HOPPER)})"
     elif implementation == "mosaic_gpu" and jnp.dtype(dtype) not in HALVES:
         found, expected = str(jnp.dtype(dtype)), "bfloat16 or float16"

@@ -66,14 +66,14 @@ def _forward(q, k, v, start, end, options):
             p = jnp.exp(s - new_top[..., None])
             shrink = jnp.exp(top - new_top)
             total = total * shrink + jnp.sum(p, axis=-1)
-            acc = acc * shrink[..., None] + _dot("hqk,hkd->hqd", p.astype(v.dtype), v_j)
+            acc = acc * shrink[..., None] + _dot("hqk,hkd->hqd", p, v_j)
             return new_top, total, acc
 
         rows = q_n.shape[:2]
         state = jnp.full(rows, LOWEST), jnp.zeros(rows), jnp.zeros(q_n.shape)
         top, total, acc = _walk(listed, step, state)
         total = jnp.where(total > 0, total, 1.0)  # a query without a key: zero, not 0 / 0
-        return None, ((acc / total[..., None]).astype(q.dtype), top + jnp.log(total))
+        return None, (acc / total[..., None], top + jnp.log(total))
 
     ends = (_ends_block_major(x, nq, bq, h // hkv) for x in (start, end))
     _, (out, lse) = jax.lax.scan(block, None, (jnp.arange(len(q)), q, *ends, *lists))
@@ -108,8 +108,7 @@ def _backward(q, k, v, start, end, dout, lse, delta, options):
             p = jnp.exp(s - lse_n[:, None])
             dp = _dot("hkd,hqd->hkq", v_j, dout_n)
             ds = p * (dp - delta_n[:, None]) * (scale * capped_slope(shown, soft_cap))
-            ds = ds.astype(q.dtype)
-            dv = _add(dv, at, _dot("hkq,hqd->hkd", p.astype(v.dtype), dout_n))
+            dv = _add(dv, at, _dot("hkq,hqd->hkd", p, dout_n))
             dk = _add(dk, at, _dot("hkq,hqd->hkd", ds, q_n))
             return dq_n + _dot("hkd,hkq->hdq", k_j, ds), dk, dv
 

@@ -103,6 +103,11 @@ def attention_pairs(
 def check_intervals(kv_start: np.ndarray, kv_end: np.ndarray, k_len: int) -> None:
     """Raises UserError, naming row and position, where host arrays `[B, Tq]` are no intervals."""
     start, end = np.asarray(kv_start), np.asarray(kv_end)
+    if start.shape != end.shape or start.ndim != 2:
+        raise UserError(
+            "attention intervals", f"kv_start {start.shape} and kv_end {end.shape}",
+            "the same [rows, queries]", "Both are vectors for each row.",
+        )  # fmt: skip
     step = [(0, 0), (1, 0)]
     faults = (
         ("kv_start < 0", "indices of keys", start < 0),

@@ -197,8 +197,15 @@ def _copy_in_turn(count, copies):
             plgpu.barrier_wait(done.at[_slot(step)])
 
 
+def _load(part, layout, optimized=True):
+    """Of an array's part, `ref.at[...]`, in registers."""
+    # JAX 0.10 wants an index beside it, which is optional in 0.11 and gone in 0.12.
+    index = ((),) if jax.__version_info__ < (0, 11) else ()
+    return plgpu.load(part, *index, layout=layout, optimized=optimized)
+
+
 def _per_row(ref, b, at):
-    return plgpu.load(ref, (b, pl.ds(at, ROWS)), layout=PER_ROW, optimized=False)
+    return _load(ref.at[b, pl.ds(at, ROWS)], PER_ROW, optimized=False)
 
 
 def _zeros(d):
@@ -259,7 +266,7 @@ def _forward_kernel(
             slot = _slot(t)
 
             def scores(acc_ref):
-                plgpu.wgmma(acc_ref, q_tile_, plgpu.transpose_ref(k_tiles.at[slot], (1, 0)))
+                plgpu.wgmma(acc_ref, q_tile_, k_tiles.at[slot].transpose((1, 0)))
                 take_turn()  # the tensor cores are the other's while this one does its softmax
                 return acc_ref[...]
 
@@ -345,12 +352,12 @@ def _dq_kernel(
             slot = _slot(t)
             shape = ROWS, bk
             plgpu.barrier_wait(left_ready.at[slot])
-            s = _product(q_tile_, plgpu.transpose_ref(k_tiles.at[slot], (1, 0)), shape)
+            s = _product(q_tile_, k_tiles.at[slot].transpose((1, 0)), shape)
             shown = _finish(s, options)
             s = _hide(shown, start_, end_, index[b, tile, t] * bk) if masked else shown
             p = jnp.exp2(s - _across(lse_, shape))
             plgpu.barrier_wait(right_ready.at[slot])
-            dp = _product(dout_tile_, plgpu.transpose_ref(v_tiles.at[slot], (1, 0)), shape)
+            dp = _product(dout_tile_, v_tiles.at[slot].transpose((1, 0)), shape)
             plgpu.barrier_arrive(right_done.at[slot])
             ds = p * (dp - _across(delta_, shape)) * _slope(shown, options)
             ds = ds.astype(k_tiles.dtype)
@@ -412,20 +419,20 @@ def _dkv_kernel(
             slot = _slot(before + t)
             shape = ROWS, bq
             plgpu.barrier_wait(left_ready.at[slot])
-            s = _product(k_tile_, plgpu.transpose_ref(q_tiles.at[slot], (1, 0)), shape)
+            s = _product(k_tile_, q_tiles.at[slot].transpose((1, 0)), shape)
             shown = _finish(s, options)
             s = _hide(shown, start_, end_, index[b, tile, t] * bq) if masked else shown
-            p = jnp.exp2(s - _along(plgpu.load(lse_rows, slot, layout=PER_COLUMN), shape))
+            p = jnp.exp2(s - _along(_load(lse_rows.at[slot], PER_COLUMN), shape))
             plgpu.barrier_wait(right_ready.at[slot])
 
             def products(refs):
                 dv_ref, dp_ref = refs
                 plgpu.wgmma(dv_ref, p.astype(q_tiles.dtype), dout_tiles.at[slot])
-                plgpu.wgmma(dp_ref, v_tile_, plgpu.transpose_ref(dout_tiles.at[slot], (1, 0)))
+                plgpu.wgmma(dp_ref, v_tile_, dout_tiles.at[slot].transpose((1, 0)))
 
             dp = plgpu.layout_cast(jnp.zeros(shape, jnp.float32), WGMMA)
             dv_acc, dp = pl.run_state(products)((plgpu.ACC.init(dv_acc), plgpu.ACC.init(dp)))
-            delta_ = _along(plgpu.load(delta_rows, slot, layout=PER_COLUMN), shape)
+            delta_ = _along(_load(delta_rows.at[slot], PER_COLUMN), shape)
             plgpu.barrier_arrive(right_done.at[slot])
             ds = (p * (dp - delta_) * _slope(shown, options)).astype(q_tiles.dtype)
             dk_acc = pl.run_state(lambda ref: plgpu.wgmma(ref, ds, q_tiles.at[slot]))(

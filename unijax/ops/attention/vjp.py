@@ -49,7 +49,7 @@ class Kernels:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
 def attend(q, k, v, start, end, kernels: Kernels, options: Options):
     """`[B, Tq, H, D]`, of `q` and of `k, v` `[B, Tk, Hkv, D]`, as `attention` defines it."""
-    return _forward(q, k, v, start, end, kernels, options)[0]
+    return _forward(q, k, v, start, end, kernels, options)[0].astype(q.dtype)
 
 
 def _forward(q, k, v, start, end, kernels, options):
@@ -62,7 +62,7 @@ def _forward(q, k, v, start, end, kernels, options):
 def _attend_fwd(q, k, v, start, end, kernels, options):
     out, lse = _forward(q, k, v, start, end, kernels, options)
     out, lse = checkpoint_name(out, "attention"), checkpoint_name(lse, "attention")
-    return out, (q, k, v, start, end, out, lse)
+    return out.astype(q.dtype), (q, k, v, start, end, out, lse)
 
 
 def _attend_bwd(kernels, options, residuals, dout):

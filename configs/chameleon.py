@@ -1,0 +1,82 @@
+"""Chameleon: the baseline of Transfusion's paper, 0.16B to 7B, and the published 7B and 34B.
+
+Reproduces, for `0.16b` to `7b`: arXiv 2408.11039, section 4.1 to 4.2: the decoder and the data of
+configs/transfusion.py, images as 1024 codes of a tokenizer with 16,384 entries of 8 numbers, norms
+of queries and keys, norms behind attention and MLP, a z-loss, a learning rate of 1e-4.
+
+For `chameleon_7b` and `chameleon_34b`: arXiv 2405.09818, table 1 and section 2.2 to 2.3: sizes,
+context 4096, dropout 0.1 or none, z-loss 1e-5, AdamW (0.9, 0.95) with epsilon 1e-5, 1e-4 after
+4,000 steps, exponential decay, weight decay 0.1, clipping at 1, 8M or 12M tokens a step, images of
+512 pixels as 1024 of 8192 codes.
+
+    unijax train --config configs/chameleon.py:0.76b --run-dir runs/chameleon
+    unijax plan --config configs/chameleon.py:chameleon_34b
+
+Our choices, where the papers are silent: a batch is counted in packed rows; documents of a row do
+not see each other; a tenth of the captions is replaced by pad tokens, for guidance; steps and data
+of the published sizes follow the baseline's; the decay of these ends at a thousandth. The data is
+yours: every source is a JSONL file under data/ (docs/data.md has the format).
+"""
+
+import dataclasses
+import importlib.util
+import pathlib
+
+from ml_collections import ConfigDict
+
+from unijax.models import llama
+from unijax.models.vqgan import VQConfig
+from unijax.systems.chameleon import SIZES, ChameleonConfig
+
+# Tokens of a step, published sizes: 2^23 and 3 x 2^22.
+ROWS = {"chameleon_7b": 2048, "chameleon_34b": 3072}
+HARDWARE = {"chameleon_7b": "h100:8*32", "chameleon_34b": "h100:8*64"}
+
+
+def model(size: str) -> ChameleonConfig:
+    """The sizes of the parts."""
+    if size in SIZES:
+        return SIZES[size]
+    text = llama.SIZES[f"transfusion_{size}"]
+    vq = VQConfig(256, 128, (1, 2, 4, 4), 2, 256, 8, 16384)
+    text = dataclasses.replace(
+        text, vocab_size=text.vocab_size + vq.num_embeddings, qk_norm="layer_norm",
+        norm_order="post",
+    )  # fmt: skip
+    return ChameleonConfig(text, vq, first_code=32002)
+
+
+def _transfusion():
+    file = pathlib.Path(__file__).with_name("transfusion.py")
+    spec = importlib.util.spec_from_file_location("transfusion_config", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def get_config(size: str = "0.76b") -> ConfigDict:
+    """`size` is 0.16b to 7b, chameleon_7b or chameleon_34b."""
+    published, sizes = size in SIZES, model(size)
+    transfusion = _transfusion()
+    config = transfusion.get_config("0.76b,linear" if published else f"{size},linear").unlock()
+    paper = "2405.09818, table 1" if published else "2408.11039, section 4.2"
+    config.reproduces = f"Chameleon, {size}: arXiv {paper}"
+    config.system = "chameleon"
+    config.model = ConfigDict(dataclasses.asdict(sizes))
+    config.init = {"vqmodel": "data/vq.safetensors"}
+    config.stage.rules = [{"pattern": "vqmodel/", "frozen": True}, {"pattern": ""}]
+    main = config.stage.optimizers.main
+    main.learning_rate = 1e-4
+    if published:
+        main.eps = 1e-5
+        del main.final_share
+        main.schedule, main.warmup_steps = "knots", 0
+        main.knots = [
+            {"step": 0, "share": 1 / 4000},
+            {"step": 3999, "share": 1.0},
+            {"step": -1, "share": 0.001, "curve": "exponential"},
+        ]
+        config.data.rows = ROWS[size]
+        config.hardware = HARDWARE[size]
+    config.data.slots = {"image": 4096 // (sizes.vq.num_tokens + 32)}
+    return config.lock()

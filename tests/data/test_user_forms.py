@@ -1,0 +1,306 @@
+"""Conversations in the forms of the field: what each is read as, what is said, what is refused."""
+
+import base64
+import json
+
+import numpy as np
+import pytest
+
+from tests.data.conftest import LAYOUT, png, small_config
+from unijax.core.errors import UserError
+from unijax.data.config import GroupConfig, SourceConfig
+from unijax.data.loader import Loader
+from unijax.data.user import open_jsonl, open_mixed
+
+ASK, SAY = {"role": "user", "content": "<image>\nwhat?"}, {"role": "assistant", "content": "a cat"}
+HUMAN, GPT = {"from": "human", "value": "<image>\nwhat?"}, {"from": "gpt", "value": "a cat"}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in "abc":
+        (tmp_path / f"{name}.png").write_bytes(png(rng))
+    return tmp_path
+
+
+def read(folder, line) -> dict:
+    """The record of a line; its pictures as the letters of their files."""
+    path = folder / "data.jsonl"
+    path.write_text(json.dumps(line))
+    (record,) = open_jsonl(path)
+    letters = {(folder / f"{name}.png").read_bytes(): name for name in "abc"}
+
+    def shown(content):
+        if isinstance(content, str):
+            return content
+        return [p if isinstance(p, str) else {"see": letters[p()]} for p in content]
+
+    record["messages"] = [m | {"content": shown(m["content"])} for m in record["messages"]]
+    return record
+
+
+def turns(record) -> list:
+    return [(m["role"], m["content"]) for m in record["messages"]]
+
+
+SEEN = [("user", [{"see": "a"}, "\nwhat?"]), ("assistant", "a cat")]
+DATA = "data:image/png;base64,"
+
+
+def url(folder) -> str:
+    return DATA + base64.b64encode((folder / "a.png").read_bytes()).decode()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"id": 33471, "image": "a.png", "conversations": [HUMAN, GPT], "model": "x"},
+        {"image": ["a.png"], "conversations": [HUMAN, GPT]},
+        {"images": "a.png", "conversations": [HUMAN, GPT]},
+        {"messages": [ASK, SAY], "images": ["a.png"]},
+        {"messages": [ASK, SAY], "images": [{"path": "a.png", "bytes": None}]},
+        {"messages": [ASK, SAY], "image": "a.png"},
+        {"messages": [ASK | {"name": "bob"}, SAY | {"loss": True}], "images": "a.png", "tools": []},
+        {"messages": [ASK | {"images": ["a.png"]}, SAY]},
+        {"messages": [ASK | {"role": "User"}, SAY | {"role": "<|Assistant|>"}], "image": "a.png"},
+        {"messages": [{"role": "system", "content": " "}, ASK, SAY], "images": ["a.png"]},
+        {"system": "", "messages": [ASK, SAY], "images": ["a.png"]},
+        {"conversation": [{"human": ASK["content"], "assistant": "a cat"}], "images": ["a.png"]},
+        {"query": ASK["content"], "response": "a cat", "images": ["a.png"], "history": []},
+        {"instruction": "<image>", "input": "what?", "output": "a cat", "images": ["a.png"]},
+        {"texts": [{"user": "what?", "assistant": "a cat", "source": "x"}], "images": ["a.png"]},
+        {"messages": [ASK | {"content": "what?"}, SAY], "images": ["a.png"]},
+        {"messages": [ASK | {"content": [{"type": "image"}, {"type": "text", "text": "what?"}]},
+                      SAY], "images": ["a.png"]},
+        {"messages": [ASK | {"content": [{"type": "image", "image": "a.png"},
+                                         {"type": "text", "text": "what?"}]}, SAY]},
+        {"messages": [ASK | {"content": [{"type": "image_url", "image_url": {"url": "a.png"}},
+                                         {"type": "text", "text": "what?"}]},
+                      SAY | {"content": [{"type": "text", "text": "a cat"}]}]},
+        {"messages": [ASK | {"content": [{"type": "input_image", "image_url": "a.png"},
+                                         {"type": "input_text", "text": "what?"}]}, SAY]},
+        {"messages": [ASK | {"content": [{"image": "a.png"}, {"text": "what?"}]}, SAY]},
+        {"messages": [ASK | {"content": [{"image": "a.png"}, {"text": "what?"}]}, SAY],
+         "images": ["a.png"]},
+    ],
+)  # fmt: skip
+def test_every_form_of_the_field_is_the_same_conversation(folder, line):
+    record = read(folder, line)
+    assert turns(record) == SEEN
+    assert "drawings" not in record
+
+
+def test_a_picture_may_be_a_data_uri_or_a_file_url(folder):
+    for reference in (url(folder), (folder / "a.png").as_uri()):
+        part = {"type": "image_url", "image_url": {"url": reference}}
+        content = [part, {"type": "text", "text": "what?"}]
+        assert turns(read(folder, {"messages": [ASK | {"content": content}, SAY]})) == SEEN
+    anthropic = {"type": "image", "source": {"type": "base64", "data": url(folder)[len(DATA) :]}}
+    line = {"messages": [ASK | {"content": [anthropic, {"type": "text", "text": "what?"}]}, SAY]}
+    assert turns(read(folder, line)) == SEEN
+
+
+def test_parts_are_joined_as_the_template_of_the_hub_joins_them(folder):
+    content = [
+        {"type": "text", "text": "one"}, {"type": "text", "text": "two"},
+        {"type": "image", "image": "b.png"}, {"type": "image", "image": "c.png"},
+    ]  # fmt: skip
+    (asked, _) = turns(read(folder, {"messages": [ASK | {"content": content}, SAY]}))
+    assert asked == ("user", ["one two\n", {"see": "b"}, "\n\n", {"see": "c"}])
+
+
+def test_numbers_stay_as_they_are_written(folder):
+    turns_ = '[{"role": "user", "content": 1}, {"role": "assistant", "content": 3.10}]'
+    lines = [
+        '{"id": 7, "messages": %s}' % turns_,  # noqa: UP031
+        '{"id": 8.0, "image": "a.png", "question": "how many?", "answer": 2}',
+    ]
+    path = folder / "data.jsonl"
+    path.write_text("\n".join(lines))
+    talk, question = open_jsonl(path)
+    assert (talk["id"], question["id"]) == ("7", "8.0")
+    assert turns(talk) == [("user", "1"), ("assistant", "3.10")]
+    assert question["questions"] == [{"question": "how many?", "answer": "2"}]
+
+
+def test_nulls_are_as_if_they_were_not_there(folder):
+    path = folder / "data.jsonl"
+    path.write_text('{"image": "a.png", "caption": "x", "text": null, "label": NaN, "id": null}')
+    (record,) = open_jsonl(path)
+    assert record["captions"] == ["x"]
+    assert not {"text", "label"} & record.keys()
+    assert record["id"] == f"{path}:1"
+
+
+DRAWN = [
+    {"role": "user", "content": "draw a cat"},
+    {"role": "assistant", "content": "<image>"},
+    {"role": "user", "content": "<image>\nwith this hat"},
+    {"role": "assistant", "content": "Here:<image>Nice?"},
+]
+IMAGES = ["a.png", "b.png", "c.png"]
+
+
+def test_a_picture_in_the_assistants_turn_is_drawn(folder):
+    record = read(folder, {"messages": DRAWN, "images": IMAGES})
+    assert turns(record) == [
+        ("user", "draw a cat"), ("assistant", [{"see": "a"}]),
+        ("user", [{"see": "b"}, "\nwith this hat"]),
+        ("assistant", ["Here:", {"see": "c"}, "Nice?"]),
+    ]  # fmt: skip
+    assert record["drawings"] == 2
+    shown = [ASK | {"content": "draw"}, {"role": "assistant", "images": ["a.png"]}]
+    assert turns(read(folder, {"messages": shown}))[1] == ("assistant", [{"see": "a"}])
+    shown[1]["content"] = "Here:"
+    assert turns(read(folder, {"messages": shown}))[1] == ("assistant", ["Here:\n", {"see": "a"}])
+    parts = [ASK | {"content": "draw"}, SAY | {"content": [{"type": "image", "image": "a.png"}]}]
+    assert read(folder, {"messages": parts})["drawings"] == 1
+    llava = [{"from": "human", "value": "draw"}, {"from": "gpt", "value": "<image>"}]
+    assert read(folder, {"conversations": llava, "image": "a.png"})["drawings"] == 1
+
+
+def test_the_assistants_words_are_words_where_the_pictures_are_the_users(folder):
+    line = {"messages": [ASK, SAY | {"content": "an <image> tag"}], "images": ["a.png"]}
+    assert turns(read(folder, line)) == [SEEN[0], ("assistant", "an <image> tag")]
+    line = {"messages": [ASK | {"content": "which tag?"}, SAY | {"content": "<image>"}]}
+    assert turns(read(folder, line)) == [("user", "which tag?"), ("assistant", "<image>")]
+
+
+def test_a_turn_of_no_weight_is_given_not_learned(folder):
+    more = [ASK | {"content": "sure?"}, SAY | {"content": "yes", "weight": 1}]
+    for key, value in (("weight", 0), ("loss", False), ("train", False)):
+        line = {"messages": [ASK, SAY | {key: value}, *more], "images": ["a.png"]}
+        learned = [m.get("learned", True) for m in read(folder, line)["messages"]]
+        assert learned == [True, False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ({"conversations": [HUMAN, GPT]}, "found 0 images and 1 markers"),
+        ({"imgae": "a.png", "conversations": [HUMAN, GPT]}, "Did you mean 'image'?"),
+        ({"image": "a.png", "conversation": "x"}, "found conversation: 'x'; expected a list of"),
+        ({"conversatons": [HUMAN, GPT]}, "found the key 'conversatons'"),
+        ({"image": "no.png", "conversations": [HUMAN, GPT]}, "found no picture 'no.png'"),
+        ({"image": "a.png", "conversations": [HUMAN]}, "found roles user; expected"),
+        ({"image": "a.png", "conversations": [GPT, HUMAN]}, "found roles assistant, user"),
+        ({"conversations": [{"from": "human", "value": "x"}, GPT, GPT]}, "roles user, assistant"),
+        ({"conversations": [{"from": "human", "value": ""}, GPT]}, "an empty turn of the user"),
+        ({"conversations": [HUMAN, GPT | {"value": None}]}, "found a turn with 'from'"),
+        ({"conversations": [HUMAN, {"from": "gpt", "vlaue": "x"}]}, "Did you mean 'value'?"),
+        ({"conversations": [HUMAN, "x"]}, "found 'x'; expected turns"),
+        ({"messages": [ASK, SAY], "conversations": [HUMAN, GPT]}, "both 'messages' and"),
+        ({"messages": [ASK, SAY], "images": ["a.png", "b.png"]}, "2 images and 1 markers"),
+        ({"messages": [ASK | {"content": [{"image": "a.png"}]}, SAY], "images": ["b.png"]},
+         "found 1 images and 0 markers"),
+        ({"messages": [ASK, SAY], "images": ["a.png"], "videos": ["a.mp4"]}, "found 'videos'"),
+        ({"messages": [ASK | {"content": [{"type": "video", "video": "x"}]}, SAY]}, "as a part"),
+        ({"messages": [ASK | {"content": [{"type": "image", "image": "https://x.org/a"}]}, SAY]},
+         "found a picture elsewhere, 'https://x.org/a'; expected a file"),
+        ({"messages": [ASK | {"content": [{"image": DATA + "!!"}]}, SAY]}, "a damaged data: URI"),
+        ({"messages": [ASK | {"content": True}, SAY]}, "found True as the content of a turn"),
+        ({"messages": [ASK, {"role": "tool", "content": "x"}]}, "found the role 'tool'"),
+        ({"messages": [ASK, SAY | {"loss": 0.5}], "images": ["a.png"]}, "loss: '0.5' of a turn"),
+        ({"messages": [ASK, SAY | {"loss": False}], "images": ["a.png"]}, "no turn that is learn"),
+        ({"messages": [ASK | {"content": "draw"}, SAY | {"content": "<image>", "weight": 0},
+                       ASK | {"content": "ok?"}, SAY], "images": ["a.png"]},
+         "a picture in a turn of the assistant that is not learned"),
+        ({"messages": [{"role": "system", "content": [{"image": "a.png"}]}, ASK | {"content": "x"},
+                       SAY]}, "a picture in the system message"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_conversation_is_told_with_file_and_line(folder, line, message):
+    path = folder / "data.jsonl"
+    path.write_text('{"text": "x"}\n' + json.dumps(line))
+    with pytest.raises(UserError) as error:
+        open_jsonl(path)
+    assert str(error.value).startswith(f"{path}:2: found ")
+    assert message in str(error.value)
+    assert len(str(error.value)) < 1000
+
+
+def test_a_number_of_thousands_of_digits_is_told_with_its_line(folder):
+    path = folder / "data.jsonl"
+    for key in ("text", "meta"):
+        for number in ("1" * 5001, "0." + "1" * 4999):
+            path.write_text('{"text": "x"}\n{"KEY": 1}'.replace("KEY", key).replace("1", number))
+            with pytest.raises(UserError, match=r"data\.jsonl:2: found a number of 5001 digits"):
+                open_jsonl(path)
+
+
+def test_what_was_read_as_what_is_said_in_one_line(folder, capsys):
+    path = folder / "llava.json"
+    line = {"id": 1, "image": "a.png", "conversations": [HUMAN, GPT], "model": "x", "source": "y"}
+    path.write_text(json.dumps([line, line | {"id": 2}]))
+    open_mixed(path)
+    open_mixed(path)
+    assert capsys.readouterr().err == (
+        f"{path}: 2 records; 2 from 'conversations'; 2 from a JSON array; human is the user; gpt "
+        "is the assistant; <image> is the next picture; not read: 'model', 'source'\n"
+    )
+    (folder / "own.jsonl").write_text('{"image": "a.png", "caption": "a cat"}')
+    open_mixed(folder / "own.jsonl")
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_an_array_is_read_where_it_lies(folder, indent):
+    lines = [{"text": f"text {i} ✓", "meta": ["]", {"}": i}]} for i in range(50)]
+    path = folder / "data.json"
+    path.write_bytes(b"\xef\xbb\xbf \n" + json.dumps(lines, indent=indent).encode())
+    records = open_mixed(path)
+    assert [record["text"] for record in records] == [line["text"] for line in lines]
+    number = 2 if indent is None else 2 + 1 + 3 * 9
+    assert records[3]["where"] == f"{path}:{number} (record 4)"
+
+
+def test_elements_longer_than_the_window_are_whole(folder, monkeypatch):
+    from unijax.data.user import lines
+
+    monkeypatch.setattr(lines, "_WINDOW", 16)
+    texts = ["x" * n for n in (1, 5, 40, 300, 3)]
+    path = folder / "data.json"
+    path.write_text(json.dumps([{"text": text} for text in texts], ensure_ascii=False, indent=1))
+    assert [record["text"] for record in open_mixed(path)] == texts
+
+
+@pytest.mark.parametrize(
+    ("content", "where", "message"),
+    [
+        ('[{"text": "x"},\n{"text": "y"', 2, "Expecting ',' delimiter"),
+        ('[{"text": "x"}\n{"text": "y"}]', 2, "found '{'; expected a comma or ]"),
+        ('[{"text": "x"},\n]', 2, "found a comma before ]"),
+        ('[{"text": "x"}', 1, "the end of the file within the array"),
+        ('[{"text": "x"}]\n[1]', 2, "found more text; expected the end of the file behind ]"),
+        ('[{"text": "x"},\n 3]', 2, "found a text; expected an object"),
+        ('[{"text": "x"},\n {"txt": "y"}]', 2, "Did you mean 'text'?"),
+        ('[{"text": "x"},\n {"text": "\udce1"}]', 2, "'utf-8' codec can't decode"),
+        ("[" * 100_000, 1, "nested too deep"),
+        ("[]", None, "found no lines"),
+    ],
+)
+def test_mistakes_in_an_array_are_told_with_their_line(folder, content, where, message):
+    path = folder / "data.json"
+    path.write_bytes(content.encode(errors="surrogateescape"))
+    with pytest.raises(UserError) as error:
+        open_mixed(path)
+    place = f"{path}: " if where is None else f"{path}:{where}"
+    assert str(error.value).startswith(place)
+    assert message in str(error.value)
+
+
+def test_a_file_of_drawing_and_talking_feeds_the_groups_it_belongs_to(folder, tokenizer):
+    path = folder / "data.jsonl"
+    lines = [{"messages": DRAWN, "images": IMAGES}, {"messages": [ASK, SAY], "images": ["a.png"]}]
+    path.write_text("\n".join(map(json.dumps, lines)))
+    assert open_mixed(path).facts.tasks() == [(0, ["draw"]), (1, ["chat"])]
+    groups = (
+        GroupConfig("und", 1.0, (SourceConfig("talk", "chat", "mixed", str(path)),)),
+        GroupConfig("gen", 1.0, (SourceConfig("draw", "draw", "mixed", str(path)),)),
+    )
+    loader = Loader(small_config(groups=groups, p_drop_condition=0.0), LAYOUT, tokenizer)
+    batch = next(loader)
+    assert {name.split("/")[0] for name in loader.info.names.values()} == {"talk", "draw"}
+    assert batch.images["gen"].weight.sum() >= 2
+    assert batch.images["und"].weight.sum() >= 2

@@ -1,0 +1,92 @@
+"""How a recipe makes an image, as plain data: functions are methods of the recipe, by name.
+
+`sample/` has one program for each kind of maker. Guidance works two prompts for one picture: the
+one that was asked for, and what stands for no condition.
+"""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Codes:
+    """One code after another, each the input of the next; then the pixels of all.
+
+    Attributes:
+      role: of its stream.
+      tokens: N.
+      logits: (params, hidden [B, D]) -> [B, K].
+      embed: (params, codes [B]) -> [B, D].
+      read: (params, pixels in -1..1 [B, height, width, 3]) -> codes [B, N].
+      show: (params, codes [B, N]) -> pixels in -1..1.
+      tokenizer: group of the parameters that `read` and `show` use.
+      guidance: scale that is taken where none is asked for; 1 is without.
+    """
+
+    role: str
+    tokens: int
+    logits: str
+    embed: str
+    read: str
+    show: str
+    tokenizer: str
+    guidance: float = 5.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Features:
+    """One continuous vector after another, each the input of the next; then the pixels of all.
+
+    Attributes:
+      role: of its stream.
+      tokens: N.
+      predict: (params, hidden [B, D]) -> vectors [B, F].
+      embed: (params, vectors [B, F]) -> [B, D].
+      read: (params, pixels in -1..1 [B, height, width, 3]) -> vectors [B, N, F].
+      show: (params, vectors [B, N, F]) -> pixels in -1..1.
+      tokenizer: group of the parameters that `read` and `show` use.
+      guidance: scale that is taken where none is asked for, of the vectors; 1 is without.
+    """
+
+    role: str
+    tokens: int
+    predict: str
+    embed: str
+    read: str
+    show: str
+    tokenizer: str
+    guidance: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class InPlace:
+    """All tokens at once, from noise, worked again at every step; then the pixels.
+
+    Attributes:
+      role: of its stream.
+      tokens: N.
+      shape: of a latent picture, (height, width, channels).
+      embed: (params, latents [B, *shape], timestep [B]) -> (inputs [B, N, D], what `predict`
+        wants back). The timestep is that of the noise schedule, -1 for a clean picture.
+      predict: (params, hidden [B, N, D], what `embed` gave, timestep [B]) -> [B, *shape].
+      sampler: (steps) -> a sampler of `ops.diffusion`.
+      read: (params, pixels in -1..1 [B, height, width, 3]) -> latents [B, *shape].
+      show: (params, latents [B, *shape]) -> pixels in -1..1.
+      tokenizer: group of the parameters that `read` and `show` use.
+      steps: denoising steps where no number is asked for.
+      guidance: scale that is taken where none is asked for; 1 is without.
+    """
+
+    role: str
+    tokens: int
+    shape: tuple[int, int, int]
+    embed: str
+    predict: str
+    sampler: str
+    read: str
+    show: str
+    tokenizer: str
+    steps: int
+    guidance: float
+
+
+Maker = Codes | Features | InPlace

@@ -1,0 +1,87 @@
+"""A user's own data, without code: JSON, a folder of pictures, Parquet, or WebDataset's archives.
+
+All is read and checked when it is opened, so that a mistake in the last line is told before
+training begins; pictures are found then, and decoded when they are drawn.
+"""
+
+from pathlib import Path
+
+from unijax.core.errors import UserError
+from unijax.data.user.archives import Archives
+from unijax.data.user.folder import PICTURES, Folder, files_in
+from unijax.data.user.lines import Lines
+from unijax.data.user.records import UserRecords
+
+KINDS = ("jsonl", "folder", "parquet", "webdataset")
+
+
+def open_own(path: str | Path, kind: str = "mixed") -> UserRecords:
+    """Opens data of one of KINDS, or of the one that it looks like ("mixed").
+
+    Raises:
+      UserError: naming the file, and where in it.
+    """
+    path = Path(path)
+    match _kind_of(path) if kind == "mixed" else kind:
+        case "jsonl":
+            return Lines(path)
+        case "folder":
+            return Folder(path)
+        case "webdataset":
+            return Archives(path)
+        case "parquet":
+            from unijax.data.user.tables import open_tables  # pyarrow takes a second
+
+            return open_tables(path)
+    raise AssertionError(kind)  # data.config.check names the kinds
+
+
+def _kind_of(path: Path) -> str:
+    if path.is_dir():
+        ends = {Path(name).suffix.lower() for name in files_in(path)}
+        if not ends & PICTURES:
+            for end, kind in ((".tar", "webdataset"), (".parquet", "parquet")):
+                if end in ends:
+                    return kind
+        return "folder"
+    if not path.is_file():
+        return "jsonl"  # whose opening says what is wrong
+    try:
+        with path.open("rb") as file:
+            begin = file.read(512)
+    except OSError:
+        return "jsonl"
+    if begin.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"PK\3\4")):
+        raise UserError(str(path), "a compressed file", "one that is not", "Unpack it.")
+    if begin.startswith(b"PAR1"):
+        return "parquet"
+    return "webdataset" if begin[257:262] == b"ustar" or path.suffix == ".tar" else "jsonl"
+
+
+def open_jsonl(path: str | Path, task: str | None = None) -> UserRecords:
+    """Opens a file of JSON, as `data.user.record.to_record` describes its lines.
+
+    Args:
+      path: JSON Lines, or an array; pictures are relative to its folder.
+      task: that every line must be fit for.
+
+    Raises:
+      UserError: naming the file and the line.
+    """
+    return _fit(Lines(Path(path)), task)
+
+
+def open_folder(path: str | Path, task: str | None = None) -> UserRecords:
+    """Opens a folder of pictures (`data.user.folder.Folder`)."""
+    return _fit(Folder(Path(path)), task)
+
+
+def open_mixed(path: str | Path) -> UserRecords:
+    """Opens data of any form; its records need not all serve one task."""
+    return open_own(path)
+
+
+def _fit(records: UserRecords, task: str | None) -> UserRecords:
+    if task is not None:
+        records.check(task)
+    return records

@@ -1,0 +1,74 @@
+"""Rows of a folder's metadata: JSON Lines, or a table of characters as spreadsheets write it."""
+
+import csv
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+from unijax.core.errors import UserError
+from unijax.data.user import text
+
+_SEPARATORS = (",", ";", "\t", "|")  # spreadsheets take the semicolon where the comma is decimal
+NAME = "file_name"
+
+
+def rows_of(path: Path) -> Iterator[tuple[str, dict]]:
+    """(file and line, row) of every row that is not empty.
+
+    Raises:
+      UserError: naming file and line.
+    """
+    return _jsonl(path) if path.suffix.lower() == ".jsonl" else _csv(path)
+
+
+def _jsonl(path: Path) -> Iterator[tuple[str, dict]]:
+    with text.reading(path, "a JSONL file"), path.open("rb") as file:
+        for number, _, line in text.lines_of(file, path):
+            yield f"{path}:{number}", text.parse(line, f"{path}:{number}")
+
+
+def _csv(path: Path) -> Iterator[tuple[str, dict]]:
+    content = text.read_text(path)
+    first = content.partition("\n")[0]
+    separator = next((s for s in _SEPARATORS if NAME in _names(first, s)), ",")
+    rows = _rows(content, separator, path)
+    if not rows:
+        return
+    names = [name.strip() for name in rows[0][1]]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UserError(f"{path}:1", f"two columns {twice!r}", "a name for each", "Rename one.")
+    for number, row in rows[1:]:
+        while len(row) > len(names) and not row[-1].strip():
+            row.pop()
+        if not any(cell.strip() for cell in row):
+            continue
+        where = f"{path}:{number}"
+        if len(row) != len(names):
+            raise UserError(
+                where,
+                "more or fewer fields than the first line names",
+                f"{', '.join(names)}",
+                "Repair the line; put text with commas in quotes.",
+            )
+        yield where, {name: cell for name, cell in zip(names, row) if cell.strip()}
+
+
+def _names(line: str, separator: str) -> list[str]:
+    return [name.strip().strip('"') for name in line.split(separator)]
+
+
+def _rows(content: str, separator: str, path: Path) -> list[tuple[int, list[str]]]:
+    """Rows, each with the number of the line that it begins in."""
+    reader = csv.reader(io.StringIO(content, newline=""), delimiter=separator, strict=True)
+    rows, number = [], 1
+    limit = csv.field_size_limit(text.MAX_LINE)
+    try:
+        for row in reader:
+            rows.append((number, row))
+            number = reader.line_num + 1
+    except csv.Error as error:
+        raise UserError(f"{path}:{number}", f"{error}", "CSV", "Repair the line.") from None
+    finally:
+        csv.field_size_limit(limit)
+    return rows

@@ -1,0 +1,100 @@
+"""Where a picture of a user's record is: a file, a data: URI, or bytes of a larger file."""
+
+import base64
+import binascii
+import reprlib
+import urllib.parse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from unijax.core.errors import UserError
+
+Picture = Callable[[], bytes]  # reads the encoded picture, when it is drawn
+
+
+def short(value: Any) -> str:
+    """A value as messages show it, however large it is."""
+    shown = reprlib.Repr()
+    shown.maxstring = shown.maxother = 80
+    return shown.repr(value)
+
+
+def picture(reference: Any, where: str, folder: Path) -> Picture:
+    """Reads the picture when called; that it is there is checked now.
+
+    Args:
+      reference: a path, relative to `folder`; a URL, `file:` or `data:`; an object that has one of
+        these as `path` or `url`, or bytes as `bytes`; or a function that reads already.
+      where: the record, for messages.
+      folder: of the file that the record stands in.
+
+    Raises:
+      UserError: for a file that is not there, a URL of the web, or what is no reference.
+    """
+    if isinstance(reference, dict):
+        named = [reference[key] for key in ("bytes", "path", "url") if reference.get(key)]
+        reference = named[0] if named else reference
+    if callable(reference):
+        return reference
+    if isinstance(reference, bytes):
+        return lambda: reference
+    if not isinstance(reference, str) or not reference.strip():
+        found = f"{short(reference)} for a picture"
+        raise UserError(where, found, "the path of its file", "Name the file.")
+    scheme, _, rest = reference.partition(":")
+    if scheme.lower() == "data" and rest:
+        _of_data(rest, where)
+        return lambda: _of_data(rest, where)
+    if rest.startswith("//"):
+        if scheme.lower() != "file":
+            raise UserError(
+                where,
+                f"a picture elsewhere, {short(reference)}",
+                "a file, or a data: URI",
+                "Download the pictures and name their files.",
+            )
+        reference = urllib.parse.unquote(rest[2:].removeprefix("localhost"))
+    return _of_file(reference, where, folder)
+
+
+def _of_file(path: str, where: str, folder: Path) -> Picture:
+    # The second as Windows writes it.
+    files = [folder / path, folder / path.replace("\\", "/")]
+    try:
+        file = next((file for file in files if file.is_file()), None)
+    except (OSError, ValueError):  # a name that is too long, or has a null byte
+        file = None
+    if file is None:
+        raise UserError(
+            where,
+            f"no picture {short(path)}",
+            f"a file, its path relative to {folder}",
+            "Correct the path.",
+        )
+    return lambda: read_file(file, where)
+
+
+def read_file(file: Path, where: str) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise UserError(
+            where, f"a picture that cannot be read ({error})", "a file", "Restore it."
+        ) from error
+
+
+def _of_data(uri: str, where: str) -> bytes:
+    """The bytes of a data: URI, from behind its scheme."""
+    kind, comma, content = uri.partition(",")
+    try:
+        if not comma:
+            raise ValueError("no comma")
+        if not kind.endswith(";base64"):
+            return urllib.parse.unquote_to_bytes(content)
+        letters = "".join(urllib.parse.unquote(content).split()).rstrip("=")
+        return base64.b64decode(letters + "=" * (-len(letters) % 4), validate=True)
+    except (ValueError, binascii.Error) as error:
+        raise UserError(
+            where, f"a damaged data: URI ({error})", "a picture in base64", "Repair it."
+        ) from None

@@ -1,0 +1,69 @@
+"""Drawing by denoising inside the row: the prompt's keys are kept, the picture's worked again."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float, Int, UInt32
+
+from unijax.core.batch import PackedBatch
+from unijax.core.system import Params, RowSystem
+from unijax.ops.diffusion import draw_noise, draw_step_noise
+from unijax.sample.decoding import begin, grown
+from unijax.sample.logits import guide
+
+
+@functools.partial(jax.jit, static_argnames=("system", "steps"))
+def draw_latents(
+    system: RowSystem,
+    params: Params,
+    prompt: PackedBatch,
+    length: Int[Array, "R"],
+    seeds: UInt32[Array, "B"],
+    guidance: Float[Array, ""] | None,
+    steps: int,
+) -> Float[Array, "B h w C"]:
+    """A latent picture for each seed.
+
+    The prompts are worked once. Every denoising step works the N positions of the picture, which
+    see the prompt and each other, and overwrites their keys and values in the cache. Which picture
+    a row gets does not depend on the other rows.
+
+    Args:
+      params: as `system.for_decoding` lays them out.
+      prompt: one document a row, up to where the image begins, in the last `length` columns: R is B
+        without guidance, else 2B, the unconditional ones behind the others.
+      length: of each prompt.
+      seeds: of each picture.
+      guidance: scale; None draws from the conditional prompts alone, with half the work.
+      steps: of denoising.
+    """
+    width, maker = prompt.tokens.shape[1], system.maker
+    rows, n = len(length), maker.tokens
+    start = width - length
+    sampler = getattr(system, maker.sampler)(steps)
+    position = length[:, None] + jnp.arange(n, dtype=jnp.int32)
+    kv_start = jnp.broadcast_to(start[:, None], (rows, n))
+    kv_end = jnp.full((rows, n), width + n, jnp.int32)
+
+    def predict(cache, x, timestep):
+        both = x if guidance is None else jnp.concatenate([x, x])
+        at = jnp.broadcast_to(timestep, rows)
+        inputs, kept = getattr(system, maker.embed)(params, both, at)
+        hidden, cache = system.decode(params, inputs, position, kv_start, kv_end, cache)
+        out = getattr(system, maker.predict)(params, hidden, kept, at)
+        out = out if guidance is None else guide(*jnp.split(out, 2), guidance)
+        return out, cache.replace(length=jnp.int32(width))  # the next step writes there again
+
+    def call(_, carry):
+        state, cache = carry
+        x, timestep = sampler.model_input(state)
+        out, cache = predict(cache, x, timestep)
+        fresh = draw_step_noise(seeds, state.call, x.shape[1:]) if sampler.stochastic else None
+        return sampler.step(state, out, fresh), cache
+
+    _, cache = begin(system, params, prompt, start)
+    begun = sampler.init(draw_noise(seeds, maker.shape)), grown(cache, width + n)
+    state, _ = jax.lax.fori_loop(0, sampler.calls, call, begun)
+    return state.sample

@@ -1,0 +1,147 @@
+"""What recipes share whose decoder is a Llama, with its parameters under `language_model`."""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float, Int
+
+from unijax.core import tree
+from unijax.core.batch import PackedBatch, Target
+from unijax.core.system import Metrics, Params
+from unijax.models.llama import KVCache, Llama, init_cache
+from unijax.nn.stack import unstack
+from unijax.ops.attention import packed_intervals
+from unijax.ops.cross_entropy import HeadLoss, head_loss
+
+
+class Language:
+    """Of a recipe with `config.text`, `config.head_chunk`, `dtype`, `param_dtype`, `remat`."""
+
+    own_axes: ClassVar[dict[str, str]] = {}
+
+    @property
+    def _kinds(self) -> dict:
+        return dict(dtype=self.dtype, param_dtype=self.param_dtype)
+
+    @property
+    def language_model(self) -> Llama:
+        return Llama(self.config.text, remat=self.remat, **self._kinds)
+
+    @property
+    def vocab_size(self) -> int:
+        return self.config.text.vocab_size
+
+    @property
+    def max_positions(self) -> int:
+        return self.config.text.max_position_embeddings
+
+    def embed_text(self, params: Params, ids: Int[Array, "*b"]) -> Float[Array, "*b D"]:
+        """Rows of the table of text ids."""
+        p = {"params": params["language_model"]}
+        return self.language_model.apply(p, ids, method="embed")
+
+    def states(
+        self,
+        params: Params,
+        x: Float[Array, "B T D"],
+        batch: PackedBatch,
+        key: Array | None = None,
+    ) -> Float[Array, "B T D"]:
+        """Hidden states after the final norm, of the embeddings of packed rows.
+
+        Args:
+          key: of the step, where the decoder has dropout; None drops nothing.
+        """
+        intervals = packed_intervals(batch.segment, batch.kind, batch.image, self.sees_whole)
+        p = {"params": params["language_model"]}
+        drops = {} if key is None else {"rngs": {"dropout": key}, "document": batch.uid}
+        return self.language_model.apply(p, x, batch.position, *intervals, **drops)[0]
+
+    def text_logits(self, params: Params, hidden: Float[Array, "*b D"]) -> Float[Array, "*b V"]:
+        """Of the text head, float32."""
+        p = {"params": params["language_model"]}
+        return self.language_model.apply(p, hidden, method="logits")
+
+    def text_loss(
+        self,
+        params: Params,
+        hidden: Float[Array, "B T D"],
+        batch: PackedBatch,
+        frozen: frozenset[str],
+    ) -> tuple[HeadLoss, Float[Array, "B T"]]:
+        """Cross-entropy of the positions that answer with text, and their weights."""
+        answers = batch.target_kind == Target.TEXT
+        weight = jnp.where(answers, batch.weight, 0.0)
+        head = params["language_model"]["lm_head"]
+        loss = head_loss(
+            self._text_head,
+            head,
+            hidden,
+            jnp.where(answers, batch.target, 0),
+            weight,
+            chunk=self.config.head_chunk,
+            by_class=True,
+            frozen=all_frozen("language_model/lm_head", head, frozen),
+        )
+        return loss, weight
+
+    def _text_head(self, p: Params, hidden: Float[Array, "n D"]) -> Float[Array, "n V"]:
+        """Of as many classes as `p` holds: a device may have some of them only."""
+        text = dataclasses.replace(self.config.text, vocab_size=p["kernel"].shape[-1])
+        llama = Llama(text, **self._kinds)
+        return llama.apply({"params": {"lm_head": p}}, hidden, method="logits")
+
+    # Decoding with a cache
+
+    def for_decoding(self, params: Params) -> Params:
+        """Parameters as `decode` takes them.
+
+        Layers of the decoder lie apart, and all but the encoders are cast to the dtype of compute
+        once, instead of at every token: to the same bits.
+        """
+        cast = {
+            group: jax.tree.map(lambda x: x.astype(self.dtype), leaves)
+            for group, leaves in params.items()
+            if group not in self.encoders
+        }
+        cast["language_model"] = unstack(cast["language_model"], "layers")
+        return params | cast
+
+    def init_cache(self, batch: int, length: int) -> KVCache:
+        """An empty cache with room for `length` entries."""
+        return init_cache(self.config.text, batch, length, self.dtype)
+
+    def decode(
+        self,
+        params: Params,
+        x: Float[Array, "B T D"],
+        position: Int[Array, "B T"],
+        kv_start: Int[Array, "B T"],
+        kv_end: Int[Array, "B T"],
+        cache: KVCache,
+    ) -> tuple[Float[Array, "B T D"], KVCache]:
+        """Hidden states of T more positions a row, and the cache with them.
+
+        Args:
+          params: as `for_decoding` lays them out.
+        """
+        decoder = self.language_model.clone(unrolled=True)
+        weights = {"params": params["language_model"]}
+        return decoder.apply(weights, x, position, kv_start, kv_end, cache)
+
+
+def all_frozen(group: str, params: Params, frozen: frozenset[str]) -> bool:
+    """Whether nothing in `params`, whose paths begin with `group`, trains."""
+    return all(f"{group}/{path}" in frozen for path in tree.flatten(params))
+
+
+def mean_of(name: str, loss: HeadLoss, weight: Float[Array, "B T"]) -> Metrics:
+    """Loss and accuracy of the positions with weight."""
+    total = jnp.sum(weight)
+    return {
+        f"{name}/loss": (jnp.sum(weight * loss.nll), total),
+        f"{name}/accuracy": (jnp.sum(weight * loss.correct), total),
+    }

@@ -1,0 +1,166 @@
+"""Features and codes of frozen encoders, computed once ahead of training."""
+
+import hashlib
+import json
+import pathlib
+from collections.abc import Callable, Collection, Iterable
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from unijax.core import tree
+from unijax.core.errors import UserError
+from unijax.core.files import atomic_directory
+from unijax.core.processes import is_lead, to_host, wait_for_all
+from unijax.core.system import Params, RowSystem
+from unijax.data.batch import Cached
+from unijax.data.config import DataConfig, preparation
+from unijax.data.document import ImageRef, ImageSpan
+from unijax.data.sources import DocumentSource
+from unijax.data.tasks import may_show
+from unijax.ops.image import to_signed
+
+_BATCH = 64
+ENDLESS = 10_000_000  # documents: more is a source that composes them for ever
+
+
+class ImageTable:
+    """One array per picture, found by the picture's key; memory-mapped from disk."""
+
+    def __init__(self, folder: pathlib.Path):
+        self._rows = json.loads((folder / "keys.json").read_text())
+        self._values = np.load(folder / "values.npy", mmap_mode="r")
+
+    def __call__(self, key: str) -> np.ndarray:
+        return np.asarray(self._values[self._rows[key]])
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._rows
+
+
+def tables(
+    system: RowSystem,
+    params: Params,
+    data: DataConfig,
+    sources: Iterable[DocumentSource],
+    folder: pathlib.Path,
+) -> dict[str, Cached]:
+    """What the encoders of a recipe make of every picture of the sources, kept in `folder`.
+
+    Args:
+      params: of the system; its encoders' are used.
+
+    Returns:
+      By array of slots, of those that the config has.
+    """
+    found = {}
+    for name, how in system.encoded.items():
+        if not data.slots.get(name):
+            continue
+        streams = [stream for stream in system.layout.streams if stream.slots == name]
+        if len({stream.resize for stream in streams}) > 1:
+            raise UserError(
+                "cache_frozen", f"the slots {name!r}, whose pictures are prepared in two ways",
+                "one way for each array of slots", "Set cache_frozen=false.",
+            )  # fmt: skip
+        roles = {stream.role for stream in streams}
+
+        def forward(part, pixels, how=how):
+            signed = to_signed(pixels, system.dtype)
+            return getattr(system, how.method)({how.group: part}, signed)
+
+        # A source of 40,000 texts is not rendered to find that it has no picture.
+        showing = [s for s in sources if any(may_show(s.config.task, role) for role in roles)]
+        read = preparation(data, streams[0])
+        refs = pictures(showing, roles)
+        kept = table(folder / "cache", name, params[how.group], forward, read, refs)
+        found[name] = Cached(how.field, kept, how.shape, np.dtype(how.dtype))
+    return found
+
+
+def pictures(sources: Iterable[DocumentSource], roles: Collection[str]) -> dict[str, ImageRef]:
+    """Every picture that the sources show in some roles, by key.
+
+    Raises:
+      UserError: for a source that makes pictures without end.
+    """
+    found = {}
+    for source in sources:
+        if source.epoch_length > ENDLESS:
+            raise UserError(
+                f"source {source.name}",
+                f"{source.epoch_length} pictures made on the fly",
+                f"at most {ENDLESS}, as features of all of them are cached",
+                "Give the source a limit, or set cache_frozen=false.",
+            )
+        for draw in range(source.epoch_length):
+            for s in source.document(draw).spans:
+                if isinstance(s, ImageSpan) and s.role in roles:
+                    found.setdefault(s.image.key, s.image)
+    return found
+
+
+def table(
+    folder: pathlib.Path,
+    name: str,
+    params: Params,
+    encode: Callable[[Params, jax.Array], jax.Array],
+    read: Callable[[ImageRef], np.ndarray],
+    refs: dict[str, ImageRef],
+) -> ImageTable:
+    """Encodes pictures that are not yet in the folder's table; atomic, with a progress bar.
+
+    The table's name holds a digest of the encoder's parameters, of the pictures' size and of the
+    set of pictures, so that a table is never used for another encoder.
+
+    Args:
+      params: of the encoder alone.
+      encode: (params, uint8 [n, S, S, 3]) -> [n, ...]; jitted here.
+      read: a reference to uint8 [S, S, 3].
+    """
+    digest = hashlib.sha1()
+    params = jax.tree.map(to_host, params)
+    for path, value in tree.flatten(params).items():
+        digest.update(path.encode() + np.ascontiguousarray(value).tobytes())
+    keys = sorted(refs)
+    first = read(refs[keys[0]])
+    digest.update(repr((first.shape, keys)).encode())
+    place = folder / f"{name}-{digest.hexdigest()[:12]}"
+    if is_lead() and not place.exists():
+        try:
+            _fill(place, name, params, encode, read, refs)
+        except UserError:
+            # Jobs of an array start together: another may have made the same table meanwhile.
+            if not (place / "keys.json").exists():
+                raise
+    wait_for_all(f"table {name}")
+    return ImageTable(place)
+
+
+def _fill(
+    place: pathlib.Path,
+    name: str,
+    params: Params,
+    encode: Callable[[Params, jax.Array], jax.Array],
+    read: Callable[[ImageRef], np.ndarray],
+    refs: dict[str, ImageRef],
+) -> None:
+    keys = sorted(refs)
+    compiled, params = jax.jit(encode), jax.device_put(params)
+    with atomic_directory(place) as temporary:
+        values = None
+        for start in tqdm(range(0, len(keys), _BATCH), desc=f"encoding {name}", unit="batch"):
+            part = keys[start : start + _BATCH]
+            pixels = [read(refs[k]) for k in part]
+            pixels += [np.zeros_like(pixels[0])] * (_BATCH - len(part))
+            out = np.asarray(jax.device_get(compiled(params, np.stack(pixels))))
+            if out.dtype not in (np.int32, np.float32):
+                out = out.astype(np.float32)  # .npy knows no bfloat16
+            if values is None:
+                values = np.lib.format.open_memmap(
+                    temporary / "values.npy", "w+", out.dtype, (len(keys), *out.shape[1:])
+                )
+            values[start : start + len(part)] = out[: len(part)]
+        values.flush()
+        (temporary / "keys.json").write_text(json.dumps({k: i for i, k in enumerate(keys)}))
