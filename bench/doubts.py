@@ -62,8 +62,12 @@ def fitted(points: Points) -> Fit:
 
 def prediction(found: Fit, flops: float) -> float:
     """The log of the loss at the optimum of a budget C = 6 N D."""
-    line = of_law(found.law, found.theta, np.empty((0, 5)), SIX).optimal_parameters(np.array([flops]))
-    return float(np.log(losses(found.law, found.theta[None], line[None], flops / 6 / line[None])[0, 0]))
+    line = of_law(found.law, found.theta, np.empty((0, 5)), SIX).optimal_parameters(
+        np.array([flops])
+    )
+    return float(
+        np.log(losses(found.law, found.theta[None], line[None], flops / 6 / line[None])[0, 0])
+    )
 
 
 SIX = Points(np.array([1e7, 1e9]), np.array([1e9, 1e10]), np.array([3.0, 2.5]))  # C is 6 N D
@@ -142,9 +146,13 @@ def main() -> None:
         found, _ = said_of(study)
         doubted += bool(found)
         if found and args.verbose:
-            print("clean", seed, len(study.n), [(d.causes, d.text[:150]) for d in found], flush=True)
+            print(
+                "clean", seed, len(study.n), [(d.causes, d.text[:150]) for d in found], flush=True
+            )
     print(f"clean studies with a doubt: {interval(doubted, args.clean)}", flush=True)
-    print("mistake | can be shown, and named rightly | first | causes named | cannot, and told | no doubt at all")
+    print(
+        "mistake | can be shown, and named rightly | first | causes named | cannot, and told | no doubt at all"
+    )
     totals = []
     for kind in args.kinds:
         outcomes = []
@@ -155,7 +163,14 @@ def main() -> None:
             one = outcome(*made)
             outcomes.append(one)
             if args.verbose and not (one.right if one.shows else one.told):
-                print("  missed", kind, seed, one, [(d.causes, d.text[:120]) for d in said_of(made[0])[0]], flush=True)
+                print(
+                    "  missed",
+                    kind,
+                    seed,
+                    one,
+                    [(d.causes, d.text[:120]) for d in said_of(made[0])[0]],
+                    flush=True,
+                )
         print(f"{kind} | " + row(outcomes), flush=True)
         totals += outcomes
     print("all | " + row(totals))

@@ -179,7 +179,9 @@ def part(rng: np.random.Generator, study: Study, scoring: bool) -> tuple[np.ndar
             found = _ends(rng, n * d)
         elif which == "rows":
             size = rng.integers(3, max(4, int(0.45 * count)))
-            found = np.arange(count) < size if rng.random() < 0.5 else np.arange(count) >= count - size
+            found = (
+                np.arange(count) < size if rng.random() < 0.5 else np.arange(count) >= count - size
+            )
         elif which == "corner":
             found = _ends(rng, n, 0.7) & _ends(rng, d, 0.7)
         elif which == "alternate":
@@ -302,7 +304,9 @@ def mislabelled(rng, study, scoring):
     places = np.unique(values)
     if len(places) < len(values) / 2.5 and rng.random() < 0.6:
         i, j = rng.choice(len(places), 2, replace=False)
-        values = np.where(values == places[i], places[j], np.where(values == places[j], places[i], values))
+        values = np.where(
+            values == places[i], places[j], np.where(values == places[j], places[i], values)
+        )
     else:
         chosen = rng.choice(len(values), rng.integers(2, max(3, len(values) // 6)), replace=False)
         values[chosen] = values[np.roll(chosen, 1)]

@@ -388,7 +388,9 @@ def test_several_learning_rates(tmp_path):
     runs = written(tmp_path, changed)
     found, kept, _ = points(runs, "text", "non_embedding_parameters", False, True)
     assert len(found) == 20
-    assert sorted(kept["run_id"]) == sorted(f"run{i:02d}" + ("b" if i % 2 else "") for i in range(20))
+    assert sorted(kept["run_id"]) == sorted(
+        f"run{i:02d}" + ("b" if i % 2 else "") for i in range(20)
+    )
 
 
 def test_seeds_that_survive_a_rate_are_no_fair_mean_of_it(tmp_path):

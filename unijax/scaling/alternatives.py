@@ -7,7 +7,6 @@ the likelihood of what they leave, less what they cost: constants, and being cho
 """
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float

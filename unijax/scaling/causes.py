@@ -25,7 +25,9 @@ CAUSES = {
     "copied": "rows that were copied",
     "noise": "runs that scatter more than the rest",
 }
-BYTES = 0.6  # of the log of a factor: beyond it no tokenizer, only per byte, per character, base ten
+BYTES = (
+    0.6  # of the log of a factor: beyond it no tokenizer, only per byte, per character, base ten
+)
 TOKENIZERS = 0.04  # below it hardly another tokenizer
 VERSIONS = 0.17  # beyond it hardly another version of the code
 DECAYS = 0.14  # beyond it hardly the gain of a decay
@@ -83,10 +85,10 @@ def _of_losses(one: Alternative) -> tuple[str, ...]:
     if found:
         return tuple(found)
     rising = part.ramp and part.end == above  # worse and worse, up to that end
-    if part.by == "parameters" and above == "high" and (rising or not part.ramp and size < RATES):
+    if part.by == "parameters" and above == "high" and (rising or (not part.ramp and size < RATES)):
         found.append("rates")
     few = rising and (part.profile > 0).mean() < FEW
-    if part.by == "tokens" and above == "high" and (few or not part.ramp and size < SEEN_AGAIN):
+    if part.by == "tokens" and above == "high" and (few or (not part.ramp and size < SEEN_AGAIN)):
         found.append("repeated")
     if part.ramp:
         return tuple(found)

@@ -68,7 +68,9 @@ def read(text: str, where: str, known: Sequence[str]) -> Sheet:
     mark = max(marks, key=lambda m: sum(_bare(x) in known for x in first.replace('"', "").split(m)))
     if mark != ",":
         notes.append(f"cells are parted by {'tabs' if mark == chr(9) else repr(mark)}")
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True, skipinitialspace=True)
+    reader = csv.reader(
+        io.StringIO(text, newline=""), delimiter=mark, strict=True, skipinitialspace=True
+    )
     names, rows, lines, comments, line = None, [], [], 0, 0
     before = csv.field_size_limit(len(text))
     try:
@@ -176,7 +178,13 @@ def _number(cell: str, comma: bool | None, counts: bool) -> tuple[float, str]:
         for word in ("flops", "flop", "tokens", "token", "parameters", "params"):
             if name != word and name.endswith(word):
                 name = name.removesuffix(word)
-        if name not in MULTIPLES and name not in ("flop", "flops", "tokens", "params", "parameters"):
+        if name not in MULTIPLES and name not in (
+            "flop",
+            "flops",
+            "tokens",
+            "params",
+            "parameters",
+        ):
             raise ValueError(cell)
         if not counts:
             raise ValueError(cell)
@@ -192,7 +200,9 @@ def _number(cell: str, comma: bool | None, counts: bool) -> tuple[float, str]:
             cell, how = cell.replace(".", "").replace(",", "."), [*how, "decimal comma"]
         else:
             raise ValueError(cell)
-    elif cell.count(".") > 1 or (comma and counts and re.fullmatch(r"[+-]?\d{1,3}(\.\d{3})+", cell)):
+    elif cell.count(".") > 1 or (
+        comma and counts and re.fullmatch(r"[+-]?\d{1,3}(\.\d{3})+", cell)
+    ):
         if not re.fullmatch(r"[+-]?\d{1,3}(\.\d{3})+", cell):
             raise ValueError(cell)
         cell, how = cell.replace(".", ""), [*how, "thousands apart"]

@@ -2,7 +2,6 @@
 that were exchanged, or because what they read was seen again."""
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -158,9 +157,7 @@ def _regrouped(
     return sorted(found, key=lambda a: a.cost)[:CLOSER]
 
 
-def perplexities(
-    law: Chinchilla, near: list[Alternative], points: Points
-) -> list[Alternative]:
+def perplexities(law: Chinchilla, near: list[Alternative], points: Points) -> list[Alternative]:
     """A part whose losses are perplexities, exp(loss); the parts are those of other explanations."""
     found = []
     for start in near:
@@ -199,10 +196,14 @@ def _fitted(
     constants = len(law.names) if isinstance(law, Chinchilla) else len(law.base.names)
     found = []
     for i, (theta, part) in enumerate(zip(thetas, some)):
-        step, error = (float(theta[-2]), _error(law, theta, points, scales[i])) if shifted else (0.0, 0.0)
+        step, error = (
+            (float(theta[-2]), _error(law, theta, points, scales[i])) if shifted else (0.0, 0.0)
+        )
         base = theta[:constants]
         found.append(
-            Alternative(kind, part, base, residuals[i], float(scales[i]), float(costs[i]), step, error)
+            Alternative(
+                kind, part, base, residuals[i], float(scales[i]), float(costs[i]), step, error
+            )
         )
     return found
 

@@ -94,9 +94,7 @@ def _told(one: Alternative, ids: list[str], second: bool, better: float) -> Doub
         subject = f"the {count} runs of {one.part.words} ({names(ids, here)})"
     else:
         subject = f"{count} runs ({names(ids, here)})"
-    return Doubt(
-        first + said(one, subject), named(one), tuple(i for i, h in zip(ids, here) if h)
-    )
+    return Doubt(first + said(one, subject), named(one), tuple(i for i, h in zip(ids, here) if h))
 
 
 def _curved(one: Alternative, ids: list[str]) -> Doubt:
@@ -135,7 +133,9 @@ def _matters(one: Alternative, fitted: Fit, points: Points) -> bool:
     if one.kind == "noise" and one.scatter > LOUD:
         return True
     ten = points.compute.max() * LARGER[1:2]
-    moved = np.log(_optimum(fitted, one.base, points, ten) / _optimum(fitted, fitted.theta, points, ten))
+    moved = np.log(
+        _optimum(fitted, one.base, points, ten) / _optimum(fitted, fitted.theta, points, ten)
+    )
     return bool(np.abs(moved).max() > MOVES)
 
 
@@ -146,4 +146,3 @@ def _optimum(
     frontier = of_law(fitted.law, theta, np.empty((0, len(theta))), points)
     n = frontier.optimal_parameters(flops)[None]
     return losses(fitted.law, theta[None], n, frontier.cost.tokens(flops, n))[0]
-

@@ -81,7 +81,9 @@ def places(values: Float[np.ndarray, "n"], most: int) -> Int[np.ndarray, "n"]:
         return found
     # By counts of runs, but never between two of one place.
     share = np.cumsum(np.bincount(found)) / len(values)
-    return np.unique(np.minimum((share * most).astype(int), most - 1), return_inverse=True)[1][found]
+    return np.unique(np.minimum((share * most).astype(int), most - 1), return_inverse=True)[1][
+        found
+    ]
 
 
 def _by_axis(name: str, values: Float[np.ndarray, "n"]) -> Iterator[Part]:
@@ -100,7 +102,11 @@ def _by_axis(name: str, values: Float[np.ndarray, "n"]) -> Iterator[Part]:
             elif end == "high":
                 words, rest = f"at least {least:.3g} {name}", f"less than {least:.3g} {name}"
             else:
-                words = f"{least:.3g} to {most:.3g} {name}" if most > 1.05 * least else f"{most:.3g} {name}"
+                words = (
+                    f"{least:.3g} to {most:.3g} {name}"
+                    if most > 1.05 * least
+                    else f"{most:.3g} {name}"
+                )
                 rest = f"other {name} than {words.removesuffix(' ' + name)}"
             yield Part(here.astype(float), words, name, end, rest)
 
@@ -115,18 +121,26 @@ def _corners(points: Points) -> Iterator[Part]:
                     here = ((by_n > i) == large) & ((by_d > j) == long)
                     if not here.any():
                         continue
-                    size = f"at least {n[here].min():.3g}" if large else f"at most {n[here].max():.3g}"
-                    length = f"at least {d[here].min():.3g}" if long else f"at most {d[here].max():.3g}"
+                    size = (
+                        f"at least {n[here].min():.3g}" if large else f"at most {n[here].max():.3g}"
+                    )
+                    length = (
+                        f"at least {d[here].min():.3g}" if long else f"at most {d[here].max():.3g}"
+                    )
                     words = f"{size} parameters and {length} tokens"
                     yield Part(here.astype(float), words, "corner")
 
 
 def _by_rows(runs: Runs) -> Iterator[Part]:
     ids, count = runs["run_id"], len(runs)
-    cuts = np.unique(np.linspace(FEWEST, count - FEWEST, min(CUTS, count - 2 * FEWEST + 1)).round().astype(int))
+    cuts = np.unique(
+        np.linspace(FEWEST, count - FEWEST, min(CUTS, count - 2 * FEWEST + 1)).round().astype(int)
+    )
     row = np.arange(count)
     for cut in cuts:
-        yield Part((row < cut).astype(float), f"the first rows, up to {ids[cut - 1]}", "rows", "low")
+        yield Part(
+            (row < cut).astype(float), f"the first rows, up to {ids[cut - 1]}", "rows", "low"
+        )
     edges = np.unique(np.linspace(0, count, PLACES + 1).round().astype(int))
     for i, first in enumerate(edges[1:-2], 1):
         for after in edges[i + 1 : -1]:

@@ -115,7 +115,9 @@ def noisy_parts(
         bases += [start.base] * len(best)
         begin += [start.residuals] * len(best)
     loud, of = loud[chosen], of[chosen]
-    return _weighted(law, np.array(bases), np.array(begin), loud, [some[i] for i in of], len(rest), points)
+    return _weighted(
+        law, np.array(bases), np.array(begin), loud, [some[i] for i in of], len(rest), points
+    )
 
 
 def _weighted(

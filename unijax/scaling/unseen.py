@@ -16,7 +16,9 @@ def unseen(points: Points, runs: Runs) -> list[str]:
     found = []
     rates = "learning rates that get worse with size " + LOOKS_LIKE + ", with a smaller alpha"
     if "learning_rate" not in runs:
-        found.append(f"{rates}: the column learning_rate, with several rates of each size, would tell")
+        found.append(
+            f"{rates}: the column learning_rate, with several rates of each size, would tell"
+        )
     else:
         found.append(
             f"{rates}, where the rates that a size was not run at are the better ones: rows of the "

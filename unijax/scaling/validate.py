@@ -1,10 +1,10 @@
 """Checks a table of runs before anything is fitted: whatever is doubtful is refused, by name."""
 
 import collections
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from unijax.core.errors import UserError
 from unijax.scaling.doubt import Doubt, names
