@@ -151,7 +151,8 @@ def main() -> None:
             )
     print(f"clean studies with a doubt: {interval(doubted, args.clean)}", flush=True)
     print(
-        "mistake | can be shown, and named rightly | first | causes named | cannot, and told | no doubt at all"
+        "mistake | can be shown, and named rightly | first | causes named | cannot, and told | "
+        "no doubt at all"
     )
     totals = []
     for kind in args.kinds:

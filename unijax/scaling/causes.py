@@ -114,8 +114,8 @@ def said(one: Alternative, runs: str) -> str:
     if one.kind == "noise":
         return (
             f"{runs} scatter {one.scatter / one.scale:.2g} times as much as the others "
-            f"({one.scatter:.1%} against {one.scale:.2%}): the law is as good as theirs alone; look at what differs "
-            "there (seeds, batch size, divergence, held-out rows)"
+            f"({one.scatter:.1%} against {one.scale:.2%}): the law is as good as theirs alone; "
+            "look at what differs there (seeds, batch size, divergence, held-out rows)"
         )
     if one.kind == "exchanged":
         return f"{runs} look mislabelled: exchanged for each other, they follow the law of the rest"
@@ -130,18 +130,21 @@ def said(one: Alternative, runs: str) -> str:
     if one.kind == "perplexity":
         return f"{runs} look given as perplexities: their logarithms follow the law of the others"
     direction = "above" if one.step > 0 else "below"
-    far = f"{abs(np.expm1(one.step)):.1%} {direction} the law of the others"
+    by = f"{abs(np.expm1(one.step)):.1%}"
     if one.part.ramp:
-        return f"{runs} lie more and more {direction} the law of the others, up to {far.split()[0]}: {look}"
+        return f"{runs} lie more and more {direction} the law of the others, up to {by}: {look}"
     if name := unit(one):
         if name != "bits":
-            return f"{runs} look given in another unit than the others ({name}): their losses are {factor:.3g} times the law of the others"
+            return (
+                f"{runs} look given in another unit than the others ({name}): their losses are "
+                f"{factor:.3g} times the law of the others"
+            )
         these, others = ("bits", "nats") if one.step > 0 else ("nats", "bits")
         return (
             f"{runs} look given in {these} and the others in {others}: their losses are "
             f"{factor:.3f} times the law of the others (bits are {1 / np.log(2):.3f} times nats)"
         )
-    return f"{runs} lie {far}: {look}"
+    return f"{runs} lie {by} {direction} the law of the others: {look}"
 
 
 def _look(causes: tuple[str, ...]) -> str:

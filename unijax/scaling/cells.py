@@ -24,9 +24,13 @@ MULTIPLES = {
 }  # fmt: skip
 PLAIN = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 SPACES = "[ _'’\u00a0\u2009\u202f]"  # between thousands
-GROUPED = re.compile(rf"[+-]?\d{{1,3}}({SPACES}\d{{3}})+(?!\d)")
+SPACED = re.compile(rf"[+-]?\d{{1,3}}({SPACES}\d{{3}})+(?!\d)")
+COMMAS = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d*)?")
+POINTS = re.compile(r"[+-]?\d{1,3}(\.\d{3})+")
+TIMES_TEN = re.compile(r"\s*[×·*x]\s*10\s*\^?\s*(?=[+-]?\d)", re.IGNORECASE)
 WITH_UNIT = re.compile(
-    r"(?P<number>[+-]?[\d.,]+(e[+-]?\d+)?)\s*(?P<unit>[a-z]+)\.?(?P<of>[\s-]*(flops?|tokens?|params?|parameters))?",
+    rf"(?P<number>.*[\d.])\s*(?P<unit>{'|'.join(sorted(MULTIPLES, key=len, reverse=True))})?"
+    r"[\s-]*(?P<of>flops?|tokens?|params?|parameters)?",
     re.IGNORECASE,
 )
 
@@ -87,10 +91,13 @@ def read(text: str, where: str, known: Sequence[str]) -> Sheet:
             if len(row) != len(names):
                 last = not text.splitlines()[reader.line_num :]
                 raise UserError(
-                    f"{where}: line {begins}", f"{len(row)} cells", f"{len(names)}, as in the header",
-                    "It is the last line: the table may be half-written." if last else
-                    f"Correct the line (a cell with {mark!r} in it needs quotes around it).",
-                )  # fmt: skip
+                    f"{where}: line {begins}",
+                    f"{len(row)} cells",
+                    f"{len(names)}, as in the header",
+                    "It is the last line: the table may be half-written."
+                    if last
+                    else f"Correct the line (a cell with {mark!r} in it needs quotes around it).",
+                )
             rows.append([cell.strip() for cell in row])
             lines.append(begins)
     except csv.Error as e:
@@ -104,7 +111,8 @@ def read(text: str, where: str, known: Sequence[str]) -> Sheet:
         raise UserError(where, "no header", "a line of names of columns", "Add one.")
     if comments:
         notes.append(f"{comments} comment lines were left out")
-    return Sheet(names, rows, lines, notes)
+    kept = [i for i, name in enumerate(names) if name or any(row[i] for row in rows)]
+    return Sheet([names[i] for i in kept], [[row[i] for i in kept] for row in rows], lines, notes)
 
 
 def _bare(name: str) -> str:
@@ -165,47 +173,32 @@ def numbers(
 
 def _number(cell: str, comma: bool | None, counts: bool) -> tuple[float, str]:
     """A cell's value, and what was done for it."""
-    if PLAIN.fullmatch(cell) and not (comma and re.search(r"\.\d{3}$", cell) and counts):
-        return float(cell), ""
     if cell.casefold() in MISSING:
         return float("nan"), ""
     if cell.casefold().lstrip("+-") in ("inf", "infinity"):
         return float(cell), ""
-    how, multiple = [], 1.0
-    if unit := WITH_UNIT.fullmatch(cell):
-        # An exponent is no unit: 1e9 has been read above.
-        name = unit["unit"].casefold()
-        for word in ("flops", "flop", "tokens", "token", "parameters", "params"):
-            if name != word and name.endswith(word):
-                name = name.removesuffix(word)
-        if name not in MULTIPLES and name not in (
-            "flop",
-            "flops",
-            "tokens",
-            "params",
-            "parameters",
-        ):
-            raise ValueError(cell)
-        if not counts:
-            raise ValueError(cell)
-        multiple = MULTIPLES.get(name, 1.0)
-        cell, how = unit["number"], ["multiplied out"]
-    if GROUPED.match(cell):
-        cell, how = re.sub(SPACES, "", cell), [*how, "thousands apart"]
-    if "," in cell:
-        thousands = re.fullmatch(r"[+-]?\d{1,3}(,\d{3})+(\.\d*)?", cell)
-        if comma is not True and thousands and (comma is False or counts):
-            cell, how = cell.replace(",", ""), [*how, "thousands apart"]
-        elif cell.count(",") == 1 and (comma is not False):
-            cell, how = cell.replace(".", "").replace(",", "."), [*how, "decimal comma"]
-        else:
-            raise ValueError(cell)
-    elif cell.count(".") > 1 or (
-        comma and counts and re.fullmatch(r"[+-]?\d{1,3}(\.\d{3})+", cell)
-    ):
-        if not re.fullmatch(r"[+-]?\d{1,3}(\.\d{3})+", cell):
-            raise ValueError(cell)
-        cell, how = cell.replace(".", ""), [*how, "thousands apart"]
-    if not PLAIN.fullmatch(cell):
+    parts = WITH_UNIT.fullmatch(cell)
+    if parts is None or ((parts["unit"] or parts["of"]) and not counts):
         raise ValueError(cell)
-    return float(cell) * multiple, ", ".join(how)
+    value, how = _digits(parts["number"], comma, counts)
+    if parts["unit"]:
+        return value * MULTIPLES[parts["unit"].casefold()], ", ".join([*how, "multiplied out"])
+    return value, ", ".join(how)
+
+
+def _digits(number: str, comma: bool | None, counts: bool) -> tuple[float, list[str]]:
+    """The same without a unit."""
+    plain, how = TIMES_TEN.sub("e", number), []
+    if SPACED.match(plain):
+        plain, how = re.sub(SPACES, "", plain), ["thousands apart"]
+    by_points = plain.count(".") > 1 or (comma and counts)
+    if "," in plain:
+        if comma is not True and (comma is False or counts) and COMMAS.fullmatch(plain):
+            plain, how = plain.replace(",", ""), ["thousands apart"]
+        elif comma is not False and plain.count(",") == 1:
+            plain, how = plain.replace(".", "").replace(",", "."), [*how, "decimal comma"]
+    elif by_points and POINTS.fullmatch(plain):
+        plain, how = plain.replace(".", ""), ["thousands apart"]
+    if not PLAIN.fullmatch(plain):
+        raise ValueError(number)
+    return float(plain), how

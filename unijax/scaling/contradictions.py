@@ -24,7 +24,8 @@ def floor_above_losses(floor: float, points: Points, ids: list[str]) -> list[Dou
     return [
         Doubt(
             f"E, the loss that nothing goes below, is {floor:.4g}, and {below.sum()} runs measured "
-            f"less, down to {points.loss.min():.4g}: {names(ids, below)}; the law cannot hold there",
+            f"less, down to {points.loss.min():.4g}: {names(ids, below)}; the law cannot hold "
+            "there",
             runs=tuple(i for i, b in zip(ids, below) if b),
         )
     ]

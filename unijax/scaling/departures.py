@@ -54,7 +54,7 @@ def shifts(law: Chinchilla, alone: Alternative, some: list[Part], points: Points
 
 
 def _weighed(one: Alternative) -> Alternative:
-    """Whole sizes, lengths and files are counted wrongly; a corner or a band of budgets seldom is."""
+    """Whole sizes, lengths and files are counted wrongly; a corner or some budgets seldom are."""
     if one.kind in ("parameters", "tokens") and one.part.by in ("corner", "compute", "any"):
         return dataclasses.replace(one, cost=one.cost + SELDOM)
     return one
@@ -109,8 +109,10 @@ def groups_of_any_shape(
     """
     found = []
     for kind, powers, guesses in (
-        ("loss", LOSS, CONVERSIONS), ("parameters", PARAMETERS, COUNTED), ("tokens", TOKENS, COUNTED),
-    ):  # fmt: skip
+        ("loss", LOSS, CONVERSIONS),
+        ("parameters", PARAMETERS, COUNTED),
+        ("tokens", TOKENS, COUNTED),
+    ):
         bases, steps = [], []
         for start in near:
             some = [sign * x for sign in (-1, 1) for x in guesses]
@@ -158,7 +160,7 @@ def _regrouped(
 
 
 def perplexities(law: Chinchilla, near: list[Alternative], points: Points) -> list[Alternative]:
-    """A part whose losses are perplexities, exp(loss); the parts are those of other explanations."""
+    """A part whose losses are perplexities, exp(loss); the parts are of other explanations."""
     found = []
     for start in near:
         here = start.part.profile > 0

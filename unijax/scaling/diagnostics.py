@@ -63,8 +63,8 @@ def doubts_of_epochs(points: Points, runs: Runs) -> list[Doubt]:
         return []
     return [
         Doubt(
-            f"{again.sum()} runs saw their tokens up to {epochs.max():.3g} times, and this law counts "
-            "repeated tokens as new ones: --repeated fits what they are worth",
+            f"{again.sum()} runs saw their tokens up to {epochs.max():.3g} times, and this law "
+            "counts repeated tokens as new ones: --repeated fits what they are worth",
             ("repeated",),
             tuple(str(i) for i in runs["run_id"][again]),
         )

@@ -11,7 +11,7 @@ class Doubt:
 
     Attributes:
       text: for a reader; names the runs.
-      causes: keys of `causes.CAUSES` that it names, the likelier first; none where nothing is known.
+      causes: keys of `causes.CAUSES` that it names, the likelier first; none where none is known.
       runs: ids.
     """
 

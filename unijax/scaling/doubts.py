@@ -80,8 +80,8 @@ def _told(one: Alternative, ids: list[str], second: bool, better: float) -> Doub
     first = "or, as likely by these runs: " if second else ""
     if one.kind == "pool":
         return Doubt(
-            f"{first}the longer runs gain less from their tokens than the shorter ones have it, as if "
-            f"from some length on tokens were seen again (the law of repeated data comes "
+            f"{first}the longer runs gain less from their tokens than the shorter ones have it, "
+            f"as if from some length on tokens were seen again (the law of repeated data comes "
             f"{better:.1f} times nearer to all runs): look for {CAUSES['repeated']}; the column "
             "unique_tokens would tell",
             ("repeated",),

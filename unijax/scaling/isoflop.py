@@ -18,7 +18,7 @@ from unijax.scaling.points import Points
 
 SIZES = 3  # different sizes that a budget needs for a parabola
 CONSTANTS = 3  # of a parabola
-SAME_BUDGET = 0.12  # of log C: runs nearer than this to the next one belong to one budget
+SAME_BUDGET = 0.12  # of log C: the runs of one budget are all nearer to each other than this
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,11 +48,21 @@ class Valley:
 
 
 def budgets(points: Points) -> list[Int[np.ndarray, "m"]]:
-    """Runs of (nearly) equal compute, for every budget with sizes enough."""
+    """Runs of (nearly) equal compute, for every budget with sizes enough.
+
+    Stretches of `SAME_BUDGET` that share no run, those of the most sizes first: where compute has
+    no gaps, runs that are each near to the next are not of one budget.
+    """
     order = np.argsort(points.compute, kind="stable")
-    jumps = np.flatnonzero(np.diff(np.log(points.compute[order])) > SAME_BUDGET) + 1
-    groups = np.split(order, jumps)
-    return [g for g in groups if len(np.unique(points.parameters[g])) >= SIZES]
+    log, size = np.log(points.compute[order]), points.parameters[order]
+    ends = np.searchsorted(log, log + SAME_BUDGET, side="right")
+    sizes = np.array([len(np.unique(size[i:end])) for i, end in enumerate(ends)])
+    taken, found = np.zeros(len(order), bool), []
+    for i in np.argsort(-sizes, kind="stable"):
+        if sizes[i] >= SIZES and not taken[i : ends[i]].any():
+            taken[i : ends[i]] = True
+            found.append((i, ends[i]))
+    return [order[i:end] for i, end in sorted(found)]
 
 
 def _design(x: Float[np.ndarray, "m"]) -> Float[np.ndarray, "m 3"]:

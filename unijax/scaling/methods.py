@@ -1,6 +1,7 @@
 """The methods paragraph: every choice of a fit in words, from what was done."""
 
 from unijax.scaling.direct import STARTS
+from unijax.scaling.isoflop import SAME_BUDGET
 from unijax.scaling.paper import short
 from unijax.scaling.parity import FARTHEST
 from unijax.scaling.study import HIDDEN_DRAWS, Analysis, FitConfig
@@ -93,8 +94,8 @@ def _approaches(analysis: Analysis) -> str:
         inside = sum(v.inside for v in analysis.valleys)
         said.append(
             f"; from parabolas of loss against log N at {inside} of {len(analysis.valleys)} "
-            "budgets, those with a minimum among their sizes (approach 2; runs whose log C is "
-            "within 0.12 of the next are one budget)"
+            "budgets, those with a minimum among their sizes (approach 2; the runs of a budget "
+            f"are within {SAME_BUDGET} of log C)"
         )
     if 1 in analysis.frontiers:
         said.append(

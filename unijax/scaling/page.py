@@ -6,7 +6,7 @@ import html
 import io
 import pathlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from matplotlib import pyplot as plt
@@ -15,10 +15,10 @@ from matplotlib.figure import Figure
 from unijax.core.files import atomic_file
 from unijax.scaling import contours, figures, methods
 from unijax.scaling.interaction import Interaction
-from unijax.scaling.paper import short, style
+from unijax.scaling.paper import short, shorts, style
 from unijax.scaling.points import beyond
 from unijax.scaling.results import Results
-from unijax.scaling.study import Analysis, FitConfig, budgets, optima
+from unijax.scaling.study import Analysis, FitConfig, budgets, has_band, optima
 
 _STYLE = """
 body { font: 16px/1.5 Georgia, "Times New Roman", serif; margin: 2.5em auto; max-width: 980px;
@@ -51,10 +51,16 @@ SYMBOLS = {"alpha": "α", "beta": "β", "R_D": "R<sub>D</sub>*", "R_N": "R<sub>N
 
 def number(value: float) -> str:
     """Four digits."""
-    if value != 0 and not 1e-3 <= abs(value) < 1e5:
-        mantissa, exponent = f"{value:.3e}".split("e")
-        return f"{mantissa}×10<sup>{int(exponent)}</sup>"
-    return f"{value:.4g}"
+    return numbers(value)[0]
+
+
+def numbers(*values: float) -> list[str]:
+    """Four digits each; if one needs a power of ten, all have it."""
+    rounded = [float(f"{v:.4g}") for v in values]
+    if all(v == 0 or 1e-3 <= abs(v) < 1e5 for v in rounded):
+        return [np.format_float_positional(v, trim="-") for v in rounded]
+    parts = [f"{v:.3e}".split("e") for v in rounded]
+    return [f"{m}×10<sup>{int(e)}</sup>" if float(m) else "0" for m, e in parts]
 
 
 def file_stems(names: list[tuple[str, ...]]) -> list[str]:
@@ -94,17 +100,20 @@ def _formula(form: str) -> str:
     return f"<i>{prime}</i>"
 
 
-def _ends(low: float, high: float, show: Callable[[float], str] = number) -> str:
-    return f"[{show(low)}, {show(high)}]"
+def _cells(values: Iterable[float], show: Callable[..., list[str]]) -> list[str]:
+    """A value, and its interval, in one notation: two cells."""
+    value, low, high = show(*map(float, values))
+    return [value, f"[{low}, {high}]"]
+
+
+def _fixed(digits: int) -> Callable[..., list[str]]:
+    return lambda *values: [f"{v:.{digits}f}" for v in values]
 
 
 def constants_table(analysis: Analysis, level: float) -> str:
     """Every constant with its interval."""
     found = analysis.constants(level)
-    rows = [
-        [SYMBOLS.get(name, name), number(value), _ends(low, high)]
-        for name, (value, low, high) in found.items()
-    ]
+    rows = [[SYMBOLS.get(name, name), *_cells(ends, numbers)] for name, ends in found.items()]
     rows.append(["objective", number(analysis.fitted.value), f"{len(analysis.points)} runs"])
     return _table(["constant", "value", f"{100 * level:g}% interval"], rows)
 
@@ -114,8 +123,9 @@ def exponents_table(analysis: Analysis, level: float) -> str:
     rows = []
     for approach, found in analysis.frontiers.items():
         a, b = found.exponents
-        of_a, of_b = (_ends(*x, "{:.3f}".format) for x in found.exponent_intervals(level))
-        rows.append([f"approach {approach}", f"{a:.3f}", of_a, f"{b:.3f}", of_b])
+        of_a, of_b = found.exponent_intervals(level)
+        cells = [_cells((value, *ends), _fixed(3)) for value, ends in ((a, of_a), (b, of_b))]
+        rows.append([f"approach {approach}", *cells[0], *cells[1]])
     return _table(["", "a, N ∝ C<sup>a</sup>", "", "b, D ∝ C<sup>b</sup>", ""], rows)
 
 
@@ -130,9 +140,8 @@ def optima_table(analysis: Analysis, config: FitConfig) -> str:
     rows = []
     for i, c in enumerate(flops):
         row = [number(float(c))]
-        for name, show in (("parameters", short), ("tokens", short), ("loss", "{:.4f}".format)):
-            value, low, high = (float(x) for x in found[name][:, i])
-            row += [show(value), _ends(low, high, show)]
+        for name, show in (("parameters", shorts), ("tokens", shorts), ("loss", _fixed(4))):
+            row += _cells(found[name][:, i], show)
         for name, seen in (("parameters", p.parameters), ("tokens", p.tokens)):
             row.append(_how_far(beyond(seen, float(found[name][0, i]))))
         rows.append(row)
@@ -145,9 +154,8 @@ def extrapolation_table(analysis: Analysis) -> str:
     found, p = analysis.extrapolation, analysis.points
     rows = []
     for j, i in enumerate(found.held):
-        low, high = found.interval[:, j]
         name = [html.escape(analysis.ids[i]), short(p.parameters[i]), short(p.tokens[i])]
-        losses = [f"{found.predicted[j]:.4f}", f"[{low:.4f}, {high:.4f}]"]
+        losses = _cells((found.predicted[j], *found.interval[:, j]), _fixed(4))
         losses += [f"{found.observed[j]:.4f}", f"{100 * found.relative_error[j]:+.2f}%"]
         rows.append([*name, *losses, "yes" if found.inside[j] else "no"])
     head = ["run", "N", "D", "predicted", "interval", "measured", "error", "inside"]
@@ -160,7 +168,7 @@ def drawings(analysis: Analysis, level: float) -> dict[str, tuple[Figure, str]]:
     found = {
         "loss_against_compute": (
             figures.loss_against_compute(analysis, level),
-            f"Held-out loss of every run against training compute, joined by size, and the "
+            f"Held-out loss of every run against training compute{_joined(analysis)}, and the "
             f"compute-optimal frontier of the fitted law with its {percent} interval.",
         )
     }
@@ -173,8 +181,7 @@ def drawings(analysis: Analysis, level: float) -> dict[str, tuple[Figure, str]]:
     found["allocation"] = (
         figures.allocation(analysis, level),
         f"Compute-optimal parameters and tokens by each approach, with {percent} intervals. "
-        "Shaded: the range of the runs; beyond it all is extrapolation. No band: less than half of "
-        "the bootstrap's draws have a frontier by that approach.",
+        f"Shaded: the range of the runs; beyond it all is extrapolation.{_without_band(analysis)}",
     )
     found["residuals"] = (
         figures.residuals(analysis),
@@ -194,6 +201,21 @@ def drawings(analysis: Analysis, level: float) -> dict[str, tuple[Figure, str]]:
             "interval, and the measured one.",
         )
     return found
+
+
+def _joined(analysis: Analysis) -> str:
+    return ", joined by size" if figures.curves(analysis.points) else ""
+
+
+def _without_band(analysis: Analysis) -> str:
+    """Said of the approaches that have none."""
+    bare = [f"approach {k}" for k in analysis.frontiers if not has_band(analysis, k)]
+    if not bare:
+        return ""
+    return (
+        f" No band of {' and '.join(bare)}: less than half of the bootstrap's draws have a "
+        "frontier by it."
+    )
 
 
 def write(out: pathlib.Path, title: str, results: Results, config: FitConfig) -> pathlib.Path:
@@ -268,8 +290,8 @@ def _box(kind: str, title: str, lines: list[str]) -> str:
 
 def _interaction(stem: pathlib.Path, found: Interaction, level: float) -> str:
     rows = [
-        [SYMBOLS.get(name, name), number(value), _ends(low, high)]
-        for name, (value, low, high) in found.constants(level).items()
+        [SYMBOLS.get(name, name), *_cells(ends, numbers)]
+        for name, ends in found.constants(level).items()
     ]
     rows.append(["objective", number(found.fitted.value), f"{len(found.ids)} mixed runs"])
     table = _table(["constant", "value", f"{100 * level:g}% interval"], rows)
@@ -296,9 +318,8 @@ def _interaction(stem: pathlib.Path, found: Interaction, level: float) -> str:
 
 def _parities(results: Results, config: FitConfig) -> str:
     rows = [
-        [html.escape(system), html.escape(loss), f"{r.ratio:.3f}",
-         _ends(r.low, r.high, "{:.3f}".format),
-         _how_far(r.beyond)]
+        [html.escape(system), html.escape(loss),
+         *_cells((r.ratio, r.low, r.high), _fixed(3)), _how_far(r.beyond)]
         for (system, loss), r in results.parities.items()
     ]  # fmt: skip
     head = ["system", "loss", f"FLOP of {html.escape(config.reference)}", "", "runs"]

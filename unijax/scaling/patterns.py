@@ -90,8 +90,10 @@ def patterned(residuals: Float[np.ndarray, "n"], points: Points, constants: int)
 
 
 def chance(residuals: Float[np.ndarray, "n"], place: np.ndarray, constants: int) -> float:
-    """That the means of bands of a right law differ as much: an F test of all of them, with outliers
-    no further off than three deviations."""
+    """That the means of bands of a right law differ as much.
+
+    An F test of all of them, with outliers no further off than three deviations.
+    """
     scale = max(scatter(residuals, constants), 1e-12)
     kept = np.clip(residuals, -3 * scale, 3 * scale)
     runs = np.bincount(place)

@@ -35,8 +35,8 @@ def at_the_end(runs: Runs, loss: Float[np.ndarray, "n"], parameters: str) -> lis
             return [
                 Doubt(
                     f"the {end} learning rate that was tried is the best one at {len(there)} of "
-                    f"{len(ends)} settings, of {min(there):.3g} to {max(there):.3g} parameters: look "
-                    "for learning rates that are not tuned for these sizes; try further ones",
+                    f"{len(ends)} settings, of {min(there):.3g} to {max(there):.3g} parameters: "
+                    "look for learning rates that are not tuned for these sizes; try further ones",
                     ("rates",),
                 )
             ]

@@ -26,8 +26,8 @@ def unseen(points: Points, runs: Runs) -> list[str]:
         )
     if "unique_tokens" not in runs:
         found.append(
-            f"tokens that are seen again by all of the longer runs {LOOKS_LIKE}, with a smaller beta "
-            "and a higher E: the column unique_tokens would tell"
+            f"tokens that are seen again by all of the longer runs {LOOKS_LIKE}, with a smaller "
+            "beta and a higher E: the column unique_tokens would tell"
         )
     if "state" not in runs:
         found.append(
@@ -36,13 +36,13 @@ def unseen(points: Points, runs: Runs) -> list[str]:
         )
     found.append(
         "a tokenizer, a held-out set or a version of the code that changes smoothly with size or "
-        "length, or that all runs share, is not seen: a column that names it would tell (each value "
-        "of a column with few is tried as a part)"
+        "length, or that all runs share, is not seen: a column that names it would tell (each "
+        "value of a column with few is tried as a part)"
     )
     settings = by_setting([points.parameters, points.tokens])
     if len(settings) == len(points):
         found.append(
-            "how far seeds scatter: no setting was run twice; rows of the same size and length with "
-            "another seed would tell chance from the law's own error"
+            "how far seeds scatter: no setting was run twice; rows of the same size and length "
+            "with another seed would tell chance from the law's own error"
         )
     return found
