@@ -1,4 +1,6 @@
-"""Whether doubts are said where they should be, and only there: `python -m bench.doubts`.
+"""Whether doubts are said where they should be, and only there.
+
+`python -m bench.doubts --results FILE`; what is in the file is not done again.
 
 Synthetic studies of a known law (`bench/doubts_studies.py`): clean ones, and ones with one of ten
 mistakes. Of these count those that move the loss predicted at ten times the compute by more than
@@ -12,6 +14,8 @@ table of docs/scaling.md; about half an hour of one core.
 
 import argparse
 import dataclasses
+import json
+import pathlib
 
 import numpy as np
 from scipy import stats
@@ -37,19 +41,32 @@ WOULD_TELL = {
     "rates": "column learning_rate", "repeated": "column unique_tokens", "decay": "column state",
     "tokenizer": "a column that names it", "version": "a column that names it",
 }  # fmt: skip
-REFUSED = {"units": "unit", "copied": "equal in all but", "mislabelled": "unit"}
+REFUSED = {"units": "unit", "copied": "equal in all but"}  # words of what is said
 
 
 @dataclasses.dataclass
 class Outcome:
-    """Of one study: whether columns can show the mistake, what was said, and whether rightly."""
+    """Of one study.
 
-    shows: bool
-    said: bool
-    right: bool
-    first: bool
-    causes: int
-    told: bool
+    Attributes:
+      kind: the mistake; "clean" for none.
+      moves: whether a mistake was found that moves the prediction.
+      shows: whether columns can show it.
+      said: whether there is a doubt.
+      right: whether one names the right cause; first: whether it is the first that is named.
+      causes: how many are named.
+      told: whether the column that would tell is named.
+    """
+
+    kind: str
+    seed: int
+    moves: bool = True
+    shows: bool = False
+    said: bool = False
+    right: bool = False
+    first: bool = False
+    causes: int = 0
+    told: bool = False
 
 
 def of(study: Study) -> Points:
@@ -108,14 +125,28 @@ def said_of(study: Study) -> tuple[list[Doubt], list[str]]:
     return doubts(found, points, rows, np.zeros(0)), unseen(points, rows)
 
 
-def outcome(study: Study, shows: bool) -> Outcome:
+def outcome(kind: str, seed: int, scoring: bool) -> Outcome:
+    """Makes a study, and fits it."""
+    if kind == "clean":
+        study = clean(np.random.default_rng([SETS[scoring], 99, seed]), scoring)
+        return Outcome(kind, seed, said=bool(said_of(study)[0]))
+    made = corrupted(kind, seed, scoring)
+    if made is None:
+        return Outcome(kind, seed, moves=False)
+    study, shows = made
     found, open_ = said_of(study)
     causes = list(dict.fromkeys(c for d in found for c in d.causes))
-    right = any(c in study.causes for c in causes)
     words = [WOULD_TELL[c] for c in study.causes if c in WOULD_TELL]
-    told = any(w in line for w in words for line in open_)
-    first = bool(causes) and causes[0] in study.causes
-    return Outcome(shows, bool(found), right, first, len(causes), told)
+    return Outcome(
+        kind,
+        seed,
+        shows=shows,
+        said=bool(found),
+        right=any(c in study.causes for c in causes),
+        first=bool(causes) and causes[0] in study.causes,
+        causes=len(causes),
+        told=any(w in line for w in words for line in open_),
+    )
 
 
 def interval(hits: int, count: int) -> str:
@@ -135,61 +166,44 @@ def main() -> None:
     parser.add_argument("--set", choices=("development", "scoring"), default="scoring")
     parser.add_argument("--studies", type=int, default=40, help="of each mistake")
     parser.add_argument("--clean", type=int, default=200)
-    parser.add_argument("--kinds", nargs="*", default=sorted(MISTAKES))
-    parser.add_argument("--first", type=int, default=0, help="seed")
-    parser.add_argument("--verbose", action="store_true", help="what was missed")
+    parser.add_argument("--kinds", nargs="*", default=["clean", *sorted(MISTAKES)])
+    parser.add_argument("--results", type=pathlib.Path, required=True, help="lines of JSON")
     args = parser.parse_args()
-    scoring = args.set == "scoring"
-    doubted = 0
-    for seed in tqdm(range(args.first, args.first + args.clean), desc="clean", leave=False):
-        study = clean(np.random.default_rng([SETS[scoring], 99, seed]), scoring)
-        found, _ = said_of(study)
-        doubted += bool(found)
-        if found and args.verbose:
-            print(
-                "clean", seed, len(study.n), [(d.causes, d.text[:150]) for d in found], flush=True
-            )
-    print(f"clean studies with a doubt: {interval(doubted, args.clean)}", flush=True)
-    print(
-        "mistake | can be shown, and named rightly | first | causes named | cannot, and told | "
-        "no doubt at all"
-    )
-    totals = []
-    for kind in args.kinds:
-        outcomes = []
-        for seed in tqdm(range(args.first, args.first + args.studies), desc=kind, leave=False):
-            made = corrupted(kind, seed, scoring)
-            if made is None:
-                continue
-            one = outcome(*made)
-            outcomes.append(one)
-            if args.verbose and not (one.right if one.shows else one.told):
-                print(
-                    "  missed",
-                    kind,
-                    seed,
-                    one,
-                    [(d.causes, d.text[:120]) for d in said_of(made[0])[0]],
-                    flush=True,
-                )
-        print(f"{kind} | " + row(outcomes), flush=True)
-        totals += outcomes
-    print("all | " + row(totals))
+    lines = args.results.read_text().splitlines() if args.results.exists() else []
+    done = [Outcome(**json.loads(line)) for line in lines]
+    there = {(o.kind, o.seed) for o in done}
+    todo = [(k, seed) for k in args.kinds
+            for seed in range(args.clean if k == "clean" else args.studies)]  # fmt: skip
+    with args.results.open("a") as file:
+        for kind, seed in tqdm([x for x in todo if x not in there]):
+            done.append(outcome(kind, seed, args.set == "scoring"))
+            file.write(json.dumps(dataclasses.asdict(done[-1])) + "\n")
+            file.flush()
+    print(table(done))
 
 
-def row(outcomes: list[Outcome]) -> str:
-    shown = [o for o in outcomes if o.shows]
-    hidden = [o for o in outcomes if not o.shows]
-    named = [o.causes for o in shown if o.right]
-    return " | ".join(
-        [
+def table(done: list[Outcome]) -> str:
+    """In markdown."""
+    clean_ones = [o for o in done if o.kind == "clean"]
+    lines = [
+        "| mistake | can be shown, and named | named first | causes named | cannot, and told |",
+        "|---|---|---|---|---|",
+    ]
+    kinds = sorted({o.kind for o in done} - {"clean"})
+    for kind, some in [(k, [o for o in done if o.kind == k]) for k in kinds] + [("all", done)]:
+        some = [o for o in some if o.moves and o.kind != "clean"]
+        shown, hidden = ([o for o in some if o.shows == can] for can in (True, False))
+        named = [o.causes for o in shown if o.right]
+        cells = [
+            kind,
             interval(sum(o.right for o in shown), len(shown)),
             f"{sum(o.first for o in shown)}/{len(shown)}",
             f"{np.mean(named):.1f}" if named else "-",
             f"{sum(o.told or o.right for o in hidden)}/{len(hidden)}",
-            f"{sum(not o.said for o in shown)}",
         ]
-    )
+        lines.append(f"| {' | '.join(cells)} |")
+    doubted = interval(sum(o.said for o in clean_ones), len(clean_ones))
+    return "\n".join([*lines, "", f"clean studies with a doubt: {doubted}"])
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ def read(text: str, where: str, known: Sequence[str]) -> Sheet:
     """
     first = _first_line(text)
     notes = []
-    named = re.fullmatch(r"sep=(.)", first.strip(), re.IGNORECASE)
+    named = re.fullmatch(r"\s*sep=(.)\s*", first, re.IGNORECASE)
     if named:  # how spreadsheets name it
         text = text[text.index(first) + len(first) :]
         first = _first_line(text)

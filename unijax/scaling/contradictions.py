@@ -6,6 +6,7 @@ somebody would make after the money is spent.
 
 import numpy as np
 from jaxtyping import Float
+from scipy import stats
 
 from unijax.scaling.doubt import Doubt, names
 from unijax.scaling.points import Points
@@ -13,6 +14,11 @@ from unijax.scaling.points import Points
 SURE = (4.0, 0.01)  # deviations and log of a loss, where a comparison is with one run
 WORSE = 1.05  # times the loss of a run with no more parameters and tokens: a fact to be told
 TOLD_APART = (5.0, 0.02, 0.1)  # deviations; but at least and at most so much, in log of a loss
+CHANCE = 1e-4  # that losses are equal by their rounding
+MOST_COPIED = 0.5  # of the runs: more share their losses where these were read off a scale
+NEAR = 0.02  # of a loss: pairs as near as that say how often two are equal by chance
+DIGITS = 9  # of losses: more are as good as all
+LN2 = float(np.log(2))
 ROWS = 512  # of a comparison of all runs with all at one time
 
 
@@ -102,20 +108,22 @@ def equal_losses(
 ) -> list[Doubt]:
     """Losses that are equal to the last digit, of runs that should differ.
 
-    Rounded losses of runs that are about as good are equal, too; so the law must tell them apart.
+    Either they have more digits than chance can repeat; or, as rounded losses of runs that are
+    about as good are equal, too, the law tells them apart.
     """
-    order = np.lexsort((predicted, points.loss))
-    loss, law = points.loss[order], np.log(predicted[order])
-    same = np.diff(loss) == 0
-    group = np.concatenate([[0], np.cumsum(~same)])
-    ends = np.flatnonzero(np.diff(group, prepend=-1))
-    apart = np.maximum.reduceat(law, ends) - np.minimum.reduceat(law, ends)
-    odd = (apart > np.clip(TOLD_APART[0] * scale, *TOLD_APART[1:]))[group]
-    shared = np.bincount(group)[group] > 1
-    if odd.sum() <= (shared & ~odd).sum():  # of losses that are read off a scale most are shared
+    _, group, many = np.unique(points.loss, return_inverse=True, return_counts=True)
+    shared = many[group] > 1
+    if not shared.any():
         return []
-    alike = np.zeros(len(points), bool)
-    alike[order[odd]] = True
+    pairs = int((many * (many - 1)).sum()) // 2
+    alike = shared
+    if shared.mean() > MOST_COPIED or by_chance(points.loss, pairs) > CHANCE:
+        order = np.argsort(group, kind="stable")
+        law, first = np.log(predicted[order]), np.searchsorted(group[order], np.arange(len(many)))
+        apart = np.maximum.reduceat(law, first) - np.minimum.reduceat(law, first)
+        alike = shared & (apart > np.clip(TOLD_APART[0] * scale, *TOLD_APART[1:]))[group]
+        if alike.sum() <= (shared & ~alike).sum():  # of losses read off a scale most are shared
+            return []
     return [
         Doubt(
             f"{alike.sum()} runs share losses to the last digit with runs that should be better or "
@@ -124,3 +132,23 @@ def equal_losses(
             tuple(i for i, a in zip(ids, alike) if a),
         )
     ]
+
+
+def by_chance(loss: Float[np.ndarray, "n"], pairs: int) -> float:
+    """The probability that so many pairs of losses are equal because they were rounded."""
+    order = np.sort(loss)
+    near = np.searchsorted(order, order * (1 + NEAR), side="right") - np.arange(1, len(order) + 1)
+    # How many pairs are as near as NEAR, and the share of these that one step of rounding makes.
+    expected = near.sum() * min(_step(loss) / (NEAR * float(np.median(loss))), 1.0)
+    return float(stats.poisson.sf(pairs - 1, expected))
+
+
+def _step(loss: Float[np.ndarray, "n"]) -> float:
+    """Between neighbouring losses, where they, their perplexities or their bits were rounded."""
+    found = 10.0**-DIGITS
+    for values, slope in ((loss, 1.0), (np.exp(loss), np.exp(loss)), (loss / LN2, 1 / LN2)):
+        for digits in range(DIGITS):
+            if np.allclose(values, np.round(values, digits), rtol=1e-12, atol=0):
+                found = max(found, 10.0**-digits / float(np.median(slope)))
+                break
+    return found

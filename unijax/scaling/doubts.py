@@ -13,14 +13,14 @@ from unijax.scaling.points import Points
 from unijax.scaling.suspicion import alternatives
 from unijax.scaling.table import Runs
 
-CLEAR = 6.0  # by how much an alternative must cost less than the law alone
+CLEAR = 3.0  # by how much an alternative must cost less than the law alone
 AS_GOOD = 6.0  # alternatives that cost so little more than the best are told beside it
-MOVES = 0.01  # of the loss predicted at ten times the compute: less is not worth telling
+MOVES = 0.005  # of the loss predicted at ten times the compute: less is not worth telling
 DEPARTS = 0.05  # of the log of a factor on losses, which is told whatever it moves
 COUNTS = 0.35  # the same of a factor on parameters or tokens
 LOUD = 0.02  # scatter of a part, likewise
 LARGER = np.array([1.0, 10.0, 100.0])  # times the largest compute
-EXPLAINED = 1.5  # times: the scatter around the law over what an explanation by a curve leaves
+EXPLAINED = 1.3  # times: the scatter around the law over what an explanation by a curve leaves
 SETS_APART = 4.0  # deviations by which a part departs, for it to be one
 AT_MOST = 1500  # runs among which alternatives are sought
 
