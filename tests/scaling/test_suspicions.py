@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import re
 
 import numpy as np
 import pytest
@@ -68,18 +69,24 @@ def test_a_floor_above_measured_losses_was_not_spoken_of():
     points = bent()
     floor = float(np.sort(points.loss)[2])
     (one,) = contradictions.floor_above_losses(floor * 0.9999, points, as_runs(points)["run_id"])
-    assert "2 runs measured less" in one.text
+    assert f"less was measured, down to {points.loss.min():.4g}: " in one.text
     assert set(one.runs) == ids(points, points.loss < 0.9999 * floor)
     assert contradictions.floor_above_losses(0.9 * floor, points, as_runs(points)["run_id"]) == []
 
 
 def test_an_optimum_that_is_worse_than_a_cheaper_run_was_not_spoken_of():
     points = bent()
-    texts = "\n".join(d.text for d in said(points))
-    best = int(np.argmin(points.loss))
-    assert f"r{best} measured {points.loss[best]:.4g}" in texts
-    assert "a run that was cheaper is better than the best that the law knows" in texts
-    assert "a run that was cheaper" not in "\n".join(d.text for d in said(isoflop(BUDGETS)))
+    cheaper = "a run that was cheaper is better than the best that the law knows"
+    (one,) = [d for d in said(points) if cheaper in d.text]
+    flops, best, run, measured, cost = map(
+        float, re.search(r"at (\S+) FLOP has a loss of (\S+), and r(\d+) measured (\S+) with (\S+) F",
+                         one.text).groups()
+    )  # fmt: skip
+    assert measured == pytest.approx(points.loss[int(run)], rel=1e-3)
+    assert measured < best
+    assert cost == pytest.approx(points.compute[int(run)], rel=0.01)
+    assert cost <= 1.01 * flops
+    assert not any(cheaper in d.text for d in said(isoflop(BUDGETS, noise=0.002)))
 
 
 def test_residuals_that_follow_the_budget_were_not_spoken_of():
@@ -107,7 +114,8 @@ def test_published_points_below_the_law_of_the_replication_are_named():
     # The largest of them lies 2.4% below what the law has for its compute at the best.
     points = published.chinchilla()
     texts = "\n".join(d.text for d in said(points))
-    assert "r239 measured 2.077" in texts or "measured 2.077" in texts
+    best = int(np.argmin(points.loss))
+    assert f"r{best} measured 2.077" in texts
 
 
 @pytest.mark.parametrize("scoring", [False, True])
@@ -143,12 +151,13 @@ def test_copied_losses_are_told_from_rounded_ones():
 
 def test_losses_that_the_law_tells_apart_are_copies_though_rounded():
     points = isoflop(BUDGETS, noise=0.002)
-    law, rounded = fitted(points).predict(points), np.round(points.loss, 2)
-    rounded[40:42] = rounded[1]  # the largest budget's, as of the smallest
+    law, rounded = fitted(points).predict(points), np.round(points.loss, 3)
+    assert len(np.unique(rounded)) == len(rounded)
+    rounded[40] = rounded[1]  # of the largest budget, as of the smallest: one pair may be chance
     (one,) = contradictions.equal_losses(
         dataclasses.replace(points, loss=rounded), as_runs(points)["run_id"], law, 0.002
     )
-    assert {"r1", "r40", "r41"} <= set(one.runs)
+    assert set(one.runs) == {"r1", "r40"}
 
 
 def test_a_run_that_is_worse_than_a_smaller_one_is_a_fact_and_no_reason_to_refuse():

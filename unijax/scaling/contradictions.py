@@ -19,7 +19,7 @@ MOST_COPIED = 0.5  # of the runs: more share their losses where these were read 
 NEAR = 0.02  # of a loss: pairs as near as that say how often two are equal by chance
 DIGITS = 9  # of losses: more are as good as all
 LN2 = float(np.log(2))
-ROWS = 512  # of a comparison of all runs with all at one time
+ROWS = 128  # of a comparison of all runs with all at one time
 
 
 def floor_above_losses(floor: float, points: Points, ids: list[str]) -> list[Doubt]:
@@ -29,9 +29,8 @@ def floor_above_losses(floor: float, points: Points, ids: list[str]) -> list[Dou
         return []
     return [
         Doubt(
-            f"E, the loss that nothing goes below, is {floor:.4g}, and {below.sum()} runs measured "
-            f"less, down to {points.loss.min():.4g}: {names(ids, below)}; the law cannot hold "
-            "there",
+            f"E, the loss that nothing goes below, is {floor:.4g}, and less was measured, down to "
+            f"{points.loss.min():.4g}: {names(ids, below)}; the law cannot hold there",
             runs=tuple(i for i, b in zip(ids, below) if b),
         )
     ]
@@ -93,7 +92,7 @@ def worse_than_smaller(points: Points, ids: list[str], scale: float) -> list[Dou
     i = int(np.argmax(most))
     return [
         Doubt(
-            f"{worse.sum()} runs are worse than a run with no more parameters and tokens, by up to "
+            "worse than a run with no more parameters and tokens, by up to "
             f"{np.expm1(most[i]):.0%} ({ids[i]}: {points.loss[i]:.4g}, {ids[than[i]]}: "
             f"{points.loss[than[i]]:.4g}): {names(ids, worse)}. So it is where models are too "
             "large for their data or rates, where tokens are seen again, and where runs diverged; "

@@ -21,6 +21,7 @@ COUNTS = 0.35  # the same of a factor on parameters or tokens
 LOUD = 0.02  # scatter of a part, likewise
 LARGER = np.array([1.0, 10.0, 100.0])  # times the largest compute
 EXPLAINED = 1.3  # times: the scatter around the law over what an explanation by a curve leaves
+STEEPEST = 0.7  # of the log of a factor that grows along an axis: beyond it the law is another
 SETS_APART = 4.0  # deviations by which a part departs, for it to be one
 AT_MOST = 1500  # runs among which alternatives are sought
 
@@ -37,6 +38,9 @@ def doubts(
       fitted: of `points`, a law E + A N^-alpha + B D^-beta.
       runs: the rows of the table, in the order of `points`, with all of their columns.
       budgets: for which an optimum is reported.
+
+    Returns:
+      Those that name a cause first.
     """
     ids = [str(i) for i in runs["run_id"]]
     residuals = np.log(points.loss) - np.log(fitted.predict(points))
@@ -53,7 +57,7 @@ def doubts(
     found += patterns.large(residuals, scale)
     named = {run for doubt in found if doubt.causes for run in doubt.runs}
     found += [d for d in patterns.stray(residuals, ids, scale) if not set(d.runs) <= named]
-    return found
+    return sorted(found, key=lambda doubt: not doubt.causes)
 
 
 def explained(fitted: Fit, points: Points, runs: Runs) -> list[Doubt]:
@@ -114,7 +118,7 @@ def _convinces(one: Alternative, alone: Alternative, fitted: Fit, points: Points
     if one.kind in ("noise", "loose", "rows", "exchanged"):
         return True
     if one.kind == "pool" or one.part.ramp:
-        return alone.scale > EXPLAINED * one.scale
+        return alone.scale > EXPLAINED * one.scale and abs(one.step) < STEEPEST
     here = one.part.profile > 0
     law = fitted.law.predict(one.base[None], points)[0][0]
     away = np.abs(np.log(points.loss / law) - one.residuals)[here]

@@ -48,9 +48,9 @@ def stray(residuals: Float[np.ndarray, "n"], ids: list[str], scale: float) -> li
     most = float(np.abs(np.expm1(residuals[off])).max())
     return [
         Doubt(
-            f"{names(ids, off)} lie up to {most:.0%} from the law, where runs scatter by "
-            f"{scale:.1%}: look for runs that diverged, mislabelled rows, or parameters, tokens or "
-            "a loss in other units",
+            f"up to {most:.0%} off the law, where runs scatter by {scale:.1%}: {names(ids, off)}; "
+            "look for runs that diverged, mislabelled rows, or parameters, tokens or a loss in "
+            "other units",
             runs=tuple(i for i, o in zip(ids, off) if o),
         )
     ]
