@@ -172,8 +172,9 @@ def main() -> None:
     lines = args.results.read_text().splitlines() if args.results.exists() else []
     done = [Outcome(**json.loads(line)) for line in lines]
     there = {(o.kind, o.seed) for o in done}
-    todo = [(k, seed) for k in args.kinds
-            for seed in range(args.clean if k == "clean" else args.studies)]  # fmt: skip
+    many = {k: args.clean if k == "clean" else args.studies for k in args.kinds}
+    todo = [(k, seed) for k, count in many.items() for seed in range(count)]
+    todo.sort(key=lambda one: one[1] / many[one[0]])  # some of each, wherever it is stopped
     with args.results.open("a") as file:
         for kind, seed in tqdm([x for x in todo if x not in there]):
             done.append(outcome(kind, seed, args.set == "scoring"))

@@ -78,10 +78,8 @@ def test_an_optimum_that_is_worse_than_a_cheaper_run_was_not_spoken_of():
     points = bent()
     cheaper = "a run that was cheaper is better than the best that the law knows"
     (one,) = [d for d in said(points) if cheaper in d.text]
-    flops, best, run, measured, cost = map(
-        float, re.search(r"at (\S+) FLOP has a loss of (\S+), and r(\d+) measured (\S+) with (\S+) F",
-                         one.text).groups()
-    )  # fmt: skip
+    form = r"at (\S+) FLOP has a loss of (\S+), and r(\d+) measured (\S+) with (\S+) FLOP"
+    flops, best, run, measured, cost = map(float, re.search(form, one.text).groups())
     assert measured == pytest.approx(points.loss[int(run)], rel=1e-3)
     assert measured < best
     assert cost == pytest.approx(points.compute[int(run)], rel=0.01)
