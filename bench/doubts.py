@@ -36,7 +36,7 @@ from unijax.scaling.validate import points as validated
 
 MOVES = 0.05  # of the log of the loss predicted
 SHOWS = 1e-4  # level of the test whether columns can show a mistake
-TRIES = 40  # of a seed, to find a mistake that moves the prediction
+TRIES = 20  # of a seed, to find a mistake that moves the prediction
 WOULD_TELL = {
     "rates": "column learning_rate", "repeated": "column unique_tokens", "decay": "column state",
     "tokenizer": "a column that names it", "version": "a column that names it",
