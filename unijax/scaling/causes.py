@@ -25,9 +25,7 @@ CAUSES = {
     "copied": "rows that were copied",
     "noise": "runs that scatter more than the rest",
 }
-BYTES = (
-    0.6  # of the log of a factor: beyond it no tokenizer, only per byte, per character, base ten
-)
+BYTES = 0.6  # of the log of a factor: beyond it no tokenizer, but bytes, characters, base ten
 TOKENIZERS = 0.04  # below it hardly another tokenizer
 VERSIONS = 0.17  # beyond it hardly another version of the code
 DECAYS = 0.14  # beyond it hardly the gain of a decay

@@ -62,16 +62,8 @@ def minimise(
     free = np.array(law.free) & ~np.isin(np.arange(p), held)
     at_once = max(1, BATCH_NUMBERS // (n * p))
     parts = [
-        _minimise(
-            law,
-            points,
-            objective,
-            starts[i : i + at_once],
-            weights[i : i + at_once],
-            free,
-            iterations,
-        )
-        for i in range(0, len(starts), at_once)
+        _minimise(law, points, objective, starts[here], weights[here], free, iterations)
+        for here in (slice(i, i + at_once) for i in range(0, len(starts), at_once))
     ]
     return Solution(*(np.concatenate(x) for x in zip(*parts)))
 
