@@ -194,15 +194,17 @@ def test_runs_that_are_each_near_to_the_next_were_chained_to_one_budget():
     between = Points(n, flops / 6 / n, loss(n, flops / 6 / n))
     groups = approach_2.budgets(between)
     spans = [np.ptp(np.log(between.compute[g])) for g in groups]
-    assert max(spans) <= approach_2.SAME_BUDGET
-    assert len(np.concatenate(groups)) == len(np.unique(np.concatenate(groups)))
-    # Budgets among such runs are found whole, with at most some neighbours.
+    assert max(spans, default=0) <= approach_2.SAME_BUDGET
+    assert len({i for g in groups for i in g}) == sum(map(len, groups))
+    # A factor of 9.4 holds 11 such windows: what stands apart by chance is a small part.
+    assert sum(map(len, groups)) < 92 / 2
+    # Budgets among such runs are found whole.
     budgets = isoflop(np.array([2e19, 6e19]), sizes=15, width=5.0)
     both = Points(*(np.append(getattr(between, k), getattr(budgets, k))
                     for k in ("parameters", "tokens", "loss")))  # fmt: skip
-    of = {i: k for k, g in enumerate(approach_2.budgets(both)) for i in g}
+    found = [set(g) for g in approach_2.budgets(both)]
     for first in (92, 107):
-        assert len({of[i] for i in range(first, first + 15)}) == 1
+        assert set(range(first, first + 15)) in found
 
 
 @pytest.mark.parametrize(("sizes", "width", "noise"), [(5, 3.0, 0.001), (7, 8.0, 0.005)])

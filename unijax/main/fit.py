@@ -47,6 +47,8 @@ def fit(path: pathlib.Path, out: pathlib.Path, config: FitConfig) -> Results:
             shutil.copyfile(path, temporary)
     with atomic_file(out / FILE) as temporary:
         temporary.write_text(json.dumps(as_json(found, config, copy), indent=1))
+    for note in found.notes:
+        print(f"read: {note}")
     for analysis in found.analyses:
         print(describe(analysis, config.level))
     for line in _more(found, config.level):
@@ -73,6 +75,7 @@ def as_json(found: Results, config: FitConfig, copy: pathlib.Path) -> dict:
     return {
         "table": copy.name,
         "sha256": hashlib.sha256(copy.read_bytes()).hexdigest(),
+        "read": list(found.notes),
         "choices": dataclasses.asdict(config),
         "fits": [_one(a, config) for a in found.analyses],
         "bimodal": [

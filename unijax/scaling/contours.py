@@ -67,10 +67,11 @@ def _objective_panel(axes: Axes, analysis: Analysis) -> None:
     grid = np.stack(np.meshgrid(ends["alpha"], ends["beta"], indexing="ij"), axis=-1)
     _, values = project(fitted.law, p, fitted.objective, grid.reshape(-1, 2))
     ratio = (values / fitted.value).reshape(GRID, GRID).T
-    axes.scatter(drawn["alpha"], drawn["beta"], 5, ONE, lw=0, alpha=0.4, zorder=1)
+    axes.scatter(drawn["alpha"], drawn["beta"], 5, ONE, lw=0, alpha=0.5, zorder=1)
     shown = axes.contour(
-        ends["alpha"], ends["beta"], ratio, levels=LEVELS, cmap="copper", linewidths=0.9, zorder=2
-    )
+        ends["alpha"], ends["beta"], ratio, levels=LEVELS, linewidths=0.9, zorder=2,
+        colors=matplotlib.colormaps["copper"](np.linspace(0, 1, len(LEVELS))),
+    )  # fmt: skip
     # In a bar: labels on the lines hide short ones, and stand where no line is.
     bar = axes.figure.colorbar(shown, ax=axes, pad=0.02, aspect=28, ticks=LEVELS, format="%g")
     bar.set_label("objective over its minimum")

@@ -18,7 +18,7 @@ from unijax.scaling.points import Points
 
 SIZES = 3  # different sizes that a budget needs for a parabola
 CONSTANTS = 3  # of a parabola
-SAME_BUDGET = 0.12  # of log C: the runs of one budget are all nearer to each other than this
+SAME_BUDGET = 0.2  # of log C: the most between two runs of one budget
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,19 +50,23 @@ class Valley:
 def budgets(points: Points) -> list[Int[np.ndarray, "m"]]:
     """Runs of (nearly) equal compute, for every budget with sizes enough.
 
-    Stretches of `SAME_BUDGET` that share no run, those of the most sizes first: where compute has
-    no gaps, runs that are each near to the next are not of one budget.
+    They are nearer to each other than to any other run. Runs that are each near to the next, over
+    a wide range of compute, are of no budget.
     """
     order = np.argsort(points.compute, kind="stable")
     log, size = np.log(points.compute[order]), points.parameters[order]
-    ends = np.searchsorted(log, log + SAME_BUDGET, side="right")
-    sizes = np.array([len(np.unique(size[i:end])) for i, end in enumerate(ends)])
-    taken, found = np.zeros(len(order), bool), []
-    for i in np.argsort(-sizes, kind="stable"):
-        if sizes[i] >= SIZES and not taken[i : ends[i]].any():
-            taken[i : ends[i]] = True
-            found.append((i, ends[i]))
-    return [order[i:end] for i, end in sorted(found)]
+    gap = np.diff(log, prepend=-np.inf, append=np.inf)  # before each run, and after the last
+    todo, found = [(0, len(log))], []
+    while todo:
+        first, end = todo.pop()
+        span = log[end - 1] - log[first]
+        if span <= SAME_BUDGET and span < min(gap[first], gap[end]):
+            if len(np.unique(size[first:end])) >= SIZES:
+                found.append((first, end))
+        elif end - first > SIZES:
+            cut = first + 1 + int(np.argmax(gap[first + 1 : end]))
+            todo += [(first, cut), (cut, end)]
+    return [order[first:end] for first, end in sorted(found)]
 
 
 def _design(x: Float[np.ndarray, "m"]) -> Float[np.ndarray, "m 3"]:

@@ -95,7 +95,7 @@ def _approaches(analysis: Analysis) -> str:
         said.append(
             f"; from parabolas of loss against log N at {inside} of {len(analysis.valleys)} "
             "budgets, those with a minimum among their sizes (approach 2; the runs of a budget "
-            f"are within {SAME_BUDGET} of log C)"
+            f"are within {SAME_BUDGET} of log C, and nearer to each other than to others)"
         )
     if 1 in analysis.frontiers:
         said.append(
