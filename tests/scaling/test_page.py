@@ -276,6 +276,7 @@ def test_an_interval_of_mixed_notation():
         "4.778×10<sup>2</sup>", "2.850×10<sup>2</sup>", "1.200×10<sup>6</sup>",
     ]  # fmt: skip
     assert page.numbers(477.8, 0.0, 1.2e6)[1] == "0"
+    assert page.numbers(1.398, 3.748e-6, 2.343) == ["1.398", "0.000003748", "2.343"]
     assert shorts(1.1e9, 9.8e8, 2.34e10) == ["1.1B", "0.98B", "23.4B"]
     assert shorts(9.7e8, 2.5e5, 1.2e12) == ["970M", "0.25M", "1200000M"]
 

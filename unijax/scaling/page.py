@@ -55,9 +55,10 @@ def number(value: float) -> str:
 
 
 def numbers(*values: float) -> list[str]:
-    """Four digits each; if one needs a power of ten, all have it."""
+    """Four digits each; if the largest needs a power of ten, all have one."""
     rounded = [float(f"{v:.4g}") for v in values]
-    if all(v == 0 or 1e-3 <= abs(v) < 1e5 for v in rounded):
+    largest = max(map(abs, rounded))
+    if largest == 0 or 1e-3 <= largest < 1e5:
         return [np.format_float_positional(v, trim="-") for v in rounded]
     parts = [f"{v:.3e}".split("e") for v in rounded]
     return [f"{m}×10<sup>{int(e)}</sup>" if float(m) else "0" for m, e in parts]
@@ -130,7 +131,8 @@ def exponents_table(analysis: Analysis, level: float) -> str:
 
 
 def _how_far(factor: float) -> str:
-    return "inside" if factor == 1 else f"{factor:.2g} times beyond"
+    plain = np.format_float_positional(float(f"{factor:.2g}"), trim="-")
+    return "inside" if factor == 1 else f"{plain} times beyond"
 
 
 def optima_table(analysis: Analysis, config: FitConfig) -> str:
