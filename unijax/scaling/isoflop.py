@@ -19,6 +19,7 @@ from unijax.scaling.points import Points
 SIZES = 3  # different sizes that a budget needs for a parabola
 CONSTANTS = 3  # of a parabola
 SAME_BUDGET = 0.2  # of log C: the most between two runs of one budget
+APART = 5.0  # times that: the least from them to any other run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,8 +51,8 @@ class Valley:
 def budgets(points: Points) -> list[Int[np.ndarray, "m"]]:
     """Runs of (nearly) equal compute, for every budget with sizes enough.
 
-    They are nearer to each other than to any other run. Runs that are each near to the next, over
-    a wide range of compute, are of no budget.
+    They are much nearer to each other than to any other run. Runs that are each near to the next,
+    over a wide range of compute, are of no budget.
     """
     order = np.argsort(points.compute, kind="stable")
     log, size = np.log(points.compute[order]), points.parameters[order]
@@ -60,7 +61,7 @@ def budgets(points: Points) -> list[Int[np.ndarray, "m"]]:
     while todo:
         first, end = todo.pop()
         span = log[end - 1] - log[first]
-        if span <= SAME_BUDGET and span < min(gap[first], gap[end]):
+        if span <= SAME_BUDGET and APART * span < min(gap[first], gap[end]):
             if len(np.unique(size[first:end])) >= SIZES:
                 found.append((first, end))
         elif end - first > SIZES:
