@@ -1,7 +1,7 @@
 """The methods paragraph: every choice of a fit in words, from what was done."""
 
 from unijax.scaling.direct import STARTS
-from unijax.scaling.isoflop import APART, SAME_BUDGET
+from unijax.scaling.isoflop import CHANCE, SAME_BUDGET
 from unijax.scaling.paper import short
 from unijax.scaling.parity import FARTHEST
 from unijax.scaling.study import HIDDEN_DRAWS, Analysis, FitConfig
@@ -95,7 +95,8 @@ def _approaches(analysis: Analysis) -> str:
         said.append(
             f"; from parabolas of loss against log N at {inside} of {len(analysis.valleys)} "
             "budgets, those with a minimum among their sizes (approach 2; the runs of a budget "
-            f"are within {SAME_BUDGET} of log C, and {APART:g} times as far from all others)"
+            f"are within {SAME_BUDGET[0]} of log C, and so many more than around it as chance has "
+            f"once in {1 / CHANCE:,.0f})"
         )
     if 1 in analysis.frontiers:
         said.append(
