@@ -34,6 +34,10 @@ def said(points: Points, runs: Runs | None = None) -> list[Doubt]:
     return doubts(fitted(points), points, runs or as_runs(points), np.zeros(0))
 
 
+def every_id(points: Points) -> list[str]:
+    return list(as_runs(points)["run_id"])
+
+
 def ids(points: Points, here: np.ndarray) -> set[str]:
     return {f"r{i}" for i in np.flatnonzero(here)}
 
@@ -68,10 +72,10 @@ def bent(noise: float = 0.002) -> Points:
 def test_a_floor_above_measured_losses_was_not_spoken_of():
     points = bent()
     floor = float(np.sort(points.loss)[2])
-    (one,) = contradictions.floor_above_losses(floor * 0.9999, points, as_runs(points)["run_id"])
+    (one,) = contradictions.floor_above_losses(floor * 0.9999, points, every_id(points))
     assert f"less was measured, down to {points.loss.min():.4g}: " in one.text
     assert set(one.runs) == ids(points, points.loss < 0.9999 * floor)
-    assert contradictions.floor_above_losses(0.9 * floor, points, as_runs(points)["run_id"]) == []
+    assert contradictions.floor_above_losses(0.9 * floor, points, every_id(points)) == []
 
 
 def test_an_optimum_that_is_worse_than_a_cheaper_run_was_not_spoken_of():
@@ -141,10 +145,12 @@ def test_a_part_that_scatters_more_than_the_rest_is_named():
 
 def test_copied_losses_are_told_from_rounded_ones():
     points = isoflop(BUDGETS, sizes=14, noise=0.002)
-    law, names = fitted(points).predict(points), as_runs(points)["run_id"]
+    law, names = fitted(points).predict(points), every_id(points)
 
     def of(values):
-        return contradictions.equal_losses(dataclasses.replace(points, loss=values), names, law, 1)
+        return contradictions.equal_losses(
+            dataclasses.replace(points, loss=values), names, law, 1.0
+        )
 
     filled = points.loss.copy()
     filled[20:23] = filled[20]
@@ -162,7 +168,7 @@ def test_losses_that_the_law_tells_apart_are_copies_though_rounded():
     assert len(np.unique(rounded)) == len(rounded)
     rounded[40] = rounded[1]  # of the largest budget, as of the smallest: one pair may be chance
     (one,) = contradictions.equal_losses(
-        dataclasses.replace(points, loss=rounded), as_runs(points)["run_id"], law, 0.002
+        dataclasses.replace(points, loss=rounded), every_id(points), law, 0.002
     )
     assert set(one.runs) == {"r1", "r40"}
 
