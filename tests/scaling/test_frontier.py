@@ -197,13 +197,13 @@ def test_runs_that_are_each_near_to_the_next_were_chained_to_one_budget():
     assert max(spans, default=0) <= approach_2.SAME_BUDGET[0]
     assert len({i for g in groups for i in g}) == sum(map(len, groups))
     assert sum(map(len, groups)) < 92 / 8
-    # Budgets among such runs are found whole.
+    # Budgets among such runs are found whole, with hardly a neighbour.
     budgets = isoflop(np.array([2e19, 6e19]), sizes=15, width=5.0)
     both = Points(*(np.append(getattr(between, k), getattr(budgets, k))
                     for k in ("parameters", "tokens", "loss")))  # fmt: skip
     found = [set(g) for g in approach_2.budgets(both)]
     for first in (92, 107):
-        assert set(range(first, first + 15)) in found
+        assert any(set(range(first, first + 15)) <= g and len(g) < 18 for g in found)
 
 
 @pytest.mark.parametrize(("sizes", "width", "noise"), [(5, 3.0, 0.001), (7, 8.0, 0.005)])
