@@ -3,18 +3,23 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUN := demo
+SYSTEMS := janus transfusion chameleon
 
 # A step on CPU frees and takes again gigabytes of buffers: kept in the process and on large pages
 # they cost a fifth to a half less time (docs/benchmarks.md, "Memory of CPU runs").
-demo composition encoders bench: export GLIBC_TUNABLES = \
+demo gallery composition encoders bench: export GLIBC_TUNABLES = \
 	glibc.malloc.arena_max=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=68719476736:glibc.malloc.hugetlb=1
 
-.PHONY: demo test lint bench compile-check plan-all composition encoders slurm-test chaos study \
+.PHONY: demo gallery test lint bench compile-check plan-all composition encoders slurm-test chaos study \
 	study-test golden clean
 
 # Train a small Janus in front of you (about 15 minutes on 2 cores) and open demo/report.html.
 demo: $(VENV)/ready
 	$(BIN)/unijax demo --run-dir $(RUN)
+
+# Train a small one of each system that draws, on the same pictures, and open gallery/gallery.html.
+gallery: $(VENV)/ready
+	$(BIN)/unijax gallery --run-dir gallery $(foreach name,$(SYSTEMS),--config configs/$(name)_demo.py)
 
 # What gates every change: linters, floors, then the tests.
 test: lint

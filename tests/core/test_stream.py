@@ -3,7 +3,9 @@
 import pytest
 
 from unijax.core.batch import Kind, Target
+from unijax.core.errors import UserError
 from unijax.core.stream import Layout, Mark, Stream
+from unijax.core.vocab import SpecialIds
 
 UND = Stream("und", "und", Kind.UND, 4, 16, "pad")
 GEN = Stream("gen", "gen", Kind.GEN, 9, 16, target=Target.CODE)
@@ -25,7 +27,7 @@ def test_a_layout_finds_its_streams():
     assert layout.by_role == {"und": UND, "gen": GEN, "edit": shared}
     assert layout.slots == ("und", "gen")
     assert layout.of_slots("und") == UND
-    assert layout.special == ("bos", "boi", "eoi", "boe")
+    assert layout.special == ("bos", "boi", "eoi", "boe", "pad")
     assert layout.begins == 1
     assert layout == Layout((UND, GEN, shared))
     assert hash(layout) == hash(Layout((UND, GEN, shared)))
@@ -34,6 +36,17 @@ def test_a_layout_finds_its_streams():
 def test_a_layout_of_text_alone():
     layout = Layout(start=None)
     assert (layout.slots, layout.special, layout.begins) == ((), (), 0)
+
+
+def test_a_tokenizer_may_lack_what_no_row_contains():
+    layout = Layout((stream(target=Target.CODE, after=None, unconditional="empty"),), start=None)
+    layout.check(SpecialIds(eos=2, boi=3))
+    with pytest.raises(UserError) as error:
+        Layout((UND, GEN)).check(SpecialIds(eos=2, boi=3))
+    assert str(error.value) == (
+        "special_tokens.json: found no token for bos, eoi, pad; expected one for each of bos, boi, "
+        "eoi, pad, which rows of this system contain. Name them in that file, beside the tokenizer."
+    )
 
 
 def test_noise_is_of_the_slots_that_one_role_noises():

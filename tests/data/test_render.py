@@ -17,9 +17,10 @@ from unijax.data.render import (
     last_made,
     render,
     to_spans,
+    with_sources,
 )
 from unijax.data.tasks import TASKS, may_show
-from unijax.data.templates import TEMPLATES, Break, Eos, Role, Text, Und
+from unijax.data.templates import TEMPLATES, Break, Eos, Image, Role, Text
 
 CONFIG = RenderConfig(LAYOUT, TEMPLATES["janus_pro"], p_first_sentence=0.0, p_drop_condition=0.0)
 KEY = DocumentKey("source", 0, 3)
@@ -150,7 +151,7 @@ def test_roles_without_a_token_are_text(tokenizer):
 @given(st.lists(st.one_of(
     st.builds(Text, st.sampled_from(["a", " cat", "\n\n", ": "]), st.booleans()),
     st.builds(Eos, st.booleans()),
-    st.sampled_from([Role("<|User|>"), Role("User"), Break(), Und(ImageRef("r", b""))]),
+    st.sampled_from([Role("<|User|>"), Role("User"), Break(), Image("und", ImageRef("r", b""))]),
 ), max_size=12))  # fmt: skip
 def test_spans_keep_every_piece_and_its_training(tokenizer, pieces):
     spans = to_spans(pieces, tokenizer)
@@ -175,7 +176,7 @@ def test_spans_keep_every_piece_and_its_training(tokenizer, pieces):
                 wanted += [(tokens[name], False)] if name in tokens else [(c, False) for c in name]
             case Eos(trained):
                 wanted.append((special.eos, trained))
-            case Und():
+            case Image():
                 wanted.append(("image", False))
     assert said == wanted
 
@@ -238,12 +239,12 @@ def test_an_image_in_the_condition_is_dropped_too():
     assert spans[-1] == ImageSpan("gen", image)
 
 
-def test_an_empty_condition_leaves_the_image_and_what_stands_behind():
+def test_an_empty_condition_leaves_the_image_alone():
     empty = Layout((UND, dataclasses.replace(GEN, unconditional="empty")))
     image, text = ImageRef("r", b""), TextSpan((5, 6), (1.0, 0.0))
     spans = [text, ImageSpan("und", image), text, ImageSpan("gen", image), text]
     assert drop_condition(spans, 3, 9, empty) == spans[3:4]
-    assert drop_condition(spans, 3, 9, LAYOUT)[3:] == spans[3:]
+    assert drop_condition(spans, 3, 9, LAYOUT)[3:] == spans[3:4]
 
 
 def test_conditions_are_dropped_as_often_as_told(tokenizer):
@@ -292,3 +293,13 @@ def test_keys_of_pictures_are_their_content():
     assert ImageRef("a", black).key == ImageRef("b", lambda: black.copy()).key
     keys = {ImageRef("a", x).key for x in (black, black + 1, black.reshape(4, 2, 3))}
     assert len(keys) == 3
+
+
+def test_what_is_shown_before_a_picture_to_draw_is_its_source():
+    """Where the recipe has that role: such a picture is neither noised nor learned."""
+    source = dataclasses.replace(UND, role="source")
+    image, text = ImageRef("r", b""), TextSpan((5,), (1.0,))
+    shown = [ImageSpan("und", image), text, ImageSpan("gen", image)]
+    edited = [ImageSpan("source", image), text, ImageSpan("gen", image)]
+    assert with_sources(shown, Layout((UND, GEN, source))) == edited
+    assert with_sources(shown, LAYOUT) == shown

@@ -6,7 +6,7 @@ import pytest
 from unijax.core.errors import UserError
 from unijax.data.document import ImageRef
 from unijax.data.tasks import FIELDS, QUESTIONS, STREAMS, TASKS, Context, first_sentence
-from unijax.data.templates import TEMPLATES, Break, Eos, Gen, Text, Und, to_text
+from unijax.data.templates import TEMPLATES, Break, Eos, Image, Text, to_text
 
 PRO, JANUS = TEMPLATES["janus_pro"], TEMPLATES["janus"]
 EOS = "<EOS>"
@@ -14,6 +14,10 @@ EOS = "<EOS>"
 
 def turn(role, content):
     return {"role": role, "content": content}
+
+
+def images(pieces, role):
+    return [piece for piece in pieces if isinstance(piece, Image) and piece.role == role]
 
 
 def context(template=PRO, p_first=0.0, seed=0) -> Context:
@@ -73,7 +77,7 @@ def test_understanding_puts_the_image_first():
     assert to_text(pieces, EOS) == (
         "<|User|>: <image_placeholder>\nwhat?\n\n<|Assistant|>: a cat<EOS>"
     )
-    assert sum(isinstance(piece, Und) for piece in pieces) == 1
+    assert len(images(pieces, "und")) == 1
 
 
 PICTURE = {
@@ -120,7 +124,7 @@ def test_the_other_tasks():
         ],
     }
     pieces = TASKS["chat"](chat, context())
-    assert [p.image.raw for p in pieces if isinstance(p, Und)] == [b"1", b"2"]
+    assert [p.image.raw for p in images(pieces, "und")] == [b"1", b"2"]
     assert Text("no <image_placeholder>", True) in pieces  # the assistant's words are words
 
 
@@ -139,8 +143,8 @@ def test_the_assistant_draws_where_its_turn_holds_a_picture():
             "<|User|>: <image_placeholder>\nwith this hat\n\n"
             "<|Assistant|>: Here:<image_placeholder> Nice?<EOS>"
         )
-        assert [p.image.raw for p in pieces if isinstance(p, Gen)] == [b"1", b"3"]
-        assert [p.image.raw for p in pieces if isinstance(p, Und)] == [b"2"]
+        assert [p.image.raw for p in images(pieces, "gen")] == [b"1", b"3"]
+        assert [p.image.raw for p in images(pieces, "und")] == [b"2"]
         trained = [p for p in pieces if isinstance(p, (Text, Eos)) and p.trained]
         assert trained == [
             Eos(True), Text(" ", True), Text("Here:", True), Text(" Nice?", True), Eos(True)
@@ -153,8 +157,8 @@ def test_a_drawing_alone_begins_as_the_task_generate_does():
         alone = TASKS["generate"](PICTURE, context(template))
         talk = TASKS["draw"]({"messages": turns, "drawings": 1}, context(template))
         assert (talk[:-2], talk[-1]) == (alone[:-1], Eos(True))
-        assert isinstance(talk[-2], Gen)
-        assert isinstance(alone[-1], Gen)
+        assert images(talk[-2:-1], "gen")
+        assert images(alone[-1:], "gen")
 
 
 def test_a_turn_that_is_not_learned_is_given():
@@ -174,7 +178,7 @@ def test_texts_may_be_cut_at_blank_lines():
 def test_a_prompt_that_spells_the_marker_is_text():
     record = PICTURE | {"captions": ["draw <image_placeholder> twice"]}
     pieces = TASKS["generate"](record, context())
-    assert sum(isinstance(piece, (Und, Gen)) for piece in pieces) == 1
+    assert sum(isinstance(piece, Image) for piece in pieces) == 1
 
 
 @pytest.mark.parametrize(

@@ -273,8 +273,7 @@ def test_errors_name_what_is_wrong(json_dir, tokenizer_dir, tokenizer, tmp_path)
     whole = (json_dir / "tokenizer.json").read_bytes()
     (broken / "tokenizer.json").write_bytes(whole)
     lacking = _message(lambda: tokenizer_lib.load(broken))
-    assert "no bos_token, eos_token" in lacking
-    assert "in any file beside the tokenizer" in lacking
+    assert "no boi_token, eoi_token, image_token in any file beside the tokenizer" in lacking
     (broken / "tokenizer_config.json").write_text("{")
     assert "tokenizer_config.json: found Expecting" in _message(lambda: tokenizer_lib.load(broken))
     (broken / "tokenizer.json").write_text("{")
@@ -296,7 +295,7 @@ def test_errors_name_what_is_wrong(json_dir, tokenizer_dir, tokenizer, tmp_path)
     [
         ("[]", "a list"),
         ("{", "Expecting"),
-        ({"names": {k: v for k, v in NAMES.items() if k != "boi"}}, "no token for boi"),
+        ({"names": {k: v for k, v in NAMES.items() if k != "eos"}}, "no token for eos"),
         ({"names": NAMES | {"bol": "x"}}, "names bol"),
         ({"names": NAMES, "tokens": {NAMES["boi"]: "7"}}, "id '7'"),
         ({"names": NAMES, "tokens": {NAMES["boi"]: 7, NAMES["eoi"]: 7}}, "one id for two tokens"),

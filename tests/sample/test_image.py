@@ -66,7 +66,7 @@ def test_the_program(sampler):
     document, seeds = Document("d", (TextSpan((9,) * 19, (0.0,) * 19),)), np.zeros(2, np.uint32)
     alone, guided = (
         draw_codes.lower(
-            sampler.system, sampler._params, *sampler._prompting.batch([document] * rows), seeds,
+            sampler.system, sampler.params, *sampler.prompting.batch([document] * rows), seeds,
             Choice(), guidance,
         ).compile()
         for rows, guidance in ((2, None), (4, jnp.float32(5.0)))

@@ -39,10 +39,10 @@ def documents(sampler, names):
 
 def written(sampler, names, eos=NEVER, sampling=GREEDY, limit=STEPS, seeds=None):
     """Ids [B, limit] after each conversation."""
-    prompt, length = sampler._prompting.batch(documents(sampler, names))
+    prompt, length = sampler.prompting.batch(documents(sampler, names))
     seeds = np.arange(len(names), dtype=np.uint32) if seeds is None else seeds
     ids = write_ids(
-        sampler.system, sampler._params, prompt, length, jnp.int32(eos), seeds, sampling.choice(),
+        sampler.system, sampler.params, prompt, length, jnp.array([eos]), seeds, sampling.choice(),
         jnp.int32(limit), space=STEPS,
     )  # fmt: skip
     return np.asarray(ids)
@@ -58,7 +58,7 @@ def reference(pair, name):
             ids += span.ids
         else:
             ids += [special.boi, *[special.image_placeholder] * 16, special.eoi]
-            slots = pair.ours._prompting.batch([document])[0].images["und"]
+            slots = pair.ours.prompting.batch([document])[0].images["und"]
             pixels.append(slots.pixels[0, len(pixels)])
     more = {}
     if pixels:

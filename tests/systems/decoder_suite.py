@@ -276,7 +276,7 @@ class DecoderSuite(SystemSuite):
         def written(documents):
             seeds = np.zeros(len(documents), np.uint32)
             ids = write_ids(
-                system, params, *prompting.batch(documents), jnp.int32(NEVER), seeds, Choice(),
+                system, params, *prompting.batch(documents), jnp.array([NEVER]), seeds, Choice(),
                 jnp.int32(self.steps), space=self.steps,
             )  # fmt: skip
             return np.asarray(ids)

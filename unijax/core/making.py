@@ -72,6 +72,8 @@ class InPlace:
       read: (params, pixels in -1..1 [B, height, width, 3]) -> latents [B, *shape].
       show: (params, latents [B, *shape]) -> pixels in -1..1.
       tokenizer: group of the parameters that `read` and `show` use.
+      carried: (params, latents [B, *shape]) -> what image slots carry of a picture that was made,
+        as the recipe's `encoded` says; of codes and features they carry these themselves.
       steps: denoising steps where no number is asked for.
       guidance: scale that is taken where none is asked for; 1 is without.
     """
@@ -85,6 +87,7 @@ class InPlace:
     read: str
     show: str
     tokenizer: str
+    carried: str
     steps: int
     guidance: float
 

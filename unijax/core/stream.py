@@ -7,6 +7,8 @@ import dataclasses
 import functools
 
 from unijax.core.batch import Kind, Target
+from unijax.core.errors import UserError
+from unijax.core.vocab import SpecialIds
 
 # How a picture becomes a square (`data.images`).
 RESIZES = ("pad", "centre")
@@ -133,4 +135,15 @@ class Layout:
     def special(self) -> tuple[str, ...]:
         """The special tokens that rows contain besides those of templates, each once."""
         marks = [m.name for s in self.streams for m in (s.before, s.after) if m is not None]
-        return tuple(dict.fromkeys([*([self.start] if self.start else []), *marks]))
+        dropped = [s.unconditional for s in self.streams if s.target and s.unconditional == "pad"]
+        return tuple(dict.fromkeys([*([self.start] if self.start else []), *marks, *dropped]))
+
+    def check(self, special: SpecialIds) -> None:
+        """Raises a UserError where a tokenizer lacks a special token that rows contain."""
+        if missing := [name for name in self.special if getattr(special, name, None) is None]:
+            raise UserError(
+                "special_tokens.json",
+                f"no token for {', '.join(missing)}",
+                f"one for each of {', '.join(self.special)}, which rows of this system contain",
+                "Name them in that file, beside the tokenizer.",
+            )

@@ -5,11 +5,13 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class SpecialIds:
-    """Ids of the tokens that rendering and sampling need.
+    """Ids of the tokens that rendering and sampling need; None for those that there are not.
+
+    Which ones a system needs its layout says (`core.stream.Layout.special`).
 
     Attributes:
-      bos: first token of every document.
       eos: ends an assistant turn and a text document.
+      bos: first token of every document.
       pad: stands for every token of the condition in the unconditional stream. It is an ordinary,
         attended input: padding of rows is `Kind.PAD`, not this id.
       boi: begin of image.
@@ -18,9 +20,9 @@ class SpecialIds:
         need one (exported processors); packed rows address the image instead.
     """
 
-    bos: int
     eos: int
-    pad: int
-    boi: int
-    eoi: int
-    image_placeholder: int
+    bos: int | None = None
+    pad: int | None = None
+    boi: int | None = None
+    eoi: int | None = None
+    image_placeholder: int | None = None

@@ -43,6 +43,9 @@ class BatchMaker:
       layout: of the recipe.
       special: ids that rows contain.
       cached: by array of slots, what it carries in place of pixels.
+
+    Raises:
+      UserError: a special token that the layout needs and the tokenizer lacks.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class BatchMaker:
         special: SpecialIds,
         cached: Mapping[str, Cached] | None = None,
     ):
+        layout.check(special)
         self._config = config
         self._layout = layout
         self._special = special

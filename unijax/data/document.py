@@ -18,21 +18,26 @@ class ImageRef:
     Attributes:
       where: the record, for messages.
       raw: encoded bytes; or pixels, uint8 [height, width, 3]; or a function that gives either, so
-        that a process that only plans a row never reads the picture.
+        that a process that only plans a row never reads the picture; or, where there is a `name`,
+        what image slots carry in place of pixels.
       seed: uint32, a function of (run seed, document, epoch, image).
+      name: of a picture that is encoded already: its key.
     """
 
     where: str
     raw: bytes | Any | Callable[[], Any]
     seed: int = 0
+    name: str = ""
 
     def read(self) -> bytes | Any:
-        """Encoded bytes, or pixels."""
+        """`raw`, or what it gives."""
         return self.raw() if callable(self.raw) else self.raw
 
     @functools.cached_property
     def key(self) -> str:
-        """What cached features are filed under: SHA-1 of the bytes, or of the pixels' and shape."""
+        """What cached features are filed under: SHA-1 of the bytes, or of the pixels and shape."""
+        if self.name:
+            return self.name
         content = self.read()
         if isinstance(content, bytes):
             return hashlib.sha1(content).hexdigest()

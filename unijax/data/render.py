@@ -21,7 +21,7 @@ from unijax.data.document import (
     stable_hash,
 )
 from unijax.data.tasks import TASKS, Context
-from unijax.data.templates import Break, Eos, Gen, Piece, Role, Template, Text, Und
+from unijax.data.templates import Break, Eos, Image, Piece, Role, Template, Text
 from unijax.data.tokenizer import Tokenizer
 
 
@@ -76,6 +76,8 @@ def render(
     if config.learn_prompts:
         spans = [_learned(span) if isinstance(span, TextSpan) else span for span in spans]
     made = last_made(spans)
+    if made is not None:
+        spans = [*with_sources(spans[:made], config.layout), *spans[made:]]
     if made is not None and rng.random() < config.p_drop_condition:
         spans = drop_condition(spans, made, tokenizer.special.pad, config.layout)
     return Document(str(key), tuple(spans), where)
@@ -98,10 +100,8 @@ def to_spans(pieces: Sequence[Piece], tokenizer: Tokenizer) -> list[Span]:
                 spans.add_text(text, trained)
             case Eos(trained):
                 spans.add_special(tokenizer.special.eos, trained)
-            case Und(image):
-                spans.add_image(ImageSpan("und", image))
-            case Gen(image):
-                spans.add_image(ImageSpan("gen", image))
+            case Image(role, image):
+                spans.add_image(ImageSpan(role, image))
             case Break():
                 spans.end_span()
     spans.end_span()
@@ -166,6 +166,17 @@ def last_made(spans: Sequence[Span]) -> int | None:
     """Where the last image to generate stands among the spans; None where there is none."""
     made = [i for i, s in enumerate(spans) if isinstance(s, ImageSpan) and s.role == "gen"]
     return made[-1] if made else None
+
+
+def with_sources(spans: Sequence[Span], layout: Layout) -> list[Span]:
+    """Spans before an image to generate: images that are shown there are what it is made from.
+
+    They have the role "source" where the recipe has one; else they are understood like others.
+    """
+    if "source" not in layout.by_role:
+        return list(spans)
+    shown = lambda span: isinstance(span, ImageSpan) and span.role == "und"  # noqa: E731
+    return [dataclasses.replace(s, role="source") if shown(s) else s for s in spans]
 
 
 def drop_condition(spans: Sequence[Span], made: int, pad: int, layout: Layout) -> list[Span]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from unijax.core.errors import UserError
 from unijax.data.document import ImageRef
-from unijax.data.templates import Break, Eos, Gen, Piece, Template, Text, Und
+from unijax.data.templates import Break, Eos, Image, Piece, Template, Text
 
 # What is asked about a picture that has no questions of its own.
 QUESTIONS = {
@@ -61,7 +61,7 @@ def page(record: dict, context: Context) -> list[Piece]:
                 pieces.append(Break())
             pieces += _paragraphs(part["text"])
         else:
-            pieces.append(Und(context.image(part["image"])))
+            pieces.append(Image("und", context.image(part["image"])))
     return [*pieces, Eos(trained=True)]
 
 
@@ -114,19 +114,19 @@ def keywords(record: dict, context: Context) -> list[Piece]:
 def image_to_caption(record: dict, context: Context) -> list[Piece]:
     """The image, then its caption, without roles: stage 1 of Janus, understanding."""
     image = context.image(_need(record, "image", context))
-    return [Und(image), Text(_caption(record, context), trained=True), Eos(trained=True)]
+    return [Image("und", image), Text(_caption(record, context), trained=True), Eos(trained=True)]
 
 
 def caption_to_image(record: dict, context: Context) -> list[Piece]:
     """The caption, then its image, without roles."""
     image = context.image(_need(record, "image", context))
-    return [Text(_short(_caption(record, context), context)), Gen(image)]
+    return [Text(_short(_caption(record, context), context)), Image("gen", image)]
 
 
 def category_to_image(record: dict, context: Context) -> list[Piece]:
     """The category's name, then an image of it: how Janus uses ImageNet in stage 1."""
     image = context.image(_need(record, "image", context))
-    return [Text(_need(record, "category", context)), Gen(image)]
+    return [Text(_need(record, "category", context)), Image("gen", image)]
 
 
 def generate(record: dict, context: Context) -> list[Piece]:
@@ -136,7 +136,7 @@ def generate(record: dict, context: Context) -> list[Piece]:
         {"role": "assistant", "content": ""},
     ]
     image = context.image(_need(record, "image", context))
-    return [*context.template.render(turns, context.where), Gen(image)]
+    return [*context.template.render(turns, context.where), Image("gen", image)]
 
 
 TASKS: dict[str, Callable[[dict, Context], list[Piece]]] = {

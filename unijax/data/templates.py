@@ -33,16 +33,10 @@ class Eos:
 
 
 @dataclasses.dataclass(frozen=True)
-class Und:
-    """An image to understand."""
+class Image:
+    """An image, in a role of `core.stream`: "und" to be understood, "gen" to be made."""
 
-    image: ImageRef
-
-
-@dataclasses.dataclass(frozen=True)
-class Gen:
-    """An image to generate."""
-
+    role: str
     image: ImageRef
 
 
@@ -51,7 +45,7 @@ class Break:
     """A place where a document that is longer than a row may be cut."""
 
 
-Piece = Text | Role | Eos | Und | Gen | Break
+Piece = Text | Role | Eos | Image | Break
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +92,7 @@ class Template:
                 if isinstance(part, str):
                     pieces.append(Text(part, trained))
                 else:
-                    pieces.append(Gen(part) if assistant else Und(part))
+                    pieces.append(Image("gen" if assistant else "und", part))
             if index % 2 == 0:
                 pieces.append(Text(self.separator, trained))
             else:
@@ -134,7 +128,7 @@ def to_text(pieces: Sequence[Piece], eos: str) -> str:
                 words.append(name)
             case Eos():
                 words.append(eos)
-            case Und() | Gen():
+            case Image():
                 words.append(IMAGE_MARKER)
             case Break():
                 pass

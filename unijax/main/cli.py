@@ -131,6 +131,7 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
     p.add_argument("question", nargs="*", help="one turn each; none reads turns from the terminal")
     p.add_argument("--image", action="append", default=[], help="shown before the first question")
     p.add_argument("--max-tokens", type=int, default=256)
+    p.add_argument("--pictures", metavar="DIR", help="draws the pictures of answers into it")
     p.add_argument("--system", help="put before the first question; what the run records if none")
     _sampling_flags(p, temperature=0.0)
 
@@ -167,6 +168,11 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
     p = verbs.add_parser("demo", help="train a small Janus, and look at what it draws and says")
     p.add_argument("--run-dir", default="demo")
     p.add_argument("--config", default="configs/janus_demo.py")
+    p.add_argument("overrides", nargs="*", metavar="key=value")
+
+    p = verbs.add_parser("gallery", help="train small ones of several systems, side by side")
+    p.add_argument("--config", action="append", required=True, metavar="FILE[:ARG]")
+    p.add_argument("--run-dir", default="gallery", help="a run directory for each goes in here")
     p.add_argument("overrides", nargs="*", metavar="key=value")
 
     p = verbs.add_parser("composition", help="score what a run never saw together in training")

@@ -27,7 +27,7 @@ from unijax.evaluate.composed import (
 from unijax.evaluate.sprite_detector import SpriteDetector
 from unijax.main import report
 from unijax.main.config import to_json
-from unijax.main.report import Section
+from unijax.main.report import cards, section, table
 from unijax.main.run import RunConfig, make_system, resolve
 from unijax.main.use import asks, draws, open_sampler
 from unijax.sample.logits import Sampling
@@ -54,27 +54,28 @@ def composition(run_dir: pathlib.Path) -> pathlib.Path:
     unseen = load(open_dataset("emoji", "composition"), prepare)
     seen = seen_in_training(unseen, load(open_dataset("emoji", "train"), prepare))
     results: dict[str, Shares] = {}
-    sections: list[Section] = []
+    sections: list[str] = []
     for title, pictures in (("seen in training", seen), ("never seen together", unseen)):
         drawn, found = judge_drawn(draws(sampler), pictures, shipped)
         named = judge_named(asks(sampler), pictures)
         key = f"Gestures and skin tones {title}"
         results[f"{key}, drawn"] = drawn_shares(drawn, found, pictures, shipped)
         results[f"{key}, named"] = named_shares(named, pictures)
-        sections.append(Section(f"{key}, drawn", "Greedy, beside the true picture.", drawn[:SHOWN]))
-        sections.append(Section(f"{key}, named", "Greedy.", named[:SHOWN]))
+        note = "Greedy, beside the true picture."
+        sections.append(section(f"{key}, drawn", note, cards(drawn[:SHOWN])))
+        sections.append(section(f"{key}, named", "Greedy.", cards(named[:SHOWN])))
     detector = SpriteDetector(load_sprites("train"), size)
     for title, split in (("seen in training", "validation"), ("never seen", "composition")):
         scenes = Scenes(split=split, seed=run.data.seed, config=config)
         records = [scenes[i] for i in range(SCENES)]
         key = f"Scenes with counts and places {title}"
         for how, pictures in _scene_pictures(sampler, records).items():
-            cards, results[f"{key}, {how}"] = judge_scenes(detector, records, pictures, size)
+            shown, results[f"{key}, {how}"] = judge_scenes(detector, records, pictures, size)
             if how == "drawn":
                 note = f"From the plainest caption, {SCENE_SAMPLING}, beside a true picture."
-                sections.append(Section(f"{key}, drawn", note, cards[:SHOWN]))
-        cards, results[f"{key}, answered"] = judge_answers(asks(sampler), records)
-        sections.append(Section(f"{key}, answered", "Greedy.", cards[:SHOWN]))
+                sections.append(section(f"{key}, drawn", note, cards(shown[:SHOWN])))
+        shown, results[f"{key}, answered"] = judge_answers(asks(sampler), records)
+        sections.append(section(f"{key}, answered", "Greedy.", cards(shown[:SHOWN])))
     return _write(run_dir, run, results, sections)
 
 
@@ -94,7 +95,7 @@ def _scene_pictures(sampler: Sampler, records: list[dict]) -> dict[str, np.ndarr
 
 
 def _write(
-    run_dir: pathlib.Path, run: RunConfig, results: dict[str, Shares], sections: list[Section]
+    run_dir: pathlib.Path, run: RunConfig, results: dict[str, Shares], sections: list[str]
 ) -> pathlib.Path:
     with atomic_file(run_dir / "composition.json") as temporary:
         temporary.write_text(json.dumps({"config": to_json(run), "results": results}, indent=1))
@@ -108,7 +109,9 @@ def _write(
     headline = "; ".join(f"{k}: {a / n:.0%}" for k, (a, n) in lines.items())
     path = run_dir / "composition.html"
     curves, losses = report.read_curves(run_dir), make_system(run).losses
-    report.write(path, "What was never seen together", headline, curves, losses, tables, sections)
+    parts = [section("Losses", "", report.plot(curves, losses))]
+    parts += [section(key, "", table(rows)) for key, rows in tables.items()]
+    report.write(path, "What was never seen together", headline, parts + sections)
     for key, rows in tables.items():
         print(key)
         for row in rows:

@@ -10,12 +10,13 @@ import numpy as np
 from unijax.core.errors import UserError
 from unijax.data.config import SourceConfig, preparation
 from unijax.data.sources import open_records
-from unijax.evaluate.captioned import judge_drawn, judge_named, load, load_shipped
+from unijax.evaluate.captioned import Pictures, judge_drawn, judge_named, load, load_shipped
 from unijax.main import report
-from unijax.main.report import Section
+from unijax.main.report import cards, section, table
 from unijax.main.run import RunConfig
 from unijax.main.train import train
 from unijax.main.use import asks, draws, open_sampler
+from unijax.sample.sampler import Sampler
 
 HELD_OUT = 48  # pictures and prompts that the model never saw
 
@@ -24,46 +25,53 @@ def demo(run: RunConfig, run_dir: pathlib.Path) -> int:
     """Returns the exit status: 0, or 1 if the export differs from the run."""
     train(run, run_dir)
     sampler = open_sampler(run_dir)
-    group = next(g for g in run.data.groups if g.name == "gen")
-    prepare = preparation(run.data, sampler.system.layout.by_role["gen"])
-    trained = load(open_records(group.sources[0], run.data.seed), prepare)
-    held = load(open_records(_held_out(group.sources[0]), run.data.seed), prepare)
-    shipped = load_shipped(prepare)
+    trained, held, shipped = pictures_of(run, sampler)
     drawn, _ = judge_drawn(draws(sampler), trained, shipped)
     named = judge_named(asks(sampler), trained)
     right = np.mean([d.right for d in drawn]), np.mean([a.right for a in named])
     curves = report.read_curves(run_dir)
     headline = (
         f"{right[0]:.0%} of {len(trained)} prompts drawn right (nearest of {len(shipped)} real "
-        f"pictures), {right[1]:.0%} of the pictures named exactly; {_steps(curves)}"
+        f"pictures), {right[1]:.0%} of the pictures named exactly; {steps_of(curves)}"
     )
     verdict, ok = check_export(run_dir)
-    sections = [
-        Section(
+    parts = [
+        section("Losses", "", report.plot(curves, sampler.system.losses)),
+        section("Speed and packing", "", table(speed_of(curves))),
+        section("Hand-over to PyTorch", "", table([("check", verdict)])),
+        section(
             "Drawn from its prompts",
             "Trained prompts, greedy, each beside the picture that its prompt names. "
             "Right: of all shipped pictures, that one is the nearest in pixels.",
-            drawn[:96],
+            cards(drawn[:96]),
         ),
-        Section("Said of its pictures", "Trained pictures.", named[:48]),
-        Section(
+        section("Said of its pictures", "Trained pictures.", cards(named[:48])),
+        section(
             "Drawn from prompts it never saw",
             "Held-out concepts. A model of this size that saw a few hundred pictures has no way to "
             "know them; this is what it does instead.",
-            judge_drawn(draws(sampler), held, shipped)[0],
+            cards(judge_drawn(draws(sampler), held, shipped)[0]),
         ),
-        Section(
-            "Said of pictures it never saw", "Held-out concepts.", judge_named(asks(sampler), held)
+        section(
+            "Said of pictures it never saw",
+            "Held-out concepts.",
+            cards(judge_named(asks(sampler), held)),
         ),
     ]
-    path, losses = run_dir / "report.html", sampler.system.losses
-    tables = {"Speed and packing": _speed(curves), "Hand-over to PyTorch": [("check", verdict)]}
-    report.write(
-        path, "A Janus trained in front of you", headline, curves, losses, tables, sections
-    )
+    path = run_dir / "report.html"
+    report.write(path, "A Janus trained in front of you", headline, parts)
     print(headline)
     print(f"report: {path}")
     return 0 if ok else 1
+
+
+def pictures_of(run: RunConfig, sampler: Sampler) -> tuple[Pictures, Pictures, Pictures]:
+    """Of a demo's config: what it draws in training, what is held out, all that are shipped."""
+    group = next(g for g in run.data.groups if g.name == "gen")
+    prepare = preparation(run.data, sampler.system.layout.by_role["gen"])
+    trained = load(open_records(group.sources[0], run.data.seed), prepare)
+    held = load(open_records(_held_out(group.sources[0]), run.data.seed), prepare)
+    return trained, held, load_shipped(prepare)
 
 
 def _held_out(source: SourceConfig) -> SourceConfig:
@@ -86,7 +94,7 @@ def check_export(run_dir: pathlib.Path) -> tuple[str, bool]:
     return f"{verdict}: largest relative difference of logits {worst:.1e} ({out})", result.ok
 
 
-def _steps(curves: list[dict]) -> str:
+def steps_of(curves: list[dict]) -> str:
     """How many steps in how many minutes, compiling included, evaluations not; resumed or not."""
     last, seconds = 0, 0.0
     for row in curves:
@@ -96,7 +104,8 @@ def _steps(curves: list[dict]) -> str:
     return f"{last:,} steps in {seconds / 60:.1f} minutes"
 
 
-def _speed(curves: list[dict]) -> list[tuple[str, str]]:
+def speed_of(curves: list[dict]) -> list[tuple[str, str]]:
+    """Names and figures, from the log of a run."""
     steps = [row for row in curves if "seconds_per_step" in row]
     if not steps:
         raise UserError(

@@ -1,7 +1,6 @@
-"""One self-contained HTML page from the results of a run."""
+"""One self-contained HTML page from the results of runs."""
 
 import base64
-import dataclasses
 import html
 import io
 import json
@@ -32,57 +31,57 @@ table { border-collapse: collapse } td, th { padding: 3px 12px; border-bottom: 1
 """
 
 
-@dataclasses.dataclass(frozen=True)
-class Section:
-    """A heading, a paragraph that says what is shown, and the cards."""
-
-    title: str
-    note: str
-    cards: Sequence[Drawn | Answered]
-
-
 def read_curves(run_dir: pathlib.Path) -> list[dict]:
     """The lines of metrics.jsonl that hold scalars."""
     lines = (run_dir / "metrics.jsonl").read_text().splitlines()
     return [row for row in map(json.loads, lines) if "texts" not in row]
 
 
-def write(
-    path: pathlib.Path,
-    title: str,
-    headline: str,
-    curves: list[dict],
-    losses: Mapping[str, Loss],
-    tables: dict[str, list[tuple[str, ...]]],
-    sections: Sequence[Section],
-) -> None:
+def write(path: pathlib.Path, title: str, headline: str, parts: Sequence[str]) -> None:
     """Writes the page.
 
     Args:
       headline: one line of plain text, also printed on the terminal by the caller.
-      curves: rows of `read_curves`.
-      losses: of the system, those that are drawn.
-      tables: heading -> rows of cells.
+      parts: of the page, HTML.
     """
-    body = [f"<h1>{html.escape(title)}</h1>", f"<p class=headline>{html.escape(headline)}</p>"]
-    body.append("<h2>Losses</h2>" + _plot(curves, losses))
-    for name, rows in tables.items():
-        cells = "".join(
-            f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows
-        )
-        body.append(f"<h2>{html.escape(name)}</h2><table>{cells}</table>")
-    for section in sections:
-        cards = "".join(_card(c) for c in section.cards)
-        body.append(
-            f"<h2>{html.escape(section.title)}</h2><p class=note>{html.escape(section.note)}</p>"
-            f"<div class=cards>{cards}</div>"
-        )
+    head = f"<h1>{html.escape(title)}</h1><p class=headline>{html.escape(headline)}</p>"
     page = (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title>"
-        f"<style>{_STYLE}</style><body>{''.join(body)}</body></html>\n"
+        f"<style>{_STYLE}</style><body>{head}{''.join(parts)}</body></html>\n"
     )
     with atomic_file(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
+
+
+def section(title: str, note: str, body: str) -> str:
+    """A heading, a paragraph that says what is shown (or ""), and what is shown, as HTML."""
+    said = f"<p class=note>{html.escape(note)}</p>" if note else ""
+    return f"<h2>{html.escape(title)}</h2>{said}{body}"
+
+
+def table(rows: Sequence[Sequence[str]], head: Sequence[str] = ()) -> str:
+    """Rows of plain texts."""
+    cells = lambda row, of: "".join(f"<{of}>{html.escape(cell)}</{of}>" for cell in row)  # noqa: E731
+    lines = [cells(head, "th")] * bool(head) + [cells(row, "td") for row in rows]
+    return f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
+
+
+def cards(found: Sequence[Drawn | Answered]) -> str:
+    """A card each, side by side."""
+    return f"<div class=cards>{''.join(map(_card, found))}</div>"
+
+
+def beside(names: Sequence[str], drawn: Sequence[Sequence[Drawn]]) -> str:
+    """A prompt and its true picture a row, what each of several drew for it a column."""
+    rows = ["".join(f"<th>{html.escape(name)}</th>" for name in ("", "real", *names))]
+    for of_prompt in zip(*drawn, strict=True):
+        first = of_prompt[0]
+        cells = [f"<td>{html.escape(first.prompt)}</td><td>{_image(first.real, '')}</td>"]
+        for one in of_prompt:
+            mark, note = "right" if one.right else "wrong", html.escape(one.note)
+            cells.append(f"<td><div class='card {mark}'>{_image(one.drawn, note)}</div></td>")
+        rows.append("".join(cells))
+    return f"<table>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>"
 
 
 def _image(pixels: np.ndarray, caption: str) -> str:
@@ -114,8 +113,8 @@ def _card(card: Drawn | Answered) -> str:
     )
 
 
-def _plot(curves: list[dict], losses: Mapping[str, Loss]) -> str:
-    """Training and validation losses, a panel each, as SVG."""
+def plot(curves: Sequence[dict], losses: Mapping[str, Loss]) -> str:
+    """Training and held-out losses of a system, a panel each, as SVG; rows of `read_curves`."""
     import matplotlib
 
     matplotlib.use("Agg")

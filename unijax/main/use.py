@@ -4,12 +4,15 @@ import pathlib
 from collections.abc import Sequence
 
 from unijax.core.errors import UserError
+from unijax.core.files import writable_directory
 from unijax.data import tokenizer as tokenizers
 from unijax.data.templates import TEMPLATES
 from unijax.evaluate.captioned import GUIDANCE, Ask, Draw
 from unijax.main.config import build
 from unijax.main.run import DTYPES
+from unijax.sample.interleaved import compose
 from unijax.sample.logits import GREEDY, Sampling
+from unijax.sample.pictures import save_png
 from unijax.sample.prompts import question
 from unijax.sample.sampler import Sampler
 from unijax.systems.registry import recipe
@@ -69,19 +72,38 @@ def converse(
     max_tokens: int,
     sampling: Sampling,
     seed: int,
+    folder: pathlib.Path | None = None,
 ) -> None:
     """Prints an answer to each question; without questions, reads them from the terminal.
 
     Args:
       system: put before all turns; empty for none.
       images: files, shown before the first question.
+      folder: where pictures of the answers go; without one an answer ends where a picture begins.
     """
+    if folder is not None:
+        writable_directory(folder)
+    drawn = 0
     pictures = [_read(pathlib.Path(path)) for path in images]
     turns = [{"role": "system", "content": system}] if system else []
     for i, text in enumerate(questions or _typed()):
         turns.append(question(text, [] if i else pictures))
-        (answer,) = sampler.answer([turns], max_tokens, sampling, seed)
-        turns.append({"role": "assistant", "content": answer})
+        if folder is None:
+            (answer,) = sampler.answer([turns], max_tokens, sampling, seed)
+            turns.append({"role": "assistant", "content": answer})
+        else:
+            (pieces,) = compose(sampler, [turns], max_tokens, sampling=sampling, seed=seed)
+            turns.append({"role": "assistant", "content": pieces})
+            lines = []
+            for piece in pieces:
+                if isinstance(piece, str):
+                    lines.append(piece)
+                    continue
+                path = folder / f"{drawn:03}.png"
+                save_png(path, piece)
+                lines.append(f"[{path}]")
+                drawn += 1
+            answer = "\n".join(lines)
         print(answer if not questions or len(questions) == 1 else f"> {text}\n{answer}")
 
 

@@ -167,9 +167,11 @@ def ask_(args: argparse.Namespace) -> None:
 
     sampler = open_sampler(args.run_dir)
     system = system_prompt(args.run_dir) if args.system is None else args.system
+    folder = None if args.pictures is None else pathlib.Path(args.pictures)
     converse(
-        sampler, system, args.image, args.question, args.max_tokens, _sampling(args), args.seed
-    )
+        sampler, system, args.image, args.question, args.max_tokens, _sampling(args), args.seed,
+        folder,
+    )  # fmt: skip
 
 
 def demo_(args: argparse.Namespace) -> int:
@@ -177,6 +179,13 @@ def demo_(args: argparse.Namespace) -> int:
     from unijax.main.demo import demo
 
     return demo(_resolved(args), pathlib.Path(args.run_dir))
+
+
+def gallery_(args: argparse.Namespace) -> int:
+    """`unijax gallery`."""
+    from unijax.main.gallery import gallery
+
+    return gallery(args.config, args.overrides, pathlib.Path(args.run_dir))
 
 
 def composition_(args: argparse.Namespace) -> None:

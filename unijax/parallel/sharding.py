@@ -26,7 +26,7 @@ _WIDE = (
 )  # fmt: skip
 _KEPT = (
     axes.LAYERS, axes.CODEBOOK, axes.CODE_DIM, axes.PATCH, axes.POSITIONS, axes.CONV_IN,
-    axes.SPATIAL, axes.NORM,
+    axes.SPATIAL, axes.RANK, axes.NORM,
 )  # fmt: skip
 
 

@@ -1,14 +1,16 @@
 """What a user asks for, as ids: the same words around it as in training."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import UInt8
 
 from unijax.core.batch import ImageSlots, PackedBatch
 from unijax.core.errors import UserError
 from unijax.core.stream import Layout
+from unijax.core.system import Encoded
 from unijax.core.vocab import SpecialIds
 from unijax.data.assemble import FIELDS, RowArrays, assemble
 from unijax.data.document import Document, ImageRef, ImageSpan, TextSpan, document_size
@@ -88,14 +90,22 @@ class Prompting:
     Attributes:
       layout: of the recipe.
       special: ids that rows contain.
+      encoded: by array of slots, what those may carry in place of pixels.
       rounding: of the short side of padded pictures, see `data.images.for_understanding`.
       max_pixels: larger pictures are refused.
+
+    Raises:
+      UserError: a special token that the layout needs and the tokenizer lacks.
     """
 
     layout: Layout
     special: SpecialIds
+    encoded: Mapping[str, Encoded] = dataclasses.field(default_factory=dict)
     rounding: str = "floor"
     max_pixels: int = 50_000_000
+
+    def __post_init__(self):
+        self.layout.check(self.special)
 
     def length(self, document: Document) -> int:
         """Tokens of a prompt."""
@@ -103,6 +113,8 @@ class Prompting:
 
     def batch(self, documents: Sequence[Document]) -> tuple[PackedBatch, np.ndarray]:
         """Prompts that end together, one a row, and their lengths, int32 [B].
+
+        Of the pictures of an array of slots, all are encoded or none is.
 
         The width and the number of image slots are rounded up, so that few programs are compiled.
 
@@ -127,18 +139,26 @@ class Prompting:
         if not most:
             return None
         shape = (len(rows), 1 << (most - 1).bit_length())
-        size = self.layout.of_slots(name).size
         weight = np.zeros(shape, np.float32)
-        pixels = np.zeros((*shape, size, size, 3), np.uint8)
-        for i, row in enumerate(rows):
-            for j, span in enumerate(row.images[name]):
-                pixels[i, j] = self._prepare(span.role)(span.image)
-                weight[i, j] = 1
+        places = [(i, j, s) for i, row in enumerate(rows) for j, s in enumerate(row.images[name])]
+        for i, j, _ in places:
+            weight[i, j] = 1
+        if places[0][2].image.name:
+            how = self.encoded[name]
+            field, values = how.field, np.zeros((*shape, *how.shape), how.dtype)
+            for i, j, span in places:
+                values[i, j] = span.image.read()
+        else:
+            size = self.layout.of_slots(name).size
+            field, values = "pixels", np.zeros((*shape, size, size, 3), np.uint8)
+            for i, j, span in places:
+                values[i, j] = self.pixels(span)
         clean = np.zeros(shape, np.float32) if self.layout.has_noise(name) else None
-        return ImageSlots(
-            weight=weight, seed=np.zeros(shape, np.uint32), pixels=pixels, t_max=clean
-        )
+        seed = np.zeros(shape, np.uint32)
+        return ImageSlots(weight=weight, seed=seed, t_max=clean, **{field: values})
 
-    def _prepare(self, role: str) -> Preparation:
-        stream = self.layout.by_role[role]
-        return Preparation(stream.size, stream.resize, self.rounding, self.max_pixels)
+    def pixels(self, span: ImageSpan) -> UInt8[np.ndarray, "size size 3"]:
+        """A picture, prepared as its stream says."""
+        stream = self.layout.by_role[span.role]
+        prepare = Preparation(stream.size, stream.resize, self.rounding, self.max_pixels)
+        return prepare(span.image)

@@ -1,5 +1,6 @@
 """A trained system that draws and answers."""
 
+import dataclasses
 import itertools
 import logging
 import math
@@ -18,6 +19,7 @@ from unijax.core.stream import Layout
 from unijax.core.system import Params, RowSystem
 from unijax.core.vocab import SpecialIds
 from unijax.data.document import Document, TextSpan, stable_hash
+from unijax.data.render import with_sources
 from unijax.data.templates import Template
 from unijax.data.tokenizer import Tokenizer, check_vocab
 from unijax.sample.decoding import bucket
@@ -71,8 +73,8 @@ class Sampler:
             raise UserError("batch", f"{batch}", "1 or more", "Change it.")
         check_vocab(tokenizer, system.vocab_size)
         self.system, self.tokenizer, self.template, self.batch = system, tokenizer, template, batch
-        self._prompting = Prompting(system.layout, tokenizer.special, rounding)
-        self._params = system.for_decoding(params)
+        self.prompting = Prompting(system.layout, tokenizer.special, system.encoded, rounding)
+        self.params = system.for_decoding(params)
         self._trained_length = trained_length
 
     def draw(
@@ -159,9 +161,11 @@ class Sampler:
         layout, special = self.system.layout, self.tokenizer.special
         wanted, nothing, seeds, seen = [], [], [], Counter()
         for i, document in enumerate(documents):
+            spans = with_sources(document.spans, layout)
+            document = dataclasses.replace(document, spans=tuple(spans))
             asked = up_to_image(document, maker.role, layout, special)
             self._check_length(
-                f"prompt {i}", self._prompting.length(asked), maker.tokens, maker.tokens
+                f"prompt {i}", self.prompting.length(asked), maker.tokens, maker.tokens
             )
             free = unconditional(document, maker.role, layout, special)
             free = up_to_image(free, maker.role, layout, special)
@@ -178,7 +182,7 @@ class Sampler:
             prompts = [wanted[i] for i in rows]
             if scale is not None:
                 prompts += [nothing[i] for i in rows]
-            prompt = self._prompting.batch(prompts)
+            prompt = self.prompting.batch(prompts)
             some = self._make(*prompt, seeds[rows], sampling.choice(), scale, steps)
             made.append(to_host(some)[: len(kept)])
         made = np.concatenate(made)
@@ -189,15 +193,15 @@ class Sampler:
         match maker:
             case InPlace():
                 steps = maker.steps if steps is None else steps
-                return draw_latents(system, self._params, prompt, length, seeds, guidance, steps)
+                return draw_latents(system, self.params, prompt, length, seeds, guidance, steps)
             case Features():
-                return draw_features(system, self._params, prompt, length, guidance)
+                return draw_features(system, self.params, prompt, length, guidance)
             case Codes():
-                return draw_codes(system, self._params, prompt, length, seeds, choice, guidance)
+                return draw_codes(system, self.params, prompt, length, seeds, choice, guidance)
 
     def _image_tokenizer(self) -> Params:
         group = self.system.maker.tokenizer
-        return {group: self._params[group]}
+        return {group: self.params[group]}
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, int]]:
         """Of (context, continuation): summed nats of the continuation, and its tokens.
@@ -212,14 +216,14 @@ class Sampler:
                 TextSpan(tuple(ids), (1.0,) * len(ids)),
             )
             documents.append(Document(f"text {i}", spans))
-        lengths = [self._prompting.length(d) for d in documents]
+        lengths = [self.prompting.length(d) for d in documents]
         for document, length in zip(documents, lengths):
             self._check_length(document.name, length, 0, 0)
         found: list[tuple[float, int]] = [(0.0, 0)] * len(documents)
         by_length = np.argsort(lengths, kind="stable")
         for rows, kept in _batches(by_length, self.batch, "scoring", "text"):
-            batch = self._prompting.batch([documents[i] for i in rows])
-            nats = to_host(text_nll(self.system, self._params, *batch))
+            batch = self.prompting.batch([documents[i] for i in rows])
+            nats = to_host(text_nll(self.system, self.params, *batch))
             tokens = (batch[0].weight > 0).sum(axis=1)
             for i, row, count in zip(kept, nats, tokens):
                 found[i] = (float(row.sum(dtype=np.float64)), int(count))
@@ -261,26 +265,44 @@ class Sampler:
         seed: int = 0,
     ) -> list[str]:
         """As `answer`, from prompts as documents: texts and pictures to understand."""
+        ids = self.written(documents, max_tokens, (self.tokenizer.special.eos,), sampling, seed)
+        return [self.text(row) for row in ids]
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Of ids that were written, without the special ones that end them."""
+        special = self.tokenizer.special
+        ends = [id_ for id_ in (special.eos, special.boi) if id_ in ids[-1:]]
+        return self.tokenizer.decode(list(ids[: len(ids) - len(ends)])).strip()
+
+    def written(
+        self,
+        documents: Sequence[Document],
+        max_tokens: int,
+        ends: Sequence[int],
+        sampling: Sampling,
+        seed: int,
+    ) -> list[list[int]]:
+        """Ids that go on after each document, up to the first of `ends`, which is among them."""
         if max_tokens < 1:
             raise UserError("max_tokens", f"{max_tokens}", "1 or more", "Change it.")
         lengths, seeds = [], []
         for document in documents:
-            lengths.append(self._prompting.length(document))
+            lengths.append(self.prompting.length(document))
             self._check_length(document.name, lengths[-1], max_tokens, 1)
             ids = [getattr(span, "ids", "image") for span in document.spans]
             seeds.append(stable_hash(seed, *ids, "answer"))
-        seeds, special = np.array(seeds, np.uint32), self.tokenizer.special
-        answers: list[str] = [""] * len(documents)
+        seeds = np.array(seeds, np.uint32)
+        found: list[list[int]] = [[]] * len(documents)
         by_length = np.argsort(lengths, kind="stable")  # neighbours share a width
         for rows, kept in _batches(by_length, self.batch, "answering", "answer"):
-            prompt, length = self._prompting.batch([documents[i] for i in rows])
+            prompt, length = self.prompting.batch([documents[i] for i in rows])
             ids = write_ids(
-                self.system, self._params, prompt, length, jnp.int32(special.eos), seeds[rows],
+                self.system, self.params, prompt, length, np.array(ends, np.int32), seeds[rows],
                 sampling.choice(), jnp.int32(max_tokens), space=bucket(max_tokens),
             )  # fmt: skip
             for i, row in zip(kept, to_host(ids)[:, :max_tokens]):
-                answers[i] = self.tokenizer.decode(_until(row, special.eos)).strip()
-        return answers
+                found[i] = _until(row, ends)
+        return found
 
     def _check_length(self, where: str, prompt: int, more: int, sure: int) -> None:
         """Of a prompt that at most `more` tokens follow, and at least `sure`."""
@@ -322,7 +344,7 @@ def _batches(
             bar.update(len(kept))
 
 
-def _until(ids: np.ndarray, eos: int) -> list[int]:
-    """The ids before the first `eos`."""
-    ids = ids.tolist()
-    return ids[: ids.index(eos)] if eos in ids else ids
+def _until(ids: np.ndarray, ends: Sequence[int]) -> list[int]:
+    """The ids up to the first end."""
+    (at,) = np.nonzero(np.isin(ids, ends))
+    return ids[: at[0] + 1 if len(at) else len(ids)].tolist()

@@ -19,13 +19,13 @@ def write_ids(
     params: Params,
     prompt: PackedBatch,
     length: Int[Array, "B"],
-    eos: Int[Array, ""],
+    ends: Int[Array, "E"],
     seeds: UInt32[Array, "B"],
     choice: Choice,
     limit: Int[Array, ""],
     space: int,
 ) -> Int[Array, "B space"]:
-    """The ids that continue each row, `eos` from the first `eos` on.
+    """The ids that continue each row, up to the first of `ends`; behind that stand only ends.
 
     Stops when every row has reached its end, or after `limit` ids. What a row gets does not depend
     on the other rows.
@@ -34,7 +34,7 @@ def write_ids(
       params: as `system.for_decoding` lays them out.
       prompt: one document a row, in the last `length` columns; only inputs are read.
       length: of each prompt.
-      eos: id that ends an answer.
+      ends: ids that end an answer.
       seeds: of each row.
       limit: ids at most, no more than `space`.
       space: static room for ids.
@@ -48,13 +48,13 @@ def write_ids(
     def next_id(state):
         at, last, done, out, cache = state
         hidden, cache = step(system, params, system.embed_text(params, last), start, cache)
-        new = jnp.where(done, eos, choose_next(hidden, at))
-        return at + 1, new, done | (new == eos), out.at[:, at].set(new), cache
+        new = jnp.where(done, last, choose_next(hidden, at))
+        return at + 1, new, jnp.isin(new, ends), out.at[:, at].set(new), cache
 
     hidden, cache = begin(system, params, prompt, start)
     new = choose_next(hidden, 0)
-    out = jnp.full((len(length), space), eos, jnp.int32).at[:, 0].set(new)
-    state = jnp.int32(1), new, new == eos, out, cache
+    out = jnp.full((len(length), space), ends[0], jnp.int32).at[:, 0].set(new)
+    state = jnp.int32(1), new, jnp.isin(new, ends), out, cache
     for _, end in parts(space - 1):
         at, last, done, out, cache = state
         state = at, last, done, out, grown(cache, width + end)

@@ -191,7 +191,8 @@ class Transfusion(Language):
         shape = (c.autoencoder.grid, c.autoencoder.grid, c.autoencoder.latent_channels)
         return InPlace(
             "gen", c.num_tokens, shape, "embed_latents", "predict_noise", "sampler_of",
-            "encode_latents", "decode_latents", "autoencoder", c.steps, c.guidance,
+            "encode_latents", "decode_latents", "autoencoder", "carried_latents",
+            c.steps, c.guidance,
         )  # fmt: skip
 
     @property
@@ -247,6 +248,14 @@ class Transfusion(Language):
         """Pixels in [-1, 1] (not clipped) of scaled latents."""
         p = {"params": params["autoencoder"]}
         return self.autoencoder.apply(p, self.config.autoencoder.unscaled(latents), method="decode")
+
+    def carried_latents(
+        self, params: Params, latents: Float[Array, "B h w C"]
+    ) -> Float[Array, "B h w moments"]:
+        """Of scaled latents, themselves as means that are certain."""
+        del params
+        mean = self.config.autoencoder.unscaled(latents)
+        return Posterior(mean, jnp.full_like(mean, autoencoder.LOG_VARIANCES[0])).moments()
 
     def _latents(self, params: Params, batch: PackedBatch) -> Float[Array, "B I h w C"]:
         """Scaled latents: drawn from their distribution where they are noised, else its mean."""

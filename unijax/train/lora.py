@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from unijax.core import axes, tree
@@ -69,30 +70,28 @@ def _adapted_class(base: type) -> type:
         @property
         def costs(self) -> tuple[Cost, ...]:
             """Products with adapters are as many more as these have more numbers."""
-            kernels = _sizes(init_shapes(self), ("kernel",))
-            adapters = _sizes(init_shapes(self), LEAVES[:2])
-
-            def more(cost: Cost) -> Cost:
-                whole, new = (
-                    sum(n for path, n in sizes.items() if tree.is_within(path, cost.group))
-                    for sizes in (kernels, adapters)
-                )
-                if not cost.group or not new:
-                    return cost
-                return dataclasses.replace(cost, forward=cost.forward * (1 + new / whole))
-
-            return tuple(map(more, super().costs))
+            plain, rules = self.plain, self.lora
+            grown = lambda cost: cost.forward * (1 + _growth(plain, rules, cost.group))  # noqa: E731
+            return tuple(dataclasses.replace(c, forward=grown(c)) for c in super().costs)
 
     Adapted.__name__ = Adapted.__qualname__ = f"Adapted{base.__name__}"
     return Adapted
 
 
-def _sizes(boxed: Params, leaves: Sequence[str]) -> dict[str, int]:
-    return {
-        path: math.prod(box.value.shape)
-        for path, box in tree.flatten(boxed).items()
-        if path.rsplit("/", 1)[-1] in leaves
-    }
+@functools.lru_cache(maxsize=64)
+def _growth(system: System, rules: tuple[LoraRule, ...], group: str) -> float:
+    """Numbers in the adapters of a group of the plain system, for each in its kernels."""
+    if not group:
+        return 0.0
+    kernels = adapters = 0
+    for path, box in tree.flatten(init_shapes(system)).items():
+        if path.rsplit("/", 1)[-1] == "kernel" and tree.is_within(path, group):
+            kernels += math.prod(box.value.shape)
+    for path, (box, rule) in matched(system, rules).items():
+        if tree.is_within(path, group):
+            *stack, into, out = box.value.shape
+            adapters += math.prod(stack) * rule.rank * (into + out)
+    return adapters / kernels if adapters else 0.0
 
 
 def matched(
@@ -165,7 +164,7 @@ def without(params: Params) -> Params:
     return tree.unflatten({path: x for path, x in flat.items() if not is_adapter(path)})
 
 
-def folded(flat: dict[str, Array]) -> dict[str, Array]:
+def folded(flat: Mapping[str, Array | np.ndarray]) -> dict[str, Array | np.ndarray]:
     """Parameters by path without adapters: each is added to its kernel, in float32."""
     plain = {path: x for path, x in flat.items() if not is_adapter(path)}
     for path in flat:
