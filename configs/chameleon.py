@@ -19,11 +19,11 @@ yours: every source is a JSONL file under data/ (docs/data.md has the format).
 """
 
 import dataclasses
-import importlib.util
 import pathlib
 
 from ml_collections import ConfigDict
 
+from unijax.main.config import load
 from unijax.models import llama
 from unijax.models.vqgan import VQConfig
 from unijax.systems.chameleon import SIZES, ChameleonConfig
@@ -46,19 +46,11 @@ def model(size: str) -> ChameleonConfig:
     return ChameleonConfig(text, vq, first_code=32002)
 
 
-def _transfusion():
-    file = pathlib.Path(__file__).with_name("transfusion.py")
-    spec = importlib.util.spec_from_file_location("transfusion_config", file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def get_config(size: str = "0.76b") -> ConfigDict:
     """`size` is 0.16b to 7b, chameleon_7b or chameleon_34b."""
     published, sizes = size in SIZES, model(size)
-    transfusion = _transfusion()
-    config = transfusion.get_config("0.76b,linear" if published else f"{size},linear").unlock()
+    transfusion = pathlib.Path(__file__).with_name("transfusion.py")
+    config = load(f"{transfusion}:{'0.76b' if published else size},linear").unlock()
     paper = "2405.09818, table 1" if published else "2408.11039, section 4.2"
     config.reproduces = f"Chameleon, {size}: arXiv {paper}"
     config.system = "chameleon"
