@@ -224,8 +224,8 @@ def _copied(other: str, group: str, params: Params, like: Params) -> Params:
             f"init.{group}", f":{other}, which does not hold the same parameters",
             f"another group of the model that does, of {sorted(params)}", "Correct it.",
         )  # fmt: skip
-    found = {p: jax.device_put(source[p].astype(x.dtype), x.sharding) for p, x in wanted.items()}
-    return tree.unflatten({path: jnp.copy(x) for path, x in found.items()})
+    copy = lambda path, x: jax.device_put(jnp.array(source[path], x.dtype), x.sharding)  # noqa: E731
+    return tree.unflatten({path: copy(path, x) for path, x in wanted.items()})
 
 
 def pictures(

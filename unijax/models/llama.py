@@ -9,6 +9,7 @@ and Qwen2.5 (arXiv 2407.10671, 2412.15115), and, with Qwen2.5-VL's positions, it
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -349,6 +350,21 @@ class Layer(nn.Module):
         return self.feed(self.after(x, heads, place), place), cache
 
 
+def through(
+    layers: Sequence[nn.Module], x: Any, cache: KVCache | None, shared: Any, new: int
+) -> tuple[Any, KVCache | None]:
+    """What unrolled layers make of `x`, and the cache with the `new` entries of every row."""
+    kept = []
+    for i, layer in enumerate(layers):
+        entries = None if cache is None else (cache.k[i], cache.v[i], cache.length)
+        x, entries = layer(x, entries, shared)
+        kept.append(entries)
+    if cache is not None:
+        k, v = zip(*kept)
+        cache = KVCache(k, v, cache.length + new)
+    return x, cache
+
+
 class Llama(nn.Module):
     """The decoder: embeddings in, hidden states after the last norm out."""
 
@@ -415,14 +431,7 @@ class Llama(nn.Module):
             assert cache is None, "decoding with a cache needs Llama(unrolled=True)"
             x, _ = self.layers(x, None, shared)
             return self.norm(x), None
-        kept = []
-        for i, layer in enumerate(self.layers):
-            entries = None if cache is None else (cache.k[i], cache.v[i], cache.length)
-            x, entries = layer(x, entries, shared)
-            kept.append(entries)
-        if cache is not None:
-            k, v = zip(*kept)
-            cache = KVCache(k, v, cache.length + position.shape[1])
+        x, cache = through(self.layers, x, cache, shared, position.shape[1])
         return self.norm(x), cache
 
     def logits(self, hidden: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:

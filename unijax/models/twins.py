@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, Int
 
 from unijax.core.mesh import POSITIONS, ROWS, TENSOR, WHOLE, lay
-from unijax.models.llama import KVCache, Layer, LlamaConfig, attend
+from unijax.models.llama import KVCache, Layer, LlamaConfig, attend, through
 from unijax.nn.layers import RMSNorm
 from unijax.nn.stack import stack
 from unijax.ops import rows
@@ -145,13 +145,5 @@ class Twins(nn.Module):
         if not self.unrolled:
             (x, images), _ = self.layers(carry, None, shared)
             return self.norm(x), self.image_norm(images), None
-        kept = []
-        for i, layer in enumerate(self.layers):
-            entries = None if cache is None else (cache.k[i], cache.v[i], cache.length)
-            carry, entries = layer(carry, entries, shared)
-            kept.append(entries)
-        if cache is not None:
-            k, v = zip(*kept)
-            cache = KVCache(k, v, cache.length + position.shape[1])
-        x, images = carry
+        (x, images), cache = through(self.layers, carry, cache, shared, position.shape[1])
         return self.norm(x), self.image_norm(images), cache

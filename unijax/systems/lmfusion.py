@@ -149,7 +149,7 @@ class LMFusion(Transfusion):
         assert layers.name == "decoder", layers
         mine = layers.forward
         if c.separation == "shallow":
-            mlp = 3 * 2.0 * c.text.num_hidden_layers * c.text.hidden_size * c.text.intermediate_size
+            mlp = 3 * layers.last  # three products of a size, the last of which is the layer's last
             attention = dataclasses.replace(
                 layers, name="decoder, attention", group="language_model/layers/self_attn",
                 forward=layers.forward - mlp, last=None,

@@ -11,7 +11,8 @@ from unijax.systems.transfusion_ladders import LADDERS as TRANSFUSION
 def _micro(width: int) -> Rung:
     rung = TRANSFUSION["transfusion_micro"].rung(width)
     fields = {f.name: getattr(rung.config, f.name) for f in dataclasses.fields(rung.config)}
-    config = LMFusionConfig(**fields | {"guidance": 1.55})
+    del fields["guidance"]  # LMFusion has its own
+    config = LMFusionConfig(**fields)
     return dataclasses.replace(rung, recipe="lmfusion", config=config)
 
 
