@@ -250,7 +250,7 @@ def check_drawing(sampler: Sampler, params: Params, theirs: dict) -> list[Differ
     # After a near tie that went the other way, the two pictures have little in common.
     same = np.cumprod(drawn == theirs["codes"]).sum()
     until = slice(None, same + 1)
-    decoded = jax.jit(system.decode_gen)(params, codes[None])[0]
+    decoded = jax.jit(system.decode_codes)(params, codes[None])[0]
     print(f"{same} of {len(codes)} codes drawn alike, {len(set(drawn.tolist()))} different ones")
     return [
         unequal("drawing: ids", ids, theirs["gen_ids"]),

@@ -193,7 +193,7 @@ def _with_codes(batch: PackedBatch, system: Janus, params: Params) -> PackedBatc
     """Codes, as the train step finds them, in place of pixels to generate."""
     gen = batch.images["gen"]
     pixels = jnp.asarray(gen.pixels)
-    codes = jax.jit(system.encode_gen)(params, to_signed(pixels.reshape(-1, *pixels.shape[2:])))
+    codes = jax.jit(system.encode_codes)(params, to_signed(pixels.reshape(-1, *pixels.shape[2:])))
     codes = np.asarray(codes).reshape(*pixels.shape[:2], -1)
     return batch.replace(images=batch.images | {"gen": gen.replace(pixels=None, codes=codes)})
 

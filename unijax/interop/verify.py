@@ -188,7 +188,7 @@ def _forward(
         "understanding": system.text_logits(params, system.hidden(params, und)[0]),
         # The N positions from begin-of-image on.
         "generation": system.code_logits(params, images[:, -codes.shape[1] :]),
-        "decoded": system.decode_gen(params, codes),
+        "decoded": system.decode_codes(params, codes),
         "latents": system.vqmodel.apply(vq, pixels, method="encode_latents"),
     }
 

@@ -22,14 +22,14 @@ from unijax.core.cost import Cost
 from unijax.core.errors import UserError
 from unijax.core.keys import named
 from unijax.core.making import Codes
-from unijax.core.mesh import ROWS, WHOLE, lay
 from unijax.core.stream import Layout, Mark, Stream
 from unijax.core.system import Encoded, Loss, Metrics, Params, Recipe, Sums
 from unijax.models import llama
 from unijax.models.llama import LlamaConfig
-from unijax.models.vqgan import VQGAN, VQConfig
+from unijax.models.vqgan import VQConfig
 from unijax.ops import rows
 from unijax.ops.cross_entropy import head_loss
+from unijax.systems.codes import ImageCodes
 from unijax.systems.language import Language, all_frozen, mean_of
 from unijax.systems.slots import values_of
 
@@ -71,7 +71,7 @@ class ChameleonConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class Chameleon(Language):
+class Chameleon(ImageCodes, Language):
     """The recipe.
 
     Parameter groups: `language_model`, and `vqmodel`, which every stage freezes.
@@ -91,7 +91,6 @@ class Chameleon(Language):
     encoders = frozenset({"vqmodel"})
     rows_alone = True
     sees_whole = ()
-    unused = ("vqmodel/decoder", "vqmodel/post_quant_conv")
 
     @property
     def layout(self) -> Layout:
@@ -131,10 +130,6 @@ class Chameleon(Language):
         """Width of a head of attention, by group (`train.mup`)."""
         return {"language_model": self.config.text.head_dim}
 
-    @property
-    def vqmodel(self) -> VQGAN:
-        return VQGAN(self.config.vq, **self._kinds)
-
     def init(self, key: Array) -> Params:
         """Fresh parameters, boxed with logical names."""
         side = self.config.vq.image_size
@@ -146,19 +141,6 @@ class Chameleon(Language):
         return {name: fn(named(key, name))["params"] for name, fn in parts.items()}
 
     # Inputs
-
-    def encode_codes(
-        self, params: Params, pixels: Float[Array, "B height width 3"]
-    ) -> Int[Array, "B N"]:
-        """Codes of images in raster order, from pixels in [-1, 1]."""
-        codes = self.vqmodel.apply({"params": params["vqmodel"]}, pixels, method="encode")
-        return lay(codes, ROWS, WHOLE)  # the encoder spreads its images over all axes
-
-    def decode_codes(
-        self, params: Params, codes: Int[Array, "B N"]
-    ) -> Float[Array, "B height width 3"]:
-        """Pixels in [-1, 1] (not clipped) of image codes."""
-        return self.vqmodel.apply({"params": params["vqmodel"]}, codes, method="decode")
 
     def embed_codes(self, params: Params, codes: Int[Array, "*b"]) -> Float[Array, "*b D"]:
         """Rows of the table of text ids."""

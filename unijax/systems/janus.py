@@ -19,17 +19,17 @@ from unijax.core import axes, cost
 from unijax.core.batch import Kind, PackedBatch, Target
 from unijax.core.cost import Cost
 from unijax.core.making import Codes
-from unijax.core.mesh import ROWS, WHOLE, lay
 from unijax.core.stream import Layout, Stream
 from unijax.core.system import Encoded, Loss, Metrics, Params, Recipe, Sums
 from unijax.models import llama, siglip, vqgan
 from unijax.models.llama import LlamaConfig
 from unijax.models.siglip import Siglip, SiglipConfig
-from unijax.models.vqgan import VQGAN, VQConfig
+from unijax.models.vqgan import VQConfig
 from unijax.nn.layers import Embed
 from unijax.nn.projector import CodeHead, Projector
 from unijax.ops import rows
 from unijax.ops.cross_entropy import head_loss
+from unijax.systems.codes import ImageCodes
 from unijax.systems.language import Language, all_frozen, mean_of
 from unijax.systems.slots import values_of
 
@@ -54,7 +54,7 @@ SIZES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Janus(Language):
+class Janus(ImageCodes, Language):
     """The recipe.
 
     Attributes:
@@ -89,7 +89,7 @@ class Janus(Language):
         shape = (vision.num_tokens, vision.hidden_size)
         return {
             "und": Encoded("vision_model", "features", shape, "float32", "encode_und"),
-            "gen": Encoded("vqmodel", "codes", (vq.num_tokens,), "int32", "encode_gen"),
+            "gen": Encoded("vqmodel", "codes", (vq.num_tokens,), "int32", "encode_codes"),
         }
 
     @property
@@ -103,8 +103,8 @@ class Janus(Language):
     @property
     def maker(self) -> Codes:
         return Codes(
-            "gen", self.config.vq.num_tokens, "code_logits", "embed_codes", "encode_gen",
-            "decode_gen", "vqmodel",
+            "gen", self.config.vq.num_tokens, "code_logits", "embed_codes", "encode_codes",
+            "decode_codes", "vqmodel",
         )  # fmt: skip
 
     @property
@@ -117,10 +117,6 @@ class Janus(Language):
     @property
     def vision_model(self) -> Siglip:
         return Siglip(self.config.vision, remat=self.remat, **self._kinds)
-
-    @property
-    def vqmodel(self) -> VQGAN:
-        return VQGAN(self.config.vq, **self._kinds)
 
     @property
     def aligner(self) -> Projector:
@@ -170,19 +166,6 @@ class Janus(Language):
     ) -> Float[Array, "B N D"]:
         """Features of images to understand, from pixels in [-1, 1]."""
         return self.vision_model.apply({"params": params["vision_model"]}, pixels)
-
-    def encode_gen(
-        self, params: Params, pixels: Float[Array, "B height width 3"]
-    ) -> Int[Array, "B N"]:
-        """Codes of images to generate, in raster order, from pixels in [-1, 1]."""
-        codes = self.vqmodel.apply({"params": params["vqmodel"]}, pixels, method="encode")
-        return lay(codes, ROWS, WHOLE)  # the encoder spreads its images over all axes
-
-    def decode_gen(
-        self, params: Params, codes: Int[Array, "B N"]
-    ) -> Float[Array, "B height width 3"]:
-        """Pixels in [-1, 1] (not clipped) of image codes."""
-        return self.vqmodel.apply({"params": params["vqmodel"]}, codes, method="decode")
 
     def embed_und(self, params: Params, features: Float[Array, "*b Dv"]) -> Float[Array, "*b D"]:
         return self.aligner.apply({"params": params["aligner"]}, features)
@@ -321,9 +304,6 @@ class Janus(Language):
             "language_model/embed_tokens/embedding": cost.TOKENS,
             "generation_embeddings/embedding": cost.tokens_of("gen"),
         }
-
-    # Codes are made in a step, not pictures.
-    unused = ("vqmodel/decoder", "vqmodel/post_quant_conv")
 
 
 RECIPE = Recipe("janus", Janus, JanusConfig, "rows", SIZES, "unijax.systems.janus_ladders:LADDERS")
