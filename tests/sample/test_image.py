@@ -128,7 +128,7 @@ def test_compute_in_bfloat16(pair):
     """Parameters of compute are cast once, and codes are drawn."""
     system = dataclasses.replace(pair.ours.system, dtype=jnp.bfloat16)
     low = Sampler(system, pair.params, pair.ours.tokenizer, pair.ours.template)
-    kernel = low._params["language_model"]["layers_0"]["self_attn"]["q_proj"]["kernel"]
+    kernel = low.params["language_model"]["layers_0"]["self_attn"]["q_proj"]["kernel"]
     assert kernel.dtype == jnp.bfloat16
     codes = low.made(PROMPTS[:1])
     assert len(np.unique(codes)) > 4

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from unijax.core import axes, tree
+from unijax.core.system import Loss
 from unijax.parallel.sharding import MeshConfig, make_mesh
 from unijax.train import setup
 from unijax.train.stage import KINDS, OptimizerConfig, Rule, StageConfig
@@ -24,6 +25,11 @@ class Stack:
 
     encoders = frozenset()
     rows_alone = True
+    own_axes = {}
+    losses = {"error": Loss("MSE", "und", "Error")}
+    costs = ()
+    lookups = {}
+    unused = ()
 
     def init(self, key):
         def box(key, *shape_and_names):
@@ -54,7 +60,7 @@ class Stack:
         error = jnp.mean((x * params["norm"]["scale"] - batch["y"]) ** 2, axis=1)
         return {"error": jnp.sum(error * batch["weight"])}, {}
 
-    def forward_flops(self, batch, as_causal=False):
+    def amounts(self, batch, as_causal=False):
         return {}
 
 

@@ -9,7 +9,7 @@ from unijax.train.stage import Rule
 # Two layers of a decoder and their adapters, a head, a tower.
 SIZES = {
     "decoder/layers/kernel": 90,
-    "decoder/layers/adapter": 10,
+    "decoder/layers/lora_a": 10,
     "decoder/lm_head": 50,
     "decoder/lm_headroom": 1000,  # no part of the head, though its path begins like it
     "tower/kernel": 30,
@@ -27,7 +27,7 @@ def times(group: str, *trained: str, **how) -> float:
 
 
 def test_what_trains_costs_three_forward_passes():
-    assert times("decoder/layers", "decoder/layers/kernel", "decoder/layers/adapter") == 3
+    assert times("decoder/layers", "decoder/layers/kernel", "decoder/layers/lora_a") == 3
     assert times("decoder/lm_head", "decoder/lm_head") == 3
     assert times("tower", "tower/kernel") == 3
 
@@ -39,7 +39,7 @@ def test_gradients_flow_through_what_is_frozen_but_for_the_input_side():
 
 
 @pytest.mark.parametrize(
-    ("trained", "want"), [("decoder/layers/adapter", 2.1), ("decoder/layers/kernel", 2.9)]
+    ("trained", "want"), [("decoder/layers/lora_a", 2.1), ("decoder/layers/kernel", 2.9)]
 )
 def test_a_partly_frozen_group_costs_the_share_that_trains_more(trained, want):
     """Adapters of a tenth of the numbers are not three passes through the whole decoder."""
