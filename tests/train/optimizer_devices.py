@@ -4,6 +4,7 @@ Prints the largest difference of each, relative to how far a parameter went.
 """
 
 import dataclasses
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -25,10 +26,10 @@ class Stack:
 
     encoders = frozenset()
     rows_alone = True
-    own_axes = {}
-    losses = {"error": Loss("MSE", "und", "Error")}
+    own_axes: ClassVar = {}
+    losses: ClassVar = {"error": Loss("MSE", "und", "Error")}
     costs = ()
-    lookups = {}
+    lookups: ClassVar = {}
     unused = ()
 
     def init(self, key):
