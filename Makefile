@@ -23,7 +23,7 @@ gallery: $(VENV)/ready
 
 # What gates every change: linters, floors, then the tests.
 test: lint
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests --durations=40
 
 # What takes too long for every change: every table of eight devices, of every system.
 test-long: $(VENV)/ready

@@ -1,4 +1,4 @@
-"""The decoder against transformers', its cache, its packing, its counts."""
+"""The decoder against transformers', its cache, its packing, its products."""
 
 import dataclasses
 import functools
@@ -12,10 +12,10 @@ import torch
 import transformers
 from flax.core import meta
 
+from tests.walk import product_flops
 from unijax.core import axes
-from unijax.core.errors import UserError
 from unijax.core.tree import flatten, unflatten
-from unijax.models.llama import SIZES, Llama, LlamaConfig, init_cache
+from unijax.models.llama import Llama, LlamaConfig, init_cache
 from unijax.nn.stack import unstack
 from unijax.ops.attention import packed_intervals
 from unijax.ops.rope import RopeScaling
@@ -429,58 +429,6 @@ def test_remat_changes_no_gradient_and_no_name():
         jax.tree.map(lambda g, w: assert_close(g, w, 1e-6), grads(remat), want)
 
 
-# Without the head, and the head; from the specifications and the released checkpoints' indices.
-COUNTS = {
-    "deepseek_1b": (1_442_940_928, 209_715_200),
-    "deepseek_7b": (6_490_935_296, 419_430_400),
-    "llama_13b": (12_852_024_320, 163_840_000),
-    "llama2_7b": (6_607_343_616, 131_072_000),
-    "llama3_8b": (7_504_924_672, 525_336_576),
-    "llama3.1_8b": (7_504_924_672, 525_336_576),
-    "qwen2_0.5b": (494_032_768, 0),
-    "qwen2.5_3b": (3_085_938_688, 0),
-    "qwen2.5_7b": (7_070_619_136, 544_997_376),
-}
-# Table 2 of Transfusion, with embedding and head of 32,000 ids: two more of either are ours.
-TRANSFUSION = {"0.16b": 162.4, "0.37b": 373.9, "0.76b": 777.9, "1.4b": 1364.3, "7b": 6738.4}
-
-
-@pytest.mark.parametrize("size", SIZES)
-def test_counts(size):
-    """By arithmetic, by the shapes, and as published."""
-    config = SIZES[size]
-    counts = config.count_parameters()
-    count = lambda *names: sum(  # noqa: E731
-        p.size
-        for path, p in flatten(shapes(Llama(config))["params"]).items()
-        if path.split("/")[0] in names
-    )
-    assert count("embed_tokens") == counts["embed_tokens"]
-    assert count("layers", "norm") == counts["layers"]
-    assert count("lm_head") == counts["lm_head"]
-    if size in COUNTS:
-        body, head = COUNTS[size]
-        assert (counts["embed_tokens"] + counts["layers"], counts["lm_head"]) == (body, head)
-    if size.startswith("transfusion"):
-        total = sum(counts.values()) - 2 * 2 * config.hidden_size
-        assert round(total / 1e6, 1) == TRANSFUSION[size.removeprefix("transfusion_")]
-
-
-def test_counts_of_chameleon_are_those_of_transformers():
-    for size, post in (("chameleon_7b", False), ("chameleon_34b", True)):
-        c = SIZES[size]
-        config = transformers.ChameleonConfig(
-            vocab_size=c.vocab_size, hidden_size=c.hidden_size, swin_norm=post,
-            intermediate_size=c.intermediate_size, num_hidden_layers=c.num_hidden_layers,
-            num_attention_heads=c.num_attention_heads,
-            num_key_value_heads=c.num_key_value_heads, vocabulary_map={"<image>": 8711},
-        )  # fmt: skip
-        with torch.device("meta"):
-            model = transformers.ChameleonForConditionalGeneration(config)
-        want = sum(p.numel() for name, p in model.named_parameters() if "vqmodel" not in name)
-        assert sum(c.count_parameters().values()) == want
-
-
 def test_parameters_have_names_dtypes_and_deviation():
     config = dataclasses.replace(SMALL, hidden_size=128, intermediate_size=96)
     model = Llama(config, dtype=jnp.bfloat16, param_dtype=jnp.bfloat16)
@@ -528,35 +476,3 @@ def test_flops_are_those_of_the_products_in_the_program():
     program = jax.make_jaxpr(model.apply)(params, x, ids, ids, ids + t)
     want = b * t * SMALL.flops_per_token() + b * t * t * SMALL.flops_per_pair()
     assert product_flops(program.jaxpr) == want
-
-
-def product_flops(jaxpr):
-    total = 0
-    for eqn in jaxpr.eqns:
-        if eqn.primitive.name == "dot_general":
-            (contracted, _), _ = eqn.params["dimension_numbers"]
-            k = np.prod([eqn.invars[0].aval.shape[i] for i in contracted])
-            total += 2 * k * eqn.outvars[0].aval.size
-        inner = sum(product_flops(x.jaxpr) for x in eqn.params.values() if hasattr(x, "jaxpr"))
-        total += eqn.params.get("length", 1) * inner
-    return total
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"num_key_value_heads": 3}, "num_key_value_heads: found 3; expected a divisor of"),
-        ({"num_attention_heads": 5, "num_key_value_heads": 5}, "num_attention_heads: found 5;"),
-        ({"head_dim": 7}, "head_dim: found 7; expected an even number"),
-        (
-            {"mrope_section": (1, 2)},
-            r"mrope_section: found \(1, 2\); expected numbers whose sum is",
-        ),
-        ({"qk_norm": "rms"}, "qk_norm: found 'rms'; expected one of"),
-        ({"norm_order": "swin"}, "norm_order: found 'swin'; expected one of"),
-        ({"dropout": 1.0}, "dropout: found 1.0; expected a share"),
-    ],
-)
-def test_what_no_decoder_has(change, message):
-    with pytest.raises(UserError, match=message):
-        dataclasses.replace(SMALL, **change)
