@@ -262,15 +262,15 @@ def test_a_compiled_loop_equals_steps_by_hand(name):
     noise = jax.random.normal(jax.random.key(0), SHAPE)
     seeds = jnp.array([3, 9], jnp.uint32)
 
-    def predict(x, timestep):
-        return jnp.sin(3 * x) + timestep / 1000
+    def predict(x, timestep, calls):
+        return jnp.sin(3 * x) + timestep / 1000 + calls, calls + 0.1
 
-    looped = jax.jit(lambda noise, seeds: denoise(sampler, noise, predict, seeds))
+    looped = jax.jit(lambda noise, seeds: denoise(sampler, noise, predict, seeds, 0.0))
     state = sampler.init(noise)
     for call in range(sampler.calls):
         x, timestep = sampler.model_input(state)
         fresh = draw_step_noise(seeds, jnp.int32(call), SHAPE[1:]) if sampler.stochastic else None
-        state = sampler.step(state, predict(x, timestep), fresh)
+        state = sampler.step(state, predict(x, timestep, 0.1 * call)[0], fresh)
     assert_close(looped(noise, seeds), state.sample, name)
     # A picture is drawn alike wherever it stands, and beside whatever.
     alone = looped(noise[1:], seeds[1:])
@@ -286,7 +286,8 @@ def test_a_network_that_knows_the_picture_draws_it(name):
         kind = "flow_prediction" if flow else "sample"
         sampler = make_sampler(name, schedule, 6, prediction_type=kind)
         said = noise - picture if flow else picture
-        drawn = denoise(sampler, noise, lambda x, t, said=said: said, jnp.arange(2, dtype="uint32"))
+        knows = lambda x, t, kept, said=said: (said, kept)  # noqa: E731
+        drawn = denoise(sampler, noise, knows, jnp.arange(2, dtype="uint32"))
         # DPM-Solver's first level of a flow leaves a thousandth of the picture out.
         np.testing.assert_allclose(drawn, picture, atol=1e-2 if flow else 1e-4)
 

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int, UInt32
 
 from unijax.core.batch import PackedBatch
 from unijax.core.system import Params, RowSystem
-from unijax.ops.diffusion import draw_noise, draw_step_noise
+from unijax.ops.diffusion import denoise, draw_noise
 from unijax.sample.decoding import begin, grown
 from unijax.sample.logits import guide
 
@@ -47,7 +47,7 @@ def draw_latents(
     kv_start = jnp.broadcast_to(start[:, None], (rows, n))
     kv_end = jnp.full((rows, n), width + n, jnp.int32)
 
-    def predict(cache, x, timestep):
+    def predict(x, timestep, cache):
         both = x if guidance is None else jnp.concatenate([x, x])
         at = jnp.broadcast_to(timestep, rows)
         inputs, kept = getattr(system, maker.embed)(params, both, at)
@@ -56,14 +56,6 @@ def draw_latents(
         out = out if guidance is None else guide(*jnp.split(out, 2), guidance)
         return out, cache.replace(length=jnp.int32(width))  # the next step writes there again
 
-    def call(_, carry):
-        state, cache = carry
-        x, timestep = sampler.model_input(state)
-        out, cache = predict(cache, x, timestep)
-        fresh = draw_step_noise(seeds, state.call, x.shape[1:]) if sampler.stochastic else None
-        return sampler.step(state, out, fresh), cache
-
     _, cache = begin(system, params, prompt, start)
-    begun = sampler.init(draw_noise(seeds, maker.shape)), grown(cache, width + n)
-    state, _ = jax.lax.fori_loop(0, sampler.calls, call, begun)
-    return state.sample
+    noise = draw_noise(seeds, maker.shape)
+    return denoise(sampler, noise, predict, seeds, grown(cache, width + n))

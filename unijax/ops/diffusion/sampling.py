@@ -64,7 +64,10 @@ class Sampler(Protocol):
         ...
 
 
-Predict = Callable[[Float[Array, "*shape"], Float[Array, ""]], Float[Array, "*shape"]]
+# Of pictures, one timestep for all and what the network keeps: its output, and what it keeps then.
+Predict = Callable[
+    [Float[Array, "*shape"], Float[Array, ""], Any], tuple[Float[Array, "*shape"], Any]
+]
 
 
 def denoise(
@@ -72,22 +75,27 @@ def denoise(
     noise: Float[Array, "B *shape"],
     predict: Predict,
     seeds: UInt32[Array, " B"] | None = None,
+    kept: Any = None,
 ) -> Float[Array, "B *shape"]:
     """Pictures from noise, float32.
 
     Args:
       noise: standard normal.
-      predict: the network: of pictures and one timestep for all, its output.
+      predict: the network.
       seeds: of the pictures, from which a stochastic sampler draws.
+      kept: what the network keeps from call to call, such as a cache; arrays of one shape.
     """
     assert not sampler.stochastic or seeds is not None, "a stochastic sampler draws from seeds"
 
-    def call(_, state):
+    def call(_, carry):
+        state, kept = carry
         x, timestep = sampler.model_input(state)
+        output, kept = predict(x, timestep, kept)
         fresh = draw_step_noise(seeds, state.call, x.shape[1:]) if sampler.stochastic else None
-        return sampler.step(state, predict(x, timestep), fresh)
+        return sampler.step(state, output, fresh), kept
 
-    return jax.lax.fori_loop(0, sampler.calls, call, sampler.init(noise)).sample
+    state, _ = jax.lax.fori_loop(0, sampler.calls, call, (sampler.init(noise), kept))
+    return state.sample
 
 
 def start(noise: Float[Array, "*shape"], scale: float = 1.0) -> State:
