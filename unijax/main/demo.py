@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 
 from unijax.core.errors import UserError
+from unijax.core.stream import Layout
 from unijax.data.config import SourceConfig, preparation
 from unijax.data.sources import open_records
 from unijax.evaluate.captioned import Pictures, judge_drawn, judge_named, load, load_shipped
@@ -16,7 +17,6 @@ from unijax.main.report import cards, section, table
 from unijax.main.run import RunConfig
 from unijax.main.train import train
 from unijax.main.use import asks, draws, open_sampler
-from unijax.sample.sampler import Sampler
 
 HELD_OUT = 48  # pictures and prompts that the model never saw
 
@@ -25,7 +25,7 @@ def demo(run: RunConfig, run_dir: pathlib.Path) -> int:
     """Returns the exit status: 0, or 1 if the export differs from the run."""
     train(run, run_dir)
     sampler = open_sampler(run_dir)
-    trained, held, shipped = pictures_of(run, sampler)
+    trained, held, shipped = pictures_of(run, sampler.system.layout)
     drawn, _ = judge_drawn(draws(sampler), trained, shipped)
     named = judge_named(asks(sampler), trained)
     right = np.mean([d.right for d in drawn]), np.mean([a.right for a in named])
@@ -65,10 +65,10 @@ def demo(run: RunConfig, run_dir: pathlib.Path) -> int:
     return 0 if ok else 1
 
 
-def pictures_of(run: RunConfig, sampler: Sampler) -> tuple[Pictures, Pictures, Pictures]:
+def pictures_of(run: RunConfig, layout: Layout) -> tuple[Pictures, Pictures, Pictures]:
     """Of a demo's config: what it draws in training, what is held out, all that are shipped."""
     group = next(g for g in run.data.groups if g.name == "gen")
-    prepare = preparation(run.data, sampler.system.layout.by_role["gen"])
+    prepare = preparation(run.data, layout.by_role["gen"])
     trained = load(open_records(group.sources[0], run.data.seed), prepare)
     held = load(open_records(_held_out(group.sources[0]), run.data.seed), prepare)
     return trained, held, load_shipped(prepare)

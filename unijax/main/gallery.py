@@ -9,13 +9,13 @@ import numpy as np
 
 from unijax.core.errors import UserError
 from unijax.core.system import Loss
-from unijax.evaluate.captioned import judge_drawn
+from unijax.evaluate.captioned import Pictures, judge_drawn
 from unijax.evaluate.judged import Drawn
 from unijax.main import report
 from unijax.main.config import load
 from unijax.main.demo import check_export, pictures_of, speed_of, steps_of
 from unijax.main.report import beside, section, table
-from unijax.main.run import RunConfig, resolve
+from unijax.main.run import RunConfig, make_system, resolve
 from unijax.main.train import train
 from unijax.main.use import draws, open_sampler
 
@@ -58,18 +58,19 @@ def gallery(specs: Sequence[str], overrides: Sequence[str], directory: pathlib.P
       The exit status: 0, or 1 if an export differs from its run.
 
     Raises:
-      UserError: two configs of a name, or others' pictures.
+      UserError: two configs of a name, or others' pictures; before anything is trained.
     """
     runs = {
         pathlib.Path(spec.partition(":")[0]).stem: resolve(load(spec), overrides) for spec in specs
     }
     if len(runs) < len(specs):
         raise UserError("--config", "two of one file name", "one each", "Rename one of the files.")
+    pictures = {name: pictures_of(run, make_system(run).layout) for name, run in runs.items()}
+    _check_same(pictures)
     done: list[Shown] = []
     for name, run in runs.items():
         print(f"{name}:", flush=True)
-        done.append(_shown(name, run, directory / name))
-        _check_same(done[0], done[-1])
+        done.append(_shown(name, run, directory / name, *pictures[name]))
     headline = f"Of {len(done[0].trained)} prompts drawn right: " + ", ".join(
         f"{one.name} {one.right:.0%}" for one in done
     )
@@ -80,29 +81,38 @@ def gallery(specs: Sequence[str], overrides: Sequence[str], directory: pathlib.P
     return 0 if all(one.ok for one in done) else 1
 
 
-def _shown(name: str, run: RunConfig, run_dir: pathlib.Path) -> Shown:
+def _shown(
+    name: str,
+    run: RunConfig,
+    run_dir: pathlib.Path,
+    trained: Pictures,
+    held: Pictures,
+    shipped: Pictures,
+) -> Shown:
     train(run, run_dir)
-    sampler = open_sampler(run_dir)
-    trained, held, shipped = pictures_of(run, sampler)
-    draw = draws(sampler)
+    draw = draws(open_sampler(run_dir))
     of_held, _ = judge_drawn(draw, held, shipped)
     draw(trained.labels)  # compiles for their number
     begun = time.perf_counter()
     of_trained, _ = judge_drawn(draw, trained, shipped)
     seconds = (time.perf_counter() - begun) / len(trained)
     curves = report.read_curves(run_dir)
-    return Shown(
-        name, of_trained, of_held, seconds, curves, sampler.system.losses, *check_export(run_dir)
-    )
+    losses = make_system(run).losses
+    return Shown(name, of_trained, of_held, seconds, curves, losses, *check_export(run_dir))
 
 
-def _check_same(first: Shown, other: Shown) -> None:
-    for a, b in zip(first.trained, other.trained, strict=False):
-        if a.prompt != b.prompt or a.real.shape != b.real.shape:
+def _check_same(pictures: Mapping[str, tuple[Pictures, Pictures, Pictures]]) -> None:
+    first, *_ = pictures
+    wanted = [x.pixels.shape for x in pictures[first]], [x.labels for x in pictures[first]]
+    for name, of_name in pictures.items():
+        found = [x.pixels.shape for x in of_name], [x.labels for x in of_name]
+        if found != wanted:
+            trained, of_first = of_name[0], pictures[first][0]
             raise UserError(
-                f"{other.name}: the pictures to draw",
-                f"{b.prompt!r} of {b.real.shape} pixels",
-                f"{a.prompt!r} of {a.real.shape}, as in {first.name}",
+                f"{name}: the pictures to draw",
+                f"{len(trained)} of {trained.pixels.shape[1:3]} pixels, {trained.labels[0]!r} ...",
+                f"those of {first}: {len(of_first)} of {of_first.pixels.shape[1:3]} pixels, "
+                f"{of_first.labels[0]!r} ...",
                 "Give configs of one data and one size of pictures.",
             )
 
