@@ -5,7 +5,8 @@
 
 Reproduces nothing published: the decoder and the data of configs/janus_demo.py, with linear image
 layers over the latents of the shipped autoencoder (configs/kl_demo.py), 2 x 2 a patch. The small
-model knows its pictures by heart, so more of its row are pictures, and it draws in few steps.
+model knows its pictures by heart, so more of its row are pictures, and it draws in few steps. It
+predicts v: of noise it would learn too little where its prompt is all it has (docs/log.md).
 """
 
 import dataclasses
@@ -27,6 +28,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "text": config.model.text,
         "autoencoder": dataclasses.asdict(ae),
         "patches": dataclasses.asdict(LatentPatchesConfig(ae.grid, ae.latent_channels, 2)),
+        "prediction": "v_prediction",
         "sampler": "ddim",
         "steps": 50,
     }

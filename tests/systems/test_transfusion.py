@@ -16,7 +16,7 @@ from unijax.core.batch import Kind
 from unijax.core.errors import UserError
 from unijax.data.document import Document, ImageSpan
 from unijax.data.render import drop_condition
-from unijax.models.autoencoder import AutoencoderConfig
+from unijax.models.autoencoder import AutoencoderConfig, Posterior
 from unijax.models.latent_patches import LatentPatchesConfig
 from unijax.models.llama import LlamaConfig
 from unijax.models.unet import UNetConfig
@@ -137,9 +137,11 @@ def test_a_patch_reaches_the_earlier_ones_of_its_image_and_no_earlier_text():
 # Noise
 
 
-def test_the_noise_loss_is_the_papers():
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_the_noise_loss_is_the_papers(prediction):
     """A loop over images: one timestep and one noise each, before patches; a mean, then a mean."""
-    small = SMALL
+    config = dataclasses.replace(CONFIG, prediction=prediction)
+    small = SmallRows(Transfusion(config))
     gen, und = small.images["gen"], small.images["und"]
     rows = [
         [Document("a", (words(8), gen[0])), Document("b", (und[0], words(9)))],
@@ -158,20 +160,20 @@ def test_the_noise_loss_is_the_papers():
     for row, slot in ((0, 0), (0, 1), (1, 0)):
         seed = slots.seed[row, slot]
         mean, log_variance = np.split(np.asarray(moments[row, slot]), 2, axis=-1)
-        from unijax.models.autoencoder import Posterior
-
-        latents = Posterior(mean, log_variance).sample(seed)
+        latents = 0.7 * Posterior(mean, log_variance).sample(seed)
         noise = draw_noise(seed, latents.shape)
         t = timesteps[row, slot]
         level = CONFIG.schedule.level(jnp.asarray(t))
-        noised = add_noise(latents * 0.7, noise, level)
+        noised = add_noise(latents, noise, level)
         tokens, skips = SYSTEM.embed_latents(PARAMS, noised[None], jnp.full(1, float(t)))
         shown = (batch.kind[row] == Kind.GEN) & (batch.tokens[row] // n == slot)
         at = np.flatnonzero(np.asarray(shown))
         x = SYSTEM.embed(PARAMS, batch)[row]
         np.testing.assert_allclose(x[at], tokens[0], rtol=1e-5, atol=1e-5)
         found = SYSTEM.predict_noise(PARAMS, hidden[row, at][None], skips, jnp.full(1, float(t)))
-        errors.append(float(jnp.mean((found[0] - noise) ** 2)))
+        v = level.alpha * noise - level.sigma * latents  # arXiv 2202.00512, section 4
+        wanted = {"epsilon": noise, "v_prediction": v}[prediction]
+        errors.append(float(jnp.mean((found[0] - wanted) ** 2)))
     np.testing.assert_allclose(sums["noise"], CONFIG.noise_weight * sum(errors), rtol=1e-5)
     np.testing.assert_allclose(metrics["noise/loss"], (sum(errors), 3), rtol=1e-5)
     quarters = [metrics[f"noise/loss/q{q}"] for q in range(4)]
@@ -220,10 +222,10 @@ def test_an_unconditional_image_has_an_empty_prompt():
 
 
 @pytest.mark.parametrize(("layers", "guidance"), [("linear", None), ("linear", 3.0), ("unet", 3.0)])
-def test_drawing_equals_working_the_whole_row_again_at_every_step(layers, guidance):
-    config = CONFIG
+def test_drawing_equals_working_the_whole_row_again_at_every_step(layers, guidance, prediction):
+    config = dataclasses.replace(CONFIG, prediction=prediction)
     if layers == "unet":
-        config = dataclasses.replace(CONFIG, patches=None, unet=UNET)
+        config = dataclasses.replace(config, patches=None, unet=UNET)
     small = SmallRows(Transfusion(config))
     system, params = small.system, small.params
     layout, special = system.layout, small.special
@@ -253,7 +255,7 @@ def test_drawing_equals_working_the_whole_row_again_at_every_step(layers, guidan
         row = row.replace(images={IMAGE: clean(row.images[IMAGE])})
         return row, np.flatnonzero(np.asarray(row.kind[0]) == Kind.GEN)[-config.num_tokens :]
 
-    sampler = make_sampler("ddpm", config.schedule, 4)
+    sampler = make_sampler("ddpm", config.schedule, 4, prediction_type=prediction)
     step = jax.jit(sampler.step)
     for i, prompt in enumerate(prompts):
         alone = draw_latents(
@@ -295,6 +297,7 @@ def test_published_sizes():
         ({"patches": LatentPatchesConfig(8, 4, 2)}, "size of the latents: found 8; expected 4"),
         ({"patches": LatentPatchesConfig(4, 8, 2)}, "channels of the latents: found 8; expected 4"),
         ({"read_limit": 0.0}, "model.read_limit: found 0.0"),
+        ({"prediction": "sample"}, "model.prediction: found 'sample'; expected one of"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(change, message):

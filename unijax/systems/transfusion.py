@@ -36,12 +36,16 @@ from unijax.models.llama import LlamaConfig
 from unijax.models.unet import PatchUNet, UNetConfig
 from unijax.ops import rows
 from unijax.ops.diffusion import (
+    EPSILON,
     NoiseSchedule,
     Sampler,
+    V,
     add_noise,
+    check_prediction,
     draw_noise,
     draw_timesteps,
     make_sampler,
+    target,
 )
 from unijax.systems.language import Language, mean_of
 from unijax.systems.slots import values_of
@@ -58,6 +62,8 @@ class TransfusionConfig:
       autoencoder: of pictures and latents; frozen.
       patches, unet: the layers between latents and the decoder, one of the two.
       schedule: of the noise.
+      prediction: what the layers say of noised latents: "epsilon", their noise, as published, or
+        "v_prediction", whose loss does not fade where noise is all that is seen.
       noise_weight: lambda of the noise loss.
       read_limit: largest noise of an image that stands before its text; table 8 has 0.5.
       sampler: of `ops.diffusion`.
@@ -74,6 +80,7 @@ class TransfusionConfig:
     patches: LatentPatchesConfig | None = None
     unet: UNetConfig | None = None
     schedule: NoiseSchedule = NoiseSchedule()  # noqa: RUF009 (frozen)
+    prediction: str = EPSILON
     noise_weight: float = 5.0
     read_limit: float = 0.5
     sampler: str = "ddpm"
@@ -98,6 +105,7 @@ class TransfusionConfig:
                     f"model.{part}: {name} of the latents", f"{found}",
                     f"{expected}, model.autoencoder's {where}", "Change one of them.",
                 )  # fmt: skip
+        check_prediction("model.prediction", self.prediction, (EPSILON, V))
         if not 0 < self.read_limit <= 1:
             found, expected = f"{self.read_limit}", "above 0, and at most 1"
             raise UserError("model.read_limit", found, expected, "Change it.")
@@ -301,14 +309,16 @@ class Transfusion(Language):
         skips: Any,
         timestep: Float[Array, "B"],
     ) -> Float[Array, "B h w C"]:
-        """The noise of latents, float32, from the hidden states of their patches."""
+        """The noise of latents, or what else `config.prediction` names, from the hidden states of
+        their patches. Float32."""
         p = {"params": params["image_layers"]}
         told = timestep + 1.0
         return self.image_layers.apply(p, hidden, told, skips, method="up")
 
     def sampler_of(self, steps: int) -> Sampler:
         """Of `steps` denoising steps."""
-        return make_sampler(self.config.sampler, self.config.schedule, steps)
+        c = self.config
+        return make_sampler(c.sampler, c.schedule, steps, prediction_type=c.prediction)
 
     def embed(self, params: Params, batch: PackedBatch) -> Float[Array, "B T D"]:
         """Every position's embedding, images noised as their slots say."""
@@ -322,14 +332,15 @@ class Transfusion(Language):
         timestep = self.timesteps(slots)
         clean = self._latents(params, batch)
         noise = draw_noise(slots.seed, clean.shape[2:])
-        noised = add_noise(clean, noise, self.config.schedule.level(timestep))
+        level = self.config.schedule.level(timestep)
+        noised = add_noise(clean, noise, level)
         b, i = timestep.shape
         flat = noised.reshape(b * i, *noised.shape[2:])
         of_images = timestep.reshape(-1).astype(jnp.float32)
         tokens, skips = self.embed_latents(params, flat, of_images)
         tokens = tokens.reshape(b, i, *tokens.shape[1:])
         x = rows.place(x, tokens, batch.tokens, batch.kind == Kind.GEN)
-        return x, (noise, timestep, skips)
+        return x, (target(self.config.prediction, clean, noise, level), timestep, skips)
 
     # What the loop knows
 
@@ -365,14 +376,14 @@ class Transfusion(Language):
             metrics |= mean_of(name, text, jnp.where(here, weight, 0.0))
         if images is None:
             return sums, metrics
-        noise, timestep, skips = images
+        wanted, timestep, skips = images
         b, i = timestep.shape
         at = batch.kind == Kind.GEN
         tokens = rows.collect(hidden, batch.tokens, at, (i, self.config.num_tokens))
         flat = tokens.reshape(b * i, *tokens.shape[2:])
         of_images = timestep.reshape(-1).astype(jnp.float32)
         predicted = self.predict_noise(params, flat, skips, of_images)
-        error = jnp.mean(jnp.square(predicted.reshape(noise.shape) - noise), axis=(2, 3, 4))
+        error = jnp.mean(jnp.square(predicted.reshape(wanted.shape) - wanted), axis=(2, 3, 4))
         counted = self._share(batch)
         sums["noise"] = self.config.noise_weight * jnp.sum(counted * error)
         metrics["noise/loss"] = (jnp.sum(counted * error), jnp.sum(counted))

@@ -2,8 +2,11 @@
 
 from unijax.ops.diffusion.api import SAMPLERS, make_sampler
 from unijax.ops.diffusion.noising import (
+    EPSILON,
     PREDICTIONS,
+    V,
     add_noise,
+    check_prediction,
     convert,
     draw_noise,
     draw_step_noise,
@@ -15,13 +18,16 @@ from unijax.ops.diffusion.sampling import Sampler, State, denoise
 from unijax.ops.diffusion.schedule import Level, NoiseSchedule
 
 __all__ = [
+    "EPSILON",
     "PREDICTIONS",
     "SAMPLERS",
     "Level",
     "NoiseSchedule",
     "Sampler",
     "State",
+    "V",
     "add_noise",
+    "check_prediction",
     "convert",
     "denoise",
     "draw_noise",
