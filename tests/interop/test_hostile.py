@@ -14,8 +14,8 @@ from tests.interop import released
 from unijax.core.errors import UserError
 from unijax.interop import opening
 from unijax.interop.opening import open_model
-from unijax.interop.source_processor import read_processor
 from unijax.interop.source_tokenizer import import_tokenizer
+from unijax.interop.systems.janus.processor import read_processor
 from unijax.main.cli import main
 
 FILES = (
@@ -37,8 +37,8 @@ def layout(request, hf_model, tmp_path_factory):
 @pytest.fixture
 def quick(layout, monkeypatch):
     """The shapes of the small model are worked out once."""
-    shapes = opening.abstract_params(open_model(layout).config)
-    monkeypatch.setattr(opening, "abstract_params", lambda config: shapes)
+    shapes = opening.abstract_params("janus", open_model(layout).config)
+    monkeypatch.setattr(opening, "abstract_params", lambda system, config: shapes)
 
 
 def read_all(directory, out, template="janus_pro"):
@@ -47,7 +47,7 @@ def read_all(directory, out, template="janus_pro"):
     notes = list(model.notes)
     shutil.rmtree(out, ignore_errors=True)
     tokenizer = import_tokenizer(directory, out, model.config.text.vocab_size, notes)
-    read_processor(directory, model.format, model.config, tokenizer, template, notes)
+    read_processor(directory, model.format.name, model.config, tokenizer, template, notes)
 
 
 def places(value, path=()):

@@ -1,4 +1,4 @@
-"""config.json of the parts of a Janus that others trained: a Llama, a SigLIP tower."""
+"""config.json of networks that several systems are made of: a Llama, a SigLIP tower."""
 
 import pathlib
 
@@ -34,6 +34,13 @@ _BYTES = 2**24  # of a config.json
 def read_config(directory: pathlib.Path) -> dict:
     """config.json of a model directory. Raises UserError if it is missing or no JSON object."""
     return read_object(directory / "config.json", _BYTES)
+
+
+def model_type(directory: pathlib.Path) -> object:
+    """What config.json calls its model; None without one. Raises UserError if it is no JSON."""
+    if not (directory / "config.json").exists():
+        return None
+    return read_config(directory).get("model_type")
 
 
 def llama_config(values: object, where: str, notes: list[str]) -> LlamaConfig:

@@ -1,61 +1,14 @@
 """config.json of exported models, as the two sides that read it expect it."""
 
-import dataclasses
 import math
 
 from unijax.core.errors import UserError
 from unijax.core.vocab import SpecialIds
-from unijax.interop.configs import check_runs
-from unijax.models.llama import LlamaConfig
+from unijax.interop.config_files import llama_json, special_ids
+from unijax.interop.systems.janus.sizes import check_runs
 from unijax.models.siglip import SIZES as SIGLIP_SIZES
 from unijax.models.vqgan import SIZES as VQ_SIZES
 from unijax.systems.janus import JanusConfig
-
-
-def special_ids(special: SpecialIds) -> dict:
-    """As configs of transformers call them."""
-    return {
-        "bos_token_id": special.bos,
-        "eos_token_id": special.eos,
-        "pad_token_id": special.pad,
-    }
-
-
-# Of a decoder: those that neither format of Janus has, whose language model is a plain Llama.
-_NOT_LLAMA = (
-    "rope_scaling", "mrope_section", "qkv_bias", "qk_norm", "norm_order", "tie_word_embeddings",
-)  # fmt: skip
-
-
-def _llama(config: LlamaConfig, dtype: str) -> dict:
-    fields = {f.name: f.default for f in dataclasses.fields(config)}
-    for name in _NOT_LLAMA:
-        if (found := getattr(config, name)) != fields[name]:
-            raise UserError(
-                f"text.{name}", repr(found), f"{fields[name]!r}, as the formats of Janus have it",
-                "This model cannot be exported.",
-            )  # fmt: skip
-    return {
-        # No `architectures`: llama.cpp's converter takes what stands here for the whole model's.
-        "model_type": "llama",
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.hidden_size,
-        "intermediate_size": config.intermediate_size,
-        "num_hidden_layers": config.num_hidden_layers,
-        "num_attention_heads": config.num_attention_heads,
-        "num_key_value_heads": config.num_key_value_heads,
-        "head_dim": config.head_dim,
-        "hidden_act": "silu",
-        "rms_norm_eps": config.rms_norm_eps,
-        # transformers 5 reads rope_parameters, earlier releases rope_theta.
-        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
-        "rope_theta": config.rope_theta,
-        "max_position_embeddings": config.max_position_embeddings,
-        "attention_bias": False,
-        "mlp_bias": False,
-        "tie_word_embeddings": False,
-        "torch_dtype": dtype,
-    }
 
 
 def _require_erf(config: JanusConfig, name: str) -> None:
@@ -95,7 +48,7 @@ def hf_config(config: JanusConfig, dtype: str, special: SpecialIds) -> dict:
         "image_token_id": special.image_placeholder,
         # Its default is True, and it would replace the head by the embedding.
         "tie_word_embeddings": False,
-        "text_config": {**_llama(text, dtype), **special_ids(special)},
+        "text_config": {**llama_json(text, dtype), **special_ids(special)},
         "vision_config": {
             "model_type": "janus_vision_model",
             "hidden_size": vision.hidden_size,
@@ -181,7 +134,7 @@ def deepseek_config(config: JanusConfig, dtype: str, special: SpecialIds) -> dic
         "model_type": "multi_modality",
         "architectures": ["MultiModalityCausalLM"],
         "torch_dtype": dtype,
-        "language_config": {**_llama(text, dtype), **special_ids(special)},
+        "language_config": {**llama_json(text, dtype), **special_ids(special)},
         "vision_config": {"model_type": "vision", "cls": "CLIPVisionTower", "params": tower},
         "aligner_config": adaptor("aligner", vision.hidden_size),
         "gen_vision_config": {

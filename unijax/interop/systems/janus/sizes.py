@@ -1,23 +1,19 @@
-"""config.json of foreign checkpoints as `JanusConfig`, and back.
+"""config.json of foreign checkpoints as `JanusConfig`.
 
 What the other side can say and this model cannot do is refused by name: nothing is guessed.
 """
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Mapping
 
 from unijax.core.errors import UserError
-from unijax.core.json_files import quoted
 from unijax.interop import plain
 from unijax.interop.config_parts import DROPOUT, llama_config, read_config
 from unijax.interop.sections import BLOCKS, LAYERS, ROWS, SIDE, WIDTH, Section
-from unijax.models.llama import LlamaConfig
 from unijax.models.siglip import SIZES as SIGLIP_SIZES
 from unijax.models.siglip import SiglipConfig
 from unijax.models.vqgan import VQConfig
-from unijax.ops.rope import RopeScaling
 from unijax.systems.janus import JanusConfig
 
 # Defaults of the configuration classes, for keys that a file leaves out.
@@ -39,20 +35,6 @@ _PARTS = (
     "language_config", "vision_config", "aligner_config", "gen_vision_config",
     "gen_aligner_config", "gen_head_config",
 )  # fmt: skip
-
-
-def detect_format(directory: pathlib.Path) -> str:
-    """ "hf" or "deepseek", by the model type in config.json."""
-    kinds = {"janus": "hf", "multi_modality": "deepseek"}
-    found = read_config(directory).get("model_type")
-    if not isinstance(found, str) or found not in kinds:
-        raise UserError(
-            str(directory / "config.json"),
-            f"model_type {quoted(found)}",
-            f"one of {sorted(kinds)}",
-            "Parts of a model are imported with --llama, --siglip and --vq.",
-        )
-    return kinds[found]
 
 
 def read_sizes(directory: pathlib.Path, format: str, notes: list[str] | None = None) -> JanusConfig:
@@ -235,37 +217,3 @@ def check_runs(vq: VQConfig, where: str) -> None:
             "a block where the width changes, or multipliers of 1 but for the last",
             "No code runs this model.",
         )
-
-
-def to_json(config: JanusConfig) -> dict:
-    """As checkpoints record it."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))
-
-
-def from_run(run: Mapping, where: str) -> JanusConfig:
-    """Sizes that a checkpoint's description records.
-
-    Raises:
-      UserError: if it is of another system.
-    """
-    config = run.get("config") or {}
-    if config.get("system") != "janus":
-        raise UserError(
-            where,
-            f"a checkpoint of the system {config.get('system')!r} (stage {run.get('stage')!r})",
-            "one of the system 'janus'",
-            "Give the run directory of a Janus.",
-        )
-    model = dict(config["model"])
-    text = dict(model.pop("text"))
-    text["mrope_section"] = tuple(text.get("mrope_section", ()))
-    if text.get("rope_scaling"):
-        text["rope_scaling"] = RopeScaling(**text["rope_scaling"])
-    vq = dict(model.pop("vq"))
-    vq["channel_multiplier"] = tuple(vq["channel_multiplier"])
-    return JanusConfig(
-        text=LlamaConfig(**text),
-        vision=SiglipConfig(**model.pop("vision")),
-        vq=VQConfig(**vq),
-        **model,
-    )

@@ -1,0 +1,171 @@
+"""What is compared of a Transfusion or LMFusion: rows with a noised image, pictures, drawing.
+
+What stands beside the weights of an export runs them: `modeling_transfusion.py` of this package, of
+which the export has a copy.
+"""
+
+import dataclasses
+import functools
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from unijax.core.batch import Kind
+from unijax.core.system import Params
+from unijax.interop.interface import Outputs
+from unijax.interop.opening import ForeignModel
+from unijax.interop.rows import ROWS, addresses, rows, slots
+from unijax.ops.diffusion import denoise, draw_step_noise
+from unijax.systems.transfusion import IMAGE, Transfusion, TransfusionConfig
+
+_WORDS = 12  # random text ids around an image
+_STEPS = 4  # of denoising
+_GUIDANCE = 3.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompts:
+    """Inputs of a comparison.
+
+    Attributes:
+      before, after: int ids [B, n] around the image.
+      latents: float32 [B, h, w, C], the noised image.
+      timestep: float32 [B], of its noise; one is clean.
+      pixels: float32 [B, height, width, 3] in -1..1, to be encoded.
+      unconditional: int ids [1, n] of a row without a prompt.
+      noise: float32 [1, h, w, C], what a picture is drawn from.
+      fresh: float32 [steps, 1, h, w, C], noise of the steps of drawing.
+    """
+
+    before: np.ndarray
+    after: np.ndarray
+    latents: np.ndarray
+    timestep: np.ndarray
+    pixels: np.ndarray
+    unconditional: np.ndarray
+    noise: np.ndarray
+    fresh: np.ndarray
+
+
+_SEED = np.array([7], np.uint32)  # of the noise of drawing's steps
+
+
+def prompts(
+    config: TransfusionConfig, directory: pathlib.Path, rng: np.random.Generator
+) -> Prompts:
+    """At random."""
+    del directory
+    ae, ids = config.autoencoder, config.text.vocab_size
+    shape = (ae.grid, ae.grid, ae.latent_channels)
+    steps = range(_STEPS)
+    fresh = [np.asarray(draw_step_noise(jnp.asarray(_SEED), jnp.int32(i), shape)) for i in steps]
+    normal = functools.partial(rng.standard_normal, dtype=np.float32)
+    return Prompts(
+        rng.integers(0, ids, (ROWS, _WORDS)),
+        rng.integers(0, ids, (ROWS, _WORDS)),
+        normal((ROWS, *shape)),
+        np.array([-1.0, config.schedule.num_train_timesteps - 1.0], np.float32),
+        rng.uniform(-1, 1, (ROWS, ae.image_size, ae.image_size, 3)).astype(np.float32),
+        rng.integers(0, ids, (1, 2)),
+        normal((1, *shape)),
+        np.stack(fresh),
+    )
+
+
+def ours(
+    recipe: type[Transfusion],
+    config: TransfusionConfig,
+    params: Params,
+    given: Prompts,
+    theirs: Outputs,
+) -> Outputs:
+    """Our outputs, as `theirs` has them."""
+    del theirs
+    system = recipe(config)
+    n = config.num_tokens
+
+    def row(params, before, after, latents, timestep):
+        """Hidden states of rows with an image, and the noise that they predict."""
+        texts = [(Kind.TEXT, before), (Kind.GEN, addresses(n)[: len(before)])]
+        texts += [(Kind.TEXT, after)] * (after.shape[1] > 0)
+        streams = {IMAGE: slots(latents=latents[:, None])}
+        batch = jax.tree.map(jnp.asarray, rows(texts, **streams))
+        patches, kept = system.embed_latents(params, latents, timestep)
+        ids = jnp.where(batch.kind == Kind.TEXT, batch.tokens, 0)
+        start = before.shape[1]
+        x = system.embed_text(params, ids)
+        x = x.at[:, start : start + n].set(patches)
+        hidden = system.states(params, x, batch)
+        of_image = hidden[:, start : start + n]
+        return hidden, system.predict_noise(params, of_image, kept, timestep)
+
+    nothing = np.zeros((1, 0), np.int64)
+
+    def predict(params: Params, x: Array, timestep: Array) -> Array:
+        at = jnp.broadcast_to(timestep, 1)
+        both = given.before[:1], given.unconditional
+        made, plain = (row(params, ids, nothing, x, at)[1] for ids in both)
+        return plain + _GUIDANCE * (made - plain)
+
+    @jax.jit
+    def forward(params, latents, timestep, pixels, noise, seed):
+        hidden, predicted = row(params, given.before, given.after, latents, timestep)
+        of_params = functools.partial(predict, params)
+        return {
+            "hidden": hidden,
+            "text": system.text_logits(params, hidden),
+            "noise": predicted,
+            "latents": system.encode_latents(params, pixels),
+            "decoded": system.decode_latents(params, latents),
+            "drawn": denoise(system.sampler_of(_STEPS), noise, of_params, seed),
+        }
+
+    inputs = given.latents, given.timestep, given.pixels, given.noise, _SEED
+    return jax.device_get(forward(params, *inputs))
+
+
+def theirs(model: ForeignModel, given: Prompts) -> Outputs:
+    """Outputs of an export, channels last as ours.
+
+    Returns:
+      `hidden` [B, T, D], `text` logits [B, T, V] and `noise` [B, h, w, C] of rows with an image,
+      `latents` of the pixels, `decoded` pictures, `drawn` latents of a few guided steps.
+    """
+    import torch
+
+    from unijax.interop.systems.transfusion.modeling_transfusion import Transfusion as Torch
+
+    network = Torch.from_pretrained(model.directory)
+
+    def first(x: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(np.moveaxis(x, -1, 1).copy())
+
+    def last(x: torch.Tensor) -> torch.Tensor:
+        return x.movedim(1, -1)
+
+    before, after = torch.from_numpy(given.before), torch.from_numpy(given.after)
+    with torch.no_grad():
+        timestep = torch.from_numpy(given.timestep)
+        patches, skips = network.embed_latents(first(given.latents), timestep)
+        n, start = patches.shape[1], before.shape[1]
+        x = [network.embed_text(before), patches, network.embed_text(after)]
+        image = torch.zeros(ROWS, start + n + after.shape[1], dtype=torch.long)
+        image[:, start : start + n] = 1
+        hidden = network.hidden_states(torch.cat(x, dim=1), image)
+        noise = network.predict_noise(hidden[:, start : start + n], skips, timestep)
+        drawn = network.draw(
+            before[0].tolist(), given.unconditional[0].tolist(), _STEPS, _GUIDANCE,
+            noise=first(given.noise), fresh=torch.stack([first(x) for x in given.fresh]),
+        )  # fmt: skip
+        out = {
+            "hidden": hidden,
+            "text": network.text_logits(hidden),
+            "noise": last(noise),
+            "latents": last(network.encode(first(given.pixels))),
+            "decoded": last(network.decode(first(given.latents))),
+            "drawn": last(drawn),
+        }
+    return {name: value.float().numpy() for name, value in out.items()}
