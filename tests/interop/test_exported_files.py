@@ -152,6 +152,15 @@ def test_an_image_tokenizer_that_its_own_code_cannot_run_is_refused(hf_dir, mult
         write(other, "float32", IDS)
 
 
+@pytest.mark.parametrize("option", ["unit_codes", "coarse_attention"])
+@pytest.mark.parametrize("write", [hf_config, deepseek_config])
+def test_an_image_tokenizer_of_another_kind_is_refused(hf_dir, option, write):
+    config = read_sizes(hf_dir, "hf")
+    vq = dataclasses.replace(config.vq, **{option: False})
+    with pytest.raises(UserError, match=f"{option}=False"):
+        write(dataclasses.replace(config, vq=vq), "float32", IDS)
+
+
 def test_one_without_blocks_that_it_can_run_is_exported_and_loads(hf_dir, tmp_path):
     config = read_sizes(hf_dir, "hf")
     config = JanusConfig(config.text, config.vision, VQConfig(16, 32, (1, 1, 2), 0, 16, 8, 48))

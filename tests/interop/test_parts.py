@@ -181,6 +181,7 @@ def test_features_before_the_last_norm_have_no_norm(parts, config, tmp_path, zer
         ("llama", {"text": {"rms_norm_eps": 1e-5}}, "rms_norm_eps=1e-06 instead of 1e-05"),
         ("siglip", {"vision": {"image_size": 32}}, "image_size=64 instead of 32"),
         ("vq", {"vq": {"num_embeddings": 64}}, "[48, 8] instead of [64, 8]"),
+        ("vq", {"vq": {"unit_codes": False}}, "compared by angle"),
     ],
 )
 def test_parts_of_other_sizes_are_refused(parts, config, tmp_path, part, change, expected):

@@ -109,5 +109,6 @@ def test_a_tokenizer_that_no_class_can_be_is_told(tmp_path):
     vq = dataclasses.replace(VQ["vq_test"], unit_codes=False)
     config = dataclasses.replace(CONFIGS["vq"], vq=vq)
     run = write_run(tmp_path / "run", "vq", config)
-    with pytest.raises(UserError, match="found none for this model; expected one that can say it"):
+    with pytest.raises(UserError, match="image tokenizer: found unit_codes=False"):
         export_checkpoint(run, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

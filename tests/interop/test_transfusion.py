@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 import torch
@@ -23,6 +24,7 @@ from unijax.data import tokenizer as tokenizers
 from unijax.interop import diffusers_parts
 from unijax.interop.exporting import export_checkpoint
 from unijax.interop.importing import import_checkpoint, import_parts
+from unijax.interop.systems.transfusion import compare
 from unijax.interop.systems.transfusion.modeling_transfusion import hybrid_mask
 from unijax.interop.verify import verify
 from unijax.models.autoencoder import AutoencoderConfig
@@ -32,7 +34,7 @@ from unijax.models.unet import UNetConfig
 from unijax.ops.diffusion import NoiseSchedule
 from unijax.systems.lmfusion import LMFusionConfig
 from unijax.systems.registry import recipe
-from unijax.systems.transfusion import TransfusionConfig
+from unijax.systems.transfusion import Transfusion, TransfusionConfig
 from unijax.train import checkpoint
 from unijax.train.streaming import LazyArray, write_params
 
@@ -125,33 +127,70 @@ def test_a_tokenizer_without_marks_that_nothing_asks_for(tmp_path):
 
 
 ALONE = """
-import sys, torch
-from modeling_transfusion import Transfusion
-for name in ("unijax", "jax", "transformers", "diffusers"):
+import sys
+for name in ("unijax", "jax", "flax", "transformers", "diffusers"):
     sys.modules[name] = None  # whatever asks for it fails
+import numpy, torch
+from modeling_transfusion import Transfusion
+
 model = Transfusion.from_pretrained(".")
+given = {k: torch.from_numpy(x) for k, x in numpy.load("given.npz").items()}
+first = lambda x: x.movedim(-1, 1)  # channels
+with torch.no_grad():
+    patches, kept = model.embed_latents(first(given["latents"]), given["timestep"])
+    words = model.embed_text(given["before"])
+    start, n = words.shape[1], patches.shape[1]
+    x = torch.cat([words, patches, model.embed_text(given["after"])], dim=1)
+    image = torch.zeros(x.shape[:2], dtype=torch.long)
+    image[:, start : start + n] = 1
+    hidden = model.hidden_states(x, image)
+    out = {
+        "text": model.text_logits(hidden),
+        "noise": model.predict_noise(hidden[:, start : start + n], kept, given["timestep"]),
+        "latents": model.encode(first(given["pixels"])),
+        "decoded": model.decode(first(given["latents"])),
+        "drawn": model.draw(
+            given["before"][0].tolist(), given["unconditional"][0].tolist(), len(given["fresh"]),
+            3.0, noise=first(given["noise"]), fresh=given["fresh"].movedim(-1, 2),
+        ),
+    }
+last = lambda name, x: x if name == "text" else x.movedim(1, -1)
+numpy.savez("out.npz", **{name: last(name, x).numpy() for name, x in out.items()})
 special = model.config["special_token_ids"]
 draw = lambda seed: model.draw(
     [special["bos"], 9, 12, special["boi"]], steps=3, generator=torch.Generator().manual_seed(seed)
 )
-pixels = model.decode(draw(0))
-assert pixels.shape == (1, 3, 16, 16) and pixels.isfinite().all()
 assert torch.equal(draw(0), draw(0)) and not torch.equal(draw(0), draw(1))
 """
 
 
-def test_the_file_beside_the_weights_needs_nothing_else(linear, tmp_path):
+def test_the_file_beside_the_weights_needs_nothing_else_and_gives_the_same(linear, tmp_path):
     place = shutil.copytree(linear[1], tmp_path / "elsewhere")
+    given = compare.prompts(LINEAR, place, np.random.default_rng(0))
+    np.savez(place / "given.npz", **dataclasses.asdict(given))
     done = subprocess.run(
         [sys.executable, "-c", ALONE], cwd=place, env={"PYTHONPATH": str(place)},
         capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    theirs = np.load(place / "out.npz")
+    with jax.default_matmul_precision("highest"):
+        ours = compare.ours(Transfusion, LINEAR, checkpoint.read_params(linear[0]), given, {})
+    for kind in ("text", "noise", "latents", "decoded", "drawn"):
+        assert np.abs(ours[kind] - theirs[kind]).max() <= 1e-4 * np.abs(theirs[kind]).max(), kind
     source = (place / "modeling_transfusion.py").read_text()
     imports = {line.split()[1].split(".")[0] for line in source.splitlines()
                if line.startswith(("import ", "from "))}  # fmt: skip
     assert imports == {"json", "math", "pathlib", "torch", "safetensors"}
     assert "modeling_transfusion.py" in (place / "README.md").read_text()
+
+
+def test_a_file_beside_the_weights_that_was_not_compared_is_told(linear, tmp_path):
+    place = shutil.copytree(linear[1], tmp_path / "elsewhere")
+    with (place / "modeling_transfusion.py").open("a") as file:
+        file.write("# edited\n")
+    with pytest.raises(UserError, match="expected the one that this version of unijax exports"):
+        verify(linear[0], place)
 
 
 def test_patches_of_an_image_see_each_other_and_all_else_is_causal():

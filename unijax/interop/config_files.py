@@ -4,7 +4,9 @@ import dataclasses
 
 from unijax.core.errors import UserError
 from unijax.core.vocab import SpecialIds
+from unijax.interop.config_parts import check_janus_vq
 from unijax.models.llama import LlamaConfig
+from unijax.models.vqgan import VQConfig
 
 
 def special_ids(special: SpecialIds) -> dict:
@@ -55,4 +57,26 @@ def llama_json(config: LlamaConfig, dtype: str) -> dict:
         "mlp_bias": False,
         "tie_word_embeddings": False,
         "torch_dtype": dtype,
+    }
+
+
+def janus_vq_json(config: VQConfig) -> dict:
+    """Of a `JanusVQVAE`.
+
+    Raises:
+      UserError: if that class cannot be of this kind.
+    """
+    check_janus_vq(config, "image tokenizer")
+    return {
+        "model_type": "janus_vqgan",
+        "embed_dim": config.embed_dim,
+        "num_embeddings": config.num_embeddings,
+        "double_latent": False,
+        "latent_channels": config.latent_channels,
+        "in_channels": 3,
+        "out_channels": 3,
+        "base_channels": config.base_channels,
+        "channel_multiplier": list(config.channel_multiplier),
+        "num_res_blocks": config.num_res_blocks,
+        "num_patches": config.grid,
     }

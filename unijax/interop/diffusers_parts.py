@@ -6,7 +6,6 @@ both sides are called nearly alike.
 
 import dataclasses
 import functools
-import json
 import pathlib
 import re
 from collections.abc import Iterable, Mapping
@@ -19,6 +18,7 @@ import numpy as np
 
 from unijax.core import tree
 from unijax.core.files import atomic_directory
+from unijax.core.json_files import write_object
 from unijax.interop.diffusers_configs import class_of, config_json, read_config
 from unijax.interop.safetensors_writer import SafetensorsWriter
 from unijax.interop.sources import open_directory
@@ -210,8 +210,7 @@ def write(directory: str | pathlib.Path, config: Any, params: dict) -> None:
     tensors = dict(_foreign(names, flat))
     infos = {name: TensorInfo(x.shape, x.dtype) for name, x in tensors.items()}
     with atomic_directory(directory) as temporary:
-        text = json.dumps(content, indent=2) + "\n"
-        (temporary / "config.json").write_text(text, encoding="utf-8")
+        write_object(temporary / "config.json", content)
         writer = SafetensorsWriter(temporary, infos, MAX_SHARD_BYTES, STEM)
         for name, x in tensors.items():
             writer.write(name, x)

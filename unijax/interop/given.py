@@ -47,6 +47,12 @@ def siglip(place: pathlib.Path, config: SiglipConfig, notes: list[str]) -> Opene
 def llamagen_vq(place: pathlib.Path, config: VQConfig, notes: list[str]) -> Opened:
     """LlamaGen's tokenizer under `vqmodel`."""
     del notes
+    if not (config.unit_codes and config.coarse_attention):
+        raise UserError(
+            shown(str(place)), "a part whose codes are compared by angle, with coarse attention",
+            f"unit_codes={config.unit_codes}, coarse_attention={config.coarse_attention}, as the "
+            "config says", "Use the part that belongs to it.",
+        )  # fmt: skip
     return parts.vq_part(config), file_of(place, "model")
 
 

@@ -5,7 +5,6 @@ Special tokens that stand in a text become special ids there, as the processors 
 it; ordinary text gets the ids that `unijax.data.tokenizer` gives it, after begin-of-sequence.
 """
 
-import json
 import pathlib
 import re
 import shutil
@@ -15,6 +14,7 @@ from sentencepiece import sentencepiece_model_pb2 as model_pb2
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 
 from unijax.core.errors import UserError
+from unijax.core.json_files import write_object
 from unijax.data import tokenizer as tokenizer_lib
 from unijax.data.special_tokens import HF_KEYS
 
@@ -87,8 +87,7 @@ def write_hf_tokenizer(source: pathlib.Path, directory: pathlib.Path, max_length
         "model_max_length": max_length,
         "padding_side": "left",
     }  # fmt: skip
-    text = json.dumps(config, ensure_ascii=False, indent=2) + "\n"
-    (directory / "tokenizer_config.json").write_text(text, encoding="utf-8")
+    write_object(directory / "tokenizer_config.json", config)
 
 
 def token_of(tokenizer: tokenizer_lib.Tokenizer, role: str) -> str:

@@ -5,7 +5,6 @@ tower alone is imported as a part.
 """
 
 import dataclasses
-import json
 import pathlib
 from typing import Any
 
@@ -13,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from unijax.core.json_files import write_object
 from unijax.core.system import Params
 from unijax.interop import given
 from unijax.interop.config_parts import model_type, siglip_config
@@ -67,8 +67,7 @@ def _write(export: Export) -> dict[str, str]:
         "layer_norm_eps": v.layer_norm_eps,
         "vision_use_head": False,
     }
-    text = json.dumps(content, indent=2) + "\n"
-    (export.directory / "config.json").write_text(text, encoding="utf-8")
+    write_object(export.directory / "config.json", content)
     return {}
 
 

@@ -5,30 +5,35 @@ What training alone needs, discriminator and perceptual network, has no place in
 
 import dataclasses
 import functools
-import json
 import pathlib
 from typing import Any
 
 import jax
 import numpy as np
 
+from unijax.core.json_files import write_object
 from unijax.core.system import Params
-from unijax.interop import diffusers_configs, diffusers_parts, plain
-from unijax.interop.config_parts import DROPOUT, read_config
+from unijax.interop import diffusers_configs, diffusers_parts
+from unijax.interop.config_files import janus_vq_json
+from unijax.interop.config_parts import (
+    DROPOUT,
+    JANUS_VQ,
+    check_janus_vq,
+    janus_vq_config,
+    model_type,
+    read_config,
+)
 from unijax.interop.interface import Comparison, Export, Format, Interop, Outputs
 from unijax.interop.opening import ForeignModel
 from unijax.interop.parts import HF_VQ, vq, vq_widths
 from unijax.interop.rows import ROWS
 from unijax.interop.safetensors_writer import SafetensorsWriter
-from unijax.interop.sections import BLOCKS, SIDE, WIDTH, Section
-from unijax.interop.sections import ROWS as MOST_ROWS
+from unijax.interop.sections import SIDE, Section
 from unijax.interop.sources import open_directory
 from unijax.interop.table import Entry, Table
 from unijax.models.autoencoder import AutoencoderConfig
-from unijax.models.vqgan import VQConfig
 from unijax.systems.tokenizer import Tokenizer, TokenizerConfig
 
-_VQ_KIND = "janus_vqgan"
 _ABOUT = "An image autoencoder, trained as the config below says."
 _KL_USE = """\
 ```python
@@ -74,34 +79,18 @@ def _kl_table(config: TokenizerConfig, directory: pathlib.Path) -> Table:
 
 
 def _write_kl(export: Export) -> dict[str, str]:
-    _json(export.directory, diffusers_configs.config_json(export.config.kl))
+    write_object(export.directory / "config.json", diffusers_configs.config_json(export.config.kl))
     return {}
 
 
 # VQ
 
 
-def _is_vq(directory: pathlib.Path) -> bool:
-    path = directory / "config.json"
-    return path.exists() and read_config(directory).get("model_type") == _VQ_KIND
-
-
 def _read_vq(directory: pathlib.Path, notes: list[str], like: Any) -> TokenizerConfig:
-    q = Section(str(directory / "config.json"), read_config(directory), {"num_patches": 32})
-    for key, value in (("double_latent", False), ("in_channels", 3), ("out_channels", 3)):
-        if key in q:
-            q.require(key, value)
-    multiplier = q.wholes("channel_multiplier", 64, 12)
-    found = VQConfig(
-        image_size=q.whole("num_patches", SIDE) * 2 ** (len(multiplier) - 1),
-        base_channels=q.whole("base_channels", WIDTH),
-        channel_multiplier=multiplier,
-        num_res_blocks=q.whole("num_res_blocks", BLOCKS),
-        latent_channels=q.whole("latent_channels", WIDTH),
-        embed_dim=q.whole("embed_dim", WIDTH),
-        num_embeddings=q.whole("num_embeddings", MOST_ROWS),
-    )
-    q.plain(plain.ANYWHERE | plain.VQ)
+    where = str(directory / "config.json")
+    q = Section(where, read_config(directory), JANUS_VQ)
+    found = janus_vq_config(q, q.whole("num_patches", SIDE))
+    check_janus_vq(found, where)
     # Of the adaptors of a whole model, which is not here.
     adaptors = ("projection_dim", "num_hidden_layers", "hidden_act", "image_token_embed_dim")
     notes += q.unknown((*DROPOUT, *adaptors))
@@ -114,29 +103,9 @@ def _vq_table(config: TokenizerConfig, directory: pathlib.Path) -> Table:
 
 
 def _write_vq(export: Export) -> dict[str, str]:
-    q = export.config.vq
-    content = {
-        "architectures": ["JanusVQVAE"],
-        "model_type": _VQ_KIND,
-        "dtype": export.dtype,
-        "embed_dim": q.embed_dim,
-        "num_embeddings": q.num_embeddings,
-        "double_latent": False,
-        "latent_channels": q.latent_channels,
-        "in_channels": 3,
-        "out_channels": 3,
-        "base_channels": q.base_channels,
-        "channel_multiplier": list(q.channel_multiplier),
-        "num_res_blocks": q.num_res_blocks,
-        "num_patches": q.grid,
-    }
-    _json(export.directory, content)
+    content = {"architectures": ["JanusVQVAE"], "dtype": export.dtype}
+    write_object(export.directory / "config.json", content | janus_vq_json(export.config.vq))
     return {}
-
-
-def _json(directory: pathlib.Path, content: dict) -> None:
-    text = json.dumps(content, indent=2) + "\n"
-    (directory / "config.json").write_text(text, encoding="utf-8")
 
 
 # What is compared
@@ -244,14 +213,12 @@ INTEROP = Interop(
         ),
         _format(
             "hf",
-            f"model_type {_VQ_KIND!r}",
-            matches=_is_vq,
+            "model_type 'janus_vqgan'",
+            matches=lambda directory: model_type(directory) == "janus_vqgan",
             read_config=_read_vq,
             table=_vq_table,
             write=_write_vq,
-            fits=lambda config: (
-                config.vq is not None and config.vq.unit_codes and config.vq.coarse_attention
-            ),
+            fits=lambda config: config.vq is not None,
             loads="JanusVQVAE",
             use=_VQ_USE,
             library="transformers",

@@ -6,13 +6,13 @@ weights, with the names of Meta's `vqgan.ckpt`.
 """
 
 import dataclasses
-import json
 import pathlib
 from typing import Any
 
 import numpy as np
 
 from unijax.core.errors import UserError
+from unijax.core.json_files import read_object, write_object
 from unijax.data import tokenizer as tokenizer_lib
 from unijax.interop import plain
 from unijax.interop.config_files import llama_json, special_ids
@@ -138,7 +138,7 @@ def record(source: Import) -> dict:
     """What an import records under `data`."""
     path = source.directory / "preprocessor_config.json"
     if path.exists():
-        images = Section(str(path), json.loads(path.read_text(encoding="utf-8")))
+        images = Section(str(path), read_object(path))
         if images.get("resample") not in (None, 3):
             source.notes.append(
                 f"{path} scales pictures by resample={images.get('resample')}; here they are "
@@ -184,11 +184,11 @@ def write(export: Export) -> dict[str, str]:
     vocabulary = {**ours.tokens, **codes.names}
     if ours.special.image_placeholder is not None:
         vocabulary[_PLACEHOLDER] = ours.special.image_placeholder
-    _write(directory / "config.json", hf_config(c, export.dtype, vocabulary, ours.special))
-    _write(directory / "generation_config.json", special_ids(ours.special))
+    write_object(directory / "config.json", hf_config(c, export.dtype, vocabulary, ours.special))
+    write_object(directory / "generation_config.json", special_ids(ours.special))
     write_hf_tokenizer(export.tokenizer, directory, c.text.max_position_embeddings)
     size = c.vq.image_size
-    _write(
+    write_object(
         directory / "preprocessor_config.json",
         {
             "image_processor_type": "ChameleonImageProcessor",
@@ -206,7 +206,7 @@ def write(export: Export) -> dict[str, str]:
             "do_convert_rgb": True,
         },
     )
-    _write(
+    write_object(
         directory / "processor_config.json",
         {"processor_class": "ChameleonProcessor", "image_seq_length": c.vq.num_tokens},
     )
@@ -274,8 +274,3 @@ def check_decoder(config: ChameleonConfig) -> None:
             )  # fmt: skip
     if not config.vq.num_res_blocks:
         raise UserError("vq.num_res_blocks", "0", "1 or more", "This model cannot be exported.")
-
-
-def _write(path: pathlib.Path, content: dict) -> None:
-    text = json.dumps(content, ensure_ascii=False, indent=2) + "\n"
-    path.write_text(text, encoding="utf-8")

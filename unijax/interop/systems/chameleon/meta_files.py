@@ -1,6 +1,5 @@
 """What an export in the form of Meta's release is written with."""
 
-import json
 import math
 import pathlib
 import shutil
@@ -11,6 +10,7 @@ import tokenizers
 import yaml
 
 from unijax.core.errors import UserError
+from unijax.core.json_files import write_object
 from unijax.data import tokenizer as tokenizer_lib
 from unijax.interop.hf_tokenizer import write_hf_tokenizer
 from unijax.interop.interface import Export
@@ -56,8 +56,8 @@ def write(export: Export) -> dict[str, str]:
         # That code rounds a share of 8/3 widths up to a multiple.
         params["multiple_of"] = text.intermediate_size
         params["ffn_dim_multiplier"] = min(1.0, (text.intermediate_size - 0.5) / base)
-    _json(model / "params.json", {"model": params})
-    _json(model / "consolidate_params.json", {"model_parallel_size": files})
+    write_object(model / "params.json", {"model": params})
+    write_object(model / "consolidate_params.json", {"model_parallel_size": files})
     (place / "vqgan.yaml").write_text(yaml.safe_dump(_vqgan(c)), encoding="utf-8")
     _tokenizer(export, place)
     return {"files of weights": f"{files}"}
@@ -169,7 +169,3 @@ class Writer:
             del content
         self._parts.clear()
         shutil.rmtree(self._scratch)
-
-
-def _json(path: pathlib.Path, content: dict) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

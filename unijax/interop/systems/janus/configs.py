@@ -4,8 +4,8 @@ import math
 
 from unijax.core.errors import UserError
 from unijax.core.vocab import SpecialIds
-from unijax.interop.config_files import llama_json, special_ids
-from unijax.interop.systems.janus.sizes import check_runs
+from unijax.interop.config_files import janus_vq_json, llama_json, special_ids
+from unijax.interop.config_parts import check_janus_vq
 from unijax.models.siglip import SIZES as SIGLIP_SIZES
 from unijax.models.vqgan import SIZES as VQ_SIZES
 from unijax.systems.janus import JanusConfig
@@ -29,7 +29,6 @@ def hf_config(config: JanusConfig, dtype: str, special: SpecialIds) -> dict:
     """
     text, vision, vq = config.text, config.vision, config.vq
     _require_erf(config, "hf")
-    check_runs(vq, "image tokenizer")
     if (vision.image_size // vision.patch_size) != vq.grid:
         raise UserError(
             "image grids",
@@ -67,17 +66,7 @@ def hf_config(config: JanusConfig, dtype: str, special: SpecialIds) -> dict:
             "num_image_tokens": vision.num_tokens,
         },
         "vq_config": {
-            "model_type": "janus_vqgan",
-            "embed_dim": vq.embed_dim,
-            "num_embeddings": vq.num_embeddings,
-            "double_latent": False,
-            "latent_channels": vq.latent_channels,
-            "in_channels": 3,
-            "out_channels": 3,
-            "base_channels": vq.base_channels,
-            "channel_multiplier": list(vq.channel_multiplier),
-            "num_res_blocks": vq.num_res_blocks,
-            "num_patches": vq.grid,
+            **janus_vq_json(vq),
             "projection_dim": text.hidden_size,
             "num_hidden_layers": 2,
             "hidden_act": "gelu",
@@ -97,7 +86,7 @@ def deepseek_config(config: JanusConfig, dtype: str, special: SpecialIds) -> dic
     """
     text, vision, vq = config.text, config.vision, config.vq
     _require_erf(config, "deepseek")
-    check_runs(vq, "image tokenizer")
+    check_janus_vq(vq, "image tokenizer")
 
     def adaptor(kind: str, width: int) -> dict:
         params = {

@@ -3,6 +3,7 @@
 import json
 import pathlib
 
+from unijax.core.json_files import write_object
 from unijax.data import tokenizer as tokenizer_lib
 from unijax.data.special_tokens import HF_KEYS
 from unijax.data.templates import TEMPLATES
@@ -29,15 +30,15 @@ def write_hf_files(export: Export) -> dict[str, str]:
     done, tokenizer = preparation(export.run), export.tokenizer
     ours = tokenizer_lib.load(tokenizer)
     special = ours.special
-    _write(directory / "config.json", hf_config(config, dtype, special))
+    write_object(directory / "config.json", hf_config(config, dtype, special))
     generation = {
         **special_ids(special),
         "guidance_scale": GUIDANCE,
         "generation_kwargs": {"boi_token_id": special.boi},
     }
-    _write(directory / "generation_config.json", generation)
+    write_object(directory / "generation_config.json", generation)
     write_hf_tokenizer(tokenizer, directory, config.text.max_position_embeddings)
-    _write(
+    write_object(
         directory / "preprocessor_config.json",
         {
             "image_processor_type": "JanusImageProcessor",
@@ -50,7 +51,7 @@ def write_hf_files(export: Export) -> dict[str, str]:
             **_pixels(),
         },
     )
-    _write(
+    write_object(
         directory / "processor_config.json",
         {
             "processor_class": "JanusProcessor",
@@ -69,8 +70,8 @@ def write_deepseek_files(export: Export) -> dict[str, str]:
     directory, config, dtype = export.directory, export.config, export.dtype
     done, tokenizer = preparation(export.run), export.tokenizer
     ours = tokenizer_lib.load(tokenizer)
-    _write(directory / "config.json", deepseek_config(config, dtype, ours.special))
-    _write(directory / "generation_config.json", special_ids(ours.special))
+    write_object(directory / "config.json", deepseek_config(config, dtype, ours.special))
+    write_object(directory / "generation_config.json", special_ids(ours.special))
     write_hf_tokenizer(tokenizer, directory, config.text.max_position_embeddings)
     _merges_as_words(directory / "tokenizer.json")
     path = directory / "tokenizer_config.json"
@@ -80,12 +81,14 @@ def write_deepseek_files(export: Export) -> dict[str, str]:
     # `add_prefix_space` releases of transformers 4 would make it anew from tokenizer.model.
     del names["add_prefix_space"]
     names |= {"unk_token": None, "add_bos_token": True, "add_eos_token": False}
-    _write(path, names)
+    write_object(path, names)
     roles = {key: token_of(ours, role) for role, key in HF_KEYS.items()}
     named = {key: roles[key] for key in ("bos_token", "eos_token", "pad_token")}
     others = [t for t in ours.tokens if t not in named.values()]
-    _write(directory / "special_tokens_map.json", {**named, "additional_special_tokens": others})
-    _write(
+    write_object(
+        directory / "special_tokens_map.json", {**named, "additional_special_tokens": others}
+    )
+    write_object(
         directory / "preprocessor_config.json",
         {
             "image_processor_type": "VLMImageProcessor",
@@ -95,7 +98,7 @@ def write_deepseek_files(export: Export) -> dict[str, str]:
             **_pixels(),
         },
     )
-    _write(
+    write_object(
         directory / "processor_config.json",
         {
             "processor_class": "VLChatProcessor",
@@ -131,11 +134,6 @@ def _told(
     }
 
 
-def _write(path: pathlib.Path, content: dict) -> None:
-    text = json.dumps(content, ensure_ascii=False, indent=2) + "\n"
-    path.write_text(text, encoding="utf-8")
-
-
 def _merges_as_words(path: pathlib.Path) -> None:
     """Writes the merges of a BPE tokenizer as "a b", where no part has a space.
 
@@ -145,7 +143,7 @@ def _merges_as_words(path: pathlib.Path) -> None:
     merges = content["model"].get("merges", [])
     if merges and not any(" " in part for pair in merges for part in pair):
         content["model"]["merges"] = [" ".join(pair) for pair in merges]
-        _write(path, content)
+        write_object(path, content)
 
 
 def _pixels() -> dict:

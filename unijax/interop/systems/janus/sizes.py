@@ -9,7 +9,14 @@ from collections.abc import Mapping
 
 from unijax.core.errors import UserError
 from unijax.interop import plain
-from unijax.interop.config_parts import DROPOUT, llama_config, read_config
+from unijax.interop.config_parts import (
+    DROPOUT,
+    JANUS_VQ,
+    check_janus_vq,
+    janus_vq_config,
+    llama_config,
+    read_config,
+)
 from unijax.interop.sections import BLOCKS, LAYERS, ROWS, SIDE, WIDTH, Section
 from unijax.models.siglip import SIZES as SIGLIP_SIZES
 from unijax.models.siglip import SiglipConfig
@@ -23,10 +30,7 @@ _VISION = {
     "hidden_act": "gelu", "layer_norm_eps": 1e-6, "mlp_ratio": 4.0, "attention_bias": True,
     "projection_dim": 2048, "use_qk_norm": False, "depth": 2, "num_image_tokens": 576,
 }  # fmt: skip
-_VQ = {
-    "model_type": "janus_vqgan", "embed_dim": 8, "num_embeddings": 16384, "double_latent": False,
-    "latent_channels": 256, "in_channels": 3, "base_channels": 128,
-    "channel_multiplier": (1, 1, 2, 2, 4), "num_res_blocks": 2, "out_channels": 3,
+_VQ = JANUS_VQ | {
     "projection_dim": 2048, "num_hidden_layers": 2, "hidden_act": "gelu",
     "image_token_embed_dim": 2048, "depth": 2,
 }  # fmt: skip
@@ -48,7 +52,7 @@ def read_sizes(directory: pathlib.Path, format: str, notes: list[str] | None = N
     """
     told = [] if notes is None else notes
     config = {"hf": from_hf, "deepseek": from_deepseek}[format](directory, told)
-    check_runs(config.vq, f"{directory / 'config.json'}")
+    check_janus_vq(config.vq, f"{directory / 'config.json'}")
     return config
 
 
@@ -82,26 +86,13 @@ def from_hf(directory: pathlib.Path, notes: list[str]) -> JanusConfig:
         v.require("intermediate_size", vision.intermediate_size)
     v.require("num_image_tokens", vision.num_tokens)
     v.plain(plain.ANYWHERE | plain.VISION)
-    q.require("model_type", "janus_vqgan")
+    # transformers gives the tokenizer the grid of the tower, whatever `num_patches` says.
+    vq = janus_vq_config(q, vision.image_size // vision.patch_size)
     q.require("hidden_act", "gelu")
-    q.require("double_latent", False)
-    for key, value in (("in_channels", 3), ("out_channels", 3), ("num_hidden_layers", 2)):
-        q.require(key, value)
+    q.require("num_hidden_layers", 2)
     q.require("depth", 2)  # of the first converted ones, which no code reads
     q.require("projection_dim", text.hidden_size)
     q.require("image_token_embed_dim", text.hidden_size)
-    multiplier = q.wholes("channel_multiplier", 64, 12)
-    vq = VQConfig(
-        # transformers gives the tokenizer the grid of the tower, whatever `num_patches` says.
-        image_size=(vision.image_size // vision.patch_size) * 2 ** (len(multiplier) - 1),
-        base_channels=q.whole("base_channels", WIDTH),
-        channel_multiplier=multiplier,
-        num_res_blocks=q.whole("num_res_blocks", BLOCKS, least=0),
-        latent_channels=q.whole("latent_channels", WIDTH),
-        embed_dim=q.whole("embed_dim", WIDTH),
-        num_embeddings=q.whole("num_embeddings", ROWS),
-    )
-    q.plain(plain.ANYWHERE | plain.VQ)
     notes += v.unknown(DROPOUT)
     notes += q.unknown((*DROPOUT, "num_patches"))
     notes += top.unknown()
@@ -202,18 +193,3 @@ def _vq_sizes(params: Section) -> dict:
         "num_res_blocks": s.whole("num_res_blocks", BLOCKS, least=0),
         "latent_channels": s.whole("latent_channels", WIDTH),
     }
-
-
-def check_runs(vq: VQConfig, where: str) -> None:
-    """Refuses an image tokenizer that its own code builds but cannot run.
-
-    There the width of a level of the encoder changes in its blocks alone, and what follows is built
-    as if it had changed.
-    """
-    if not vq.num_res_blocks and set(vq.channel_multiplier[:-1]) - {1}:
-        raise UserError(
-            where,
-            f"num_res_blocks=0 with channel_multiplier={list(vq.channel_multiplier)}",
-            "a block where the width changes, or multipliers of 1 but for the last",
-            "No code runs this model.",
-        )

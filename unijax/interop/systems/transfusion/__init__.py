@@ -6,14 +6,13 @@ that are a Transfusion with more to it have these forms too (`forms`).
 """
 
 import functools
-import json
 import pathlib
 import shutil
 from collections.abc import Callable, Collection
 from typing import Any
 
 from unijax.core.errors import UserError
-from unijax.core.json_files import quoted
+from unijax.core.json_files import quoted, write_object
 from unijax.core.record import build, to_json
 from unijax.data import tokenizer as tokenizer_lib
 from unijax.interop import diffusers_parts, given
@@ -26,10 +25,10 @@ from unijax.interop.parts import llama, llama_widths
 from unijax.interop.sections import BLOCKS, LAYERS, ROWS
 from unijax.interop.source_tokenizer import tell_padding
 from unijax.interop.systems.transfusion import compare
+from unijax.interop.systems.transfusion.compare import CODE
 from unijax.interop.table import Entry, Table
 from unijax.systems.transfusion import Transfusion, TransfusionConfig
 
-CODE = "modeling_transfusion.py"
 _SAMPLERS = ("ddpm", "ddim")
 _ABOUT = (
     "Transfusion: one decoder that predicts the next word of texts and the noise of images "
@@ -126,8 +125,7 @@ def _write(system: str, export: Export) -> dict[str, str]:
         },
         "model": to_json(c, whole=True),
     }
-    text = json.dumps(content, indent=2) + "\n"
-    (directory / "config.json").write_text(text, encoding="utf-8")
+    write_object(directory / "config.json", content)
     write_hf_tokenizer(export.tokenizer, directory, c.text.max_position_embeddings)
     shutil.copyfile(pathlib.Path(__file__).with_name(CODE), directory / CODE)
     return {}

@@ -14,6 +14,7 @@ import numpy as np
 from jax import Array
 
 from unijax.core.batch import Kind
+from unijax.core.errors import UserError
 from unijax.core.system import Params
 from unijax.interop.interface import Outputs
 from unijax.interop.opening import ForeignModel
@@ -21,6 +22,7 @@ from unijax.interop.rows import ROWS, addresses, rows, slots
 from unijax.ops.diffusion import denoise, draw_step_noise
 from unijax.systems.transfusion import IMAGE, Transfusion, TransfusionConfig
 
+CODE = "modeling_transfusion.py"
 _WORDS = 12  # random text ids around an image
 _STEPS = 4  # of denoising
 _GUIDANCE = 3.0
@@ -133,7 +135,19 @@ def theirs(model: ForeignModel, given: Prompts) -> Outputs:
     Returns:
       `hidden` [B, T, D], `text` logits [B, T, V] and `noise` [B, h, w, C] of rows with an image,
       `latents` of the pixels, `decoded` pictures, `drawn` latents of a few guided steps.
+
+    Raises:
+      UserError: if the file beside the weights is another than the one that runs here.
     """
+    beside = model.directory / CODE
+    if (
+        not beside.is_file()
+        or beside.read_bytes() != pathlib.Path(__file__).with_name(CODE).read_bytes()
+    ):
+        raise UserError(
+            str(beside), "another file, or none", "the one that this version of unijax exports",
+            "Export it again: what stands there is not what was compared.",
+        )  # fmt: skip
     import torch
 
     from unijax.interop.systems.transfusion.modeling_transfusion import Transfusion as Torch
