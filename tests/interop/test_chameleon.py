@@ -197,6 +197,14 @@ def test_a_norm_for_every_head_is_no_form_of_metas(tmp_path):
     assert not (tmp_path / "meta").exists()
 
 
+def test_a_folder_of_several_sizes_is_told(exported, tmp_path):
+    shutil.copytree(exported[0] / "meta", tmp_path / "meta")
+    models = tmp_path / "meta" / "models"
+    shutil.copytree(models / "model", models / "other")
+    with pytest.raises(UserError, match=r"models: found \['model', 'other'\]; expected one size"):
+        import_checkpoint(tmp_path / "meta", tmp_path / "run")
+
+
 def test_swapped_names_of_codes_are_seen(run, exported, tmp_path):
     shutil.copytree(exported[0] / "hf", tmp_path / "out")
     path = tmp_path / "out" / "config.json"

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file, save_file
+from safetensors.torch import load_file as load_torch
 from transformers import LlamaConfig as LlamaConfigOfHF
 from transformers import LlamaForCausalLM
 
@@ -276,8 +277,9 @@ def test_an_autoencoder_of_diffusers_is_a_part(linear, tmp_path):
         import_parts(tmp_path / "no", "transfusion", other, {"autoencoder": tmp_path / "ae"})
 
 
-def test_the_twin_of_an_imported_llama_begins_as_its_copy(tmp_path):
-    """And what it reads and writes of text stays that of the llama."""
+def test_the_twin_of_a_llama_begins_as_its_copy_and_the_text_goes_out_as_it_came(
+    tmp_path,
+):
     llama = LlamaForCausalLM(
         LlamaConfigOfHF(
             vocab_size=VOCAB, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
@@ -286,16 +288,24 @@ def test_the_twin_of_an_imported_llama_begins_as_its_copy(tmp_path):
         )
     )  # fmt: skip
     random_weights(llama, 0)
-    llama.save_pretrained(tmp_path / "llama")
+    llama.to(torch.bfloat16).save_pretrained(tmp_path / "llama")
+    write_tokenizer(tmp_path / "llama")
+    source = load_torch(tmp_path / "llama" / "model.safetensors")
     for name in ("twins", "shallow twins"):
         import_parts(tmp_path / name, "lmfusion", CONFIGS[name], {"llama": tmp_path / "llama"})
         params = checkpoint.read_params(tmp_path / name)
         text, twin = (tree.flatten(params[g]) for g in ("language_model", "image_twin"))
-        theirs = llama.model.layers[1].mlp.up_proj.weight.detach().numpy()
+        theirs = llama.model.layers[1].mlp.up_proj.weight.detach().float().numpy()
         np.testing.assert_array_equal(twin["layers/mlp/up_proj/kernel"][1], theirs.T)
         assert ("layers/self_attn/q_proj/kernel" in twin) == (name == "twins")
         for path, x in twin.items():
             np.testing.assert_array_equal(x, text[path], err_msg=path)
+        export_checkpoint(tmp_path / name, tmp_path / f"{name} out")
+        exported = load_torch(tmp_path / f"{name} out" / "model.safetensors")
+        for key, x in source.items():
+            found = exported[f"language_model.{key.removeprefix('model.')}"]
+            assert found.dtype == torch.bfloat16
+            assert torch.equal(found, x), key
 
 
 def test_a_planted_error_in_the_twin_is_seen(tmp_path):

@@ -108,8 +108,11 @@ def recognize(directory: pathlib.Path) -> tuple[Interop, Format]:
             if format.matches(directory):
                 return of, format
     kinds = sorted(f.kind for of in map(interop, names()) for f in of.formats if f.whole)
-    found = quoted(read_object(directory / "config.json").get("model_type"))
+    path = directory / "config.json"
+    found = "no config.json"
+    if path.exists():
+        found = f"model_type {quoted(read_object(path).get('model_type'))}"
     raise UserError(
-        str(directory / "config.json"), f"model_type {found}", f"one of {kinds}",
+        str(directory), found, f"one of {kinds}",
         "Parts of a model are imported with --part NAME=PATH.",
     )  # fmt: skip

@@ -44,11 +44,20 @@ _FUSED = {"attention.wqkv": ("wq", "wk", "wv"), "feed_forward.w13": ("w1", "w3")
 
 
 def model_directory(directory: pathlib.Path) -> pathlib.Path | None:
-    """`models/SIZE` of a release, which may be given itself; None where there is none, or two."""
+    """`models/SIZE` of a release, which may be given itself; None where there is none.
+
+    Raises:
+      UserError: if there are several.
+    """
     if (directory / "params.json").is_file():
         return directory
-    found = sorted(directory.glob("models/*/params.json"))
-    return found[0].parent if len(found) == 1 else None
+    found = [file.parent for file in sorted(directory.glob("models/*/params.json"))]
+    if len(found) > 1:
+        raise UserError(
+            str(directory / "models"), shown([place.name for place in found]), "one size",
+            f"Give the folder of one, as {found[0]}.",
+        )  # fmt: skip
+    return found[0] if found else None
 
 
 def tokenizer_directory(directory: pathlib.Path) -> pathlib.Path:

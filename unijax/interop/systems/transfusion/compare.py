@@ -139,11 +139,8 @@ def theirs(model: ForeignModel, given: Prompts) -> Outputs:
     Raises:
       UserError: if the file beside the weights is another than the one that runs here.
     """
-    beside = model.directory / CODE
-    if (
-        not beside.is_file()
-        or beside.read_bytes() != pathlib.Path(__file__).with_name(CODE).read_bytes()
-    ):
+    beside, own = model.directory / CODE, pathlib.Path(__file__).with_name(CODE)
+    if not beside.is_file() or beside.read_bytes() != own.read_bytes():
         raise UserError(
             str(beside), "another file, or none", "the one that this version of unijax exports",
             "Export it again: what stands there is not what was compared.",
