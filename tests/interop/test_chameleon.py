@@ -12,9 +12,10 @@ from safetensors.torch import load_file, save_file
 from transformers import ChameleonConfig as HFConfig
 from transformers import ChameleonForConditionalGeneration, ChameleonProcessor
 
-from tests.interop.conftest import random_weights, write_tokenizer
+from tests.interop.conftest import SPECIAL, random_weights, write_run, write_tokenizer
 from unijax.core import tree
 from unijax.core.errors import UserError
+from unijax.core.vocab import SpecialIds
 from unijax.data import tokenizer as tokenizers_of_data
 from unijax.interop.exporting import export_checkpoint
 from unijax.interop.importing import import_checkpoint, import_parts
@@ -33,14 +34,30 @@ VQ = {
 }  # fmt: skip
 
 
+# What the released tokenizers call them; their tokenizer_config.json names the first three alone.
+RELEASED = {
+    "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "boi_token": "<racm3:break>",
+    "eoi_token": "<eoss>", "image_token": "<image>",
+}  # fmt: skip
+
+
 def write_chameleon_tokenizer(directory) -> dict[str, int]:
-    """That of the other tests, with names of image codes in another order; returns these."""
+    """That of the other tests, with the released marks, and image codes in another order; ids of
+    these by name."""
     write_tokenizer(directory)
-    library = tokenizers.Tokenizer.from_file(str(directory / "tokenizer.json"))
+    file = directory / "tokenizer.json"
+    text = file.read_text(encoding="utf-8")
+    for key, name in SPECIAL.items():
+        text = text.replace(name, RELEASED[key])
+    file.write_text(text, encoding="utf-8")
+    named = {key: RELEASED[key] for key in ("bos_token", "eos_token", "pad_token")}
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", **named}
+    (directory / "tokenizer_config.json").write_text(json.dumps(config))
+    library = tokenizers.Tokenizer.from_file(str(file))
     library.add_tokens([f"<filler {i}>" for i in range(WORDS - library.get_vocab_size())])
     by_id = sorted(range(CODES), key=lambda code: ORDER[code])
     library.add_tokens([name_of(code) for code in by_id])
-    library.save(str(directory / "tokenizer.json"))
+    library.save(str(file))
     names = {name_of(code): WORDS + int(ORDER[code]) for code in range(CODES)}
     assert all(library.token_to_id(name) == i for name, i in names.items())
     return names
@@ -62,12 +79,12 @@ def hf_model(names: dict[str, int], swin: bool) -> ChameleonForConditionalGenera
     return model
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["pre", "swin"])
-def source(request, tmp_path_factory):
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
     directory = tmp_path_factory.mktemp("chameleon") / "hf"
     directory.mkdir()
     names = write_chameleon_tokenizer(directory)
-    model = hf_model(names, request.param)
+    model = hf_model(names, swin=False)
     model.save_pretrained(directory)
     return directory, model
 
@@ -103,6 +120,12 @@ def test_code_k_is_the_id_first_code_plus_k(source, run):
     np.testing.assert_array_equal(ours[WORDS + CODES :], theirs[WORDS + CODES :])
 
 
+def test_the_marks_of_the_released_tokenizers_are_known(run, exported):
+    special = tokenizers_of_data.load(run[0] / "tokenizer").special
+    assert special == SpecialIds(eos=1, bos=0, pad=2, boi=3, eoi=4, image_placeholder=5)
+    assert not any("finds marks by their names" in note for note in exported[1]["meta"])
+
+
 def test_what_transformers_lacks_is_said(run):
     (told,) = [note for note in run[1].notes if "made at random" in note]
     assert told.endswith("made at random: vqmodel/decoder")
@@ -134,7 +157,7 @@ def test_the_way_there_and_back_is_equal_to_the_bit(source, run, exported, tmp_p
 def test_the_processor_prepares_pictures_as_here(exported):
     processor = ChameleonProcessor.from_pretrained(exported[0] / "hf")
     picture = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
-    inputs = processor(text="a red cat <image_placeholder>", images=[picture], return_tensors="pt")
+    inputs = processor(text="a red cat <image>", images=[picture], return_tensors="pt")
     assert int((inputs["input_ids"] == 5).sum()) == 256
     want = picture.transpose(2, 0, 1) / 127.5 - 1
     np.testing.assert_allclose(inputs["pixel_values"][0].numpy(), want, atol=1e-5)
@@ -174,6 +197,9 @@ def test_files_of_model_parallel_training_and_fused_matrices_are_read(tmp_path, 
     assert written == (many if files == 2 else ["consolidated.pth"])
     fuse(tmp_path / "meta", files)
     found = verify(tmp_path / "run", tmp_path / "meta", tolerance=1e-5)
+    assert found.ok, f"\n{found}"
+    export_checkpoint(tmp_path / "run", tmp_path / "as hf", "hf")
+    found = verify(tmp_path / "run", tmp_path / "as hf", tolerance=1e-5)
     assert found.ok, f"\n{found}"
     import_checkpoint(model_directory, tmp_path / "again")  # models/SIZE itself
     before, after = params_of(tmp_path / "run"), params_of(tmp_path / "again")
@@ -244,10 +270,8 @@ UNIT = ChameleonConfig(
 
 def test_a_model_trained_here_is_written_for_transformers(tmp_path):
     """Unit codes, attention in the coarsest level, and a tokenizer that names no codes."""
-    (tmp_path / "tokenizer").mkdir()
-    write_tokenizer(tmp_path / "tokenizer")
-    import_parts(tmp_path / "run", "chameleon", UNIT, {}, tokenizer=tmp_path / "tokenizer")
-    done = export_checkpoint(tmp_path / "run", tmp_path / "out", dtype="float32")
+    write_run(tmp_path / "run", "chameleon", UNIT)
+    done = export_checkpoint(tmp_path / "run", tmp_path / "out")
     assert any("rows of the codebook are written at length 1" in note for note in done.notes)
     found = verify(tmp_path / "run", tmp_path / "out", tolerance=1e-5)
     assert found.ok, f"\n{found}"
@@ -255,7 +279,7 @@ def test_a_model_trained_here_is_written_for_transformers(tmp_path):
     assert again.config.first_code == WORDS
     assert not again.config.vq.unit_codes
     saved = tokenizers_of_data.load(tmp_path / "again" / "tokenizer")
-    assert saved.special == tokenizers_of_data.load(tmp_path / "tokenizer").special
+    assert saved.special == tokenizers_of_data.load(tmp_path / "run" / "tokenizer").special
 
 
 def test_the_decoder_of_metas_tokenizer_is_a_part(source, exported, run, tmp_path):

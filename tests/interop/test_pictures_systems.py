@@ -1,16 +1,14 @@
 """Systems of single pictures: autoencoders in diffusers' and transformers' form, a SigLIP tower."""
 
 import dataclasses
-import pathlib
 
 import numpy as np
 import pytest
 
 from tests import latent_oracles  # noqa: F401 (diffusers is told of no peft)
-from tests.systems.small import random_params
+from tests.interop.conftest import write_run
 from unijax.core import tree
 from unijax.core.errors import UserError
-from unijax.core.record import to_json
 from unijax.interop.exporting import export_checkpoint
 from unijax.interop.importing import import_checkpoint, import_parts
 from unijax.interop.verify import verify
@@ -20,10 +18,8 @@ from unijax.models.patchgan import PatchGANConfig
 from unijax.models.siglip import SIZES as SIGLIP
 from unijax.models.vqgan import SIZES as VQ
 from unijax.systems.contrastive import ContrastiveConfig
-from unijax.systems.registry import recipe
 from unijax.systems.tokenizer import TokenizerConfig
 from unijax.train import checkpoint
-from unijax.train.streaming import LazyArray, write_params
 
 GAN = PatchGANConfig(base_channels=32, num_layers=1)
 TOWER = dataclasses.replace(SIGLIP["siglip_test"], hidden_act="gelu_tanh")
@@ -36,23 +32,10 @@ SYSTEMS = {"kl": "tokenizer", "vq": "tokenizer", "tower": "contrastive"}
 FORMATS = {"kl": "diffusers", "vq": "hf", "tower": "hf"}
 
 
-def write_run(directory: pathlib.Path, name: str, config=None) -> pathlib.Path:
-    config, system = config or CONFIGS[name], SYSTEMS[name]
-    params = tree.flatten(random_params(recipe(system).system(config)))
-    lazy = {
-        p: LazyArray(x.shape, np.dtype(np.float32), lambda x=x: np.asarray(x))
-        for p, x in params.items()
-    }
-    recorded = {"system": system, "model": to_json(config)}
-    directory.mkdir()
-    write_params(directory, lazy, {"stage": "check", "config": recorded})
-    return directory
-
-
 @pytest.fixture(scope="module", params=CONFIGS)
 def run(request, tmp_path_factory):
     base = tmp_path_factory.mktemp(request.param)
-    run = write_run(base / "run", request.param)
+    run = write_run(base / "run", SYSTEMS[request.param], CONFIGS[request.param])
     return request.param, run, export_checkpoint(run, base / "out")
 
 
@@ -88,7 +71,8 @@ def test_what_went_out_comes_back_equal_to_the_bit(run, tmp_path):
 def test_an_export_of_another_system_is_told(run, tmp_path):
     name, run_dir, _ = run
     other = "vq" if name == "tower" else "tower"
-    exported = export_checkpoint(write_run(tmp_path / "run", other), tmp_path / "out").path
+    written = write_run(tmp_path / "run", SYSTEMS[other], CONFIGS[other])
+    exported = export_checkpoint(written, tmp_path / "out").path
     with pytest.raises(UserError) as error:
         verify(run_dir, exported)
     assert f"a checkpoint of the system '{SYSTEMS[other]}'" in str(error.value)
@@ -108,7 +92,7 @@ def test_a_format_of_the_system_that_cannot_say_the_model_is_told(run, tmp_path)
 def test_a_tokenizer_that_no_class_can_be_is_told(tmp_path):
     vq = dataclasses.replace(VQ["vq_test"], unit_codes=False)
     config = dataclasses.replace(CONFIGS["vq"], vq=vq)
-    run = write_run(tmp_path / "run", "vq", config)
+    run = write_run(tmp_path / "run", "tokenizer", config)
     with pytest.raises(UserError, match="image tokenizer: found unit_codes=False"):
         export_checkpoint(run, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import pathlib
 import shutil
 import subprocess
 import sys
@@ -16,8 +15,7 @@ from safetensors.torch import load_file as load_torch
 from transformers import LlamaConfig as LlamaConfigOfHF
 from transformers import LlamaForCausalLM
 
-from tests.interop.conftest import VOCAB, random_weights, write_tokenizer
-from tests.systems.small import random_params
+from tests.interop.conftest import VOCAB, random_weights, write_run, write_tokenizer
 from unijax.core import tree
 from unijax.core.errors import UserError
 from unijax.core.record import to_json
@@ -34,10 +32,8 @@ from unijax.models.llama import LlamaConfig
 from unijax.models.unet import UNetConfig
 from unijax.ops.diffusion import NoiseSchedule
 from unijax.systems.lmfusion import LMFusionConfig
-from unijax.systems.registry import recipe
 from unijax.systems.transfusion import Transfusion, TransfusionConfig
 from unijax.train import checkpoint
-from unijax.train.streaming import LazyArray, write_params
 
 TEXT = LlamaConfig(VOCAB, 32, 48, 2, 4, 2, 8, 1e-5)
 AE = AutoencoderConfig(16, 4, (32, 64), 1, scaling_factor=0.7, shift_factor=0.1)
@@ -61,25 +57,14 @@ CONFIGS = {
 }
 
 
-def write_run(directory: pathlib.Path, config: TransfusionConfig) -> pathlib.Path:
-    system = "lmfusion" if isinstance(config, LMFusionConfig) else "transfusion"
-    params = tree.flatten(random_params(recipe(system).system(config)))
-    directory.mkdir(parents=True)
-    (directory / "hf").mkdir()
-    write_tokenizer(directory / "hf")
-    tokenizers.load(directory / "hf").save(directory / "tokenizer")
-    lazy = {
-        p: LazyArray(x.shape, np.dtype(np.float32), lambda x=x: np.asarray(x))
-        for p, x in params.items()
-    }
-    recorded = {"system": system, "model": to_json(config)}
-    write_params(directory, lazy, {"stage": "check", "config": recorded})
-    return directory
+def system_of(config: TransfusionConfig) -> str:
+    return "lmfusion" if isinstance(config, LMFusionConfig) else "transfusion"
 
 
 @pytest.fixture(scope="module", params=CONFIGS)
 def run(request, tmp_path_factory):
-    return write_run(tmp_path_factory.mktemp("run") / "run", CONFIGS[request.param])
+    config, place = CONFIGS[request.param], tmp_path_factory.mktemp("run") / "run"
+    return write_run(place, system_of(config), config)
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +75,7 @@ def out(run):
 
 @pytest.fixture(scope="module")
 def linear(tmp_path_factory):
-    run = write_run(tmp_path_factory.mktemp("linear") / "run", LINEAR)
+    run = write_run(tmp_path_factory.mktemp("linear") / "run", "transfusion", LINEAR)
     export_checkpoint(run, run.parent / "out")
     return run, run.parent / "out"
 
@@ -114,16 +99,16 @@ def test_it_comes_back_equal_to_the_bit(run, out, tmp_path):
 
 
 def test_a_tokenizer_without_marks_that_nothing_asks_for(tmp_path):
-    run = write_run(tmp_path / "run", LINEAR)
+    run = write_run(tmp_path / "run", "transfusion", LINEAR)
     path = run / "tokenizer" / "special_tokens.json"
     content = json.loads(path.read_text())
-    for role in ("pad", "image_placeholder", "eoi"):
+    for role in ("pad", "image_placeholder"):
         del content["names"][role]
     path.write_text(json.dumps(content))
     export_checkpoint(run, tmp_path / "out")
     import_checkpoint(tmp_path / "out", tmp_path / "again")
     special = tokenizers.load(tmp_path / "again" / "tokenizer").special
-    assert (special.pad, special.image_placeholder, special.eoi) == (None, None, None)
+    assert (special.pad, special.image_placeholder) == (None, None)
     assert special == tokenizers.load(run / "tokenizer").special
 
 
@@ -231,7 +216,7 @@ def test_planted_errors_are_seen_where_they_are(linear, tmp_path, name, kind):
     ],
 )
 def test_what_the_file_cannot_run_is_not_exported(tmp_path, changes, expected):
-    run = write_run(tmp_path / "run", dataclasses.replace(LINEAR, **changes))
+    run = write_run(tmp_path / "run", "transfusion", dataclasses.replace(LINEAR, **changes))
     with pytest.raises(UserError) as error:
         export_checkpoint(run, tmp_path / "out")
     assert expected in str(error.value)
@@ -265,21 +250,10 @@ def test_configs_that_are_not_of_the_weights_are_refused(linear, tmp_path, key, 
     assert not (tmp_path / "again").exists()
 
 
-def test_an_autoencoder_of_diffusers_is_a_part(linear, tmp_path):
-    params = checkpoint.read_params(linear[0])["autoencoder"]
-    diffusers_parts.write(tmp_path / "ae", AE, params)
-    import_parts(tmp_path / "run", "transfusion", LINEAR, {"autoencoder": tmp_path / "ae"})
-    found = tree.flatten(checkpoint.read_params(tmp_path / "run")["autoencoder"])
-    for path, x in tree.flatten(params).items():
-        np.testing.assert_array_equal(found[path], x, err_msg=path)
-    other = dataclasses.replace(LINEAR, autoencoder=dataclasses.replace(AE, layers_per_block=2))
-    with pytest.raises(UserError, match="layers_per_block=1 instead of 2"):
-        import_parts(tmp_path / "no", "transfusion", other, {"autoencoder": tmp_path / "ae"})
-
-
-def test_the_twin_of_a_llama_begins_as_its_copy_and_the_text_goes_out_as_it_came(
-    tmp_path,
-):
+@pytest.fixture(scope="module")
+def parts(linear, tmp_path_factory):
+    """A llama in bfloat16 with its tokenizer, an autoencoder of diffusers; and their tensors."""
+    base = tmp_path_factory.mktemp("parts")
     llama = LlamaForCausalLM(
         LlamaConfigOfHF(
             vocab_size=VOCAB, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
@@ -288,28 +262,53 @@ def test_the_twin_of_a_llama_begins_as_its_copy_and_the_text_goes_out_as_it_came
         )
     )  # fmt: skip
     random_weights(llama, 0)
-    llama.to(torch.bfloat16).save_pretrained(tmp_path / "llama")
-    write_tokenizer(tmp_path / "llama")
-    source = load_torch(tmp_path / "llama" / "model.safetensors")
-    for name in ("twins", "shallow twins"):
-        import_parts(tmp_path / name, "lmfusion", CONFIGS[name], {"llama": tmp_path / "llama"})
-        params = checkpoint.read_params(tmp_path / name)
-        text, twin = (tree.flatten(params[g]) for g in ("language_model", "image_twin"))
-        theirs = llama.model.layers[1].mlp.up_proj.weight.detach().float().numpy()
-        np.testing.assert_array_equal(twin["layers/mlp/up_proj/kernel"][1], theirs.T)
-        assert ("layers/self_attn/q_proj/kernel" in twin) == (name == "twins")
-        for path, x in twin.items():
-            np.testing.assert_array_equal(x, text[path], err_msg=path)
-        export_checkpoint(tmp_path / name, tmp_path / f"{name} out")
-        exported = load_torch(tmp_path / f"{name} out" / "model.safetensors")
-        for key, x in source.items():
-            found = exported[f"language_model.{key.removeprefix('model.')}"]
-            assert found.dtype == torch.bfloat16
-            assert torch.equal(found, x), key
+    llama.to(torch.bfloat16).save_pretrained(base / "llama")
+    write_tokenizer(base / "llama")
+    autoencoder = checkpoint.read_params(linear[0])["autoencoder"]
+    diffusers_parts.write(base / "autoencoder", AE, autoencoder)
+    places = {name: base / name for name in ("llama", "autoencoder")}
+    return places, load_torch(base / "llama" / "model.safetensors"), tree.flatten(autoencoder)
+
+
+@pytest.mark.parametrize("name", ["twins", "shallow twins"])
+def test_parts_are_taken_over_and_the_twin_begins_as_a_copy_of_the_text(parts, tmp_path, name):
+    """And text and autoencoder go out again as they came, to the bit."""
+    places, llama, autoencoder = parts
+    import_parts(tmp_path / "run", "lmfusion", CONFIGS[name], places)
+    params = checkpoint.read_params(tmp_path / "run")
+    text, twin, images = (
+        tree.flatten(params[group]) for group in ("language_model", "image_twin", "autoencoder")
+    )
+    up = llama["model.layers.1.mlp.up_proj.weight"].float().numpy()
+    np.testing.assert_array_equal(twin["layers/mlp/up_proj/kernel"][1], up.T)
+    assert ("layers/self_attn/q_proj/kernel" in twin) == (name == "twins")
+    for path, x in twin.items():
+        np.testing.assert_array_equal(x, text[path], err_msg=path)
+    for path, x in autoencoder.items():
+        np.testing.assert_array_equal(images[path], x, err_msg=path)
+    export_checkpoint(tmp_path / "run", tmp_path / "out")
+    exported = load_torch(tmp_path / "out" / "model.safetensors")
+    for key, x in llama.items():
+        found = exported[f"language_model.{key.removeprefix('model.')}"]
+        assert found.dtype == torch.bfloat16
+        assert torch.equal(found, x), key
+
+
+def test_parts_of_other_sizes_are_refused(parts, tmp_path):
+    places, _, _ = parts
+    deeper = dataclasses.replace(LINEAR, autoencoder=dataclasses.replace(AE, layers_per_block=2))
+    wider = dataclasses.replace(TWINS, text=dataclasses.replace(TEXT, intermediate_size=64))
+    for system, config, part, said in (
+        ("transfusion", deeper, "autoencoder", "layers_per_block=1 instead of 2"),
+        ("lmfusion", wider, "llama", "intermediate_size=48 instead of 64"),
+    ):
+        with pytest.raises(UserError, match=said):
+            import_parts(tmp_path / "run", system, config, {part: places[part]})
+        assert not (tmp_path / "run").exists()
 
 
 def test_a_planted_error_in_the_twin_is_seen(tmp_path):
-    run = write_run(tmp_path / "run", TWINS)
+    run = write_run(tmp_path / "run", "lmfusion", TWINS)
     export_checkpoint(run, tmp_path / "out")
     file = tmp_path / "out" / "model.safetensors"
     tensors = load_file(file)

@@ -141,7 +141,7 @@ def _rounded(
     abstract = abstract_params(system, config)
     like = {p: jax.ShapeDtypeStruct(a.shape, dtypes[p]) for p, a in abstract.items()}
     params = checkpoint.read_params(run_dir, tree.unflatten(like))
-    return jax.tree.map(lambda x: x.astype(jnp.float32), params)
+    return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params)
 
 
 def _difference(kind: str, ours: np.ndarray, theirs: np.ndarray, logits: bool) -> Difference:

@@ -133,17 +133,15 @@ def _prompts(config: TokenizerConfig, directory: pathlib.Path, rng: np.random.Ge
 
 def _ours(config: TokenizerConfig, params: Params, given: Prompts, theirs: Outputs) -> Outputs:
     del theirs
-    generator = Tokenizer(config).generator
-    apply = functools.partial(generator.apply, {"params": params["generator"]})
-    with_vq = config.vq is not None
+    network, with_vq = Tokenizer(config).generator, config.vq is not None
 
     @jax.jit
-    def both(pixels, coded):
-        encoded = apply(pixels, method="encode_latents" if with_vq else "encode")
+    def both(params, pixels, coded):
+        encoded = network.apply(params, pixels, method="encode_latents" if with_vq else "encode")
         latents = encoded if with_vq else encoded.mean
-        return {"latents": latents, "decoded": apply(coded, method="decode")}
+        return {"latents": latents, "decoded": network.apply(params, coded, method="decode")}
 
-    return jax.device_get(both(given.pixels, given.coded))
+    return jax.device_get(both({"params": params["generator"]}, given.pixels, given.coded))
 
 
 def _theirs(model: ForeignModel, given: Prompts) -> Outputs:

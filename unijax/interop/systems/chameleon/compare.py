@@ -17,6 +17,7 @@ from jax import Array
 from unijax.core.batch import Kind, PackedBatch
 from unijax.core.errors import UserError
 from unijax.core.system import Params
+from unijax.core.vocab import SpecialIds
 from unijax.interop.interface import Outputs
 from unijax.interop.opening import ForeignModel
 from unijax.interop.rows import ROWS, addresses, rows, slots
@@ -147,7 +148,7 @@ def _load_meta(model: ForeignModel, torch: Any, transformers: Any) -> tuple[Any,
     vocabulary = tokenizer_vocabulary(file)
     codes = Codes.of(vocabulary, str(file))
     text = model.config.text
-    special = type("Ids", (), dict.fromkeys(("bos", "eos", "pad", "image_placeholder"), 0))
+    special = SpecialIds(eos=0, bos=0, pad=0, image_placeholder=0)
     values = hf.hf_config(model.config, "float32", {**vocabulary, "<image>": 0}, special)
     config = transformers.ChameleonConfig.from_dict(values)
     config._attn_implementation = "eager"

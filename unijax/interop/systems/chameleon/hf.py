@@ -13,6 +13,7 @@ import numpy as np
 
 from unijax.core.errors import UserError
 from unijax.core.json_files import read_object, write_object
+from unijax.core.vocab import SpecialIds
 from unijax.data import tokenizer as tokenizer_lib
 from unijax.interop import plain
 from unijax.interop.config_files import llama_json, special_ids
@@ -222,7 +223,7 @@ def unit_codes_told(config: ChameleonConfig, notes: list[str]) -> None:
 
 
 def hf_config(
-    config: ChameleonConfig, dtype: str, vocabulary: dict[str, int], special: Any
+    config: ChameleonConfig, dtype: str, vocabulary: dict[str, int], special: SpecialIds
 ) -> dict:
     """config.json.
 

@@ -106,11 +106,11 @@ def ours(
 
     nothing = np.zeros((1, 0), np.int64)
 
-    def predict(params: Params, x: Array, timestep: Array) -> Array:
+    def predict(params: Params, x: Array, timestep: Array, kept: None) -> tuple[Array, None]:
         at = jnp.broadcast_to(timestep, 1)
         both = given.before[:1], given.unconditional
         made, plain = (row(params, ids, nothing, x, at)[1] for ids in both)
-        return plain + _GUIDANCE * (made - plain)
+        return plain + _GUIDANCE * (made - plain), kept
 
     @jax.jit
     def forward(params, latents, timestep, pixels, noise, seed):
