@@ -163,6 +163,29 @@ def test_the_processor_prepares_pictures_as_here(exported):
     np.testing.assert_allclose(inputs["pixel_values"][0].numpy(), want, atol=1e-5)
 
 
+def test_the_loader_of_metas_release_finds_all_that_it_asks_for(exported):
+    """It wants `rope.freqs`, every name in the vocabulary of the tokenizer's model, and no begin of
+    sequence before a text (`loader.py`, `TokenManager`)."""
+    place = exported[0] / "meta"
+    state = torch.load(place / "models" / "model" / "consolidated.pth")
+    layer = [f"attention.{n}" for n in ("wq", "wk", "wv", "wo")]
+    layer += ["feed_forward.w1", "feed_forward.w2", "feed_forward.w3", "attention_norm", "ffn_norm"]
+    names = {f"layers.{i}.{name}.weight" for i in range(2) for name in layer}
+    for norm in ("q_normalization", "k_normalization"):
+        names |= {f"layers.{i}.attention.{norm}.{x}" for i in range(2) for x in ("weight", "bias")}
+    names |= {"tok_embeddings.weight", "norm.weight", "output.weight", "rope.freqs"}
+    assert state.keys() == names
+    file = place / "tokenizer" / "text_tokenizer.json"
+    words = json.loads(file.read_text(encoding="utf-8"))["model"]["vocab"]
+    assert [words[RELEASED[key]] for key in SPECIAL] == list(range(6))
+    assert words[name_of(3)] == WORDS + ORDER[3]
+    library = tokenizers.Tokenizer.from_file(str(file))
+    assert library.encode("<s>a red cat<eoss>").ids[0] == 0
+    assert library.encode("a red cat").ids == library.encode("a red cat", False).ids
+    assert library.get_vocab_size() == len(words)
+    assert any("k-th least id" in note for note in exported[1]["meta"])
+
+
 def fuse(directory, files: int) -> None:
     """Queries, keys and values in one matrix, and the two of SwiGLU, as Meta's code has them."""
     for i in range(files):
@@ -175,7 +198,6 @@ def fuse(directory, files: int) -> None:
             state[f"{at}.attention.wqkv.weight"] = torch.cat(qkv)
             gate = [state.pop(f"{at}.feed_forward.w{n}.weight") for n in "13"]
             state[f"{at}.feed_forward.w13.weight"] = torch.cat(gate)
-        state["rope.freqs"] = torch.ones(4)
         torch.save(state, path)
 
 

@@ -6,6 +6,7 @@ times the head are compared, in the order of our ids. It has no decoder of pictu
 
 import dataclasses
 import functools
+import json
 import pathlib
 import re
 from typing import Any
@@ -22,7 +23,7 @@ from unijax.interop.interface import Outputs
 from unijax.interop.opening import ForeignModel
 from unijax.interop.rows import ROWS, addresses, rows, slots
 from unijax.interop.systems.chameleon import hf, meta
-from unijax.interop.systems.chameleon.vocabulary import Codes, tokenizer_vocabulary
+from unijax.interop.systems.chameleon.vocabulary import Codes
 from unijax.systems.chameleon import IMAGE, Chameleon, ChameleonConfig
 from unijax.systems.language import Language
 
@@ -145,7 +146,7 @@ def _load_hf(model: ForeignModel, torch: Any, transformers: Any) -> tuple[Any, C
 def _load_meta(model: ForeignModel, torch: Any, transformers: Any) -> tuple[Any, Codes]:
     """Loaded by rules of its own, which know nothing of the tables that wrote the export."""
     file = meta.text_tokenizer(model.directory)
-    vocabulary = tokenizer_vocabulary(file)
+    vocabulary = json.loads(file.read_text(encoding="utf-8"))["model"]["vocab"]
     codes = Codes.of(vocabulary, str(file))
     text = model.config.text
     special = SpecialIds(eos=0, bos=0, pad=0, image_placeholder=0)

@@ -198,6 +198,14 @@ def fewest_files(params: dict[str, np.ndarray], config: LlamaConfig) -> int:
     )  # fmt: skip
 
 
+def rope_frequencies(directory: pathlib.Path) -> np.ndarray:
+    """A tensor that every file must have, and that no code reads."""
+    p = _params(directory)
+    head_dim = p.whole("dim", WIDTH) // p.whole("n_heads", WIDTH)
+    exponent = np.arange(0, head_dim, 2, dtype=np.float32) / head_dim
+    return (p.real("rope_theta", 1e30) ** -exponent).astype(np.float32)
+
+
 class MetaSource:
     """The tensors of all files of a release's decoder, whole and apart."""
 

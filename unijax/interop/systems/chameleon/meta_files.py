@@ -10,8 +10,9 @@ import tokenizers
 import yaml
 
 from unijax.core.errors import UserError
-from unijax.core.json_files import write_object
+from unijax.core.json_files import read_object, write_object
 from unijax.data import tokenizer as tokenizer_lib
+from unijax.data.hf_tokens import TOKENIZER_BYTES
 from unijax.interop.hf_tokenizer import write_hf_tokenizer
 from unijax.interop.interface import Export
 from unijax.interop.source_tokenizer import tell_padding
@@ -76,7 +77,12 @@ def _vqgan(config: ChameleonConfig) -> dict:
 
 
 def _tokenizer(export: Export, place: pathlib.Path) -> None:
-    """text_tokenizer.json, with a name for every image code."""
+    """text_tokenizer.json, with a name for every image code.
+
+    Raises:
+      UserError: if the ids of these names would be others than the model's, or that code cannot
+        read the tokenizer.
+    """
     c, ours = export.config, tokenizer_lib.load(export.tokenizer)
     tell_padding(ours.vocab_size, c.text.vocab_size, export.notes)
     codes = codes_of_run(export.tokenizer, c.first_code, c.vq.num_embeddings)
@@ -93,13 +99,33 @@ def _tokenizer(export: Export, place: pathlib.Path) -> None:
                 f"as many ids as there are before image code 0, {c.first_code}",
                 "Export this model with --format hf, which needs no such names.",
             )  # fmt: skip
+    _whole_vocabulary(file)
     shutil.move(file, place / "text_tokenizer.json")
+    if not np.array_equal(codes.ids, np.sort(codes.ids)):
+        export.notes.append(
+            "the code of that release draws the k-th least id of image codes as code k; the names "
+            "of this tokenizer are in another order"
+        )
     ids = {role: getattr(ours.special, role) for role in _MARKS}
     names = {role: "nothing" if i is None else ours.piece(i) for role, i in ids.items()}
     if other := [f"{names[r]} for {_MARKS[r]}" for r in _MARKS if names[r] != _MARKS[r]]:
         export.notes.append(
             f"the code of that release finds marks by their names; here are {', '.join(other)}"
         )
+
+
+def _whole_vocabulary(file: pathlib.Path) -> None:
+    """That code looks up every name in the vocabulary of the model, and puts the begin of sequence
+    before a prompt itself."""
+    content = read_object(file, TOKENIZER_BYTES)
+    words = content["model"]["vocab"]
+    if not isinstance(words, dict):
+        raise UserError(
+            "tokenizer", f"a model of the kind {content['model']['type']}", "one whose vocabulary "
+            "has an id for each name, as BPE", "Export this model with --format hf.",
+        )  # fmt: skip
+    words.update({token["content"]: token["id"] for token in content["added_tokens"]})
+    write_object(file, content | {"post_processor": None})
 
 
 class Writer:
@@ -113,6 +139,7 @@ class Writer:
         self._count = meta.shards(directory)
         self._model = meta.model_directory(directory)
         self._vqgan = meta.tokenizer_directory(directory) / "vqgan.ckpt"
+        self._frequencies = meta.rope_frequencies(directory)
         self._dtypes = {name: info.dtype for name, info in tensors.items()}
         self.total_bytes = sum(
             math.prod(info.shape) * info.dtype.itemsize for info in tensors.values()
@@ -165,7 +192,11 @@ class Writer:
 
         for file, parts in self._parts.items():
             content = {name: tensor(x) for name, x in parts.items()}
-            torch.save({"state_dict": content} if file == self._vqgan else content, file)
+            if file == self._vqgan:
+                content = {"state_dict": content}
+            else:
+                content["rope.freqs"] = tensor(self._frequencies)
+            torch.save(content, file)
             del content
         self._parts.clear()
         shutil.rmtree(self._scratch)

@@ -1,9 +1,10 @@
 """Image codes among the ids of the text table: as released by name, here in order.
 
-A released tokenizer calls the id of code 4711 `IMGIMGEHBBZ`: the digits as letters from A to J. Ids
-of the names are not in the order of the codes (`chameleon/inference/vocab.py` of Meta's release,
-`ChameleonImageVocabularyMapping` of transformers). Here code k is the id `first_code + k`, so rows
-of the embedding and of the head are permuted on the way in and back on the way out.
+A released tokenizer calls the id of code 4711 `IMGIMGEHBBZ`: the digits as letters from A to J
+(`chameleon/inference/vocab.py` of Meta's release, `ChameleonImageVocabularyMapping` of
+transformers). Nothing says that these ids are in the order of the codes. Here code k is the id
+`first_code + k`, so rows of the embedding and of the head are permuted on the way in and back on
+the way out.
 """
 
 import dataclasses
@@ -49,7 +50,7 @@ class Codes:
         found = {m[1]: i for name, i in vocabulary.items() if (m := _NAME.fullmatch(str(name)))}
         codes = {int("".join(str(_DIGITS.index(c)) for c in word)): i for word, i in found.items()}
         ids = [codes.get(k) for k in range(len(found))]
-        whole = all(type(i) is int for i in ids)
+        whole = all(type(i) is int and i >= 0 for i in ids)
         if not ids or not whole or sorted(ids) != list(range(min(ids), min(ids) + len(ids))):
             raise UserError(
                 where, f"{len(found)} names of image codes, {quoted(sorted(found)[:3])}",
