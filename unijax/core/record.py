@@ -10,6 +10,7 @@ import typing
 from typing import Any
 
 from unijax.core.errors import UserError
+from unijax.core.json_files import quoted
 
 
 def added(default: Any) -> Any:
@@ -30,7 +31,7 @@ def unknown_key(where: str, name: str, known: list[str]) -> UserError:
     """An error that names the nearest right key."""
     near = difflib.get_close_matches(name, known, 1)
     advice = f"Did you mean {near[0]!r}?" if near else "Correct the key."
-    return UserError(where, f"unknown key {name!r}", f"one of {sorted(known)}", advice)
+    return UserError(where, f"unknown key {quoted(name)}", f"one of {sorted(known)}", advice)
 
 
 def build(cls: type, values: Any, where: str) -> Any:
@@ -40,7 +41,7 @@ def build(cls: type, values: Any, where: str) -> Any:
       UserError: naming the key, with the nearest right name for a wrong one.
     """
     if not _is_group(values):
-        raise UserError(where, repr(values), f"a group of keys ({cls.__name__})", "Correct it.")
+        raise UserError(where, quoted(values), f"a group of keys ({cls.__name__})", "Correct it.")
     hints = typing.get_type_hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
     out = {}
@@ -88,7 +89,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
 
 def _wrong_type(where: str, value: Any, expected: str) -> UserError:
     return UserError(
-        where, f"{value!r} of type {type(value).__name__}", expected, "Correct the config."
+        where, f"{quoted(value)} of type {type(value).__name__}", expected, "Correct the config."
     )
 
 
