@@ -71,7 +71,7 @@ def prompts(
         normal((ROWS, *shape)),
         np.array([-1.0, config.schedule.num_train_timesteps - 1.0], np.float32),
         rng.uniform(-1, 1, (ROWS, ae.image_size, ae.image_size, 3)).astype(np.float32),
-        rng.integers(0, ids, (1, 2)),
+        rng.integers(0, ids, (1, _WORDS)),
         normal((1, *shape)),
         np.stack(fresh),
     )
@@ -91,7 +91,7 @@ def ours(
 
     def row(params, before, after, latents, timestep):
         """Hidden states of rows with an image, and the noise that they predict."""
-        texts = [(Kind.TEXT, before), (Kind.GEN, addresses(n)[: len(before)])]
+        texts = [(Kind.TEXT, before), (Kind.GEN, addresses(n))]
         texts += [(Kind.TEXT, after)] * (after.shape[1] > 0)
         streams = {IMAGE: slots(latents=latents[:, None])}
         batch = jax.tree.map(jnp.asarray, rows(texts, **streams))
@@ -104,13 +104,12 @@ def ours(
         of_image = hidden[:, start : start + n]
         return hidden, system.predict_noise(params, of_image, kept, timestep)
 
-    nothing = np.zeros((1, 0), np.int64)
-
     def predict(params: Params, x: Array, timestep: Array, kept: None) -> tuple[Array, None]:
-        at = jnp.broadcast_to(timestep, 1)
-        both = given.before[:1], given.unconditional
-        made, plain = (row(params, ids, nothing, x, at)[1] for ids in both)
-        return plain + _GUIDANCE * (made - plain), kept
+        both = np.concatenate([given.before[:1], given.unconditional])
+        nothing = np.zeros((2, 0), np.int64)
+        at = jnp.broadcast_to(timestep, 2)
+        _, predicted = row(params, both, nothing, jnp.concatenate([x, x]), at)
+        return predicted[1:] + _GUIDANCE * (predicted[:1] - predicted[1:]), kept
 
     @jax.jit
     def forward(params, latents, timestep, pixels, noise, seed):
