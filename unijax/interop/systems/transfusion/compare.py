@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from unijax.core.batch import Kind
+from unijax.core.batch import Kind, PackedBatch
 from unijax.core.errors import UserError
 from unijax.core.system import Params
 from unijax.interop.interface import Outputs
@@ -86,46 +86,58 @@ def ours(
 ) -> Outputs:
     """Our outputs, as `theirs` has them."""
     del theirs
-    system = recipe(config)
-    n = config.num_tokens
+    both = np.concatenate([given.before[:1], given.unconditional])
+    pictures = given.latents, given.timestep, given.pixels, given.noise
+    batches = _rows(config, given, given.before, given.after), _rows(config, given, both)
+    return jax.device_get(_forward(recipe, config, params, *batches, *pictures))
 
-    def row(params, before, after, latents, timestep):
-        """Hidden states of rows with an image, and the noise that they predict."""
-        texts = [(Kind.TEXT, before), (Kind.GEN, addresses(n))]
-        texts += [(Kind.TEXT, after)] * (after.shape[1] > 0)
-        streams = {IMAGE: slots(latents=latents[:, None])}
-        batch = jax.tree.map(jnp.asarray, rows(texts, **streams))
+
+def _rows(
+    config: TransfusionConfig, given: Prompts, before: np.ndarray, *after: np.ndarray
+) -> PackedBatch:
+    """Texts around an image."""
+    image = (Kind.GEN, addresses(config.num_tokens))
+    parts = [(Kind.TEXT, before), image, *((Kind.TEXT, text) for text in after)]
+    return rows(parts, **{IMAGE: slots(latents=given.latents[:, None])})
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _forward(
+    recipe: type[Transfusion],
+    config: TransfusionConfig,
+    params: Params,
+    batch: PackedBatch,
+    guided: PackedBatch,
+    latents: Array,
+    timestep: Array,
+    pixels: Array,
+    noise: Array,
+) -> dict[str, Array]:
+    """`guided` are rows that end with the image, one with a prompt and one without."""
+    system = recipe(config)
+    image = slice(_WORDS, _WORDS + config.num_tokens)
+
+    def row(batch: PackedBatch, latents: Array, timestep: Array) -> tuple[Array, Array]:
+        """Hidden states of rows, and the noise that they predict."""
         patches, kept = system.embed_latents(params, latents, timestep)
         ids = jnp.where(batch.kind == Kind.TEXT, batch.tokens, 0)
-        start = before.shape[1]
-        x = system.embed_text(params, ids)
-        x = x.at[:, start : start + n].set(patches)
+        x = system.embed_text(params, ids).at[:, image].set(patches)
         hidden = system.states(params, x, batch)
-        of_image = hidden[:, start : start + n]
-        return hidden, system.predict_noise(params, of_image, kept, timestep)
+        return hidden, system.predict_noise(params, hidden[:, image], kept, timestep)
 
-    def predict(params: Params, x: Array, timestep: Array, kept: None) -> tuple[Array, None]:
-        both = np.concatenate([given.before[:1], given.unconditional])
-        nothing = np.zeros((2, 0), np.int64)
-        at = jnp.broadcast_to(timestep, 2)
-        _, predicted = row(params, both, nothing, jnp.concatenate([x, x]), at)
-        return predicted[1:] + _GUIDANCE * (predicted[:1] - predicted[1:]), kept
+    def predict(x: Array, timestep: Array, kept: None) -> tuple[Array, None]:
+        _, both = row(guided, jnp.concatenate([x, x]), jnp.broadcast_to(timestep, 2))
+        return both[1:] + _GUIDANCE * (both[:1] - both[1:]), kept
 
-    @jax.jit
-    def forward(params, latents, timestep, pixels, noise, seed):
-        hidden, predicted = row(params, given.before, given.after, latents, timestep)
-        of_params = functools.partial(predict, params)
-        return {
-            "hidden": hidden,
-            "text": system.text_logits(params, hidden),
-            "noise": predicted,
-            "latents": system.encode_latents(params, pixels),
-            "decoded": system.decode_latents(params, latents),
-            "drawn": denoise(system.sampler_of(_STEPS), noise, of_params, seed),
-        }
-
-    inputs = given.latents, given.timestep, given.pixels, given.noise, _SEED
-    return jax.device_get(forward(params, *inputs))
+    hidden, predicted = row(batch, latents, timestep)
+    return {
+        "hidden": hidden,
+        "text": system.text_logits(params, hidden),
+        "noise": predicted,
+        "latents": system.encode_latents(params, pixels),
+        "decoded": system.decode_latents(params, latents),
+        "drawn": denoise(system.sampler_of(_STEPS), noise, predict, jnp.asarray(_SEED)),
+    }
 
 
 def theirs(model: ForeignModel, given: Prompts) -> Outputs:

@@ -1,0 +1,128 @@
+"""PyTorch's side: `python -m bench.transfusion_peer FOLDER`, asked by bench/transfusion_step.py."""
+
+import itertools
+import json
+import os
+import pathlib
+import sys
+import time
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import diffusers
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from bench.janus_contender import serve
+
+
+class Transfusion(nn.Module):
+    """transformers' Llama, and the two halves of diffusers' U-Net around it."""
+
+    def __init__(self, config: dict):
+        super().__init__()
+        text, unet = config["text"], config["unet"]
+        channels = unet["block_out_channels"]
+        shape = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
+                 "num_attention_heads", "num_key_value_heads", "head_dim", "rms_norm_eps",
+                 "rope_theta")  # fmt: skip
+        llama = LlamaConfig(**{k: text[k] for k in shape}, tie_word_embeddings=False)
+        self.language_model = LlamaForCausalLM(llama)
+        self.unet = diffusers.UNet2DConditionModel(
+            sample_size=unet["sample_size"], in_channels=unet["in_channels"],
+            out_channels=unet["out_channels"], block_out_channels=channels,
+            layers_per_block=unet["layers_per_block"], mid_block_type=None,
+            down_block_types=["DownBlock2D"] * len(channels),
+            up_block_types=["UpBlock2D"] * len(channels),
+        )  # fmt: skip
+        self.proj_in = nn.Linear(channels[-1], text["hidden_size"])
+        self.proj_out = nn.Linear(text["hidden_size"], channels[-1])
+        self.noise_weight = config["noise_weight"]
+
+    @classmethod
+    def from_export(cls, folder: pathlib.Path) -> "Transfusion":
+        model = cls(json.loads((folder / "config.json").read_text())["model"])
+        state = load_file(folder / "model.safetensors")
+        state = {
+            name.replace("image_layers.unet", "unet").replace("image_layers.proj", "proj"): x
+            for name, x in state.items()
+            if not name.startswith("autoencoder.")
+        }
+        model.load_state_dict(state)
+        return model
+
+    def loss(self, batch: dict[str, Tensor]) -> Tensor:
+        """Means over the targets, and over the pictures."""
+        unet = self.unet
+        time = unet.time_embedding(unet.time_proj(batch["timestep"] + 1))  # 0 is a clean picture
+        x = unet.conv_in(batch["noised"])
+        skips = [x]
+        for block in unet.down_blocks:
+            x, more = block(x, time)
+            skips += more
+        coarsest = x.shape
+        tokens = self.proj_in(x.flatten(2).transpose(1, 2))
+        at = batch["column"][:, None] + torch.arange(tokens.shape[1])
+        row = batch["row"][:, None].expand_as(at)
+        embedded = self.language_model.get_input_embeddings()(batch["ids"])
+        embedded = embedded.index_put((row, at), tokens)
+        hidden = self.language_model.model(
+            inputs_embeds=embedded, attention_mask=mask(batch["segment"], batch["image"]),
+            position_ids=batch["position"], use_cache=False,
+        ).last_hidden_state  # fmt: skip
+        learned = batch["label"] >= 0
+        logits = self.language_model.lm_head(hidden[learned])
+        text = F.cross_entropy(logits, batch["label"][learned])
+        x = self.proj_out(hidden[row, at]).transpose(1, 2).reshape(coarsest)
+        for block in unet.up_blocks:
+            n = len(block.resnets)
+            x, skips = block(x, tuple(skips[-n:]), time), skips[:-n]
+        x = unet.conv_out(unet.conv_act(unet.conv_norm_out(x)))
+        return text + self.noise_weight * F.mse_loss(x, batch["noise"])
+
+
+def mask(segment: Tensor, image: Tensor) -> Tensor:
+    """[B, 1, T, T] to be added: a document's past, and all of an image (section 3)."""
+    at = torch.arange(segment.shape[1])
+    same = lambda x: x[:, :, None] == x[:, None, :]  # noqa: E731
+    seen = (at[:, None] >= at) | (same(image) & (image > 0)[:, None])
+    seen = seen & same(segment) | torch.eye(len(at), dtype=torch.bool)
+    return torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)[:, None]
+
+
+def training(folder: pathlib.Path) -> dict:
+    """Task: a round of steps."""
+    model = Transfusion.from_export(folder / "model").train()
+    trained = [*model.parameters()]
+    optimizer = torch.optim.AdamW(
+        trained, lr=1e-4, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0, fused=True
+    )
+    stream = (dict(np.load(folder / f"step-{step}.npz")) for step in itertools.count())
+
+    def steps(count: int) -> dict:
+        taken = [
+            {name: torch.from_numpy(x) for name, x in batch.items()}
+            for batch in itertools.islice(stream, count)
+        ]
+        losses = []
+        began = time.perf_counter()
+        for batch in taken:
+            batch = {k: x if x.is_floating_point() else x.long() for k, x in batch.items()}
+            loss = model.loss(batch)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(trained, 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            losses.append(loss.item())
+        return {"seconds": time.perf_counter() - began, "losses": losses}
+
+    return {"steps": steps}
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    serve(training(pathlib.Path(sys.argv[1])))
