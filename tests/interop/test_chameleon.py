@@ -13,12 +13,16 @@ from transformers import ChameleonConfig as HFConfig
 from transformers import ChameleonForConditionalGeneration, ChameleonProcessor
 
 from tests.interop.conftest import SPECIAL, random_weights, write_run, write_tokenizer
+from tests.interop.test_hostile import refusals
 from unijax.core import tree
 from unijax.core.errors import UserError
 from unijax.core.vocab import SpecialIds
 from unijax.data import tokenizer as tokenizers_of_data
 from unijax.interop.exporting import export_checkpoint
 from unijax.interop.importing import import_checkpoint, import_parts
+from unijax.interop.interface import Import
+from unijax.interop.opening import open_model
+from unijax.interop.source_tokenizer import import_tokenizer
 from unijax.interop.systems.chameleon.vocabulary import Codes, name_of
 from unijax.interop.verify import verify
 from unijax.models.llama import LlamaConfig
@@ -275,6 +279,27 @@ def test_codes_that_do_not_stand_together_are_refused(source, tmp_path):
     path.write_text(json.dumps(content))
     with pytest.raises(UserError, match="with ids that stand together"):
         import_checkpoint(tmp_path / "in", tmp_path / "run")
+
+
+@pytest.mark.parametrize("format", ["hf", "meta"])
+def test_changed_files_give_one_clear_error_or_are_read(exported, tmp_path, format):
+    names = {
+        "hf": ["config.json", "preprocessor_config.json", "tokenizer_config.json"],
+        "meta": [
+            "models/model/params.json", "models/model/consolidate_params.json",
+            "tokenizer/vqgan.yaml", "tokenizer/text_tokenizer.json",
+        ],
+    }[format]  # fmt: skip
+
+    def read(source):
+        model = open_model(source)
+        shutil.rmtree(tmp_path / "tokenizer", ignore_errors=True)
+        place = model.format.tokenizer_of(model.directory)
+        rows = model.config.text.vocab_size
+        ours = import_tokenizer(place, tmp_path / "tokenizer", rows, [])
+        model.format.record(Import(model.directory, model.config, ours, None, []))
+
+    assert refusals(exported[0] / format, names, tmp_path, read, seed=0) > 20
 
 
 def test_names_of_codes():

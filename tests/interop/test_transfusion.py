@@ -16,6 +16,7 @@ from transformers import LlamaConfig as LlamaConfigOfHF
 from transformers import LlamaForCausalLM
 
 from tests.interop.conftest import VOCAB, random_weights, write_run, write_tokenizer
+from tests.interop.test_hostile import refusals
 from unijax.core import tree
 from unijax.core.errors import UserError
 from unijax.core.record import to_json
@@ -23,6 +24,7 @@ from unijax.data import tokenizer as tokenizers
 from unijax.interop import diffusers_parts
 from unijax.interop.exporting import export_checkpoint
 from unijax.interop.importing import import_checkpoint, import_parts
+from unijax.interop.opening import open_model
 from unijax.interop.systems.transfusion import compare
 from unijax.interop.systems.transfusion.modeling_transfusion import hybrid_mask
 from unijax.interop.verify import verify
@@ -248,6 +250,10 @@ def test_configs_that_are_not_of_the_weights_are_refused(linear, tmp_path, key, 
         import_checkpoint(tmp_path / "out", tmp_path / "again")
     assert expected in str(error.value)
     assert not (tmp_path / "again").exists()
+
+
+def test_changed_configs_give_one_clear_error_or_are_read(linear, tmp_path):
+    assert refusals(linear[1], ["config.json"], tmp_path, open_model, seed=0) > 20
 
 
 @pytest.fixture(scope="module")
