@@ -311,12 +311,13 @@ def test_names_of_codes():
 
 UNIT = ChameleonConfig(
     LlamaConfig(VOCAB, 32, 48, 2, 4, 2, 8, 1e-5, qk_norm="layer_norm"),
-    VQConfig(16, 32, (1, 2), 1, 16, 8, CODES), first_code=WORDS,
+    VQConfig(16, 32, (1, 2), 0, 16, 8, CODES), first_code=WORDS,
 )  # fmt: skip
 
 
 def test_a_model_trained_here_is_written_for_transformers(tmp_path):
-    """Unit codes, attention in the coarsest level, and a tokenizer that names no codes."""
+    """Unit codes, no blocks in the encoder, attention in the coarsest level of the decoder, and a
+    tokenizer that names no codes."""
     write_run(tmp_path / "run", "chameleon", UNIT)
     done = export_checkpoint(tmp_path / "run", tmp_path / "out")
     assert any("rows of the codebook are written at length 1" in note for note in done.notes)

@@ -174,7 +174,7 @@ def janus_vq_config(q: Section, grid: int) -> VQConfig:
 
 
 def check_janus_vq(config: VQConfig, where: str) -> None:
-    """Refuses an image tokenizer that is none of Janus's, or that no code of it runs."""
+    """Refuses an image tokenizer that is none of Janus's, or that no code runs."""
     if not (config.unit_codes and config.coarse_attention):
         raise UserError(
             where,
@@ -182,8 +182,15 @@ def check_janus_vq(config: VQConfig, where: str) -> None:
             "both, as the tokenizer of Janus has them",
             "This model cannot be exported.",
         )
-    # There the width of a level of the encoder changes in its blocks alone, and what follows is
-    # built as if it had changed.
+    check_vq_runs(config, where)
+
+
+def check_vq_runs(config: VQConfig, where: str) -> None:
+    """Refuses an image tokenizer that the other side builds but cannot run.
+
+    There the width of a level of the encoder changes in its blocks alone, and what follows is built
+    as if it had changed.
+    """
     if not config.num_res_blocks and set(config.channel_multiplier[:-1]) - {1}:
         raise UserError(
             where,

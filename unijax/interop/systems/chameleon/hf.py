@@ -17,7 +17,7 @@ from unijax.core.vocab import SpecialIds
 from unijax.data import tokenizer as tokenizer_lib
 from unijax.interop import plain
 from unijax.interop.config_files import llama_json, special_ids
-from unijax.interop.config_parts import DROPOUT, llama_config, read_config
+from unijax.interop.config_parts import DROPOUT, check_vq_runs, llama_config, read_config
 from unijax.interop.hf_tokenizer import write_hf_tokenizer
 from unijax.interop.interface import Export, Import, said_template
 from unijax.interop.parts import TAMING_VQ, llama, vq
@@ -80,13 +80,14 @@ def _vq_config(top: Section, codes: int, notes: list[str]) -> VQConfig:
         image_size=size,
         base_channels=q.whole("base_channels", WIDTH),
         channel_multiplier=multiplier,
-        num_res_blocks=q.whole("num_res_blocks", BLOCKS),
+        num_res_blocks=q.whole("num_res_blocks", BLOCKS, least=0),
         latent_channels=q.whole("latent_channels", WIDTH),
         embed_dim=q.whole("embed_dim", WIDTH),
         num_embeddings=q.whole("num_embeddings", ROWS),
         coarse_attention=bool(attended),
         unit_codes=False,
     )
+    check_vq_runs(found, q.where)
     q.plain(plain.ANYWHERE)
     notes += q.unknown((*DROPOUT, "out_channels", "ch", "out_ch", "n_embed", "ch_mult", "double_z",
                         "z_channels", "ddconfig", "lossconfig", "ckpt_path", "beta"))  # fmt: skip
@@ -273,5 +274,4 @@ def check_decoder(config: ChameleonConfig) -> None:
                 f"text.{name}", f"{found!r}", f"{expected!r}, as every Chameleon has it",
                 "This model cannot be exported.",
             )  # fmt: skip
-    if not config.vq.num_res_blocks:
-        raise UserError("vq.num_res_blocks", "0", "1 or more", "This model cannot be exported.")
+    check_vq_runs(config.vq, "image tokenizer")

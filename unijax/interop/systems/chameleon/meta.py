@@ -16,6 +16,7 @@ import yaml
 
 from unijax.core.errors import UserError
 from unijax.core.json_files import read_object, shown
+from unijax.interop.config_parts import check_vq_runs
 from unijax.interop.parts import llama
 from unijax.interop.sections import BLOCKS, LAYERS, ROWS, SIDE, WIDTH, Section
 from unijax.interop.sources import Together, TorchSource
@@ -138,11 +139,13 @@ def _vq_config(directory: pathlib.Path, codes: int) -> VQConfig:
     multiplier, size = d.wholes("ch_mult", 64, 12), d.whole("resolution", SIDE)
     grid = size // 2 ** (len(multiplier) - 1)
     d.require("attn_resolutions", [], [grid])
-    return VQConfig(
-        size, d.whole("ch", WIDTH), multiplier, d.whole("num_res_blocks", BLOCKS),
+    found = VQConfig(
+        size, d.whole("ch", WIDTH), multiplier, d.whole("num_res_blocks", BLOCKS, least=0),
         d.whole("z_channels", WIDTH), p.whole("embed_dim", WIDTH), p.whole("n_embed", ROWS),
         coarse_attention=bool(d.get("attn_resolutions")), unit_codes=False,
     )  # fmt: skip
+    check_vq_runs(found, str(path))
+    return found
 
 
 def table(config: ChameleonConfig, directory: pathlib.Path) -> Table:
