@@ -279,7 +279,8 @@ def test_with_codes_by_distance_it_equals_diffusers():
             x = entry.to_theirs([flat[ours]])
         state[name] = torch.from_numpy(np.ascontiguousarray(x))
     theirs.load_state_dict(state)
-    params = {"params": tree.unflatten(flat)}
+    params = jax.tree.map(jnp.asarray, {"params": tree.unflatten(flat)})
+    apply = functools.partial(model.apply, params)
     pixels = rng.uniform(-1, 1, (2, 16, 16, 3)).astype(np.float32)
     codes = rng.integers(0, cfg.num_embeddings, (2, cfg.num_tokens))
     with torch.no_grad():
@@ -289,10 +290,10 @@ def test_with_codes_by_distance_it_equals_diffusers():
         rows = theirs.quantize.get_codebook_entry(torch.from_numpy(codes).reshape(-1), shape)
         decoded = theirs.decoder(theirs.post_quant_conv(rows)).permute(0, 2, 3, 1).numpy()
     latents = latents.permute(0, 2, 3, 1).flatten(1, 2).numpy()
-    found = model.apply(params, pixels, method="encode_latents")
+    found = apply(jnp.asarray(pixels), method="encode_latents")
     np.testing.assert_allclose(found, latents, atol=1e-5 * np.abs(latents).max())
-    np.testing.assert_array_equal(model.apply(params, pixels, method="encode"), indices)
-    found = model.apply(params, codes, method="decode")
+    np.testing.assert_array_equal(apply(jnp.asarray(pixels), method="encode"), indices)
+    found = apply(jnp.asarray(codes), method="decode")
     np.testing.assert_allclose(found, decoded, atol=1e-4 * np.abs(decoded).max())
 
 
