@@ -1,6 +1,7 @@
 """The tokenizer against transformers' `JanusVQVAE` on random weights, and its own rules."""
 
 import dataclasses
+import functools
 import math
 import re
 
