@@ -33,25 +33,26 @@ def write_checkpoint(directory: pathlib.Path, size: str, format: str) -> None:
     import numpy as np
 
     from unijax.core.vocab import SpecialIds
-    from unijax.interop import export_configs, formats
     from unijax.interop.opening import abstract_params
     from unijax.interop.safetensors_writer import SafetensorsWriter
+    from unijax.interop.systems.janus import configs
+    from unijax.interop.systems.janus.tables import TABLES
     from unijax.interop.table import TensorInfo, foreign_shapes
     from unijax.systems.janus import SIZES
 
     config = SIZES[size]
-    shapes = {p: a.shape for p, a in abstract_params(config).items()}
+    shapes = {p: a.shape for p, a in abstract_params("janus", config).items()}
     dtype = np.dtype(ml_dtypes.bfloat16)
     tensors = {
         name: TensorInfo(shape, dtype)
-        for name, shape in foreign_shapes(formats.FORMATS[format](config), shapes).items()
+        for name, shape in foreign_shapes(TABLES[format](config), shapes).items()
     }
     directory.mkdir(parents=True)
     special = SpecialIds(bos=0, eos=1, pad=2, boi=3, eoi=4, image_placeholder=5)
     content = (
-        export_configs.hf_config(config, "bfloat16", special)
+        configs.hf_config(config, "bfloat16", special)
         if format == "hf"
-        else export_configs.deepseek_config(config, "bfloat16", special)
+        else configs.deepseek_config(config, "bfloat16", special)
     )
     (directory / "config.json").write_text(json.dumps(content))
     writer = SafetensorsWriter(directory, tensors, 5 * 2**30)

@@ -37,10 +37,10 @@ from PIL import Image
 
 from bench.janus_case import drawing_ids, random_params
 from unijax.core.batch import Kind, PackedBatch
+from unijax.core.record import to_json
 from unijax.core.system import Params
 from unijax.data import tokenizer as tokenizers
 from unijax.data.templates import TEMPLATES
-from unijax.interop import configs
 from unijax.interop.exporting import export_checkpoint
 from unijax.models import siglip, vqgan
 from unijax.models.llama import LlamaConfig
@@ -106,7 +106,7 @@ def write_case(folder: pathlib.Path) -> dict:
     tokenizers.load(ROOT / "assets" / "tokenizer").save(run / "tokenizer")
     config = {
         "system": "janus",
-        "model": configs.to_json(MODEL),
+        "model": to_json(MODEL),
         "data": {"template": "janus_pro"},
     }
     lazy = {p: LazyArray(x.shape, x.dtype, lambda x=x: x) for p, x in params.items()}

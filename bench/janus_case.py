@@ -19,6 +19,7 @@ import numpy as np
 from bench.janus_documents import IGNORED, Documents
 from unijax.core import tree
 from unijax.core.batch import ImageSlots, Kind, PackedBatch, Target
+from unijax.core.record import to_json
 from unijax.core.stream import Layout
 from unijax.core.system import Params
 from unijax.core.vocab import SpecialIds
@@ -29,7 +30,6 @@ from unijax.data.loader import Loader
 from unijax.data.templates import TEMPLATES, Template
 from unijax.data.tokenizer import Tokenizer
 from unijax.data.tokenizer import load as load_tokenizer
-from unijax.interop import configs
 from unijax.interop.exporting import export_checkpoint
 from unijax.main.run import RunConfig
 from unijax.models.llama import LlamaConfig
@@ -170,7 +170,7 @@ def write_case(case: Case, folder: pathlib.Path, steps: int) -> None:
     vqmodel = tree.unflatten(drawn)["vqmodel"]
     config = {
         "system": "janus",
-        "model": configs.to_json(case.model),
+        "model": to_json(case.model),
         "data": {"template": TEMPLATE},
     }
     write_params(run, params, {"stage": "bench", "config": config})

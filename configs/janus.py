@@ -10,7 +10,7 @@ alone with probability 0.25, the condition replaced by pad with probability 0.1.
     unijax train --config configs/janus.py:stage2 --init-from runs/janus1 --run-dir runs/janus2
     unijax train --config configs/janus.py:stage3 --init-from runs/janus2 --run-dir runs/janus3
 
-(`runs/parts`: `unijax import --llama ... --siglip ... --vq ...`, see configs/janus_pro.py.)
+(`runs/parts`: parts by `unijax import`, as configs/janus_pro.py has it.)
 Hardware in the paper: 16 nodes of 8 A100-40GB for 7 days.
 
 Our choices, where the paper is silent: epsilon of Adam 1e-8; context 4096 with packing; a batch is

@@ -4,7 +4,7 @@ Reproduces: the Janus-Pro technical report, table 2 and sections 2.1-2.4, 3.1: w
 learning rates, schedules, warm-up, steps, batch, ratios of understanding : text : generation,
 context 4096 with packing, AdamW (0.9, 0.95), no weight decay, clipping at 1.
 
-    unijax import --llama DEEPSEEK_LLM --siglip SIGLIP --vq VQ16 --tokenizer TOKENIZER \\
+    unijax import --part llama=DEEPSEEK_LLM --part siglip=SIGLIP --part vq=VQ16 \\
         --config configs/janus_pro.py:1b,stage1 --run-dir runs/parts
     unijax train --config configs/janus_pro.py:1b,stage1 --init-from runs/parts --run-dir runs/s1
     unijax train --config configs/janus_pro.py:1b,stage2 --init-from runs/s1 --run-dir runs/s2

@@ -12,7 +12,11 @@ Our choices, where the paper is silent: a batch is counted in packed rows; docum
 see each other; a tenth of the captions is left out, for guidance; captions are learned like any
 text; latents are scaled by the autoencoder's own factor; the U-Net's widths (models/unet.py). The
 data is yours: every source is a JSONL file under data/ (docs/data.md has the format), the
-autoencoder a file of weights (`unijax import --part autoencoder=DIR`, configs/kl_demo.py).
+autoencoder a file of weights, as configs/kl_demo.py makes one; one of diffusers goes, with fresh
+weights for the rest, into a run to start from (`--init-from runs/parts`):
+
+    unijax import --part autoencoder=DIR --tokenizer TOKENIZER \\
+        --config configs/transfusion.py:0.76b,linear --run-dir runs/parts
 """
 
 import dataclasses

@@ -7,6 +7,7 @@ import pytest
 
 from bench import study
 from tests.scaling.test_table import rows
+from unijax.core.record import build
 from unijax.main import config as config_lib
 from unijax.main import sweep
 from unijax.main.run import resolve
@@ -25,7 +26,7 @@ CONFIGS = [
 @pytest.mark.parametrize("spec", CONFIGS)
 def test_sweep_files_are_whole(spec):
     run = resolve(config_lib.load(spec))
-    grid = config_lib.build(GridConfig, config_lib.load(spec, "get_sweep"), "sweep")
+    grid = build(GridConfig, config_lib.load(spec, "get_sweep"), "sweep")
     assert run.cache_frozen
     assert run.validation.batches
     assert grid.mup_width in (0, 32)

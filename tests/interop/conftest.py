@@ -2,6 +2,8 @@
 
 import json
 import os
+import pathlib
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -12,8 +14,14 @@ import torch
 from tokenizers import decoders, models, pre_tokenizers, trainers
 from transformers import JanusConfig, JanusForConditionalGeneration, LlamaConfig
 
+from tests.systems.small import random_params
+from unijax.core import tree
+from unijax.core.record import to_json
+from unijax.data import tokenizer as tokenizers_of_data
 from unijax.interop.exporting import export_checkpoint
 from unijax.interop.importing import import_checkpoint
+from unijax.systems.registry import recipe
+from unijax.train.streaming import LazyArray, write_params
 
 torch.set_num_threads(1)  # models this small only wait for each other
 
@@ -42,6 +50,23 @@ def random_weights(model: torch.nn.Module, seed: int) -> None:
                 p.copy_(noise)
             else:
                 p.copy_(noise * p[0].numel() ** -0.5)
+
+
+def write_run(directory: pathlib.Path, system: str, config: Any) -> pathlib.Path:
+    """A run at step 0 with random weights, made in numpy; with a tokenizer if it eats rows."""
+    params = tree.flatten(random_params(recipe(system).system(config)))
+    directory.mkdir(parents=True)
+    if recipe(system).eats == "rows":
+        (directory / "hf").mkdir()
+        write_tokenizer(directory / "hf")
+        tokenizers_of_data.load(directory / "hf").save(directory / "tokenizer")
+    lazy = {
+        p: LazyArray(x.shape, np.dtype(np.float32), lambda x=x: np.asarray(x))
+        for p, x in params.items()
+    }
+    recorded = {"system": system, "model": to_json(config)}
+    write_params(directory, lazy, {"stage": "check", "config": recorded})
+    return directory
 
 
 def small_config(**top) -> JanusConfig:

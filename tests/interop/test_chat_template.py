@@ -7,7 +7,7 @@ from transformers import JanusProcessor
 
 from unijax.data.document import ImageRef
 from unijax.data.templates import TEMPLATES, to_text
-from unijax.interop.chat_template import chat_template
+from unijax.interop.systems.janus.chat_template import chat_template
 from unijax.sample.prompts import question
 
 IMAGE, EOS = "<image_placeholder>", "<｜end▁of▁sentence｜>"

@@ -13,11 +13,11 @@ from unijax.core import tree
 from unijax.core.errors import UserError
 from unijax.core.vocab import SpecialIds
 from unijax.data import tokenizer as tokenizer_lib
-from unijax.interop import configs
-from unijax.interop.export_configs import deepseek_config as written_config
 from unijax.interop.exporting import export_checkpoint
 from unijax.interop.importing import import_checkpoint
 from unijax.interop.sources import open_directory
+from unijax.interop.systems.janus.configs import deepseek_config as written_config
+from unijax.interop.systems.janus.sizes import read_sizes
 from unijax.interop.verify import verify
 from unijax.systems.janus import SIZES
 from unijax.train import checkpoint
@@ -156,7 +156,7 @@ def released_config(width, layers, heads, hidden):
 )  # fmt: skip
 def test_released_configs_are_the_named_sizes(tmp_path, name, sizes):
     (tmp_path / "config.json").write_text(json.dumps(released_config(*sizes)))
-    config = configs.read_sizes(tmp_path, "deepseek")
+    config = read_sizes(tmp_path, "deepseek")
     assert config == SIZES[name]
     written = written_config(config, "bfloat16", SpecialIds(0, 1, 2, 3, 4, 5))
     for section, values in released_config(*sizes).items():
@@ -185,5 +185,5 @@ def test_other_kinds_are_refused(tmp_path, section, change, expected):
     config[section]["params"].update(change)
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError) as error:
-        configs.read_sizes(tmp_path, "deepseek")
+        read_sizes(tmp_path, "deepseek")
     assert expected in str(error.value)

@@ -17,11 +17,14 @@ from unijax.core.errors import UserError
 from unijax.core.vocab import SpecialIds
 from unijax.data import sentencepiece_tokenizer
 from unijax.data import tokenizer as tokenizer_lib
-from unijax.interop import configs, formats, opening
-from unijax.interop.export_configs import deepseek_config, hf_config
+from unijax.interop import opening
 from unijax.interop.exporting import export_checkpoint
 from unijax.interop.importing import import_checkpoint
 from unijax.interop.model_card import licence_of, write_model_card
+from unijax.interop.registry import interop
+from unijax.interop.systems.janus import tables
+from unijax.interop.systems.janus.configs import deepseek_config, hf_config
+from unijax.interop.systems.janus.sizes import read_sizes
 from unijax.interop.table import foreign_shapes
 from unijax.interop.verify import verify
 from unijax.main.cli import main
@@ -141,7 +144,7 @@ def test_a_byte_level_tokenizer_has_no_sentencepiece_model(exports):
 @pytest.mark.parametrize("multiplier", [(1, 2, 2), (2, 2)])
 @pytest.mark.parametrize("write", [hf_config, deepseek_config])
 def test_an_image_tokenizer_that_its_own_code_cannot_run_is_refused(hf_dir, multiplier, write):
-    config = configs.read_sizes(hf_dir, "hf")
+    config = read_sizes(hf_dir, "hf")
     size = 4 * 2 ** (len(multiplier) - 1)
     vq = VQConfig(size, 32, multiplier, 0, 16, 8, 48)
     other = JanusConfig(config.text, config.vision, vq)
@@ -149,14 +152,23 @@ def test_an_image_tokenizer_that_its_own_code_cannot_run_is_refused(hf_dir, mult
         write(other, "float32", IDS)
 
 
+@pytest.mark.parametrize("option", ["unit_codes", "coarse_attention"])
+@pytest.mark.parametrize("write", [hf_config, deepseek_config])
+def test_an_image_tokenizer_of_another_kind_is_refused(hf_dir, option, write):
+    config = read_sizes(hf_dir, "hf")
+    vq = dataclasses.replace(config.vq, **{option: False})
+    with pytest.raises(UserError, match=f"{option}=False"):
+        write(dataclasses.replace(config, vq=vq), "float32", IDS)
+
+
 def test_one_without_blocks_that_it_can_run_is_exported_and_loads(hf_dir, tmp_path):
-    config = configs.read_sizes(hf_dir, "hf")
+    config = read_sizes(hf_dir, "hf")
     config = JanusConfig(config.text, config.vision, VQConfig(16, 32, (1, 1, 2), 0, 16, 8, 48))
     rng = np.random.default_rng(0)
-    shapes = {p: a.shape for p, a in opening.abstract_params(config).items()}
+    shapes = {p: a.shape for p, a in opening.abstract_params("janus", config).items()}
     tensors = {
         n: rng.normal(size=s).astype(np.float32) * 0.1
-        for n, s in foreign_shapes(formats.hf(config), shapes).items()
+        for n, s in foreign_shapes(tables.hf(config), shapes).items()
     }
     folder = tmp_path / "m"
     folder.mkdir()
@@ -173,7 +185,7 @@ def test_one_without_blocks_that_it_can_run_is_exported_and_loads(hf_dir, tmp_pa
 
 @pytest.mark.parametrize("hidden", [33, 49, 96, 98, 1152])
 def test_every_ratio_of_widths_comes_back(hf_dir, hidden):
-    config = configs.read_sizes(hf_dir, "hf")
+    config = read_sizes(hf_dir, "hf")
     for inner in (hidden - 1, hidden + 1, *range(3 * hidden, 3 * hidden + 20), 4304):
         sizes = {"hidden_size": hidden, "intermediate_size": inner, "num_attention_heads": 1}
         vision = dataclasses.replace(config.vision, **sizes)
@@ -218,8 +230,9 @@ RUN = {
 
 def write_card(hf_dir, folder, before, licence=None):
     folder.mkdir()
-    config = configs.read_sizes(hf_dir, "hf")
-    known = write_model_card(folder, "mine", RUN, before, config, 123, "hf", {}, licence)
+    janus = interop("janus")
+    sizes = {"parameters": "123"} | janus.sizes(read_sizes(hf_dir, "hf"))
+    known = write_model_card(folder, "mine", janus, janus.formats[0], sizes, RUN, before, licence)
     return known, (folder / "README.md").read_text(encoding="utf-8")
 
 

@@ -10,11 +10,13 @@ import torch
 from transformers import JanusConfig, JanusForConditionalGeneration
 
 from unijax.core.errors import UserError
+from unijax.core.record import to_json
 from unijax.core.vocab import SpecialIds
-from unijax.interop import configs, formats
-from unijax.interop.export_configs import hf_config
-from unijax.interop.opening import abstract_params
-from unijax.interop.reference import _renamed
+from unijax.interop.opening import abstract_params, config_of
+from unijax.interop.systems.janus import tables
+from unijax.interop.systems.janus.configs import hf_config
+from unijax.interop.systems.janus.reference import _renamed
+from unijax.interop.systems.janus.tables import TABLES
 from unijax.interop.table import foreign_shapes
 from unijax.ops.rope import RopeScaling
 from unijax.systems.janus import SIZES
@@ -38,13 +40,13 @@ BLOCKS = {
 
 
 def shapes_of(name):
-    return {p: a.shape for p, a in abstract_params(SIZES[name]).items()}
+    return {p: a.shape for p, a in abstract_params("janus", SIZES[name]).items()}
 
 
 @pytest.mark.parametrize("name", TOTALS)
-@pytest.mark.parametrize("format", formats.FORMATS)
+@pytest.mark.parametrize("format", TABLES)
 def test_a_table_has_every_parameter_once(name, format):
-    table = formats.FORMATS[format](SIZES[name])
+    table = TABLES[format](SIZES[name])
     paths = [p for e in table.entries for p in e.ours]
     assert sorted(paths) == sorted(shapes_of(name))
     theirs = foreign_shapes(table, shapes_of(name))
@@ -67,9 +69,9 @@ def test_shapes_are_those_of_transformers(name):
             JanusConfig.from_dict(hf_config(config, "bfloat16", SPECIAL))
         )
     expected = {n: tuple(x.shape) for n, x in model.state_dict().items()}
-    assert foreign_shapes(formats.hf(config), shapes_of(name)) == expected
+    assert foreign_shapes(tables.hf(config), shapes_of(name)) == expected
     # deepseek-ai's names, translated by rules that the table does not know.
-    released = foreign_shapes(formats.deepseek(config), shapes_of(name))
+    released = foreign_shapes(tables.deepseek(config), shapes_of(name))
     blank = {n: np.broadcast_to(np.zeros((), bool), s) for n, s in released.items()}
     assert {n: x.shape for n, x in _renamed(blank).items()} == expected
 
@@ -88,13 +90,13 @@ def with_text(**options):
 @pytest.mark.parametrize("name", OPTIONS)
 def test_a_decoder_that_a_format_cannot_say_is_refused(name):
     """Some of them leave no trace in the names and shapes of the tensors."""
-    with pytest.raises(UserError, match=f"text.{name}: found .*as the formats of Janus have it"):
+    with pytest.raises(UserError, match=f"text.{name}: found .*as a plain Llama has it"):
         hf_config(with_text(**{name: OPTIONS[name]}), "bfloat16", SPECIAL)
 
 
 def test_what_a_run_records_of_a_decoder_is_read_back():
     config = with_text(**OPTIONS, dropout=0.1)
-    run = json.loads(json.dumps({"config": {"system": "janus", "model": configs.to_json(config)}}))
-    found = configs.from_run(run, "here")
+    run = json.loads(json.dumps({"config": {"system": "janus", "model": to_json(config)}}))
+    found = config_of(run, "here")[1]
     assert found == config
     assert hash(found) == hash(config)

@@ -15,11 +15,11 @@ from unijax.core.errors import UserError
 from unijax.data import images
 from unijax.data import tokenizer as tokenizer_lib
 from unijax.data.templates import TEMPLATES
-from unijax.interop import configs
-from unijax.interop.chat_template import chat_template
 from unijax.interop.exporting import export_checkpoint
 from unijax.interop.importing import import_checkpoint
-from unijax.interop.source_processor import SYSTEM_PROMPT, read_processor
+from unijax.interop.systems.janus.chat_template import chat_template
+from unijax.interop.systems.janus.processor import SYSTEM_PROMPT, read_processor
+from unijax.interop.systems.janus.sizes import read_sizes
 from unijax.main.cli import main
 from unijax.main.use import open_sampler, system_prompt
 from unijax.sample.prompts import question
@@ -136,7 +136,7 @@ def test_the_export_says_whether_a_system_prompt_is_put_before(hf_dir, export_di
 @pytest.fixture
 def read(hf_dir, run_dir):
     """Reads the files of a processor; the tokenizer is that of the small model."""
-    config = configs.read_sizes(hf_dir, "hf")
+    config = read_sizes(hf_dir, "hf")
     tokenizer = tokenizer_lib.load(run_dir / "tokenizer")
 
     def read(folder, format, template=None):

@@ -12,9 +12,9 @@ from transformers import (
 )
 
 from unijax.core.errors import UserError
-from unijax.interop import configs
 from unijax.interop.config_parts import llama_config, siglip_config
 from unijax.interop.importing import import_parts
+from unijax.interop.systems.janus.sizes import read_sizes
 
 SMALL = dict(
     vocab_size=320, hidden_size=32, intermediate_size=48, num_hidden_layers=3,
@@ -159,9 +159,9 @@ def test_a_key_that_nobody_knows_is_told():
 def test_a_whole_mistral_with_a_window_is_not_imported_as_a_llama(hf_dir, tmp_path):
     # Every tensor fits: only its config says that it is another function.
     MistralForCausalLM(MistralConfig(sliding_window=4, **SMALL)).save_pretrained(tmp_path / "m")
-    config = configs.read_sizes(hf_dir, "hf")
+    config = read_sizes(hf_dir, "hf")
     with pytest.raises(UserError, match="model_type: found 'mistral'"):
-        import_parts(tmp_path / "run", config, llama=tmp_path / "m")
+        import_parts(tmp_path / "run", "janus", config, {"llama": tmp_path / "m"})
     assert not (tmp_path / "run").exists()
 
 
@@ -201,7 +201,7 @@ def edited(hf_dir, tmp_path, section, changes):
 )
 def test_other_towers_and_image_tokenizers_are_refused_by_name(hf_dir, tmp_path, section, changes):
     with pytest.raises(UserError) as error:
-        configs.read_sizes(edited(hf_dir, tmp_path, section, changes), "hf")
+        read_sizes(edited(hf_dir, tmp_path, section, changes), "hf")
     assert f"{section}.{next(iter(changes))}: found" in str(error.value)
 
 

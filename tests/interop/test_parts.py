@@ -23,9 +23,10 @@ from tests.interop.conftest import random_weights, small_config, write_tokenizer
 from tests.interop.deepseek import llamagen_state
 from unijax.core import tree
 from unijax.core.errors import UserError
-from unijax.interop import configs, importing
+from unijax.interop import importing
 from unijax.interop.exporting import export_checkpoint
 from unijax.interop.importing import import_parts
+from unijax.interop.systems.janus.sizes import read_sizes
 from unijax.systems.janus import Janus
 from unijax.train import checkpoint
 from unijax.train.streaming import LazyArray
@@ -38,7 +39,7 @@ VISION = dict(
 
 @pytest.fixture(scope="module")
 def config(hf_dir):
-    return configs.read_sizes(hf_dir, "hf")
+    return read_sizes(hf_dir, "hf")
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +79,11 @@ def assembled(parts, config, tmp_path_factory):
     base, *_ = parts
     run = tmp_path_factory.mktemp("run") / "run"
     done = import_parts(
-        run, config, llama=base / "llama", siglip=base / "siglip", vq=base / "vq.pt", seed=7
+        run,
+        "janus",
+        config,
+        {"llama": base / "llama", "siglip": base / "siglip", "vq": base / "vq.pt"},
+        seed=7,
     )
     return run, done, tree.flatten(checkpoint.read_params(run))
 
@@ -87,7 +92,7 @@ def assembled(parts, config, tmp_path_factory):
 def zeros(monkeypatch):
     """What is not given becomes zeros: making it at random takes long to compile."""
 
-    def lazy_zeros(config, paths, abstract, seed):
+    def lazy_zeros(system, config, paths, abstract, seed):
         return {p: _zeros(abstract[p].shape) for p in paths}
 
     monkeypatch.setattr(importing, "_fresh", lazy_zeros)
@@ -143,7 +148,7 @@ def test_the_decoder_keeps_its_dtype_and_the_tokenizer_comes_along(assembled):
 
 def test_a_tower_saved_alone_fits_too(parts, config, tmp_path, zeros):
     base, _, tower = parts
-    import_parts(tmp_path / "run", config, siglip=base / "tower")
+    import_parts(tmp_path / "run", "janus", config, {"siglip": base / "tower"})
     params = tree.flatten(checkpoint.read_params(tmp_path / "run"))
     inner = getattr(tower, "vision_model", tower)
     np.testing.assert_array_equal(
@@ -154,7 +159,7 @@ def test_a_tower_saved_alone_fits_too(parts, config, tmp_path, zeros):
 def test_without_a_decoder_there_may_be_no_tokenizer_and_that_is_said(
     parts, config, tmp_path, zeros
 ):
-    done = import_parts(tmp_path / "run", config, vq=parts[0] / "vq.pt")
+    done = import_parts(tmp_path / "run", "janus", config, {"vq": parts[0] / "vq.pt"})
     assert any("no tokenizer was given" in note for note in done.notes)
     with pytest.raises(UserError, match="no such file"):
         export_checkpoint(tmp_path / "run", tmp_path / "out")
@@ -163,7 +168,7 @@ def test_without_a_decoder_there_may_be_no_tokenizer_and_that_is_said(
 def test_features_before_the_last_norm_have_no_norm(parts, config, tmp_path, zeros):
     vision = dataclasses.replace(config.vision, features="pre_norm", hidden_act="gelu_tanh")
     config = dataclasses.replace(config, vision=vision)
-    done = import_parts(tmp_path / "run", config, siglip=parts[0] / "siglip")
+    done = import_parts(tmp_path / "run", "janus", config, {"siglip": parts[0] / "siglip"})
     params = tree.flatten(checkpoint.read_params(tmp_path / "run"))
     assert not any("post_layernorm" in p for p in params if p.startswith("vision_model"))
     assert not any("trained with" in note for note in done.notes)
@@ -176,6 +181,7 @@ def test_features_before_the_last_norm_have_no_norm(parts, config, tmp_path, zer
         ("llama", {"text": {"rms_norm_eps": 1e-5}}, "rms_norm_eps=1e-06 instead of 1e-05"),
         ("siglip", {"vision": {"image_size": 32}}, "image_size=64 instead of 32"),
         ("vq", {"vq": {"num_embeddings": 64}}, "[48, 8] instead of [64, 8]"),
+        ("vq", {"vq": {"unit_codes": False}}, "compared by angle"),
     ],
 )
 def test_parts_of_other_sizes_are_refused(parts, config, tmp_path, part, change, expected):
@@ -185,7 +191,7 @@ def test_parts_of_other_sizes_are_refused(parts, config, tmp_path, part, change,
     )
     path = parts[0] / ("vq.pt" if part == "vq" else part)
     with pytest.raises(UserError) as error:
-        import_parts(tmp_path / "run", other, **{part: path})
+        import_parts(tmp_path / "run", "janus", other, {part: path})
     assert expected in str(error.value)
     assert not list(tmp_path.iterdir())
 
@@ -194,7 +200,14 @@ def test_a_wrong_place_is_named(parts, config, tmp_path):
     base = parts[0]
     for given in ({"vq": base / "llama"}, {"llama": base / "vq.pt"}, {"siglip": base / "none"}):
         with pytest.raises(UserError, match="Correct the path"):
-            import_parts(tmp_path / "run", config, **given)
+            import_parts(tmp_path / "run", "janus", config, given)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
     with pytest.raises(UserError, match="instead of"):
-        import_parts(tmp_path / "run", config, llama=tmp_path)
+        import_parts(tmp_path / "run", "janus", config, {"llama": tmp_path})
+
+
+def test_a_part_that_the_system_does_not_have_is_named(config, tmp_path):
+    with pytest.raises(UserError) as error:
+        import_parts(tmp_path / "run", "janus", config, {"clip": tmp_path})
+    assert "--part clip: found no part 'clip' of the system 'janus'" in str(error.value)
+    assert "--part siglip=a directory of a transformers SiglipModel" in str(error.value)

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 from tests.interop import released
 from unijax.core import tree
 from unijax.data import tokenizer as tokenizer_lib
-from unijax.interop.source_processor import SYSTEM_PROMPT
+from unijax.interop.systems.janus.processor import SYSTEM_PROMPT
 from unijax.main.cli import main
 from unijax.train import checkpoint
 

@@ -102,6 +102,25 @@ def test_import_of_nothing(capsys, tmp_path):
     assert "neither a source nor a part" in fails(capsys, "import", "--run-dir", str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        (["llama"], "--part llama: found no NAME=PATH"),
+        (["llama="], "--part llama=: found no NAME=PATH"),
+        (["vq=a", "vq=b"], "--part vq=b: found given twice"),
+        (["vq=a"], "parts without --config"),
+    ],
+)
+def test_import_of_parts_that_are_none(capsys, tmp_path, parts, said):
+    flags = [word for part in parts for word in ("--part", part)]
+    assert said in fails(capsys, "import", "--run-dir", str(tmp_path), *flags)
+
+
+def test_import_of_a_part_that_the_system_does_not_have(capsys, tmp_path):
+    words = ("import", "--config", TINY, "--run-dir", str(tmp_path / "r"), "--part", "clip=a")
+    assert "no part 'clip' of the system 'janus'" in fails(capsys, *words)
+
+
 def test_show_prints_rows_as_text(capsys):
     assert main(["show", "--config", TINY, "--rows", "1"]) == 0
     said = capsys.readouterr().out

@@ -6,6 +6,7 @@ import pytest
 
 from tests.goldens import check_golden
 from unijax.core.errors import UserError
+from unijax.core.record import to_json
 from unijax.main import config as config_lib
 from unijax.main.run import resolve
 
@@ -36,13 +37,13 @@ SHIPPED = [
 def test_golden_config(spec):
     run = resolve(config_lib.load(spec))
     name = spec.removeprefix("configs/").replace(".py", "").replace(":", "_").replace(",", "_")
-    check_golden(f"configs/{name}.json", json.dumps(config_lib.to_json(run), indent=1))
+    check_golden(f"configs/{name}.json", json.dumps(to_json(run), indent=1))
 
 
 @pytest.mark.parametrize("spec", SHIPPED)
 def test_what_a_checkpoint_records_resolves_to_the_same_run(spec):
     run = resolve(config_lib.load(spec))
-    assert resolve(json.loads(json.dumps(config_lib.to_json(run)))) == run
+    assert resolve(json.loads(json.dumps(to_json(run)))) == run
 
 
 @pytest.mark.parametrize("stage", ["stage1", "stage2", "stage3"])
@@ -85,9 +86,9 @@ def test_overrides_reach_numbers_names_and_entries_of_lists():
 
 def test_a_field_that_came_later_is_on_record_only_where_it_is_used():
     """Else no run of before would resume, and runs of sweeps would have other names."""
-    assert "qkv_bias" not in config_lib.to_json(load())["model"]["text"]
+    assert "qkv_bias" not in to_json(load())["model"]["text"]
     used = load("model.text.qkv_bias=true")
-    record = config_lib.to_json(used)
+    record = to_json(used)
     assert record["model"]["text"]["qkv_bias"] is True
     assert resolve(record) == used
 

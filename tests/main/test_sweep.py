@@ -16,11 +16,11 @@ from tests.main.test_train import lines
 from unijax.core import tree
 from unijax.core.batch import Kind
 from unijax.core.errors import UserError
+from unijax.core.record import to_json
 from unijax.data.loader import Loader
 from unijax.data.tokenizer import load as load_tokenizer
 from unijax.main import sweep
 from unijax.main.cli import main, parse
-from unijax.main.config import to_json
 from unijax.main.launching import build_launch
 from unijax.main.run import make_system, resolve
 from unijax.main.train import train

@@ -1,6 +1,7 @@
 """The tokenizer against transformers' `JanusVQVAE` on random weights, and its own rules."""
 
 import dataclasses
+import functools
 import math
 import re
 
@@ -13,8 +14,10 @@ import torch
 from transformers.models.janus.configuration_janus import JanusVQVAEConfig
 from transformers.models.janus.modeling_janus import JanusVQVAE
 
+from tests.latent_oracles import diffusers
 from unijax.core import axes, tree
 from unijax.core.errors import UserError
+from unijax.interop import diffusers_parts
 from unijax.models.vqgan import SIZES, VQGAN, VQConfig
 
 # Every construct of VQ-16 (a level without change of channels, one with, two blocks a level).
@@ -243,3 +246,59 @@ def test_sizes_that_cannot_work_are_refused():
         VQConfig(base_channels=48)
     with pytest.raises(UserError, match="found 40; expected a multiple of 16"):
         dataclasses.replace(SIZES["vq_16"], image_size=40)
+
+
+DISTANCE = dataclasses.replace(THREE_LEVELS, embed_dim=6, coarse_attention=False, unit_codes=False)
+
+
+def test_with_codes_by_distance_it_equals_diffusers():
+    """Chameleon's kind, of taming-transformers: diffusers' `VQModel` is that network."""
+    cfg, levels = DISTANCE, len(DISTANCE.channel_multiplier)
+    theirs = diffusers.VQModel(
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        block_out_channels=cfg.level_channels,
+        layers_per_block=cfg.num_res_blocks,
+        latent_channels=cfg.latent_channels,
+        num_vq_embeddings=cfg.num_embeddings,
+        vq_embed_dim=cfg.embed_dim,
+    ).eval()
+    model = VQGAN(cfg)
+    rng = np.random.default_rng(0)
+    boxed = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 16, 16, 3)))["params"]
+    flat, state = {}, {}
+    for path, like in tree.flatten(nn.unbox(boxed)).items():
+        x = rng.standard_normal(like.shape, np.float32)
+        x = x * np.prod(like.shape[:-1]) ** -0.5 if path.endswith("kernel") else x
+        flat[path] = 1 + 0.2 * x if path.endswith("scale") else x
+    for entry in diffusers_parts.entries("AutoencoderKL", {p: x.shape for p, x in flat.items()}):
+        (ours,) = entry.ours
+        name = entry.theirs
+        if ours == "quantize/embedding":
+            name, x = "quantize.embedding.weight", flat[ours]
+        else:
+            x = entry.to_theirs([flat[ours]])
+        state[name] = torch.from_numpy(np.ascontiguousarray(x))
+    theirs.load_state_dict(state)
+    params = jax.tree.map(jnp.asarray, {"params": tree.unflatten(flat)})
+    apply = functools.partial(model.apply, params)
+    pixels = rng.uniform(-1, 1, (2, 16, 16, 3)).astype(np.float32)
+    codes = rng.integers(0, cfg.num_embeddings, (2, cfg.num_tokens))
+    with torch.no_grad():
+        latents = theirs.encode(torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy())).latents
+        indices = theirs.quantize(latents)[2][2].reshape(2, -1)
+        shape = (2, cfg.grid, cfg.grid, cfg.embed_dim)
+        rows = theirs.quantize.get_codebook_entry(torch.from_numpy(codes).reshape(-1), shape)
+        decoded = theirs.decoder(theirs.post_quant_conv(rows)).permute(0, 2, 3, 1).numpy()
+    latents = latents.permute(0, 2, 3, 1).flatten(1, 2).numpy()
+    found = apply(jnp.asarray(pixels), method="encode_latents")
+    np.testing.assert_allclose(found, latents, atol=1e-5 * np.abs(latents).max())
+    np.testing.assert_array_equal(apply(jnp.asarray(pixels), method="encode"), indices)
+    found = apply(jnp.asarray(codes), method="decode")
+    np.testing.assert_allclose(found, decoded, atol=1e-4 * np.abs(decoded).max())
+
+
+def test_options_of_taming_count_their_parameters():
+    boxed = jax.eval_shape(VQGAN(DISTANCE).init, jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
+    count = sum(math.prod(x.shape) for x in jax.tree.leaves(nn.unbox(boxed)))
+    assert count == DISTANCE.count_parameters()

@@ -11,8 +11,8 @@ from bench import janus_case
 from tests.interop.conftest import random_weights, small_config, write_tokenizer
 from unijax.data.templates import TEMPLATES
 from unijax.data.tokenizer import load
-from unijax.interop import configs
 from unijax.interop.importing import import_checkpoint
+from unijax.interop.opening import config_of
 from unijax.sample.sampler import Sampler
 from unijax.systems.janus import Janus
 from unijax.train.checkpoint import read_params, read_run
@@ -44,7 +44,7 @@ def pair(tmp_path_factory) -> Pair:
     generation.bos_token_id, generation.eos_token_id = special.bos, special.eos
     generation.pad_token_id = special.pad
     generation.generation_kwargs = {"boi_token_id": special.boi}
-    system = Janus(configs.from_run(read_run(folder / "run"), "run"))
+    system = Janus(config_of(read_run(folder / "run"), "run")[1])
     params = read_params(folder / "run")
     # Small batches, so that the tests share a few programs; transformers rounds the short side.
     sampler = Sampler(system, params, tokenizer, TEMPLATES["janus_pro"], rounding="round", batch=4)

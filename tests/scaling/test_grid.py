@@ -6,7 +6,7 @@ import itertools
 import pytest
 
 from unijax.core.errors import UserError
-from unijax.main.config import build
+from unijax.core.record import build
 from unijax.scaling.grid import GridConfig, cells, run_id
 
 FLOPS = {32: 1e5, 64: 3e5, 96: 1e6}

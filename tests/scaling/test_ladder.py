@@ -13,8 +13,9 @@ import pytest
 
 from unijax.core import cost
 from unijax.core.errors import UserError
+from unijax.core.record import build
 from unijax.core.tree import flatten
-from unijax.main.config import build, load
+from unijax.main.config import load
 from unijax.models import llama
 from unijax.models.llama import Llama
 from unijax.ops.attention import attention

@@ -66,6 +66,14 @@ def test_it_is_shown_and_planned(trained):
     assert "{gen image 1, slot 0: 0..15}" in done.stdout, done.stderr
 
 
+def test_without_a_foreign_format_it_is_not_exported(trained):
+    done = run(trained, "export", "ink", "out")
+    assert done.returncode == 2
+    assert "system 'ink': found no foreign format of it" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (trained / "out").exists()
+
+
 def test_an_unknown_system_is_told_with_the_nearest(trained):
     done = run(trained, "train", "--config", "config.py", "--run-dir", "x", "system=inc")
     assert done.returncode == 2

@@ -298,6 +298,10 @@ def test_published_sizes():
         ({"patches": LatentPatchesConfig(4, 8, 2)}, "channels of the latents: found 8; expected 4"),
         ({"read_limit": 0.0}, "model.read_limit: found 0.0"),
         ({"prediction": "sample"}, "model.prediction: found 'sample'; expected one of"),
+        (
+            {"patches": None, "unet": dataclasses.replace(UNET, mid_block=True)},
+            "model.unet: found mid_block=True, cross_attention_dim=0; expected False and 0",
+        ),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(change, message):

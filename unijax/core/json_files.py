@@ -1,4 +1,4 @@
-"""JSON files that others wrote, read within limits: whatever is in them, one clear error."""
+"""JSON files of others, read within limits: whatever is in them, one clear error. And for them."""
 
 import json
 import pathlib
@@ -44,6 +44,12 @@ def read_object(path: pathlib.Path, most_bytes: int = MOST_BYTES) -> dict:
 
 
 _AGAIN = "Fetch or write the file again."
+
+
+def write_object(path: pathlib.Path, content: dict) -> None:
+    """As the files of Hugging Face's libraries are: indented by two, UTF-8."""
+    text = json.dumps(content, ensure_ascii=False, indent=2) + "\n"
+    path.write_text(text, encoding="utf-8")
 
 
 def shown(value: object, most: int = 100) -> str:

@@ -28,10 +28,13 @@ _TAGS = {
     "boi": "image_start_tag", "eoi": "image_end_tag", "image_placeholder": "image_tag",
     "pad": "pad_tag",
 }  # fmt: skip
-# What the released tokenizers call them; for those four they are the defaults of that processor.
+# What released tokenizers call them: DeepSeek's, for whose processor those four are the defaults,
+# and Chameleon's, in transformers' form and in Meta's.
 _RELEASED = {
-    "bos": "<｜begin▁of▁sentence｜>", "eos": "<｜end▁of▁sentence｜>", "pad": "<｜▁pad▁｜>",
-    "boi": "<begin_of_image>", "eoi": "<end_of_image>", "image_placeholder": "<image_placeholder>",
+    "bos": ("<｜begin▁of▁sentence｜>", "<s>"), "eos": ("<｜end▁of▁sentence｜>", "</s>"),
+    "pad": ("<｜▁pad▁｜>", "<pad>"), "boi": ("<begin_of_image>", "<racm3:break>"),
+    "eoi": ("<end_of_image>", "<eoss>"),
+    "image_placeholder": ("<image_placeholder>", "<image>", "<reserved08707>"),
 }  # fmt: skip
 _NESTED = ("extra_special_tokens", "model_specific_special_tokens")
 _LISTS = ("additional_special_tokens", "extra_special_tokens")
@@ -63,8 +66,9 @@ def read(directory: Path, vocabulary: set[str]) -> SpecialTokens:
     names, sources = {}, {}
     for role, key in HF_KEYS.items():
         found = next(_named(role, key, by_class, directory / _FILES[2], processor), None)
-        if found is None and _RELEASED.get(role) in known:
-            found = _Named(directory, _RELEASED[role])
+        if found is None:
+            released = (token for token in _RELEASED[role] if token in known)
+            found = next((_Named(directory, token) for token in released), None)
         if found is None and role == "pad" and "eos" in names:
             found = _Named(directory, names["eos"])
         if found is not None:

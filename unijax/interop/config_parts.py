@@ -1,13 +1,14 @@
-"""config.json of the parts of a Janus that others trained: a Llama, a SigLIP tower."""
+"""config.json of networks that several systems are made of: Llama, SigLIP, Janus's VQ."""
 
 import pathlib
 
 from unijax.core.errors import UserError
 from unijax.core.json_files import quoted, read_object
 from unijax.interop import plain
-from unijax.interop.sections import LAYERS, POSITIONS, ROWS, SIDE, WIDTH, Section
+from unijax.interop.sections import BLOCKS, LAYERS, POSITIONS, ROWS, SIDE, WIDTH, Section
 from unijax.models.llama import LlamaConfig
 from unijax.models.siglip import SiglipConfig
+from unijax.models.vqgan import VQConfig
 
 # Defaults of the configuration classes, for keys that a file leaves out.
 _LLAMA = {
@@ -20,6 +21,12 @@ _SIGLIP = {
     "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
     "num_attention_heads": 12, "num_channels": 3, "image_size": 224, "patch_size": 16,
     "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6,
+}  # fmt: skip
+JANUS_VQ = {
+    "model_type": "janus_vqgan", "embed_dim": 8, "num_embeddings": 16384, "double_latent": False,
+    "latent_channels": 256, "in_channels": 3, "base_channels": 128,
+    "channel_multiplier": (1, 1, 2, 2, 4), "num_res_blocks": 2, "out_channels": 3,
+    "num_patches": 32,
 }  # fmt: skip
 _ACTIVATIONS = {"gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
 
@@ -34,6 +41,13 @@ _BYTES = 2**24  # of a config.json
 def read_config(directory: pathlib.Path) -> dict:
     """config.json of a model directory. Raises UserError if it is missing or no JSON object."""
     return read_object(directory / "config.json", _BYTES)
+
+
+def model_type(directory: pathlib.Path) -> object:
+    """What config.json calls its model; None without one. Raises UserError if it is no JSON."""
+    if not (directory / "config.json").exists():
+        return None
+    return read_config(directory).get("model_type")
 
 
 def llama_config(values: object, where: str, notes: list[str]) -> LlamaConfig:
@@ -133,3 +147,54 @@ def siglip_config(directory: pathlib.Path, notes: list[str]) -> SiglipConfig:
     harmless = ("num_image_tokens", "projection_dim", "projector_hidden_act", "vision_use_head")
     notes += c.unknown((*DROPOUT, *harmless))
     return config
+
+
+def janus_vq_config(q: Section, grid: int) -> VQConfig:
+    """Sizes of a transformers `JanusVQVAE`, whose codes of a picture are `grid` by `grid`.
+
+    Args:
+      q: with the defaults of `JANUS_VQ`.
+    """
+    q.require("model_type", "janus_vqgan")
+    q.require("double_latent", False)
+    q.require("in_channels", 3)
+    q.require("out_channels", 3)
+    multiplier = q.wholes("channel_multiplier", 64, 12)
+    config = VQConfig(
+        image_size=grid * 2 ** (len(multiplier) - 1),
+        base_channels=q.whole("base_channels", WIDTH),
+        channel_multiplier=multiplier,
+        num_res_blocks=q.whole("num_res_blocks", BLOCKS, least=0),
+        latent_channels=q.whole("latent_channels", WIDTH),
+        embed_dim=q.whole("embed_dim", WIDTH),
+        num_embeddings=q.whole("num_embeddings", ROWS),
+    )
+    q.plain(plain.ANYWHERE | plain.VQ)
+    return config
+
+
+def check_janus_vq(config: VQConfig, where: str) -> None:
+    """Refuses an image tokenizer that is none of Janus's, or that no code runs."""
+    if not (config.unit_codes and config.coarse_attention):
+        raise UserError(
+            where,
+            f"unit_codes={config.unit_codes}, coarse_attention={config.coarse_attention}",
+            "both, as the tokenizer of Janus has them",
+            "This model cannot be exported.",
+        )
+    check_vq_runs(config, where)
+
+
+def check_vq_runs(config: VQConfig, where: str) -> None:
+    """Refuses an image tokenizer that the other side builds but cannot run.
+
+    There the width of a level of the encoder changes in its blocks alone, and what follows is built
+    as if it had changed.
+    """
+    if not config.num_res_blocks and set(config.channel_multiplier[:-1]) - {1}:
+        raise UserError(
+            where,
+            f"num_res_blocks=0 with channel_multiplier={list(config.channel_multiplier)}",
+            "a block where the width changes, or multipliers of 1 but for the last",
+            "No code runs this model.",
+        )

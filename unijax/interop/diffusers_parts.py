@@ -4,8 +4,8 @@ Names were read in diffusers 0.42. A table is made from our own paths, so that n
 both sides are called nearly alike.
 """
 
+import dataclasses
 import functools
-import json
 import pathlib
 import re
 from collections.abc import Iterable, Mapping
@@ -18,6 +18,7 @@ import numpy as np
 
 from unijax.core import tree
 from unijax.core.files import atomic_directory
+from unijax.core.json_files import write_object
 from unijax.interop.diffusers_configs import class_of, config_json, read_config
 from unijax.interop.safetensors_writer import SafetensorsWriter
 from unijax.interop.sources import open_directory
@@ -27,6 +28,7 @@ from unijax.interop.table import (
     SAME,
     Entry,
     Shape,
+    Source,
     Table,
     TensorInfo,
     Transform,
@@ -120,16 +122,32 @@ def table(config: Any, names: Iterable[str] = ()) -> Table:
         2023, as Stable Diffusion's still is.
     """
     old = any(name.endswith(".attentions.0.query.weight") for name in names)
-    entries = []
-    for path, shape in shapes(config).items():
-        theirs = f"/{path}"
-        for pattern, replacement in RULES[class_of(config)]:
-            theirs = re.sub(pattern, replacement, theirs)
-        parts = theirs.strip("/").split("/")
-        theirs = ".".join([*parts[:-1], LEAVES.get(parts[-1], parts[-1])])
-        transform = _transform(theirs, len(shape) - ("{i}" in theirs))
-        entries.append(Entry((path,), _former(theirs) if old else theirs, transform))
-    return Table(tuple(entries))
+    found = entries(class_of(config), shapes(config))
+    if old:
+        found = [dataclasses.replace(e, theirs=_former(e.theirs)) for e in found]
+    return Table(tuple(found))
+
+
+def entries(
+    name: str, shapes: Mapping[str, Shape], ours: str = "", theirs: str = ""
+) -> list[Entry]:
+    """Of a network that is part of another.
+
+    Args:
+      name: of its class.
+      shapes: of its parameters, by path within it.
+      ours, theirs: what paths and names begin with; each ends with its separator or is empty.
+    """
+    found = []
+    for path, shape in shapes.items():
+        words = f"/{path}"
+        for pattern, replacement in RULES[name]:
+            words = re.sub(pattern, replacement, words)
+        parts = words.strip("/").split("/")
+        tensor = ".".join([*parts[:-1], LEAVES.get(parts[-1], parts[-1])])
+        transform = _transform(tensor, len(shape) - ("{i}" in tensor))
+        found.append(Entry((ours + path,), theirs + tensor, transform))
+    return found
 
 
 def _transform(name: str, dims: int) -> Transform:
@@ -150,8 +168,8 @@ def _former(name: str) -> str:
     return name
 
 
-def read(directory: str | pathlib.Path) -> tuple[Any, dict]:
-    """Sizes and nested parameters of a network's directory, in the dtypes that are stored.
+def opened(directory: str | pathlib.Path) -> tuple[Any, Table, Source]:
+    """Sizes, table and tensors of a network's directory, held to each other.
 
     Raises:
       UserError: what is missing, unexpected or of another shape, or not what this project has.
@@ -162,6 +180,16 @@ def read(directory: str | pathlib.Path) -> tuple[Any, dict]:
     names = table(config, source.tensors)
     fix = "Give a directory whose config.json is that of its weights."
     check_coverage(names, shapes(config), source, fix)
+    return config, names, source
+
+
+def read(directory: str | pathlib.Path) -> tuple[Any, dict]:
+    """Sizes and nested parameters of a network's directory, in the dtypes that are stored.
+
+    Raises:
+      UserError: as `opened`.
+    """
+    config, names, source = opened(directory)
     leaves = {p: read_leaf(names, source, p, s) for p, s in shapes(config).items()}
     return config, tree.unflatten(leaves)
 
@@ -182,8 +210,7 @@ def write(directory: str | pathlib.Path, config: Any, params: dict) -> None:
     tensors = dict(_foreign(names, flat))
     infos = {name: TensorInfo(x.shape, x.dtype) for name, x in tensors.items()}
     with atomic_directory(directory) as temporary:
-        text = json.dumps(content, indent=2) + "\n"
-        (temporary / "config.json").write_text(text, encoding="utf-8")
+        write_object(temporary / "config.json", content)
         writer = SafetensorsWriter(temporary, infos, MAX_SHARD_BYTES, STEM)
         for name, x in tensors.items():
             writer.write(name, x)

@@ -23,11 +23,11 @@ from unijax.interop.table import (
     Shape,
     Source,
     Table,
-    Transform,
     check_coverage,
     linear,
     norm,
     read_leaf,
+    rotary,
 )
 from unijax.models.eva import EvaConfig
 from unijax.nn.encoder import SWIGLU
@@ -89,21 +89,6 @@ def layout_of(names: Iterable[str], where: str) -> Layout:
     own = ["attn.q_bias"] if separate else ["attn.inner_attn_ln.weight", "mlp.w12.weight"]
     authors = any(block + name in names for name in own)
     return Layout(starts[0], "authors" if authors else "timm", separate)
-
-
-def rotary(heads: int) -> tuple[Transform, Transform]:
-    """Of a kernel and of a bias of queries or keys whose pairs are neighbours on the other side.
-
-    Ours has the first of every pair in the first half of a head, and the other in the second.
-    """
-
-    def apart(x: np.ndarray) -> np.ndarray:
-        return x.reshape(*x.shape[:-1], heads, -1, 2).swapaxes(-1, -2).reshape(x.shape)
-
-    def together(x: np.ndarray) -> np.ndarray:
-        return x.reshape(*x.shape[:-1], heads, 2, -1).swapaxes(-1, -2).reshape(x.shape)
-
-    return Transform(lambda x: apart(x.T), lambda x: together(x).T), Transform(apart, together)
 
 
 def eva_entries(

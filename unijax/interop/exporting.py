@@ -9,23 +9,20 @@ from jax.typing import DTypeLike
 
 from unijax.core.errors import UserError
 from unijax.core.files import atomic_directory
-from unijax.data import tokenizer as tokenizer_lib
-from unijax.interop import configs, export_files, formats
+from unijax.interop import registry
 from unijax.interop.importing import TOKENIZER
+from unijax.interop.interface import Export, Writer
 from unijax.interop.model_card import write_model_card
-from unijax.interop.opening import abstract_params
-from unijax.interop.safetensors_writer import SafetensorsWriter
-from unijax.interop.source_processor import ROUNDING, Preparation, preparation
-from unijax.interop.source_tokenizer import padded
+from unijax.interop.opening import abstract_params, config_of
 from unijax.interop.table import (
     Entry,
+    Shape,
     TensorInfo,
     count_not_finite,
     foreign_shapes,
     foreign_tensors,
     some,
 )
-from unijax.systems.janus import JanusConfig
 from unijax.train import checkpoint, origin
 from unijax.train.streaming import StoredParams, in_groups, nbytes
 
@@ -62,7 +59,7 @@ def run_root(path: str | pathlib.Path) -> pathlib.Path:
 def export_checkpoint(
     run_dir: str | pathlib.Path,
     out: str | pathlib.Path,
-    format: str = "hf",
+    format: str | None = None,
     dtype: DTypeLike | None = None,
     max_shard_bytes: int = 5 * 2**30,
     tokenizer: str | pathlib.Path | None = None,
@@ -71,74 +68,67 @@ def export_checkpoint(
     """Writes a model directory: the moving average of the parameters where one was kept.
 
     Args:
-      run_dir: of a Janus, or one step in it.
+      run_dir: a run directory, or one step in it.
       out: new or empty; it appears when it is whole.
-      format: "hf" or "deepseek".
+      format: one of the system's, by default its first.
       dtype: of every tensor; by default each as it is stored.
-      max_shard_bytes: of a safetensors file.
+      max_shard_bytes: of a file of weights.
       tokenizer: directory; by default the run's.
       licence: a file, or its name in model cards; by default what the import brought along.
 
     Raises:
-      UserError: if the run is of another system or size than it says, lacks a tokenizer, has a
-        shape that the format cannot say, or `out` exists.
+      UserError: if the system has no foreign format or not this one, the run is of another size
+        than it says, lacks a tokenizer, has a shape that the format cannot say, or `out` exists.
     """
     run = checkpoint.read_run(run_dir)
-    config = configs.from_run(run, str(run_dir))
-    done = preparation(run)
+    system, config = config_of(run, str(run_dir))
+    of = registry.interop(system)
+    foreign = registry.format_of(of, format, config)
     tokenizer = pathlib.Path(tokenizer or run_root(run_dir) / TOKENIZER)
     stored = StoredParams(run_dir)
-    shapes = {p: a.shape for p, a in abstract_params(config).items()}
+    shapes = {p: a.shape for p, a in abstract_params(system, config).items()}
     checkpoint.check_same(
         str(run_dir), {p: tuple(a.shape) for p, a in stored.arrays.items()}, shapes
     )
-    table = formats.FORMATS[format](config)
-    tensors = _plan(table.entries, foreign_shapes(table, shapes), stored, dtype)
-    widest = max((t.dtype for t in tensors.values()), key=lambda d: d.itemsize).name
-    notes = _notes(config, format, done, tokenizer)
+    widest = np.dtype(dtype) if dtype else _widest(a.dtype for a in stored.arrays.values())
+    notes: list[str] = []
     with atomic_directory(out) as directory:
-        write = {"hf": export_files.write_hf_files, "deepseek": export_files.write_deepseek_files}
-        write[format](directory, config, widest, tokenizer, done)
-        writer = SafetensorsWriter(directory, tensors, max_shard_bytes)
+        files = Export(directory, config, widest.name, tokenizer, run, stored.read, notes)
+        facts = {"numbers": widest.name} | foreign.write(files)
+        table = foreign.table(config, directory)
+        tensors = _plan(table.entries, foreign_shapes(table, shapes), stored, dtype)
+        writer = foreign.writer(directory, tensors, max_shard_bytes)
         size = lambda e: sum(nbytes(stored.arrays[p]) for p in e.ours)  # noqa: E731
         wrong: list[str] = []
         beyond: list[str] = []
         for group in in_groups(table.entries, size):
             _write_group(writer, group, stored, wrong, beyond)
         writer.close()
+        notes += _left_out(shapes, table.entries)
         if wrong:
             notes.append(f"numbers that are NaN or infinite: {some(wrong)}")
         if beyond:
             notes.append(f"numbers that are infinite in the dtype of the export: {some(beyond)}")
         before = origin.read(run_root(run_dir))
         numbers = sum(math.prod(t.shape) for t in tensors.values())
-        facts = {
-            "numbers": widest,
-            "conversations": done.template,
-            "short side of pictures": done.und_rounding,
-            "tokens of a row in training": f"{done.row_length:,}" if done.row_length else "unknown",
-        }
-        if not write_model_card(
-            directory, pathlib.Path(out).name, run, before, config, numbers, format, facts, licence
-        ):
+        sizes = {"parameters": f"{numbers:,}"} | of.sizes(config) | facts
+        title = pathlib.Path(out).name
+        if not write_model_card(directory, title, of, foreign, sizes, run, before, licence):
             notes.append("no licence is known: give one with --license before it is published")
     return Exported(pathlib.Path(out), len(tensors), writer.total_bytes, tuple(notes))
 
 
-def _notes(
-    config: JanusConfig, format: str, done: Preparation, tokenizer: pathlib.Path
-) -> list[str]:
-    notes = []
-    ids, rows = tokenizer_lib.load(tokenizer).vocab_size, config.text.vocab_size
-    if ids < rows:
-        notes.append(padded(ids, rows))
-    theirs = ROUNDING[format]
-    if theirs != done.und_rounding:
-        notes.append(
-            f"the short side of a picture was scaled by {done.und_rounding!r} here, and is by "
-            f"{theirs!r} in the code that loads this format: at times a pixel more or less"
-        )
-    return notes
+def _widest(dtypes) -> np.dtype:
+    return max(map(np.dtype, dtypes), key=lambda d: d.itemsize)
+
+
+def _left_out(shapes: dict[str, Shape], entries: tuple[Entry, ...]) -> list[str]:
+    """What is to be told of the parameters that the format has no place for."""
+    left = shapes.keys() - {p for entry in entries for p in entry.ours}
+    if not left:
+        return []
+    groups = sorted({path.split("/")[0] for path in left})
+    return [f"this format has no place for {', '.join(groups)}: {len(left)} parameters left out"]
 
 
 def _plan(
@@ -165,7 +155,7 @@ def _plan(
 
 
 def _write_group(
-    writer: SafetensorsWriter,
+    writer: Writer,
     group: list[Entry],
     stored: StoredParams,
     wrong: list[str],

@@ -5,7 +5,6 @@ Special tokens that stand in a text become special ids there, as the processors 
 it; ordinary text gets the ids that `unijax.data.tokenizer` gives it, after begin-of-sequence.
 """
 
-import json
 import pathlib
 import re
 import shutil
@@ -15,6 +14,7 @@ from sentencepiece import sentencepiece_model_pb2 as model_pb2
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 
 from unijax.core.errors import UserError
+from unijax.core.json_files import write_object
 from unijax.data import tokenizer as tokenizer_lib
 from unijax.data.special_tokens import HF_KEYS
 
@@ -34,7 +34,10 @@ def write_hf_tokenizer(source: pathlib.Path, directory: pathlib.Path, max_length
       UserError: if the tokenizer has what Hugging Face's library cannot say.
     """
     ours = tokenizer_lib.load(source)
-    names = {key: token_of(ours, role) for role, key in HF_KEYS.items()}
+    there = [role for role in HF_KEYS if getattr(ours.special, role) is not None]
+    names = {HF_KEYS[role]: token_of(ours, role) for role in there}
+    if len(there) < len(HF_KEYS):
+        ours.save(directory)  # our own list, which an import reads: elsewhere all are looked for
     if (source / "tokenizer.model").is_file():
         hf = _from_sentencepiece(source / "tokenizer.model")
     else:
@@ -50,10 +53,12 @@ def write_hf_tokenizer(source: pathlib.Path, directory: pathlib.Path, max_length
                 f"id {hf.token_to_id(token)}: ids beyond the vocabulary without a gap",
                 "Renumber the special tokens of the tokenizer.",
             )
-    bos = names["bos_token"]
-    hf.post_processor = processors.TemplateProcessing(
-        single=[bos, "$A"], pair=[bos, "$A", bos, "$B"], special_tokens=[(bos, ours.special.bos)]
-    )
+    if bos := names.get("bos_token"):
+        hf.post_processor = processors.TemplateProcessing(
+            single=[bos, "$A"],
+            pair=[bos, "$A", bos, "$B"],
+            special_tokens=[(bos, ours.special.bos)],
+        )
     hf.no_padding()
     hf.no_truncation()
     hf.save(str(directory / "tokenizer.json"))
@@ -62,12 +67,12 @@ def write_hf_tokenizer(source: pathlib.Path, directory: pathlib.Path, max_length
     config = {
         # Of transformers 4 and 5 alike: tokenizer.json as it is, with no model's own rules.
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": names["bos_token"],
+        "bos_token": names.get("bos_token"),
         "eos_token": names["eos_token"],
-        "pad_token": names["pad_token"],
-        # transformers makes attributes of these, which its Janus processor reads.
+        "pad_token": names.get("pad_token"),
+        # transformers makes attributes of these, which processors read.
         "extra_special_tokens": {
-            key: names[key] for key in ("image_token", "boi_token", "eoi_token")
+            key: names[key] for key in ("image_token", "boi_token", "eoi_token") if key in names
         },
         # For readers of tokenizer.model that know the ids of its pieces alone.
         "added_tokens_decoder": {
@@ -82,13 +87,17 @@ def write_hf_tokenizer(source: pathlib.Path, directory: pathlib.Path, max_length
         "model_max_length": max_length,
         "padding_side": "left",
     }  # fmt: skip
-    text = json.dumps(config, ensure_ascii=False, indent=2) + "\n"
-    (directory / "tokenizer_config.json").write_text(text, encoding="utf-8")
+    write_object(directory / "tokenizer_config.json", config)
 
 
 def token_of(tokenizer: tokenizer_lib.Tokenizer, role: str) -> str:
-    """The token that plays a field of `SpecialIds`."""
-    return tokenizer.piece(getattr(tokenizer.special, role))
+    """The token that plays a field of `SpecialIds`. Raises UserError where there is none."""
+    if (token_id := getattr(tokenizer.special, role)) is None:
+        raise UserError(
+            tokenizer.where, f"no token for {role}", "one, which this format names",
+            "Name it in special_tokens.json.",
+        )  # fmt: skip
+    return tokenizer.piece(token_id)
 
 
 def _from_sentencepiece(path: pathlib.Path) -> tokenizers.Tokenizer:

@@ -7,6 +7,8 @@ a time, so that a checkpoint may be larger than memory.
 import dataclasses
 import functools
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -15,22 +17,13 @@ import numpy as np
 from unijax.core import tree
 from unijax.core.errors import UserError
 from unijax.core.files import atomic_directory
-from unijax.core.json_files import shown
+from unijax.core.record import to_json
 from unijax.data.templates import TEMPLATES
-from unijax.interop import config_parts, configs, formats
+from unijax.interop import registry
+from unijax.interop.interface import Import
 from unijax.interop.model_card import licence_of, name_of
-from unijax.interop.opening import (
-    FIX,
-    abstract_params,
-    check_same,
-    existing_directory,
-    kind_of,
-    open_model,
-    untie,
-)
-from unijax.interop.source_processor import by_tokens, read_processor
+from unijax.interop.opening import FIX, abstract_params, open_model
 from unijax.interop.source_tokenizer import import_tokenizer
-from unijax.interop.sources import SafetensorsSource, TorchSource, open_directory
 from unijax.interop.table import (
     Shape,
     Source,
@@ -40,7 +33,7 @@ from unijax.interop.table import (
     read_leaf,
     some,
 )
-from unijax.systems.janus import Janus, JanusConfig
+from unijax.systems.registry import recipe
 from unijax.train import origin
 from unijax.train.streaming import LazyArray, write_params
 
@@ -59,7 +52,7 @@ class Imported:
     """
 
     run_dir: pathlib.Path
-    config: JanusConfig
+    config: Any
     parameters: int
     notes: tuple[str, ...] = ()
 
@@ -71,123 +64,97 @@ class Imported:
 def import_checkpoint(
     source: str | pathlib.Path,
     run_dir: str | pathlib.Path,
-    format: str | None = None,
     tokenizer: str | pathlib.Path | None = None,
     template: str | None = None,
 ) -> Imported:
-    """A whole Janus into a new run directory, at step 0.
+    """A whole checkpoint into a new run directory, at step 0. Its files say of which system it is.
 
     Args:
       source: directory with config.json, weights and tokenizer files.
       run_dir: new or empty.
-      format: "hf" or "deepseek"; by default what config.json says.
       tokenizer: directory to take the tokenizer from, if not `source`.
-      template: of conversations, recorded for sampling; by default what the chat template or
-        sft_format of the source is, else Janus-Pro's where its roles are tokens.
+      template: of conversations, recorded for sampling; by default what the files of the source
+        say.
 
     Raises:
       UserError: for anything missing, unexpected, damaged or of another kind; nothing is written.
     """
     _check_template(template)
-    model = open_model(source, format)
-    config, notes = model.config, list(model.notes)
-    shapes = {p: a.shape for p, a in abstract_params(config).items()}
+    model = open_model(source)
+    system, config, notes = model.interop.system, model.config, list(model.notes)
+    abstract = abstract_params(system, config)
+    shapes = {p: a.shape for p, a in abstract.items() if p in model.paths}
     wrong: list[str] = []
     params = _lazy(model.table, model.weights, shapes, wrong)
+    if lacking := sorted(abstract.keys() - shapes.keys()):
+        params |= _fresh(system, config, lacking, abstract, seed=0)
+        groups = sorted({"/".join(path.split("/")[:2]) for path in lacking})
+        notes.append(f"not in {model.directory}, and made at random: {', '.join(groups)}")
+    data: dict = {}
     with atomic_directory(run_dir) as temporary:
-        place, rows = pathlib.Path(tokenizer or source), config.text.vocab_size
-        ours = import_tokenizer(place, temporary / TOKENIZER, rows, notes)
-        done = read_processor(model.directory, model.format, config, ours, template, notes)
+        if recipe(system).eats == "rows":
+            place = pathlib.Path(tokenizer or model.format.tokenizer_of(model.directory))
+            ours = import_tokenizer(place, temporary / TOKENIZER, config.text.vocab_size, notes)
+            recipe(system).system(config).layout.check(ours.special)
+            data = model.format.record(Import(model.directory, config, ours, template, notes))
         licence, files = licence_of(model.directory)
-        came = {"imported": name_of(model.directory), "format": model.format}
+        came = {"imported": name_of(model.directory), "format": model.format.name}
         origin.write(temporary, origin.Origin((came,), licence, files))
-        _write(temporary, config, params, dataclasses.asdict(done))
+        _write(temporary, system, config, params, data)
     return _imported(run_dir, config, params, notes, wrong)
 
 
 def import_parts(
     run_dir: str | pathlib.Path,
-    config: JanusConfig,
-    llama: str | pathlib.Path | None = None,
-    siglip: str | pathlib.Path | None = None,
-    vq: str | pathlib.Path | None = None,
+    system: str,
+    config: Any,
+    parts: Mapping[str, str | pathlib.Path],
     tokenizer: str | pathlib.Path | None = None,
     template: str | None = None,
     seed: int = 0,
 ) -> Imported:
-    """The trained parts that stage 1 starts from into a new run directory; the rest is fresh.
-
-    The activation of the tower is the config's: Janus runs SigLIP's weights with the exact GELU.
+    """Networks that others trained into a new run directory; the rest is fresh.
 
     Args:
       run_dir: new or empty.
-      config: the system; each part must have its sizes.
-      llama: directory of a transformers `LlamaForCausalLM`.
-      siglip: directory of a transformers `SiglipModel` or `SiglipVisionModel`.
-      vq: LlamaGen's tokenizer: a torch file with the key "model", or a safetensors file.
-      tokenizer: directory of the tokenizer; by default `llama`.
+      system: its name.
+      config: its sizes; each part must have those of its network.
+      parts: places by the names that the system has for them (`interface.Part`).
+      tokenizer: directory of the tokenizer; by default a part that has one.
       template: as in `import_checkpoint`.
       seed: of what is fresh, in float32.
 
     Raises:
-      UserError: as `import_checkpoint`.
+      UserError: as `import_checkpoint`, and for a part that the system does not have.
     """
     _check_template(template)
-    abstract = abstract_params(config)
+    of = registry.interop(system)
+    given = {registry.part_of(of, name): pathlib.Path(place) for name, place in parts.items()}
+    abstract = abstract_params(system, config)
     shapes = {p: a.shape for p, a in abstract.items()}
     params: dict[str, LazyArray] = {}
     notes: list[str] = []
     wrong: list[str] = []
-
-    def add(table: Table, weights: Source) -> None:
+    for part, place in given.items():
+        table, weights = part.open(place, config, notes)
         own = {p: shapes[p] for e in table.entries for p in e.ours}
         check_coverage(table, own, weights, FIX)
-        params.update(_lazy(table, weights, own, wrong))
-
-    if llama is not None:
-        path = existing_directory(llama)
-        values = config_parts.read_config(path)
-        found = config_parts.llama_config(values, str(path / "config.json"), notes)
-        check_same(str(path), found, config.text, ignore=("max_position_embeddings",))
-        table = formats.llama_part()
-        weights, note = untie(open_directory(path), path, table)
-        notes += note
-        add(table, weights)
-    if siglip is not None:
-        path = existing_directory(siglip)
-        found = config_parts.siglip_config(path, notes)
-        check_same(str(path), found, config.vision, ignore=("hidden_act", "features"))
-        if found.hidden_act != config.vision.hidden_act:
-            notes.append(
-                f"{path} was trained with {found.hidden_act}; the config says "
-                f"{config.vision.hidden_act}, as released Janus does"
-            )
-        weights = open_directory(path)
-        prefix = (
-            "vision_model." if any(n.startswith("vision_model.") for n in weights.tensors) else ""
-        )
-        add(formats.siglip_part(config.vision, prefix), weights)
-    if vq is not None:
-        add(formats.vq_part(config.vq), _vq_file(pathlib.Path(vq)))
-    params |= _fresh(config, sorted(shapes.keys() - params.keys()), abstract, seed)
-    where = tokenizer or llama
+        params |= _lazy(table, weights, own, wrong)
+        if tokenizer is None and part.has_tokenizer:
+            tokenizer = place
+    params |= _fresh(system, config, sorted(shapes.keys() - params.keys()), abstract, seed)
     with atomic_directory(run_dir) as temporary:
-        if where is None:
-            notes.append("no tokenizer was given: sampling and export will need one")
-            roles = "janus_pro"
-        else:
-            place, rows = pathlib.Path(where), config.text.vocab_size
-            roles, _ = by_tokens(import_tokenizer(place, temporary / TOKENIZER, rows, notes))
-        _write(temporary, config, params, {"template": template or roles})
+        data = {}
+        if recipe(system).eats == "rows":
+            data = {} if template is None else {"template": template}
+            if tokenizer is None:
+                notes.append("no tokenizer was given: sampling and export will need one")
+            else:
+                place, rows = pathlib.Path(tokenizer), config.text.vocab_size
+                ours = import_tokenizer(place, temporary / TOKENIZER, rows, notes)
+                data = of.conversations(ours) | data
+        _write(temporary, system, config, params, data)
     return _imported(run_dir, config, params, notes, wrong)
-
-
-def _vq_file(path: pathlib.Path) -> Source:
-    if (found := kind_of(path)) != "a file":
-        raise UserError(shown(str(path)), found, "a file of weights", "Correct the path.")
-    if path.suffix == ".safetensors":
-        return SafetensorsSource(str(path), [path])
-    return TorchSource(str(path), [path], key="model")
 
 
 def _lazy(
@@ -211,13 +178,17 @@ def _lazy(
 
 
 def _fresh(
-    config: JanusConfig, paths: list[str], abstract: dict[str, jax.ShapeDtypeStruct], seed: int
+    system: str,
+    config: Any,
+    paths: list[str],
+    abstract: dict[str, jax.ShapeDtypeStruct],
+    seed: int,
 ) -> dict[str, LazyArray]:
     """Parameters at random, as training would start them. Those not asked for are never made."""
 
     @jax.jit
     def init(key: jax.Array) -> dict[str, jax.Array]:
-        params = tree.flatten(nn.unbox(Janus(config).init(key)))
+        params = tree.flatten(nn.unbox(recipe(system).system(config).init(key)))
         return {p: params[p] for p in paths}
 
     def load(path: str) -> np.ndarray:
@@ -238,16 +209,16 @@ def _check_template(template: str | None) -> None:
 
 
 def _write(
-    directory: pathlib.Path, config: JanusConfig, params: dict[str, LazyArray], data: dict
+    directory: pathlib.Path, system: str, config: Any, params: dict[str, LazyArray], data: dict
 ) -> None:
     """A run directory at step 0."""
-    recorded = {"system": "janus", "model": configs.to_json(config), "data": data}
+    recorded = {"system": system, "model": to_json(config), "data": data}
     write_params(directory, dict(sorted(params.items())), {"stage": "import", "config": recorded})
 
 
 def _imported(
     run_dir: str | pathlib.Path,
-    config: JanusConfig,
+    config: Any,
     params: dict[str, LazyArray],
     notes: list[str],
     wrong: list[str],

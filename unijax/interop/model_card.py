@@ -13,9 +13,9 @@ from typing import Any
 from unijax.core.errors import UserError
 from unijax.core.json_files import shown
 from unijax.core.paths import assets_dir
+from unijax.interop.interface import Format, Interop
 from unijax.interop.opening import kind_of
 from unijax.interop.sources import is_inside
-from unijax.systems.janus import JanusConfig
 from unijax.train import origin
 from unijax.train.origin import Origin
 
@@ -30,23 +30,6 @@ No licence is known for these weights: whoever trained them has not chosen one h
 the weights that they started from, and of the data, hold for them too; README.md names both.
 """
 _UNKNOWN = "Not known: whoever publishes it has to say (`unijax export --license`)."
-
-_USE = {
-    "hf": """\
-```python
-from transformers import JanusForConditionalGeneration, JanusProcessor
-
-model = JanusForConditionalGeneration.from_pretrained(FOLDER)
-processor = JanusProcessor.from_pretrained(FOLDER)
-```""",
-    "deepseek": """\
-```python
-from janus.models import MultiModalityCausalLM, VLChatProcessor  # github.com/deepseek-ai/Janus
-
-model = MultiModalityCausalLM.from_pretrained(FOLDER)
-processor = VLChatProcessor.from_pretrained(FOLDER)
-```""",
-}
 
 
 def licence_of(source: pathlib.Path) -> tuple[dict[str, str], tuple[pathlib.Path, ...]]:
@@ -84,12 +67,11 @@ def name_of(source: pathlib.Path) -> str:
 def write_model_card(
     directory: pathlib.Path,
     title: str,
+    of: Interop,
+    format: Format,
+    sizes: dict[str, str],
     run: dict,
     before: Origin,
-    config: JanusConfig,
-    parameters: int,
-    format: str,
-    facts: dict[str, str],
     licence: str | None,
 ) -> bool:
     """Writes README.md and the licences; returns whether a licence is known.
@@ -97,12 +79,11 @@ def write_model_card(
     Args:
       directory: of the export.
       title: of the card.
+      of: the system.
+      format: of the export.
+      sizes: rows of the table of what it is.
       run: what the checkpoint records.
       before: where the run started.
-      config: sizes.
-      parameters: how many numbers.
-      format: "hf" or "deepseek".
-      facts: further lines of the table of what it is.
       licence: a file, or a name as model cards have it; None for that of the origin.
 
     Raises:
@@ -111,21 +92,18 @@ def write_model_card(
     fields = _write_licence(directory, before, licence)
     known = bool(fields) or bool(before.files)
     front = {"license": "unknown", **fields} if not known or fields else {"license": "other"}
-    if format == "hf":
-        front["library_name"] = "transformers"
-    front["pipeline_tag"] = "any-to-any"
+    if format.library:
+        front["library_name"] = format.library
+    front["pipeline_tag"] = of.task
     imported = [stage["imported"] for stage in before.history if "imported" in stage]
     if imported and "/" in imported[-1]:
         front["base_model"] = imported[-1]
     lines = ["---", *(f"{key}: {value}" for key, value in front.items())]
-    lines += ["tags:", "- janus", "- unijax", "---", "", f"# {title}", ""]
+    lines += ["tags:", f"- {of.system}", "- unijax", "---", "", f"# {title}", ""]
     lines += [
-        "Janus: one decoder that reads text and pictures and writes text and pictures "
-        "([2410.13848](https://arxiv.org/abs/2410.13848), "
-        "[2501.17811](https://arxiv.org/abs/2501.17811)). Exported by unijax.", "",
-        "| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in
-        (_sizes(config, parameters) | facts).items()), "",
-        "## Use", "", _USE[format], "",
+        f"{of.about} Exported by unijax.", "",
+        "| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in sizes.items()), "",
+        "## Use", "", format.use, "",
         "## Training", "", *_training(run, before), "",
         "## Data", "", *_data(run), "",
         "## Licence", "", _licence_text(fields, before, known), "",
@@ -159,19 +137,6 @@ def _given(directory: pathlib.Path, licence: str) -> dict[str, str]:
             "Correct it.",
         )  # fmt: skip
     return {"license": licence}
-
-
-def _sizes(config: JanusConfig, parameters: int) -> dict[str, str]:
-    text, vision, vq = config.text, config.vision, config.vq
-    return {
-        "parameters": f"{parameters:,}",
-        "decoder": f"{text.num_hidden_layers} layers of width {text.hidden_size}, "
-        f"{text.vocab_size:,} rows of the vocabulary",
-        "tower": f"SigLIP, {vision.num_hidden_layers} layers of width {vision.hidden_size}, "
-        f"pictures of {vision.image_size} px in {vision.num_tokens} tokens",
-        "image tokenizer": f"VQ, {vq.num_embeddings:,} codes, pictures of {vq.image_size} px in "
-        f"{vq.num_tokens} codes",
-    }
 
 
 def _training(run: dict, before: Origin) -> list[str]:

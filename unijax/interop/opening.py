@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -12,22 +13,26 @@ import numpy as np
 from unijax.core import tree
 from unijax.core.errors import UserError
 from unijax.core.json_files import shown
-from unijax.interop import config_parts, configs, formats
+from unijax.core.record import build
+from unijax.core.system import init_shapes
+from unijax.interop import registry
+from unijax.interop.config_parts import read_config
+from unijax.interop.interface import Format, Interop
 from unijax.interop.sections import Section
-from unijax.interop.sources import open_directory
 from unijax.interop.table import Source, Table, TensorInfo, check_coverage, check_names
-from unijax.systems.janus import Janus, JanusConfig
+from unijax.systems.registry import recipe
 
 FIX = "Import a checkpoint of the kind and size that its config.json says."
 
 
 @dataclasses.dataclass(frozen=True)
 class ForeignModel:
-    """A whole Janus of another project.
+    """A model of another project.
 
     Attributes:
       directory: where it is.
-      format: "hf" or "deepseek".
+      interop: of its system.
+      format: it is in.
       config: sizes.
       table: of its tensors.
       weights: each tensor of the table, once.
@@ -35,39 +40,75 @@ class ForeignModel:
     """
 
     directory: pathlib.Path
-    format: str
-    config: JanusConfig
+    interop: Interop
+    format: Format
+    config: Any
     table: Table
     weights: Source
     notes: tuple[str, ...]
 
+    @functools.cached_property
+    def paths(self) -> frozenset[str]:
+        """Of the parameters that it has."""
+        return frozenset(p for entry in self.table.entries for p in entry.ours)
 
-def open_model(source: str | pathlib.Path, format: str | None = None) -> ForeignModel:
+
+def open_model(source: str | pathlib.Path, like: tuple[str, Any] | None = None) -> ForeignModel:
     """Opens a model directory. Memory and time go by its tensors, whatever the config says.
 
     Args:
-      format: "hf" or "deepseek"; by default what config.json says.
+      like: name and config of a system that the directory must be of.
 
     Raises:
       UserError: for anything missing, unexpected, damaged or of another kind.
     """
     directory = existing_directory(source)
-    format = configs.detect_format(directory) if format is None else format
+    of, format = registry.recognize(directory)
+    if like is not None and like[0] != of.system:
+        raise UserError(
+            str(directory), f"a checkpoint of the system {of.system!r}", f"one of {like[0]!r}",
+            "Give the directory that this run was exported to.",
+        )  # fmt: skip
+    if like is None and not format.whole:
+        parts = [f"--part {p.name}={shown(str(directory))}" for p in of.parts]
+        raise UserError(
+            str(directory), f"{format.kind}, a part of the system {of.system!r}",
+            "a whole checkpoint", f"Import it with {' or '.join(parts)} and --config.",
+        )  # fmt: skip
     notes: list[str] = []
-    config = configs.read_sizes(directory, format, notes)
-    table = formats.FORMATS[format](config)
-    weights, tied = untie(open_directory(directory), directory, table)
-    check_names(table, _layers(config), weights, FIX)
-    _check_within(config, weights)
-    check_coverage(table, {p: a.shape for p, a in abstract_params(config).items()}, weights, FIX)
-    return ForeignModel(directory, format, config, table, weights, (*tied, *notes))
+    config = format.read_config(directory, notes, like and like[1])
+    table = format.table(config, directory)
+    weights, tied = format.weights(directory), []
+    if format.tied is not None:
+        weights, tied = untie(weights, directory, table, format.tied)
+    check_names(table, of.stacks(config), weights, FIX)
+    _check_within(of.widths(config), weights)
+    shapes = {p: a.shape for p, a in abstract_params(of.system, config).items()}
+    in_table = {p for entry in table.entries for p in entry.ours}
+    lacks = {p for p in shapes.keys() - in_table if p.startswith(format.may_lack)}
+    if format.whole:
+        shapes = {p: s for p, s in shapes.items() if p not in lacks}
+    else:
+        shapes = {p: s for p, s in shapes.items() if p in in_table}
+    check_coverage(table, shapes, weights, FIX)
+    return ForeignModel(directory, of, format, config, table, weights, (*tied, *notes))
 
 
-@functools.cache
-def abstract_params(config: JanusConfig) -> dict[str, jax.ShapeDtypeStruct]:
+@functools.lru_cache(maxsize=8)
+def abstract_params(system: str, config: Any) -> dict[str, jax.ShapeDtypeStruct]:
     """Shape and dtype of every parameter by path. Nothing is allocated."""
-    boxed = jax.eval_shape(Janus(config).init, jax.random.key(0))
-    return tree.flatten(nn.unbox(boxed))
+    return tree.flatten(nn.unbox(init_shapes(recipe(system).system(config))))
+
+
+def config_of(run: Mapping, where: str) -> tuple[str, Any]:
+    """Name and config of the system that a checkpoint records.
+
+    Raises:
+      UserError: if there is no such system, or it does not have this config.
+    """
+    recorded = run.get("config") or {}
+    of = recipe(str(recorded.get("system")))
+    return of.name, build(of.config, recorded.get("model"), f"{where}: model of a {of.name}")
 
 
 def existing_directory(path: str | pathlib.Path) -> pathlib.Path:
@@ -88,7 +129,7 @@ def kind_of(path: pathlib.Path) -> str:
 
 
 def check_same(where: str, found: object, expected: object, ignore: tuple[str, ...]) -> None:
-    """Raises UserError naming the sizes in which a part differs from the config."""
+    """Raises UserError naming the sizes in which a network differs from the config."""
     other = [
         f"{f.name}={getattr(found, f.name)} instead of {getattr(expected, f.name)}"
         for f in dataclasses.fields(expected)
@@ -98,6 +139,14 @@ def check_same(where: str, found: object, expected: object, ignore: tuple[str, .
         raise UserError(
             where, ", ".join(other), "the sizes of the config", "Use the part that belongs to it."
         )
+
+
+def check_same_networks(where: str, found: object, expected: object, unsaid: tuple) -> None:
+    """As `check_same`, for every network of a system's config."""
+    for field in dataclasses.fields(expected):
+        ours, theirs = getattr(expected, field.name), getattr(found, field.name)
+        if dataclasses.is_dataclass(ours) and type(ours) is type(theirs):
+            check_same(where, theirs, ours, unsaid)
 
 
 class _Alias:
@@ -112,21 +161,26 @@ class _Alias:
         return self._source.read(self._name if name == self._alias else name)
 
 
-def untie(weights: Source, directory: pathlib.Path, table: Table) -> tuple[Source, list[str]]:
+def untie(
+    weights: Source, directory: pathlib.Path, table: Table, tied: bool
+) -> tuple[Source, list[str]]:
     """A source that has a head of its own, as our model does, and what is to be said of it.
 
-    Released Janus is untied, and its head is in the file. Configs do not tell: transformers'
-    JanusConfig is tied unless its top level says otherwise. So what the file holds decides, and the
-    embedding stands in for a missing head only where the config says that they are one.
+    Configs do not tell whether there is one: classes of transformers may be tied unless the top
+    level says otherwise. So what the file holds decides, and the embedding stands in for a missing
+    head only where the config says that they are one.
+
+    Args:
+      tied: what is so where the config says nothing.
     """
-    embedding, head = (
-        table.entry(f"language_model/{leaf}")[0].theirs
-        for leaf in ("embed_tokens/embedding", "lm_head/kernel")
-    )
+    paths = ("language_model/embed_tokens/embedding", "language_model/lm_head/kernel")
+    names = {p: e.theirs for e in table.entries for p in e.ours if p in paths}
+    if len(names) < len(paths):
+        return weights, []
+    embedding, head = (names[path] for path in paths)
     if head in weights.tensors or embedding not in weights.tensors:
         return weights, []
-    values = config_parts.read_config(directory)
-    tied = values.get("model_type") == "janus"
+    values = read_config(directory)
     config = Section(str(directory / "config.json"), values, {"tie_word_embeddings": tied})
     config.require("tie_word_embeddings", True, False)
     if not config.get("tie_word_embeddings"):
@@ -135,29 +189,9 @@ def untie(weights: Source, directory: pathlib.Path, table: Table) -> tuple[Sourc
     return _Alias(weights, embedding, head), [note]
 
 
-def _layers(config: JanusConfig) -> dict[str, int]:
-    """Length of every stack, by the beginning of our paths."""
-    return {
-        "language_model/": config.text.num_hidden_layers,
-        "vision_model/": config.vision.num_hidden_layers,
-    }
-
-
-def _check_within(config: JanusConfig, weights: Source) -> None:
+def _check_within(sizes: dict[str, int], weights: Source) -> None:
     """Refuses sizes that no tensor has, before anything is made of them."""
     largest = max((max(t.shape, default=1) for t in weights.tensors.values()), default=1)
-    text, vision, vq = config.text, config.vision, config.vq
-    sizes = {
-        "vocab_size": text.vocab_size, "hidden_size": text.hidden_size,
-        "intermediate_size": text.intermediate_size,
-        "num_attention_heads * head_dim": text.num_attention_heads * text.head_dim,
-        "num_key_value_heads * head_dim": text.num_key_value_heads * text.head_dim,
-        "hidden_size of the tower": vision.hidden_size,
-        "intermediate_size of the tower": vision.intermediate_size,
-        "patches of a picture": vision.num_tokens, "latent_channels": vq.latent_channels,
-        "channels of the image tokenizer": max(vq.level_channels),
-        "num_embeddings": vq.num_embeddings, "embed_dim": vq.embed_dim,
-    }  # fmt: skip
     if beyond := [f"{name} {size:,}" for name, size in sizes.items() if size > largest]:
         raise UserError(
             weights.where, ", ".join(beyond), f"sizes of its tensors, the largest of which is "

@@ -105,7 +105,7 @@ class Section:
         value = self._need(key)
         if not any(_same(value, one) for one in allowed):
             raise UserError(
-                f"{self.where}.{key}",
+                f"{self.where}.{shown(key)}",
                 quoted(value),
                 " or ".join(map(repr, allowed)),
                 "This model has no other kind.",

@@ -30,17 +30,17 @@ def import_tokenizer(
             f"no token for padding in {source}: the end of sequence stands for it, as in the code "
             "of the first release; pictures are drawn with guidance against a text of it"
         )
-    if ours.vocab_size < vocab_size:
-        notes.append(padded(ours.vocab_size, vocab_size))
+    tell_padding(ours.vocab_size, vocab_size, notes)
     return ours
 
 
-def padded(ids: int, rows: int) -> str:
-    """What is to be told of a table with more rows than the tokenizer has ids."""
-    return (
-        f"{rows:,} rows of the embedding and {ids:,} ids of the tokenizer: the last {rows - ids:,} "
-        "rows stand for no text"
-    )
+def tell_padding(ids: int, rows: int, notes: list[str]) -> None:
+    """Of a table with more rows than the tokenizer has ids."""
+    if ids < rows:
+        notes.append(
+            f"{rows:,} rows of the embedding and {ids:,} ids of the tokenizer: the last "
+            f"{rows - ids:,} rows stand for no text"
+        )
 
 
 def load_foreign(source: pathlib.Path) -> tokenizer_lib.Tokenizer:

@@ -212,6 +212,23 @@ class TorchSource:
         return content
 
 
+class Together:
+    """The tensors of several sources, none of them twice."""
+
+    def __init__(self, *sources: Source):
+        self.where = sources[0].where
+        self.tensors: dict[str, TensorInfo] = {}
+        self._source: dict[str, Source] = {}
+        for source in sources:
+            for name, info in source.tensors.items():
+                _add(self.tensors, pathlib.Path(source.where), name, info)
+                self._source[name] = source
+
+    def read(self, name: str) -> np.ndarray:
+        """A copy of the tensor."""
+        return self._source[name].read(name)
+
+
 def _why(error: Exception) -> str:
     """What a failure to load says, without PyTorch's advice to run the code in the file."""
     text = str(error)

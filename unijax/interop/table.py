@@ -61,6 +61,21 @@ LEADING_ONE = Transform(lambda x: x.squeeze(0), lambda x: x[None])
 LEADING_ONES = Transform(lambda x: x.squeeze((0, 1)), lambda x: x[None, None])
 
 
+def rotary(heads: int) -> tuple[Transform, Transform]:
+    """Of a kernel and of a bias of queries or keys whose pairs are neighbours on the other side.
+
+    Ours has the first of every pair in the first half of a head, and the other in the second.
+    """
+
+    def apart(x: np.ndarray) -> np.ndarray:
+        return x.reshape(*x.shape[:-1], heads, -1, 2).swapaxes(-1, -2).reshape(x.shape)
+
+    def together(x: np.ndarray) -> np.ndarray:
+        return x.reshape(*x.shape[:-1], heads, 2, -1).swapaxes(-1, -2).reshape(x.shape)
+
+    return Transform(lambda x: apart(x.T), lambda x: together(x).T), Transform(apart, together)
+
+
 @dataclasses.dataclass(frozen=True)
 class Entry:
     """One line of a table.

@@ -140,27 +140,27 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
     p.add_argument("--data", required=True, help="text file, or JSONL of texts or of choices")
 
     p = verbs.add_parser("import", help="PyTorch weights into a run directory")
-    p.add_argument(
-        "source", nargs="?", help="directory of a Hugging Face or deepseek-ai checkpoint"
-    )
+    p.add_argument("source", nargs="?", help="directory of a whole checkpoint (docs/weights.md)")
     p.add_argument("--run-dir", required=True)
     p.add_argument("--config", help="for parts: the config whose sizes they must have")
-    for part in ("llama", "siglip", "vq"):
-        p.add_argument(f"--{part}", help="a part to start stage 1 from")
+    p.add_argument(
+        "--part", action="append", default=[], metavar="NAME=PATH",
+        help="a network that was trained alone, by the name that the system has for it",
+    )  # fmt: skip
     p.add_argument("--tokenizer", help="for parts: directory of the tokenizer")
-    p.add_argument("--template", help="of conversations: janus_pro or janus; the source's if none")
+    p.add_argument("--template", help="of conversations; the source's if none")
 
     p = verbs.add_parser("export", help="a run directory into PyTorch weights")
     p.add_argument("run_dir")
     p.add_argument("out")
-    p.add_argument("--format", choices=("hf", "deepseek"), default="hf")
+    p.add_argument("--format", help="one of the system's (docs/weights.md); its first if none")
     p.add_argument("--shard-gib", type=float, default=5.0)
     p.add_argument("--dtype", choices=("float32", "bfloat16", "float16"))
     p.add_argument(
         "--license", help="a file, or a name as mit; what the import brought along if none"
     )
 
-    p = verbs.add_parser("verify", help="live logits of a run directory against its export")
+    p = verbs.add_parser("verify", help="live outputs of a run directory against its export")
     p.add_argument("run_dir")
     p.add_argument("export_dir")
     p.add_argument("--tolerance", type=float, default=1e-4)

@@ -11,6 +11,7 @@ import pathlib
 import numpy as np
 
 from unijax.core.files import atomic_file
+from unijax.core.record import to_json
 from unijax.data.builders import open_dataset
 from unijax.data.config import preparation
 from unijax.data.scenes import SceneConfig, Scenes
@@ -26,7 +27,6 @@ from unijax.evaluate.composed import (
 )
 from unijax.evaluate.sprite_detector import SpriteDetector
 from unijax.main import report
-from unijax.main.config import to_json
 from unijax.main.report import cards, section, table
 from unijax.main.run import RunConfig, make_system, resolve
 from unijax.main.use import asks, draws, open_sampler

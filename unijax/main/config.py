@@ -2,21 +2,17 @@
 
 This is the only place that knows `ConfigDict`. A config file defines `get_config(arg)`, which
 returns a locked `ConfigDict` whose nesting mirrors the dataclasses; what it leaves out takes the
-default of the dataclass. `build` checks names and types once.
+default of the dataclass. `core.record.build` checks names and types once.
 """
 
-import dataclasses
-import difflib
 import importlib.util
 import pathlib
-import types
-import typing
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from unijax.core.errors import UserError
-from unijax.core.record import is_silent
+from unijax.core.record import unknown_key
 
 
 def load(spec: str, function: str = "get_config") -> ConfigDict:
@@ -81,13 +77,6 @@ def _child(node: Any, name: str, path: str) -> Any:
     raise unknown_key(path, name, known)
 
 
-def unknown_key(where: str, name: str, known: list[str]) -> UserError:
-    """An error that names the nearest right key."""
-    near = difflib.get_close_matches(name, known, 1)
-    advice = f"Did you mean {near[0]!r}?" if near else "Correct the key."
-    return UserError(where, f"unknown key {name!r}", f"one of {sorted(known)}", advice)
-
-
 def _parse(value: str, old: Any, key: str) -> Any:
     try:
         if isinstance(old, bool):
@@ -106,81 +95,4 @@ def _parse(value: str, old: Any, key: str) -> Any:
         raise UserError(
             key, repr(value), "a single value, not a group", "Override one of its keys."
         )
-    return value
-
-
-def build(cls: type, values: Any, where: str) -> Any:
-    """An instance of the dataclass `cls` from nested mappings, names and types checked.
-
-    Raises:
-      UserError: naming the key, with the nearest right name for a wrong one.
-    """
-    if not isinstance(values, ConfigDict | dict):
-        raise UserError(where, repr(values), f"a group of keys ({cls.__name__})", "Correct it.")
-    hints = typing.get_type_hints(cls)
-    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
-    out = {}
-    for name in values:
-        if name not in fields:
-            raise unknown_key(where, name, list(fields))
-        out[name] = _convert(hints[name], values[name], f"{where}.{name}" if where else name)
-    required = [
-        n
-        for n, f in fields.items()
-        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-    ]
-    if missing := [n for n in required if n not in out]:
-        raise UserError(where, f"no {missing}", f"every key of {cls.__name__} without a default",
-                        "Add them to the config.")  # fmt: skip
-    return cls(**out)
-
-
-def _convert(hint: Any, value: Any, where: str) -> Any:
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in args:
-            return None
-        (hint,) = [a for a in args if a is not type(None)]
-        return _convert(hint, value, where)
-    if dataclasses.is_dataclass(hint):
-        return build(hint, value, where)
-    if origin is tuple:
-        if not isinstance(value, list | tuple):
-            raise _wrong_type(where, value, "a list")
-        return tuple(_convert(args[0], v, f"{where}[{i}]") for i, v in enumerate(value))
-    if origin is dict:
-        if not isinstance(value, ConfigDict | dict):
-            raise _wrong_type(where, value, "a group of named entries")
-        return {k: _convert(args[1], value[k], f"{where}.{k}") for k in value}
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if hint in (int, float, str, bool):
-        if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-            raise _wrong_type(where, value, hint.__name__)
-        return value
-    assert hint is Any, (where, hint)
-    return value
-
-
-def _wrong_type(where: str, value: Any, expected: str) -> UserError:
-    return UserError(
-        where, f"{value!r} of type {type(value).__name__}", expected, "Correct the config."
-    )
-
-
-def to_json(value: Any, whole: bool = False) -> Any:
-    """A dataclass, nested, as plain JSON values: what checkpoints record.
-
-    Args:
-      whole: with the fields that a record leaves out (`core.record`).
-    """
-    if dataclasses.is_dataclass(value):
-        fields = {f: getattr(value, f.name) for f in dataclasses.fields(value) if f.init}
-        return {
-            f.name: to_json(x, whole) for f, x in fields.items() if whole or not is_silent(f, x)
-        }
-    if isinstance(value, dict):
-        return {k: to_json(v, whole) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [to_json(v, whole) for v in value]
     return value

@@ -79,7 +79,7 @@ def _held_out(source: SourceConfig) -> SourceConfig:
 
 
 def check_export(run_dir: pathlib.Path) -> tuple[str, bool]:
-    """Exports to the Hugging Face format and compares live logits, where torch is installed."""
+    """Exports in the first format of the system and compares live outputs, where torch is there."""
     if importlib.util.find_spec("torch") is None:
         return "torch is not installed: pip install 'unijax[interop]' to see this check", True
     from unijax.interop.exporting import export_checkpoint
@@ -91,7 +91,7 @@ def check_export(run_dir: pathlib.Path) -> tuple[str, bool]:
     result = verify(run_dir, out)
     verdict = "equal" if result.ok else "DIFFERENT"
     worst = max(d.largest for d in result.differences)
-    return f"{verdict}: largest relative difference of logits {worst:.1e} ({out})", result.ok
+    return f"{verdict}: largest relative difference {worst:.1e} ({out})", result.ok
 
 
 def steps_of(curves: list[dict]) -> str:

@@ -5,9 +5,9 @@ import pathlib
 from collections.abc import Sequence
 
 from unijax.core.errors import UserError
+from unijax.core.record import build
 from unijax.data.config import GroupConfig, SourceConfig
 from unijax.data.user import open_mixed
-from unijax.main.config import build
 from unijax.main.run import RunConfig, ValidationConfig
 from unijax.systems.registry import recipe
 from unijax.train.checkpoint import read_run, step_directory

@@ -10,8 +10,8 @@ import flax.linen as nn
 from unijax.core import cost, tree
 from unijax.core.errors import UserError
 from unijax.core.files import atomic_file
+from unijax.core.record import to_json
 from unijax.core.system import RowSystem, init_shapes
-from unijax.main import config as config_lib
 from unijax.main.run import RunConfig, make_system, resolve
 from unijax.scaling import table
 from unijax.scaling.accounting import parameters_by_kind
@@ -51,7 +51,7 @@ def record(
         repeated += row["data/repeated_tokens"] * steps
         for name_, loss in losses.items():
             taught[name_] += row[f"data/{loss.group}_tokens"] * steps
-    row = _described(name, config_lib.to_json(run), cell.width) | {
+    row = _described(name, to_json(run), cell.width) | {
         "parameters": found.parameters,
         "non_embedding_parameters": found.non_embedding,
         "tokens": tokens,

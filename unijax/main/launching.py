@@ -10,9 +10,10 @@ import yaml
 from launch import engines
 from launch.spec import FOLDER, Launch, Run, expand
 from unijax.core.errors import UserError
+from unijax.core.record import build, to_json
 from unijax.main import cli
-from unijax.main.config import build, override, to_json
 from unijax.main.config import load as load_config
+from unijax.main.config import override
 
 
 def load(path: str, changes: Sequence[str] = ()) -> Launch:

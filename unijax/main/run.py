@@ -7,10 +7,11 @@ from typing import Any
 import jax.numpy as jnp
 
 from unijax.core.errors import UserError
+from unijax.core.record import build, to_json
 from unijax.core.system import System
 from unijax.data.config import DataConfig, GroupConfig
 from unijax.data.pictures import PictureConfig
-from unijax.main.config import build, override, to_json
+from unijax.main.config import override
 from unijax.nn.stack import REMAT_POLICIES
 from unijax.parallel.sharding import MeshConfig
 from unijax.systems.registry import recipe

@@ -15,6 +15,7 @@ from unijax.core import cost
 from unijax.core.batch import PackedBatch
 from unijax.core.errors import UserError
 from unijax.core.files import atomic_file, writable_directory
+from unijax.core.record import build, to_json
 from unijax.data.config import GROUPS
 from unijax.data.loader import Loader, PlanIterator
 from unijax.data.rows import RowStream
@@ -59,7 +60,7 @@ def plan(file: str, overrides: list[str]) -> tuple[list[Planned], GridConfig]:
       UserError: for a mistake in the file.
     """
     base = resolve(config_lib.load(file), overrides)
-    grid = config_lib.build(GridConfig, config_lib.load(file, "get_sweep"), "sweep")
+    grid = build(GridConfig, config_lib.load(file, "get_sweep"), "sweep")
     if recipe(base.system).eats != "rows" or not base.validation.batches:
         raise UserError(
             file, f"system {base.system!r} with {base.validation.batches} held-out batches",
@@ -91,7 +92,7 @@ def plan(file: str, overrides: list[str]) -> tuple[list[Planned], GridConfig]:
 
 def described(run: RunConfig) -> dict:
     """The whole resolved run as plain JSON, without what it learns nothing from: what names it."""
-    found = config_lib.to_json(run)
+    found = to_json(run)
     for place, names in NOT_IN_ID.items():
         for name in names:
             (found[place] if place else found).pop(name)
@@ -195,12 +196,10 @@ def sweep(file: str, directory: pathlib.Path, overrides: list[str], only: str | 
     writable_directory(directory / "runs")
     with atomic_file(directory / "sweep.json") as temporary:
         listed = [
-            {"run_id": p.id, "cell": dataclasses.asdict(p.cell), "run": config_lib.to_json(p.run)}
+            {"run_id": p.id, "cell": dataclasses.asdict(p.cell), "run": to_json(p.run)}
             for p in planned
         ]
-        temporary.write_text(
-            json.dumps({"grid": config_lib.to_json(grid), "runs": listed}, indent=1)
-        )
+        temporary.write_text(json.dumps({"grid": to_json(grid), "runs": listed}, indent=1))
     tables = None
     for i, one in enumerate(chosen):
         run_dir = directory / "runs" / one.id

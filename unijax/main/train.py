@@ -19,6 +19,7 @@ from unijax.core.batch import ImageBatch, PackedBatch
 from unijax.core.errors import UserError
 from unijax.core.files import atomic_file, writable_directory
 from unijax.core.processes import is_lead, job_id
+from unijax.core.record import to_json
 from unijax.core.system import Params, RowSystem, System
 from unijax.data.batch import Cached
 from unijax.data.config import DataConfig
@@ -28,7 +29,6 @@ from unijax.data.sources import open_sources
 from unijax.data.tokenizer import Tokenizer, check_vocab
 from unijax.data.tokenizer import load as load_tokenizer
 from unijax.main import samples
-from unijax.main.config import to_json
 from unijax.main.run import RunConfig, make_mup_base, make_system
 from unijax.parallel.sharding import describe, make_mesh, reader, row_shards
 from unijax.train import cache, origin, setup

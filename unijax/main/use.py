@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 from unijax.core.errors import UserError
 from unijax.core.files import writable_directory
+from unijax.core.record import build
 from unijax.data import tokenizer as tokenizers
 from unijax.data.templates import TEMPLATES
 from unijax.evaluate.captioned import GUIDANCE, Ask, Draw
-from unijax.main.config import build
 from unijax.main.run import DTYPES
 from unijax.sample.interleaved import compose
 from unijax.sample.logits import GREEDY, Sampling

@@ -68,21 +68,19 @@ def show_(args: argparse.Namespace) -> None:
 
 
 def import_(args: argparse.Namespace) -> None:
-    """`unijax import`: a whole checkpoint, or parts to start stage 1 from."""
+    """`unijax import`: a whole checkpoint, or networks that were trained alone."""
     from unijax.interop.importing import import_checkpoint, import_parts
 
-    parts = {name: getattr(args, name) for name in ("llama", "siglip", "vq") if getattr(args, name)}
+    parts = _parts(args.part)
     if (args.source is None) == (not parts):
         raise UserError(
             "unijax import",
             "both a source and parts" if parts else "neither a source nor a part",
-            "a checkpoint directory, or --llama, --siglip and --vq with --config",
+            "a checkpoint directory, or --part NAME=PATH with --config",
             "See unijax import --help.",
         )
     if args.source is not None:
-        done = import_checkpoint(
-            args.source, args.run_dir, tokenizer=args.tokenizer, template=args.template
-        )
+        done = import_checkpoint(args.source, args.run_dir, args.tokenizer, args.template)
     else:
         if args.config is None:
             raise UserError(
@@ -93,10 +91,22 @@ def import_(args: argparse.Namespace) -> None:
             )
         run = resolve(config_lib.load(args.config))
         done = import_parts(
-            args.run_dir, run.model, **parts, tokenizer=args.tokenizer, template=args.template,
-            seed=run.seed,
-        )  # fmt: skip
+            args.run_dir, run.system, run.model, parts, args.tokenizer, args.template, run.seed
+        )
     print(done)
+
+
+def _parts(given: list[str]) -> dict[str, str]:
+    """Places by name. Raises UserError for what is none, and for a part that is given twice."""
+    parts: dict[str, str] = {}
+    for text in given:
+        name, equals, place = text.partition("=")
+        if not (name and equals and place) or name in parts:
+            found = "given twice" if name in parts else "no NAME=PATH"
+            expected = "--part NAME=PATH, once for a part"
+            raise UserError(f"--part {text}", found, expected, "Correct it.")
+        parts[name] = place
+    return parts
 
 
 def export_(args: argparse.Namespace) -> None:

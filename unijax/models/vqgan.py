@@ -1,5 +1,8 @@
 """VQ image tokenizer: pixels to a raster of codes and back (LlamaGen's VQ-16, Janus's `vqmodel`).
 
+By two options also Chameleon's (arXiv 2405.09818, section 2.1), that of taming-transformers: codes
+are compared by distance, not by angle, and attention is in the middle alone.
+
 Sources: arXiv 2406.06525 section 3.1 and its `tokenizer_image/vq_model.py`; deepseek-ai/Janus
 `janus/models/vq_model.py`, whose weights and `JanusVQVAE` in transformers fit this tree.
 
@@ -25,6 +28,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Float, Int
 
 from unijax.core import axes
+from unijax.core.record import added
 from unijax.nn.conv_autoencoder import ConvCost, Decoder, Encoder, Levels, add_costs, conv_cost
 from unijax.nn.layers import Conv
 from unijax.ops import quantize
@@ -45,6 +49,8 @@ class VQConfig:
     latent_channels: int = 256
     embed_dim: int = 8  # width of a code
     num_embeddings: int = 16384  # codes
+    coarse_attention: bool = added(True)  # in the blocks of the coarsest level, not in `mid` alone
+    unit_codes: bool = added(True)  # codes and latents are scaled to length 1
 
     def __post_init__(self):
         self.levels.check("VQConfig.base_channels, channel_multiplier", "VQConfig.image_size")
@@ -61,7 +67,7 @@ class VQConfig:
             stem=self.base_channels,
             channels=self.level_channels,
             blocks=self.num_res_blocks,
-            attention=True,
+            attention=self.coarse_attention,
         )
 
     @property
@@ -123,8 +129,8 @@ class VQOutput:
     Attributes:
       pixels: reconstruction, about -1..1.
       codes: int32 ids in raster order.
-      codebook_loss: mean over the latents of an image of |code - sg(latent)|^2 / embed_dim, both of
-        length 1: pulls the codebook.
+      codebook_loss: mean over the latents of an image of |code - sg(latent)|^2 / embed_dim, of unit
+        codes both of length 1: pulls the codebook.
       commitment_loss: the same with the gradient to the latent.
     """
 
@@ -135,10 +141,11 @@ class VQOutput:
 
 
 class Codebook(nn.Module):
-    """The table of codes; only the directions of its rows matter."""
+    """The table of codes. Of unit codes only the directions of its rows matter."""
 
     num_embeddings: int
     embed_dim: int
+    unit_codes: bool = True
     param_dtype: DTypeLike = jnp.float32
 
     def setup(self):
@@ -149,10 +156,13 @@ class Codebook(nn.Module):
         self.embedding = self.param("embedding", init, shape, self.param_dtype)
 
     def nearest(self, latents: Float[Array, "*batch d"]) -> Int[Array, "*batch"]:
-        return quantize.nearest_code(latents, self.embedding)
+        nearest = quantize.nearest_code if self.unit_codes else quantize.nearest_row
+        return nearest(latents, self.embedding)
 
     def look_up(self, codes: Int[Array, "*batch"]) -> Float[Array, "*batch d"]:
-        return quantize.look_up(codes, self.embedding)
+        if self.unit_codes:
+            return quantize.look_up(codes, self.embedding)
+        return jnp.take(self.embedding, codes, axis=0).astype(jnp.float32)
 
 
 class VQGAN(nn.Module):
@@ -169,7 +179,9 @@ class VQGAN(nn.Module):
         cfg, kinds = self.config, {"dtype": self.dtype, "param_dtype": self.param_dtype}
         self.encoder = Encoder(cfg.levels, cfg.latent_channels, **kinds)
         self.quant_conv = Conv(cfg.embed_dim, 1, **kinds)
-        self.quantize = Codebook(cfg.num_embeddings, cfg.embed_dim, self.param_dtype)
+        self.quantize = Codebook(
+            cfg.num_embeddings, cfg.embed_dim, cfg.unit_codes, self.param_dtype
+        )
         self.post_quant_conv = Conv(cfg.latent_channels, 1, **kinds)
         self.decoder = Decoder(cfg.levels, **kinds)
 
@@ -188,7 +200,9 @@ class VQGAN(nn.Module):
 
     def __call__(self, pixels: Float[Array, "B height width 3"]) -> VQOutput:
         """Encode, quantise with straight-through gradients, decode."""
-        z = quantize.unit_norm(self.encode_latents(pixels))
+        z = self.encode_latents(pixels).astype(jnp.float32)
+        if self.config.unit_codes:
+            z = quantize.unit_norm(z)
         codes = self.quantize.nearest(z)
         q = self.quantize.look_up(codes)
         return VQOutput(

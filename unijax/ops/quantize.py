@@ -2,7 +2,8 @@
 
 Latents and codebook rows are scaled to length 1 before they are compared, and rows after they are
 looked up (arXiv 2110.04627, section 3.2; arXiv 2406.06525, section 3.1), so that the nearest row is
-the one with the largest dot product. All in float32: a rounded latent is another code.
+the one with the largest dot product. All in float32: a rounded latent is another code. Older
+tokenizers compare by distance instead (arXiv 1711.00937): `nearest_row`.
 """
 
 import jax
@@ -29,6 +30,16 @@ def nearest_code(
         precision=jax.lax.Precision.HIGHEST,
     )
     return jnp.argmax(similarity, axis=-1).astype(jnp.int32)
+
+
+def nearest_row(
+    latents: Float[Array, "*batch d"], codebook: Float[Array, "K d"]
+) -> Int[Array, "*batch"]:
+    """The int32 row of `codebook` nearest to each latent; the first of equals."""
+    z, rows = latents.astype(jnp.float32), codebook.astype(jnp.float32)
+    product = jnp.einsum("...d,kd->...k", z, rows, precision=jax.lax.Precision.HIGHEST)
+    # The length of the latent is the same for all rows.
+    return jnp.argmin(jnp.sum(rows * rows, axis=-1) - 2 * product, axis=-1).astype(jnp.int32)
 
 
 def look_up(codes: Int[Array, "*batch"], codebook: Float[Array, "K d"]) -> Float[Array, "*batch d"]:

@@ -258,7 +258,9 @@ def _parts(batch: PackedBatch) -> dict[str, Array]:
     }
 
 
-_IMAGES = VQConfig(512, 128, (1, 1, 2, 2, 4), 2, 256, 256, 8192)
+_IMAGES = VQConfig(
+    512, 128, (1, 1, 2, 2, 4), 2, 256, 256, 8192, coarse_attention=False, unit_codes=False
+)
 SIZES = {
     "chameleon_7b": ChameleonConfig(llama.SIZES["chameleon_7b"], _IMAGES, 4),
     "chameleon_34b": ChameleonConfig(llama.SIZES["chameleon_34b"], _IMAGES, 4),

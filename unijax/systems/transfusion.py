@@ -94,6 +94,12 @@ class TransfusionConfig:
                 "model.patches, model.unet", "both" if self.patches else "neither",
                 "one of them", "Set the other to None.",
             )  # fmt: skip
+        if self.unet is not None and (self.unet.mid_block or self.unet.cross_attention_dim):
+            raise UserError(
+                "model.unet", f"mid_block={self.unet.mid_block}, "
+                f"cross_attention_dim={self.unet.cross_attention_dim}", "False and 0",
+                "Set them: the decoder is what stands in the middle, and there is no context.",
+            )  # fmt: skip
         ae = self.autoencoder
         part = "unet" if self.patches is None else "patches"
         for name, found, expected, where in (

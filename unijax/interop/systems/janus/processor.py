@@ -7,14 +7,16 @@ with a picture is refused by name.
 
 import dataclasses
 import pathlib
+from collections.abc import Mapping
 
 from unijax.core.errors import UserError
 from unijax.core.json_files import quoted, read_object
 from unijax.data.images import MIN_SIDE
 from unijax.data.templates import TEMPLATES
 from unijax.data.tokenizer import Tokenizer
-from unijax.interop.chat_template import recognize
+from unijax.interop.interface import Import
 from unijax.interop.sections import Section
+from unijax.interop.systems.janus.chat_template import recognize
 from unijax.systems.janus import JanusConfig
 
 # Of both processors (`processing_vlm.py` of deepseek-ai/Janus, `processing_janus.py`).
@@ -121,7 +123,15 @@ def read_processor(
     return Preparation(template, ROUNDING[format], system, length)
 
 
-def preparation(run: dict) -> Preparation:
+def record(source: Import, format: str) -> dict:
+    """What an import records under `data`."""
+    done = read_processor(
+        source.directory, format, source.config, source.tokenizer, source.template, source.notes
+    )
+    return dataclasses.asdict(done)
+
+
+def preparation(run: Mapping) -> Preparation:
     """What a checkpoint records."""
     data = run["config"].get("data") or {}
     return Preparation(

@@ -1,61 +1,14 @@
 """config.json of exported models, as the two sides that read it expect it."""
 
-import dataclasses
 import math
 
 from unijax.core.errors import UserError
 from unijax.core.vocab import SpecialIds
-from unijax.interop.configs import check_runs
-from unijax.models.llama import LlamaConfig
+from unijax.interop.config_files import janus_vq_json, llama_json, special_ids
+from unijax.interop.config_parts import check_janus_vq
 from unijax.models.siglip import SIZES as SIGLIP_SIZES
 from unijax.models.vqgan import SIZES as VQ_SIZES
 from unijax.systems.janus import JanusConfig
-
-
-def special_ids(special: SpecialIds) -> dict:
-    """As configs of transformers call them."""
-    return {
-        "bos_token_id": special.bos,
-        "eos_token_id": special.eos,
-        "pad_token_id": special.pad,
-    }
-
-
-# Of a decoder: those that neither format of Janus has, whose language model is a plain Llama.
-_NOT_LLAMA = (
-    "rope_scaling", "mrope_section", "qkv_bias", "qk_norm", "norm_order", "tie_word_embeddings",
-)  # fmt: skip
-
-
-def _llama(config: LlamaConfig, dtype: str) -> dict:
-    fields = {f.name: f.default for f in dataclasses.fields(config)}
-    for name in _NOT_LLAMA:
-        if (found := getattr(config, name)) != fields[name]:
-            raise UserError(
-                f"text.{name}", repr(found), f"{fields[name]!r}, as the formats of Janus have it",
-                "This model cannot be exported.",
-            )  # fmt: skip
-    return {
-        # No `architectures`: llama.cpp's converter takes what stands here for the whole model's.
-        "model_type": "llama",
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.hidden_size,
-        "intermediate_size": config.intermediate_size,
-        "num_hidden_layers": config.num_hidden_layers,
-        "num_attention_heads": config.num_attention_heads,
-        "num_key_value_heads": config.num_key_value_heads,
-        "head_dim": config.head_dim,
-        "hidden_act": "silu",
-        "rms_norm_eps": config.rms_norm_eps,
-        # transformers 5 reads rope_parameters, earlier releases rope_theta.
-        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
-        "rope_theta": config.rope_theta,
-        "max_position_embeddings": config.max_position_embeddings,
-        "attention_bias": False,
-        "mlp_bias": False,
-        "tie_word_embeddings": False,
-        "torch_dtype": dtype,
-    }
 
 
 def _require_erf(config: JanusConfig, name: str) -> None:
@@ -76,7 +29,6 @@ def hf_config(config: JanusConfig, dtype: str, special: SpecialIds) -> dict:
     """
     text, vision, vq = config.text, config.vision, config.vq
     _require_erf(config, "hf")
-    check_runs(vq, "image tokenizer")
     if (vision.image_size // vision.patch_size) != vq.grid:
         raise UserError(
             "image grids",
@@ -95,7 +47,7 @@ def hf_config(config: JanusConfig, dtype: str, special: SpecialIds) -> dict:
         "image_token_id": special.image_placeholder,
         # Its default is True, and it would replace the head by the embedding.
         "tie_word_embeddings": False,
-        "text_config": {**_llama(text, dtype), **special_ids(special)},
+        "text_config": {**llama_json(text, dtype), **special_ids(special)},
         "vision_config": {
             "model_type": "janus_vision_model",
             "hidden_size": vision.hidden_size,
@@ -114,17 +66,7 @@ def hf_config(config: JanusConfig, dtype: str, special: SpecialIds) -> dict:
             "num_image_tokens": vision.num_tokens,
         },
         "vq_config": {
-            "model_type": "janus_vqgan",
-            "embed_dim": vq.embed_dim,
-            "num_embeddings": vq.num_embeddings,
-            "double_latent": False,
-            "latent_channels": vq.latent_channels,
-            "in_channels": 3,
-            "out_channels": 3,
-            "base_channels": vq.base_channels,
-            "channel_multiplier": list(vq.channel_multiplier),
-            "num_res_blocks": vq.num_res_blocks,
-            "num_patches": vq.grid,
+            **janus_vq_json(vq),
             "projection_dim": text.hidden_size,
             "num_hidden_layers": 2,
             "hidden_act": "gelu",
@@ -144,7 +86,7 @@ def deepseek_config(config: JanusConfig, dtype: str, special: SpecialIds) -> dic
     """
     text, vision, vq = config.text, config.vision, config.vq
     _require_erf(config, "deepseek")
-    check_runs(vq, "image tokenizer")
+    check_janus_vq(vq, "image tokenizer")
 
     def adaptor(kind: str, width: int) -> dict:
         params = {
@@ -181,7 +123,7 @@ def deepseek_config(config: JanusConfig, dtype: str, special: SpecialIds) -> dic
         "model_type": "multi_modality",
         "architectures": ["MultiModalityCausalLM"],
         "torch_dtype": dtype,
-        "language_config": {**_llama(text, dtype), **special_ids(special)},
+        "language_config": {**llama_json(text, dtype), **special_ids(special)},
         "vision_config": {"model_type": "vision", "cls": "CLIPVisionTower", "params": tower},
         "aligner_config": adaptor("aligner", vision.hidden_size),
         "gen_vision_config": {

@@ -1,18 +1,16 @@
 """Exported models as transformers runs them, in float32: what `verify` compares with."""
 
 import dataclasses
-import pathlib
 import re
 from collections.abc import Mapping
 
 import numpy as np
 
 from unijax.core.errors import UserError
-from unijax.core.json_files import shown
 from unijax.core.vocab import SpecialIds
-from unijax.interop.export_configs import hf_config
 from unijax.interop.opening import ForeignModel
 from unijax.interop.source_tokenizer import load_foreign
+from unijax.interop.systems.janus.configs import hf_config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +32,7 @@ class Prompts:
     codes: np.ndarray
 
 
-def outputs(exported: ForeignModel, special: SpecialIds, prompts: Prompts) -> dict[str, np.ndarray]:
+def outputs(exported: ForeignModel, prompts: Prompts) -> dict[str, np.ndarray]:
     """Float32 logits of every kind of prompt, and the picture and latents of the image tokenizer.
 
     Returns:
@@ -42,25 +40,14 @@ def outputs(exported: ForeignModel, special: SpecialIds, prompts: Prompts) -> di
       codes, `latents` [B, N, d] of `decoded` before quantisation.
 
     Raises:
-      UserError: if PyTorch is missing or the directory does not load without remainder.
+      UserError: if the directory does not load without remainder.
     """
-    try:
-        import torch
-        import transformers
-    except ImportError as e:
-        raise UserError(
-            "verify", f"{e}", "PyTorch and transformers", "pip install 'unijax[interop]'"
-        ) from e
+    import torch
+    import transformers
+
     transformers.utils.logging.disable_progress_bar()
-    try:
-        return _outputs(_load(exported, special, torch, transformers), prompts, torch)
-    except UserError:
-        raise
-    except Exception as e:  # transformers raises types of its own for what it cannot load or run
-        raise UserError(
-            str(exported.directory), shown(str(e), 300) or type(e).__name__,
-            "a directory that JanusForConditionalGeneration loads and runs", "Export it again.",
-        ) from e  # fmt: skip
+    special = load_foreign(exported.directory).special
+    return _outputs(_load(exported, special, torch, transformers), prompts, torch)
 
 
 def _outputs(model, prompts: Prompts, torch) -> dict[str, np.ndarray]:
@@ -87,14 +74,9 @@ def _outputs(model, prompts: Prompts, torch) -> dict[str, np.ndarray]:
     return {name: value.float().numpy() for name, value in out.items()}
 
 
-def special_ids(export_dir: pathlib.Path) -> SpecialIds:
-    """Of the tokenizer in a model directory."""
-    return load_foreign(export_dir).special
-
-
 def _load(exported: ForeignModel, special: SpecialIds, torch, transformers):
     cls = transformers.JanusForConditionalGeneration
-    if exported.format == "hf":
+    if exported.format.name == "hf":
         model, info = cls.from_pretrained(
             exported.directory,
             dtype=torch.float32,

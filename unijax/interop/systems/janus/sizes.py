@@ -1,23 +1,26 @@
-"""config.json of foreign checkpoints as `JanusConfig`, and back.
+"""config.json of foreign checkpoints as `JanusConfig`.
 
 What the other side can say and this model cannot do is refused by name: nothing is guessed.
 """
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Mapping
 
 from unijax.core.errors import UserError
-from unijax.core.json_files import quoted
 from unijax.interop import plain
-from unijax.interop.config_parts import DROPOUT, llama_config, read_config
+from unijax.interop.config_parts import (
+    DROPOUT,
+    JANUS_VQ,
+    check_janus_vq,
+    janus_vq_config,
+    llama_config,
+    read_config,
+)
 from unijax.interop.sections import BLOCKS, LAYERS, ROWS, SIDE, WIDTH, Section
-from unijax.models.llama import LlamaConfig
 from unijax.models.siglip import SIZES as SIGLIP_SIZES
 from unijax.models.siglip import SiglipConfig
 from unijax.models.vqgan import VQConfig
-from unijax.ops.rope import RopeScaling
 from unijax.systems.janus import JanusConfig
 
 # Defaults of the configuration classes, for keys that a file leaves out.
@@ -27,10 +30,7 @@ _VISION = {
     "hidden_act": "gelu", "layer_norm_eps": 1e-6, "mlp_ratio": 4.0, "attention_bias": True,
     "projection_dim": 2048, "use_qk_norm": False, "depth": 2, "num_image_tokens": 576,
 }  # fmt: skip
-_VQ = {
-    "model_type": "janus_vqgan", "embed_dim": 8, "num_embeddings": 16384, "double_latent": False,
-    "latent_channels": 256, "in_channels": 3, "base_channels": 128,
-    "channel_multiplier": (1, 1, 2, 2, 4), "num_res_blocks": 2, "out_channels": 3,
+_VQ = JANUS_VQ | {
     "projection_dim": 2048, "num_hidden_layers": 2, "hidden_act": "gelu",
     "image_token_embed_dim": 2048, "depth": 2,
 }  # fmt: skip
@@ -39,20 +39,6 @@ _PARTS = (
     "language_config", "vision_config", "aligner_config", "gen_vision_config",
     "gen_aligner_config", "gen_head_config",
 )  # fmt: skip
-
-
-def detect_format(directory: pathlib.Path) -> str:
-    """ "hf" or "deepseek", by the model type in config.json."""
-    kinds = {"janus": "hf", "multi_modality": "deepseek"}
-    found = read_config(directory).get("model_type")
-    if not isinstance(found, str) or found not in kinds:
-        raise UserError(
-            str(directory / "config.json"),
-            f"model_type {quoted(found)}",
-            f"one of {sorted(kinds)}",
-            "Parts of a model are imported with --llama, --siglip and --vq.",
-        )
-    return kinds[found]
 
 
 def read_sizes(directory: pathlib.Path, format: str, notes: list[str] | None = None) -> JanusConfig:
@@ -66,7 +52,7 @@ def read_sizes(directory: pathlib.Path, format: str, notes: list[str] | None = N
     """
     told = [] if notes is None else notes
     config = {"hf": from_hf, "deepseek": from_deepseek}[format](directory, told)
-    check_runs(config.vq, f"{directory / 'config.json'}")
+    check_janus_vq(config.vq, f"{directory / 'config.json'}")
     return config
 
 
@@ -100,26 +86,13 @@ def from_hf(directory: pathlib.Path, notes: list[str]) -> JanusConfig:
         v.require("intermediate_size", vision.intermediate_size)
     v.require("num_image_tokens", vision.num_tokens)
     v.plain(plain.ANYWHERE | plain.VISION)
-    q.require("model_type", "janus_vqgan")
+    # transformers gives the tokenizer the grid of the tower, whatever `num_patches` says.
+    vq = janus_vq_config(q, vision.image_size // vision.patch_size)
     q.require("hidden_act", "gelu")
-    q.require("double_latent", False)
-    for key, value in (("in_channels", 3), ("out_channels", 3), ("num_hidden_layers", 2)):
-        q.require(key, value)
+    q.require("num_hidden_layers", 2)
     q.require("depth", 2)  # of the first converted ones, which no code reads
     q.require("projection_dim", text.hidden_size)
     q.require("image_token_embed_dim", text.hidden_size)
-    multiplier = q.wholes("channel_multiplier", 64, 12)
-    vq = VQConfig(
-        # transformers gives the tokenizer the grid of the tower, whatever `num_patches` says.
-        image_size=(vision.image_size // vision.patch_size) * 2 ** (len(multiplier) - 1),
-        base_channels=q.whole("base_channels", WIDTH),
-        channel_multiplier=multiplier,
-        num_res_blocks=q.whole("num_res_blocks", BLOCKS, least=0),
-        latent_channels=q.whole("latent_channels", WIDTH),
-        embed_dim=q.whole("embed_dim", WIDTH),
-        num_embeddings=q.whole("num_embeddings", ROWS),
-    )
-    q.plain(plain.ANYWHERE | plain.VQ)
     notes += v.unknown(DROPOUT)
     notes += q.unknown((*DROPOUT, "num_patches"))
     notes += top.unknown()
@@ -220,52 +193,3 @@ def _vq_sizes(params: Section) -> dict:
         "num_res_blocks": s.whole("num_res_blocks", BLOCKS, least=0),
         "latent_channels": s.whole("latent_channels", WIDTH),
     }
-
-
-def check_runs(vq: VQConfig, where: str) -> None:
-    """Refuses an image tokenizer that its own code builds but cannot run.
-
-    There the width of a level of the encoder changes in its blocks alone, and what follows is built
-    as if it had changed.
-    """
-    if not vq.num_res_blocks and set(vq.channel_multiplier[:-1]) - {1}:
-        raise UserError(
-            where,
-            f"num_res_blocks=0 with channel_multiplier={list(vq.channel_multiplier)}",
-            "a block where the width changes, or multipliers of 1 but for the last",
-            "No code runs this model.",
-        )
-
-
-def to_json(config: JanusConfig) -> dict:
-    """As checkpoints record it."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))
-
-
-def from_run(run: Mapping, where: str) -> JanusConfig:
-    """Sizes that a checkpoint's description records.
-
-    Raises:
-      UserError: if it is of another system.
-    """
-    config = run.get("config") or {}
-    if config.get("system") != "janus":
-        raise UserError(
-            where,
-            f"a checkpoint of the system {config.get('system')!r} (stage {run.get('stage')!r})",
-            "one of the system 'janus'",
-            "Give the run directory of a Janus.",
-        )
-    model = dict(config["model"])
-    text = dict(model.pop("text"))
-    text["mrope_section"] = tuple(text.get("mrope_section", ()))
-    if text.get("rope_scaling"):
-        text["rope_scaling"] = RopeScaling(**text["rope_scaling"])
-    vq = dict(model.pop("vq"))
-    vq["channel_multiplier"] = tuple(vq["channel_multiplier"])
-    return JanusConfig(
-        text=LlamaConfig(**text),
-        vision=SiglipConfig(**model.pop("vision")),
-        vq=VQConfig(**vq),
-        **model,
-    )

@@ -1,0 +1,118 @@
+"""Foreign forms by the system's name: the modules of `systems`, and those that others register.
+
+Another package registers one as an entry point of the group `unijax.interop`, called as its system,
+whose value is an `interface.Interop`. A module is loaded when it is asked for.
+"""
+
+import functools
+import importlib
+import importlib.metadata
+import pathlib
+import pkgutil
+from typing import Any
+
+from unijax.core.errors import UserError
+from unijax.core.json_files import quoted, read_object
+from unijax.interop import systems
+from unijax.interop.interface import Format, Interop, Part
+from unijax.systems.registry import recipe
+
+GROUP = "unijax.interop"
+_OWN = frozenset(module.name for module in pkgutil.iter_modules(systems.__path__))
+
+
+@functools.cache
+def _registered() -> dict[str, importlib.metadata.EntryPoint]:
+    return {point.name: point for point in importlib.metadata.entry_points(group=GROUP)}
+
+
+def names() -> list[str]:
+    """Of the systems that have foreign forms."""
+    return sorted({*_OWN, *_registered()})
+
+
+@functools.cache
+def interop(name: str) -> Interop:
+    """The foreign forms of a system.
+
+    Raises:
+      UserError: for an unknown system, one that has none, or a registered module that is not one.
+    """
+    if name in _OWN:
+        return importlib.import_module(f"{systems.__name__}.{name}").INTEROP
+    recipe(name)  # whether there is such a system at all
+    if name not in _registered():
+        raise UserError(
+            f"system {name!r}", "no foreign format of it", f"one of {names()}",
+            f"Its package can register one as an entry point of the group {GROUP!r} "
+            "(docs/adding-a-system.md).",
+        )  # fmt: skip
+    point = _registered()[name]
+    where = f"formats of the system {name!r} ({point.value})"
+    try:
+        found = point.load()
+    except (ImportError, AttributeError) as e:
+        raise UserError(
+            where, f"{e}", "a module that can be imported", "Install its package again."
+        ) from e
+    if not isinstance(found, Interop):
+        raise UserError(
+            where, f"a {type(found).__name__}", "a unijax.interop.interface.Interop",
+            "Correct its setup.",
+        )  # fmt: skip
+    return found
+
+
+def format_of(of: Interop, name: str | None, config: Any) -> Format:
+    """A format of a system by name; without one the first that can say the config.
+
+    Raises:
+      UserError: for an unknown one, or one for other models.
+    """
+    known = {f.name: f for f in of.formats}
+    if name is not None and name not in known:
+        raise UserError(
+            "--format", repr(name), f"one of {list(known)}, which the system {of.system!r} has",
+            "Correct it.",
+        )  # fmt: skip
+    fitting = [f for f in of.formats if f.fits(config)]
+    found = [f for f in fitting if name in (None, f.name)]
+    if not found:
+        raise UserError(
+            f"formats of the system {of.system!r}", f"{name or 'none'} for this model",
+            f"one of {[f.name for f in fitting]}" if fitting else "one that can say it",
+            "Correct --format." if fitting else "This model cannot be exported.",
+        )  # fmt: skip
+    return found[0]
+
+
+def part_of(of: Interop, name: str) -> Part:
+    """A part of a system by name. Raises UserError for an unknown one."""
+    known = {part.name: part for part in of.parts}
+    if name not in known:
+        forms = ", ".join(f"--part {p.name}={p.kind}" for p in of.parts) or "no part"
+        raise UserError(
+            f"--part {name}", f"no part {name!r} of the system {of.system!r}", forms, "Correct it."
+        )
+    return known[name]
+
+
+def recognize(directory: pathlib.Path) -> tuple[Interop, Format]:
+    """The format that a model directory is in.
+
+    Raises:
+      UserError: if it is in none.
+    """
+    for of in map(interop, names()):
+        for format in of.formats:
+            if format.matches(directory):
+                return of, format
+    kinds = sorted(f.kind for of in map(interop, names()) for f in of.formats if f.whole)
+    path = directory / "config.json"
+    found = "no config.json"
+    if path.exists():
+        found = f"model_type {quoted(read_object(path).get('model_type'))}"
+    raise UserError(
+        str(directory), found, f"one of {kinds}",
+        "Parts of a model are imported with --part NAME=PATH.",
+    )  # fmt: skip

@@ -1,0 +1,145 @@
+"""The tower of a contrastive system in transformers' form.
+
+No class there has the rest: texts and pictures are means here, and the projections are their own. A
+tower alone is imported as a part.
+"""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from unijax.core.json_files import write_object
+from unijax.core.system import Params
+from unijax.interop import given
+from unijax.interop.config_parts import model_type, siglip_config
+from unijax.interop.interface import Comparison, Export, Format, Interop, Outputs, Part
+from unijax.interop.opening import ForeignModel
+from unijax.interop.parts import siglip_part, siglip_widths
+from unijax.interop.rows import ROWS
+from unijax.interop.table import Table
+from unijax.systems.contrastive import Contrastive, ContrastiveConfig
+
+_ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh"}
+_KINDS = ("siglip_vision_model", "siglip")
+_ABOUT = (
+    "The vision tower of a contrastive model of pictures and texts, a SigLIP "
+    "([2303.15343](https://arxiv.org/abs/2303.15343)) without pooling head."
+)
+_USE = """\
+```python
+from transformers import SiglipVisionModel
+
+tower = SiglipVisionModel.from_pretrained(FOLDER)
+```"""
+
+
+def _read_config(directory: pathlib.Path, notes: list[str], like: Any) -> ContrastiveConfig:
+    found = siglip_config(directory, notes)
+    # A tower says nothing of where features are taken.
+    vision = dataclasses.replace(found, features=like.vision.features)
+    return dataclasses.replace(like, vision=vision)
+
+
+def _table(config: ContrastiveConfig, directory: pathlib.Path) -> Table:
+    del directory
+    # transformers 5 saves a tower alone without a prefix, and reads it with and without.
+    return siglip_part(config.vision, "vision_model.")
+
+
+def _write(export: Export) -> dict[str, str]:
+    v = export.config.vision
+    content = {
+        "architectures": ["SiglipVisionModel"],
+        "model_type": "siglip_vision_model",
+        "torch_dtype": export.dtype,
+        "hidden_size": v.hidden_size,
+        "intermediate_size": v.intermediate_size,
+        "num_hidden_layers": v.num_hidden_layers,
+        "num_attention_heads": v.num_attention_heads,
+        "num_channels": 3,
+        "image_size": v.image_size,
+        "patch_size": v.patch_size,
+        "hidden_act": _ACTIVATIONS[v.hidden_act],
+        "layer_norm_eps": v.layer_norm_eps,
+        "vision_use_head": False,
+    }
+    write_object(export.directory / "config.json", content)
+    return {}
+
+
+def _prompts(
+    config: ContrastiveConfig, directory: pathlib.Path, rng: np.random.Generator
+) -> np.ndarray:
+    """Pictures in -1..1."""
+    del directory
+    size = config.vision.image_size
+    return rng.uniform(-1, 1, (ROWS, size, size, 3)).astype(np.float32)
+
+
+def _ours(
+    config: ContrastiveConfig, params: Params, pixels: np.ndarray, theirs: Outputs
+) -> Outputs:
+    del theirs
+    tower = Contrastive(config).vision_model
+    features = tower.apply({"params": params["vision_model"]}, jnp.asarray(pixels))
+    return {"features": jax.device_get(features)}
+
+
+def _theirs(model: ForeignModel, pixels: np.ndarray) -> Outputs:
+    """Of every patch, after the last norm if the tower has it here."""
+    import torch
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    tower = transformers.SiglipVisionModel.from_pretrained(
+        model.directory, dtype=torch.float32, attn_implementation="eager", local_files_only=True
+    ).eval()
+    with torch.no_grad():
+        given_pixels = torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy())
+        out = tower(pixel_values=given_pixels, output_hidden_states=True)
+    last = model.config.vision.features == "post_norm"
+    features = out.last_hidden_state if last else out.hidden_states[-1]
+    return {"features": features.numpy()}
+
+
+def _sizes(config: ContrastiveConfig) -> dict[str, str]:
+    v = config.vision
+    return {
+        "tower": f"SigLIP, {v.num_hidden_layers} layers of width {v.hidden_size}, pictures of "
+        f"{v.image_size} px in {v.num_tokens} tokens",
+    }
+
+
+def _siglip(place: pathlib.Path, config: ContrastiveConfig, notes: list[str]) -> given.Opened:
+    return given.siglip(place, config.vision, notes)
+
+
+INTEROP = Interop(
+    "contrastive",
+    (
+        Format(
+            "hf",
+            "a SigLIP tower of transformers",
+            matches=lambda directory: model_type(directory) in _KINDS,
+            read_config=_read_config,
+            table=_table,
+            write=_write,
+            whole=False,
+            tied=None,
+            loads="SiglipVisionModel",
+            use=_USE,
+            library="transformers",
+        ),
+    ),
+    Comparison(_prompts, _theirs, _ours),
+    _ABOUT,
+    _sizes,
+    parts=(Part("siglip", given.SIGLIP, _siglip),),
+    stacks=lambda config: {"vision_model/": config.vision.num_hidden_layers},
+    widths=lambda config: siglip_widths(config.vision),
+    task="image-feature-extraction",
+)
