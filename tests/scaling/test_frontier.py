@@ -185,6 +185,27 @@ def test_budgets_are_told_apart_although_compute_is_not_quite_equal():
     assert [len(g) for g in groups] == [7] * 6
 
 
+def test_runs_that_are_each_near_to_the_next_were_chained_to_one_budget():
+    # 92 runs over a factor of 9.4 in compute were one, and its minimum an outlier.
+    rng = np.random.default_rng(0)
+    flops = np.sort(1e19 * 9.4 ** rng.random(92))
+    assert np.diff(np.log(flops)).max() < approach_2.SAME_BUDGET[0]
+    n = 3e8 * np.sqrt(flops / 1e19) * np.exp(rng.uniform(-1.5, 1.5, 92))
+    between = Points(n, flops / 6 / n, loss(n, flops / 6 / n))
+    groups = approach_2.budgets(between)
+    spans = [np.ptp(np.log(between.compute[g])) for g in groups]
+    assert max(spans, default=0) <= approach_2.SAME_BUDGET[0]
+    assert len({i for g in groups for i in g}) == sum(map(len, groups))
+    assert sum(map(len, groups)) < 92 / 8
+    # Budgets among such runs are found whole, with hardly a neighbour.
+    budgets = isoflop(np.array([2e19, 6e19]), sizes=15, width=5.0)
+    both = Points(*(np.append(getattr(between, k), getattr(budgets, k))
+                    for k in ("parameters", "tokens", "loss")))  # fmt: skip
+    found = [set(g) for g in approach_2.budgets(both)]
+    for first in (92, 107):
+        assert any(set(range(first, first + 15)) <= g and len(g) < 18 for g in found)
+
+
 @pytest.mark.parametrize(("sizes", "width", "noise"), [(5, 3.0, 0.001), (7, 8.0, 0.005)])
 def test_intervals_of_approach_2_are_as_wide_as_studies_scatter(sizes, width, noise):
     # Draws of runs made them 2 to 3.5 times as wide: few runs, and a valley is no parabola.

@@ -9,6 +9,7 @@ import dataclasses
 
 import numpy as np
 from jaxtyping import Float, Int
+from scipy import stats
 
 from unijax.core.errors import UserError
 from unijax.scaling.cost import TokenCost
@@ -18,7 +19,9 @@ from unijax.scaling.points import Points
 
 SIZES = 3  # different sizes that a budget needs for a parabola
 CONSTANTS = 3  # of a parabola
-SAME_BUDGET = 0.12  # of log C: runs nearer than this to the next one belong to one budget
+SAME_BUDGET = (0.12, 0.03, 0.0075)  # of log C: the most between two runs of one budget, or less
+AROUND = 0.6  # of log C, on both sides: the runs that a budget must stand out from
+CHANCE = 1e-3  # that so many runs have about one compute by chance
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,11 +51,30 @@ class Valley:
 
 
 def budgets(points: Points) -> list[Int[np.ndarray, "m"]]:
-    """Runs of (nearly) equal compute, for every budget with sizes enough."""
+    """Runs of (nearly) equal compute, for every budget with sizes enough.
+
+    Many more than the runs around would have there: where compute has no gaps, runs that are each
+    near to the next are of no budget. The least likely ones are taken first.
+    """
     order = np.argsort(points.compute, kind="stable")
-    jumps = np.flatnonzero(np.diff(np.log(points.compute[order])) > SAME_BUDGET) + 1
-    groups = np.split(order, jumps)
-    return [g for g in groups if len(np.unique(points.parameters[g])) >= SIZES]
+    log, size = np.log(points.compute[order]), points.parameters[order]
+    first = np.arange(len(log))
+    windows, chances = [], []
+    for width in SAME_BUDGET:
+        end, middle = np.searchsorted(log, log + width, side="right"), log + width / 2
+        near = [np.searchsorted(log, middle + x) for x in (AROUND, -AROUND)]
+        others = near[0] - near[1] - (end - first) + 0.5  # none there does not mean none ever
+        expected = others * width / (2 * AROUND)
+        windows.append(np.stack([first, end], axis=1))
+        chances.append(stats.poisson.sf(end - first - 1, expected))
+    windows, chances = np.concatenate(windows), np.concatenate(chances)
+    taken, found = np.zeros(len(log), bool), []
+    for i in np.argsort(chances, kind="stable")[: (chances < CHANCE).sum()]:
+        here = slice(*windows[i])
+        if not taken[here].any() and len(np.unique(size[here])) >= SIZES:
+            taken[here] = True
+            found.append(here)
+    return [order[here] for here in sorted(found, key=lambda here: here.start)]
 
 
 def _design(x: Float[np.ndarray, "m"]) -> Float[np.ndarray, "m 3"]:
