@@ -18,10 +18,11 @@ import json
 import pathlib
 
 import numpy as np
+from jaxtyping import Float
 from scipy import stats
 from tqdm import tqdm
 
-from bench.doubts_studies import MISTAKES, Study, clean
+from bench.doubts_studies import MISTAKES, TYPICAL, Law, Study, clean
 from unijax.core.errors import UserError
 from unijax.scaling.doubt import Doubt
 from unijax.scaling.doubts import doubts
@@ -30,6 +31,7 @@ from unijax.scaling.frontier import losses, of_law
 from unijax.scaling.laws import Chinchilla
 from unijax.scaling.objective import Objective
 from unijax.scaling.points import Points
+from unijax.scaling.solver import Solution, minimise
 from unijax.scaling.table import Runs
 from unijax.scaling.unseen import unseen
 from unijax.scaling.validate import points as validated
@@ -77,23 +79,23 @@ def fitted(points: Points) -> Fit:
     return fit(Chinchilla.of(points), points, Objective())
 
 
-def prediction(found: Fit, flops: float) -> float:
+def near(known: Law, points: Points, objective: Objective) -> tuple[Chinchilla, Solution]:
+    """The minimum that the known law leads to."""
+    law, x = Chinchilla.of(points), [np.log(t) for t in TYPICAL]
+    of_n = np.log(known.of_n) - known.alpha * (law.middle[0] - x[0])
+    of_d = np.log(known.of_d) - known.beta * (law.middle[1] - x[1])
+    start = np.array([[np.log(known.e), of_n, of_d, known.alpha, known.beta]])
+    return law, minimise(law, points, objective, start)
+
+
+def prediction(law: Chinchilla, theta: Float[np.ndarray, "p"], flops: float) -> float:
     """The log of the loss at the optimum of a budget C = 6 N D."""
-    line = of_law(found.law, found.theta, np.empty((0, 5)), SIX).optimal_parameters(
-        np.array([flops])
-    )
-    return float(
-        np.log(losses(found.law, found.theta[None], line[None], flops / 6 / line[None])[0, 0])
-    )
+    line = of_law(law, theta, np.empty((0, 5)), SIX).optimal_parameters(np.array([flops]))
+    return float(np.log(losses(law, theta[None], line[None], flops / 6 / line[None])[0, 0]))
 
 
+SQUARES = Objective(np.inf)
 SIX = Points(np.array([1e7, 1e9]), np.array([1e9, 1e10]), np.array([3.0, 2.5]))  # C is 6 N D
-
-
-def squares(points: Points) -> float:
-    """What least squares leave."""
-    found = fit(Chinchilla.of(points), points, Objective(np.inf))
-    return 2 * found.value
 
 
 def corrupted(kind: str, seed: int, scoring: bool) -> tuple[Study, bool] | None:
@@ -105,10 +107,17 @@ def corrupted(kind: str, seed: int, scoring: bool) -> tuple[Study, bool] | None:
         MISTAKES[kind](rng, study, scoring)
         study.kind, after = kind, of(study)
         flops = 10 * before.compute.max()
-        if abs(prediction(fitted(after), flops) - prediction(fitted(before), flops)) > MOVES:
-            right, wrong = squares(before), squares(after)
-            left = len(before) - 5
-            f = (wrong - right) / 2 / (right / left)
+        law, found = near(study.known, before, Objective())
+        right = prediction(law, found.theta[0], flops)
+        law, found = near(study.known, after, Objective())
+        if abs(prediction(law, found.theta[0], flops) - right) < MOVES / 2:
+            continue  # most of some mistakes: spared the search from everywhere
+        found = fitted(after)
+        if abs(prediction(found.law, found.theta, flops) - right) > MOVES:
+            # What least squares leave, each by the law that suits it best.
+            without = 2 * near(study.known, before, SQUARES)[1].value[0]
+            left, with_it = len(before) - 5, 2 * fit(found.law, after, SQUARES).value
+            f = (with_it - without) / 2 / (without / left)
             return study, bool(stats.f.sf(f, 2, left) < SHOWS)
     return None
 

@@ -29,7 +29,8 @@ def refusal(tmp_path, text: str) -> str:
      ("125k", 125e3), ("3.1e3M", 3.1e9), ("20B tokens", 20e9), ("1.2 PFLOPs", 1.2e15),
      ("5 tokens", 5.0), ("1 234 567", 1234567.0), ("1_234_567", 1234567.0),
      ("1'234'567", 1234567.0), ("12\u202f345\u202f678", 12345678.0), ("1.3e9", 1.3e9),
-     ("1.3x10^9", 1.3e9), ("1.3 × 10^9", 1.3e9), ("+7", 7.0), ("12E", 12e18), (".5G", 0.5e9)],
+     ("1.3x10^9", 1.3e9), ("1.3 × 10^9", 1.3e9), ("+7", 7.0), ("12E", 12e18), (".5G", 0.5e9),
+     ("10^9", 1e9), ("2^30", 2.0**30), ("1.3×10⁹", 1.3e9), ("1.3*10**9", 1.3e9)],
 )  # fmt: skip
 def test_a_count_with_its_unit_was_told_as_half_written(tmp_path, cell, value):
     runs = read(tmp_path, f"{HEAD}\na,{cell},2e9,3.1\n")
@@ -56,6 +57,24 @@ def test_semicolons_with_decimal_commas(tmp_path):
     np.testing.assert_array_equal(runs.loss("text"), [3.125, 2.9])
     np.testing.assert_array_equal(runs["learning_rate"], [0.003, 3e-4])
     assert "cells are parted by ';'" in runs.notes
+
+
+@pytest.mark.parametrize("begins", ["#", "  # ", "//", "%"])
+def test_a_quotation_mark_in_a_comment_is_no_cell_of_many_lines(tmp_path, begins):
+    # It swallowed the rest of the file, which was told as half-written.
+    comment = f'{begins} the sweep of "May, by hand\n'
+    text = f'{comment}{HEAD}\n{comment}"a\n# no comment",7e6,2e9,3.1\n{comment}b,8e6,2e9,3\n'
+    runs = read(tmp_path, text)
+    assert list(runs["run_id"]) == ["a\n# no comment", "b"]
+    assert runs.notes == ("3 comment lines were left out",)
+    assert ", line 8: found 'x'" in refusal(tmp_path, text + "c,x,2e9,3\n")
+
+
+def test_a_table_in_markdown(tmp_path):
+    head = HEAD.replace(",", " | ")
+    runs = read(tmp_path, f"| {head} |\n|:---|---:|:---:|------|\n| a | 12B | 1.2T | 2.1 |\n")
+    assert list(runs.columns) == HEAD.split(",")
+    assert (runs["parameters"][0], runs["tokens"][0]) == (12e9, 1.2e12)
 
 
 @pytest.mark.parametrize("mark", [";", "\t", "|"])

@@ -102,7 +102,8 @@ def as_json(found: Results, config: FitConfig, copy: pathlib.Path) -> dict:
 
 
 def _one(analysis: Analysis, config: FitConfig) -> dict:
-    p, flops = analysis.points, budgets(p, config)
+    p = analysis.points
+    flops = budgets(p, config)
     best = optima(analysis, flops, config.level)
     held = analysis.extrapolation
     return {

@@ -27,7 +27,12 @@ SPACES = "[ _'’\u00a0\u2009\u202f]"  # between thousands
 SPACED = re.compile(rf"[+-]?\d{{1,3}}({SPACES}\d{{3}})+(?!\d)")
 COMMAS = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d*)?")
 POINTS = re.compile(r"[+-]?\d{1,3}(\.\d{3})+")
-TIMES_TEN = re.compile(r"\s*[×·*x]\s*10\s*\^?\s*(?=[+-]?\d)", re.IGNORECASE)
+TIMES_TEN = re.compile(r"\s*[×·*x]\s*10\s*(\^|\*\*)?\s*(?=[+-]?\d)", re.IGNORECASE)
+POWER = re.compile(r"(2|10)\s*(?:\^|\*\*)\s*(\d{1,2})")
+RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
+RAISED_TEN = re.compile(r"(?<=10)(?=[⁰¹²³⁴⁵⁶⁷⁸⁹⁻])")
+COMMENTS = ("#", "//", "%")  # at the beginning of a line
+RULE = re.compile(r":?-{3,}:?")  # below the header of a table in markdown
 WITH_UNIT = re.compile(
     rf"(?P<number>.*[\d.])\s*(?P<unit>{'|'.join(sorted(MULTIPLES, key=len, reverse=True))})?"
     r"[\s-]*(?P<of>flops?|tokens?|params?|parameters)?",
@@ -72,47 +77,81 @@ def read(text: str, where: str, known: Sequence[str]) -> Sheet:
     mark = max(marks, key=lambda m: sum(_bare(x) in known for x in first.replace('"', "").split(m)))
     if mark != ",":
         notes.append(f"cells are parted by {'tabs' if mark == chr(9) else repr(mark)}")
-    reader = csv.reader(
-        io.StringIO(text, newline=""), delimiter=mark, strict=True, skipinitialspace=True
-    )
-    names, rows, lines, comments, line = None, [], [], 0, 0
+    source = _Lines(text)
+    reader = csv.reader(source, delimiter=mark, strict=True, skipinitialspace=True)
+    names, rows, lines = None, [], []
     before = csv.field_size_limit(len(text))
     try:
         for row in reader:
-            begins, line = line + 1, reader.line_num
-            if not any(cell.strip() for cell in row):
-                continue
-            if row[0].lstrip().startswith("#"):
-                comments += 1
+            begins = source.begin()
+            filled = [cell.strip() for cell in row if cell.strip()]
+            if not filled or (mark == "|" and all(map(RULE.fullmatch, filled))):
                 continue
             if names is None:
                 names = [_bare(x) for x in row]
                 continue
             if len(row) != len(names):
-                last = not text.splitlines()[reader.line_num :]
                 raise UserError(
                     f"{where}: line {begins}",
                     f"{len(row)} cells",
                     f"{len(names)}, as in the header",
                     "It is the last line: the table may be half-written."
-                    if last
+                    if source.ended()
                     else f"Correct the line (a cell with {mark!r} in it needs quotes around it).",
                 )
             rows.append([cell.strip() for cell in row])
             lines.append(begins)
     except csv.Error as e:
         raise UserError(
-            f"{where}: line {reader.line_num}", f"a line that is no CSV ({e})", "cells",
+            f"{where}: line {source.line}", f"a line that is no CSV ({e})", "cells",
             "Correct it; it may be half-written.",
         ) from e  # fmt: skip
     finally:
         csv.field_size_limit(before)
     if names is None:
         raise UserError(where, "no header", "a line of names of columns", "Add one.")
-    if comments:
-        notes.append(f"{comments} comment lines were left out")
+    if source.comments:
+        notes.append(f"{source.comments} comment lines were left out")
     kept = [i for i, name in enumerate(names) if name or any(row[i] for row in rows)]
     return Sheet([names[i] for i in kept], [[row[i] for i in kept] for row in rows], lines, notes)
+
+
+class _Lines:
+    """The lines of a text but for comments, as a reader of CSV takes them.
+
+    What looks like a comment within a cell of several lines is none.
+
+    Attributes:
+      line: the last one that was taken, from 1.
+      comments: how many were left out.
+    """
+
+    def __init__(self, text: str):
+        self._left = list(io.StringIO(text, newline=""))[::-1]
+        self._first = None  # of the row that is read
+        self.line = self.comments = 0
+
+    def __iter__(self):
+        return self
+
+    def __next__(self) -> str:
+        while self._left:
+            found = self._left.pop()
+            self.line += 1
+            if self._first is None and found.lstrip().startswith(COMMENTS):
+                self.comments += 1
+                continue
+            self._first = self._first or self.line
+            return found
+        raise StopIteration
+
+    def begin(self) -> int:
+        """Where the row that was read began; what comes next is another one."""
+        first, self._first = self._first, None
+        return first
+
+    def ended(self) -> bool:
+        return not self._left
 
 
 def _bare(name: str) -> str:
@@ -122,7 +161,7 @@ def _bare(name: str) -> str:
 def _first_line(text: str) -> str:
     """The header, before any comment."""
     for line in text.splitlines():
-        if line.strip() and not line.lstrip().startswith("#"):
+        if line.strip() and not line.lstrip().startswith(COMMENTS):
             return line
     return ""
 
@@ -177,6 +216,7 @@ def _number(cell: str, comma: bool | None, counts: bool) -> tuple[float, str]:
         return float("nan"), ""
     if cell.casefold().lstrip("+-") in ("inf", "infinity"):
         return float(cell), ""
+    cell = RAISED_TEN.sub("^", cell).translate(RAISED)
     parts = WITH_UNIT.fullmatch(cell)
     if parts is None or ((parts["unit"] or parts["of"]) and not counts):
         raise ValueError(cell)
@@ -188,6 +228,8 @@ def _number(cell: str, comma: bool | None, counts: bool) -> tuple[float, str]:
 
 def _digits(number: str, comma: bool | None, counts: bool) -> tuple[float, list[str]]:
     """The same without a unit."""
+    if power := POWER.fullmatch(number):
+        return float(power[1]) ** int(power[2]), ["multiplied out"]
     plain, how = TIMES_TEN.sub("e", number), []
     if SPACED.match(plain):
         plain, how = re.sub(SPACES, "", plain), ["thousands apart"]

@@ -28,6 +28,7 @@ CONVERSIONS = (float(-np.log(np.log(2))), float(np.log(np.log(10))))  # nats to 
 COUNTED = tuple(float(np.log(x)) for x in (2.0, 4.0, 1024.0))  # otherwise: bytes, thousands
 APART = 5.0  # deviations: runs of any shape must lie so far off to be a part
 SELDOM = 6.0  # that much more must such an explanation gain
+LIKE = 1.5  # times the losses of the others: so far off they are no perplexities
 REGROUPED = 8  # times that runs of any shape are assigned anew
 
 
@@ -161,17 +162,21 @@ def _regrouped(
 
 def perplexities(law: Chinchilla, near: list[Alternative], points: Points) -> list[Alternative]:
     """A part whose losses are perplexities, exp(loss); the parts are of other explanations."""
-    found = []
-    for start in near:
-        here = start.part.profile > 0
-        if start.part.ramp or (points.loss[here] <= 1).any():
+    found, seen = [], set()
+    for start, part in ((a, p) for a in near for p in (a.part, a.part.others())):
+        here = part.profile > 0
+        if part.ramp or here.tobytes() in seen or (points.loss[here] <= 1).any():
+            continue
+        seen.add(here.tobytes())
+        logs, others = np.log(points.loss[here]), points.loss[~here]
+        if not others.min() / LIKE < np.median(logs) < LIKE * others.max():
             continue
         loss = np.where(here, np.log(points.loss), points.loss)
         read = dataclasses.replace(points, loss=loss)
-        (one,) = _fitted("perplexity", law, start.base[None], [start.part], start.scale, read, 1)
+        (one,) = _fitted("perplexity", law, start.base[None], [part], start.scale, read, 1)
         # The density is of log losses as they stand: each is a function of what was fitted.
         price = one.cost + 2 * np.log(np.log(points.loss[here])).sum()
-        if start.part.by == "any":
+        if part.by == "any":
             price += 2 * _choices(len(points), int(here.sum()))
         found.append(dataclasses.replace(one, cost=float(price)))
     return found

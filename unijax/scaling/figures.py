@@ -92,6 +92,10 @@ def isoflop_valleys(analysis: Analysis) -> Figure:
                 valley.parameters, valley.loss, "*", ms=8, color=color, mec="k", mew=0.5, zorder=5
             )
     log_axes(axes, "parameters $N$", loss_name(analysis))
+    # A parabola through runs that are noise goes anywhere: the runs stay in sight.
+    there = p.loss[np.concatenate([v.runs for v in valleys])]
+    room = 0.08 * max(float(np.ptp(there)), 0.01 * float(there.max()))
+    axes.set_ylim(there.min() - room, there.max() + room)
     axes.plot([], [], color="0.3", ls=":", lw=0.9, label="law (approach 3)")
     axes.plot([], [], "*", color="0.6", mec="k", mew=0.5, ms=8, ls="none", label="minimum")
     if few:

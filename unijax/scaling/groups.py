@@ -43,6 +43,11 @@ class Part:
         """Whether it rises, in place of being some runs."""
         return bool(((self.profile > 0) & (self.profile < 1)).any())
 
+    def others(self) -> "Part":
+        """The runs that some runs leave."""
+        rest = self.rest or (self.words and f"all but {self.words}")
+        return Part(1 - self.profile, rest, self.by, OTHER_END[self.end], self.words)
+
 
 def parts(points: Points, runs: Runs) -> list[Part]:
     """All of them, no two of the same runs (or of those that the other leaves)."""

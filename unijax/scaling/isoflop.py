@@ -15,13 +15,14 @@ from unijax.core.errors import UserError
 from unijax.scaling.cost import TokenCost
 from unijax.scaling.frontier import Frontier, of_law, power_law, span
 from unijax.scaling.laws import Law
-from unijax.scaling.points import Points
+from unijax.scaling.points import Points, clusters
 
 SIZES = 3  # different sizes that a budget needs for a parabola
+ONE_SIZE = np.log(1.1)  # of log N: runs nearer than this bend no parabola
 CONSTANTS = 3  # of a parabola
 SAME_BUDGET = (0.12, 0.03, 0.0075)  # of log C: the most between two runs of one budget, or less
 AROUND = 0.6  # of log C, on both sides: the runs that a budget must stand out from
-CHANCE = 1e-3  # that so many runs have about one compute by chance
+CHANCE = 0.05  # that of all groups of a table any is a budget by chance
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,16 +63,18 @@ def budgets(points: Points) -> list[Int[np.ndarray, "m"]]:
     windows, chances = [], []
     for width in SAME_BUDGET:
         end, middle = np.searchsorted(log, log + width, side="right"), log + width / 2
-        near = [np.searchsorted(log, middle + x) for x in (AROUND, -AROUND)]
-        others = near[0] - near[1] - (end - first) + 0.5  # none there does not mean none ever
-        expected = others * width / (2 * AROUND)
+        around = np.clip([middle - AROUND, middle + AROUND], log[0], log[-1])
+        near = np.searchsorted(log, around[1], side="right") - np.searchsorted(log, around[0])
+        others = near - (end - first) + 0.5  # none there does not mean none ever
+        expected = others * width / np.maximum(around[1] - around[0], AROUND)
         windows.append(np.stack([first, end], axis=1))
-        chances.append(stats.poisson.sf(end - first - 1, expected))
+        # The first run is there whatever chance does.
+        chances.append(stats.poisson.sf(end - first - 2, expected))
     windows, chances = np.concatenate(windows), np.concatenate(chances)
     taken, found = np.zeros(len(log), bool), []
-    for i in np.argsort(chances, kind="stable")[: (chances < CHANCE).sum()]:
+    for i in np.argsort(chances, kind="stable")[: (chances * len(chances) < CHANCE).sum()]:
         here = slice(*windows[i])
-        if not taken[here].any() and len(np.unique(size[here])) >= SIZES:
+        if not taken[here].any() and clusters(np.log(size[here]), ONE_SIZE).max() + 1 >= SIZES:
             taken[here] = True
             found.append(here)
     return [order[here] for here in sorted(found, key=lambda here: here.start)]

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from scipy import special, stats
 
 from unijax.scaling.alternatives import LEAST, STEPS, Alternative, off, surprise
-from unijax.scaling.groups import OTHER_END, Part
+from unijax.scaling.groups import Part
 from unijax.scaling.laws import Chinchilla, Theta
 from unijax.scaling.objective import Objective
 from unijax.scaling.points import Points
@@ -149,9 +149,7 @@ def _weighted(
     found = []
     for i in np.flatnonzero(scales[0] > LOUDER * scales[1]):
         same = (some[i].profile > 0)[loud[i]].all()
-        words = some[i].words if same else some[i].rest or f"all but {some[i].words}"
-        end = some[i].end if same else OTHER_END[some[i].end]
-        part = Part(loud[i].astype(float), words, some[i].by, end)
+        part = some[i] if same else some[i].others()
         one = Alternative(
             "noise", part, theta[i], residuals[i], float(scales[1, i]), float(price[i]),
             scatter=float(scales[0, i]),

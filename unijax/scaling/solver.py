@@ -79,7 +79,8 @@ def _evaluate(law, points, objective, theta, weights):
 
 
 def _minimise(law, points, objective, starts, weights, free, iterations) -> Solution:
-    theta = np.where(free, np.clip(starts, law.lower, law.upper), starts)
+    lower, upper = law.lower, law.upper
+    theta = np.where(free, np.clip(starts, lower, upper), starts)
     value, residuals, jacobian = _evaluate(law, points, objective, theta, weights)
     damping = np.full(len(theta), 1e-2)
     done = np.zeros(len(theta), bool)
@@ -89,11 +90,11 @@ def _minimise(law, points, objective, starts, weights, free, iterations) -> Solu
             break
         step, promised = _step(
             objective, residuals[now], jacobian[now], weights[now], damping[now], free,
-            theta[now], law,
+            theta[now], lower, upper,
         )  # fmt: skip
         # Where even the undamped model promises nothing, the minimum is reached.
         finished = promised <= 1e-13 * np.maximum(value[now], 1e-300)
-        trial = np.where(free, np.clip(theta[now] + step, law.lower, law.upper), theta[now])
+        trial = np.where(free, np.clip(theta[now] + step, lower, upper), theta[now])
         new, r, j = _evaluate(law, points, objective, trial, weights[now])
         better = new < value[now]
         moved = now[better]
@@ -105,12 +106,12 @@ def _minimise(law, points, objective, starts, weights, free, iterations) -> Solu
     return Solution(theta, value, done)
 
 
-def _step(objective, residuals, jacobian, weights, damping, free, theta, law):
+def _step(objective, residuals, jacobian, weights, damping, free, theta, lower, upper):
     size = np.abs(residuals)
     slope = np.clip(residuals, -objective.delta, objective.delta)
     gradient = np.einsum("bn,bnp->bp", weights * slope, jacobian)
     # A coordinate at its bound that wants to go beyond it stays.
-    pushed = ((theta <= law.lower) & (gradient > 0)) | ((theta >= law.upper) & (gradient < 0))
+    pushed = ((theta <= lower) & (gradient > 0)) | ((theta >= upper) & (gradient < 0))
     moves = free & ~pushed
     gradient = np.where(moves, gradient, 0.0)
     newton = weights * (size <= objective.delta)
