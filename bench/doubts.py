@@ -43,7 +43,9 @@ WOULD_TELL = {
     "rates": "column learning_rate", "repeated": "column unique_tokens", "decay": "column state",
     "tokenizer": "a column that names it", "version": "a column that names it",
 }  # fmt: skip
-REFUSED = {"units": "unit", "copied": "equal in all but"}  # words of what is said
+REFUSED = {  # words of what is said
+    "unit": "units", "nats per token": "units", "equal in all but": "copied",
+}  # fmt: skip
 
 
 @dataclasses.dataclass
@@ -128,7 +130,7 @@ def said_of(study: Study) -> tuple[list[Doubt], list[str]]:
     try:
         points, rows, _ = validated(runs, "text", "parameters", False, False)
     except UserError as error:
-        causes = tuple(k for k, words in REFUSED.items() if words in str(error))
+        causes = tuple(c for words, c in REFUSED.items() if words in str(error))
         return [Doubt(str(error), causes)], []
     found = fitted(points)
     return doubts(found, points, rows, np.zeros(0)), unseen(points, rows)

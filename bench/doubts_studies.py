@@ -207,7 +207,7 @@ def units(rng, study, scoring):
     elif which < 0.85:
         loss[here] /= np.log(10)
     else:
-        loss[here] = np.minimum(np.exp(loss[here]), 29.9)
+        loss[here] = np.exp(loss[here])
     study.loss, study.part = loss, here.astype(float)
     study.causes = ("units",)
 

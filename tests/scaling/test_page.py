@@ -172,6 +172,17 @@ def test_a_legend_of_many_budgets_was_taller_than_its_axes(crowded, analyses):
             plt.close(figure)
 
 
+def test_a_parabola_of_noise_put_the_runs_out_of_sight(analyses):
+    found = analyses[0]
+    steep = dataclasses.replace(found.valleys[0], curve=np.array([0.0, 0.0, 1e5]))
+    figure = figures.isoflop_valleys(dataclasses.replace(found, valleys=[steep, *found.valleys]))
+    low, high = figure.axes[0].get_ylim()
+    plt.close(figure)
+    there = found.points.loss[np.concatenate([v.runs for v in found.valleys])]
+    assert low < there.min() < there.max() < high
+    assert high - low < 1.3 * np.ptp(there)
+
+
 def test_lines_joined_over_140_sizes(crowded, analyses):
     assert len(np.unique(crowded.points.parameters)) == 140
     with style():

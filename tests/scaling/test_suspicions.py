@@ -136,6 +136,25 @@ def test_a_mistake_that_moves_the_prediction_is_named(kind):
     assert set(study.causes) & {cause for d in said_of(study)[0] for cause in d.causes}
 
 
+@pytest.mark.parametrize(("kind", "seed"), [
+    ("noise", 10_003),  # of four runs, of which the law of all made one wrong row
+    ("rates", 10_012),  # explained even better by a curve that has no cause
+    ("repeated", 10_012),  # 1.26 times nearer to all runs
+])  # fmt: skip
+def test_mistakes_of_other_laws_that_went_unnamed(kind, seed):
+    study, shows = corrupted(kind, seed, True)
+    assert shows
+    assert kind in {cause for d in said_of(study)[0] for cause in d.causes}
+
+
+def test_perplexities_of_the_large_sizes_were_sought_among_the_small_ones():
+    points = isoflop(BUDGETS, noise=0.002)
+    here = points.parameters > np.quantile(points.parameters, 0.7)
+    first = said(dataclasses.replace(points, loss=np.where(here, np.exp(points.loss), points.loss)))
+    assert (first[0].causes, set(first[0].runs)) == (("units",), ids(points, here))
+    assert "perplexities" in first[0].text
+
+
 def test_a_part_that_scatters_more_than_the_rest_is_named():
     points = isoflop(BUDGETS, sizes=9, noise=0.002)
     here = points.compute < 5e18

@@ -13,14 +13,17 @@ from unijax.scaling.points import Points
 from unijax.scaling.suspicion import alternatives
 from unijax.scaling.table import Runs
 
-CLEAR = 3.0  # by how much an alternative must cost less than the law alone
+# By how much an alternative must cost less than the law alone. It may cost a little more: parts of
+# a table overlap, and the price of choosing one takes each for another chance.
+CLEAR = -3.0
 AS_GOOD = 6.0  # alternatives that cost so little more than the best are told beside it
+NEARLY = 0.8  # of what the best one gains, where that one has no cause
 MOVES = 0.005  # of the loss predicted at ten times the compute: less is not worth telling
 DEPARTS = 0.05  # of the log of a factor on losses, which is told whatever it moves
 COUNTS = 0.35  # the same of a factor on parameters or tokens
 LOUD = 0.02  # scatter of a part, likewise
 LARGER = np.array([1.0, 10.0, 100.0])  # times the largest compute
-EXPLAINED = 1.3  # times: the scatter around the law over what an explanation by a curve leaves
+EXPLAINED = 1.2  # times: the scatter around the law over what an explanation by a curve leaves
 STEEPEST = 0.7  # of the log of a factor that grows along an axis: beyond it the law is another
 SETS_APART = 4.0  # deviations by which a part departs, for it to be one
 AT_MOST = 1500  # runs among which alternatives are sought
@@ -67,13 +70,16 @@ def explained(fitted: Fit, points: Points, runs: Runs) -> list[Doubt]:
         chosen = np.sort(np.random.default_rng(0).permutation(chosen)[:AT_MOST])
     some, rows = points.take(chosen), runs.where(np.isin(np.arange(len(points)), chosen))
     alone, found = alternatives(fitted.law, fitted.theta, some, rows)
-    found = [a for a in found if a.cost < alone.cost - CLEAR and _matters(a, fitted, some)]
-    found = [a for a in found if a.cost <= found[0].cost + AS_GOOD]
-    ids, better = [str(i) for i in rows["run_id"]], [alone.scale / a.scale for a in found]
-    told, causes = [], set()
-    for one, times in zip(found, better):
-        if _convinces(one, alone, fitted, some) and set(named(one)) - causes:
-            told.append(_told(one, ids, bool(told), times))
+    gain = lambda a: alone.cost - CLEAR - a.cost  # noqa: E731
+    found = [a for a in found if gain(a) > 0 and _matters(a, fitted, some)]
+    # What best explains the runs may be a curve without a cause: those with one come near it.
+    likely = [a for a in found if gain(a) >= NEARLY * gain(found[0])]
+    likely = [a for a in likely if named(a) and _convinces(a, alone, fitted, some)]
+    likely = [a for a in likely if a.cost <= likely[0].cost + AS_GOOD]
+    ids, told, causes = [str(i) for i in rows["run_id"]], [], set()
+    for one in likely:
+        if set(named(one)) - causes:
+            told.append(_told(one, ids, bool(told), alone.scale / one.scale))
             causes |= set(named(one))
     if told or not found:
         return told

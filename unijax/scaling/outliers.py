@@ -25,7 +25,8 @@ MOST = 0.35  # of the runs may be wrong
 SPREAD = 1.0  # of the log losses of wrong runs
 LOUDER = 2.5  # times the scatter of the rest
 LEANS = 0.01  # a part that scatters around the law leans to one side so seldom
-CLOSER = 12  # of the parts tried: the best, which are weighted by their scatter
+BRIEF = 15  # steps, where parts are only told apart
+CLOSER = 24  # of the parts tried: the best, which are weighted by their scatter
 
 
 def majorities(law: Chinchilla, alone: Alternative, points: Points) -> list[Alternative]:
@@ -93,7 +94,7 @@ def wrong_rows(
 
 
 def noisy_parts(
-    law: Chinchilla, near: list[Alternative], some: list[Part], points: Points
+    law: Chinchilla, alone: Alternative, some: list[Part], points: Points
 ) -> list[Alternative]:
     """A part that scatters more than the rest, and the law of the rest."""
     count, constants = len(points), sum(law.free)
@@ -104,20 +105,16 @@ def noisy_parts(
     loud, of, rest = loud[enough], of[enough], rest[enough]
     if not len(loud):
         return []
-    chosen, bases, begin = [], [], []
-    for start in near:
-        squares = start.residuals**2
-        within = [np.maximum((x * squares).sum(axis=1) / x.sum(axis=1), LEAST**2)
-                  for x in (loud, ~loud)]  # fmt: skip
-        likely = loud.sum(axis=1) * np.log(within[0]) + (rest - constants) * np.log(within[1])
-        best = np.argsort(likely)[:CLOSER]
-        chosen += list(best)
-        bases += [start.base] * len(best)
-        begin += [start.residuals] * len(best)
-    loud, of = loud[chosen], of[chosen]
-    return _weighted(
-        law, np.array(bases), np.array(begin), loud, [some[i] for i in of], len(rest), points
-    )
+    # Each part is held against the law of its own rest: what all runs agree on is spoilt by it.
+    begin = np.repeat(alone.base[None], len(loud), axis=0)
+    without = minimise(law, points, SQUARES, begin, (~loud).astype(float), iterations=BRIEF).theta
+    residuals = off(law, without, points)
+    squares = [(x * residuals**2).sum(axis=1) for x in (loud, ~loud)]
+    left = np.stack([loud.sum(axis=1), rest - constants])
+    scales = np.maximum(np.sqrt(squares / left), LEAST)
+    best = np.argsort((left * np.log(scales)).sum(axis=0))[:CLOSER]
+    parts = [some[i] for i in of[best]]
+    return _weighted(law, without[best], residuals[best], loud[best], parts, len(rest), points)
 
 
 def _weighted(

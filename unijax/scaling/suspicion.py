@@ -28,9 +28,8 @@ def alternatives(
     agreed = outliers.majorities(law, alone, points)
     found += outliers.wrong_rows(law, agreed, points, [str(i) for i in runs["run_id"]])
     found.sort(key=lambda a: a.cost)
-    near = [alone, *agreed, *found[:1]]
-    found += departures.groups_of_any_shape(law, near, points)
-    found += outliers.noisy_parts(law, near[:-1], [p for p in some if not p.ramp], points)
+    found += departures.groups_of_any_shape(law, [alone, *agreed, *found[:1]], points)
+    found += outliers.noisy_parts(law, alone, [p for p in some if not p.ramp], points)
     found.sort(key=lambda a: a.cost)
     found += departures.perplexities(law, [a for a in found if a.part][:8], points)
     return alone, sorted(found, key=lambda a: a.cost)
