@@ -196,8 +196,7 @@ def scattered(seed: int) -> Points:
 def test_runs_that_are_each_near_to_the_next_were_chained_to_one_budget():
     # They were one, and its minimum an outlier; then every dense spot of some was one.
     found = [approach_2.budgets(scattered(seed)) for seed in range(200)]
-    # 5% of tables should have one by chance: of 200, 21 in one case of 1,000.
-    assert sum(map(bool, found)) <= 21
+    assert sum(map(bool, found)) <= 4
     between = scattered(0)
     assert np.diff(np.log(between.compute)).max() < approach_2.SAME_BUDGET[0]
     # Budgets among such runs are found whole, with hardly a neighbour.

@@ -70,7 +70,7 @@ def _objective_panel(axes: Axes, analysis: Analysis) -> None:
     axes.scatter(drawn["alpha"], drawn["beta"], 5, ONE, lw=0, alpha=0.5, zorder=1)
     shown = axes.contour(
         ends["alpha"], ends["beta"], ratio, levels=LEVELS, linewidths=0.9, zorder=2,
-        colors=matplotlib.colormaps["copper"](np.linspace(0, 1, len(LEVELS))),
+        colors=matplotlib.colormaps["plasma"](np.linspace(0, 0.85, len(LEVELS))),
     )  # fmt: skip
     # In a bar: labels on the lines hide short ones, and stand where no line is.
     bar = axes.figure.colorbar(shown, ax=axes, pad=0.02, aspect=28, ticks=LEVELS, format="%g")

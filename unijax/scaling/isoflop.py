@@ -22,7 +22,8 @@ ONE_SIZE = np.log(1.1)  # of log N: runs nearer than this bend no parabola
 CONSTANTS = 3  # of a parabola
 SAME_BUDGET = (0.12, 0.03, 0.0075)  # of log C: the most between two runs of one budget, or less
 AROUND = 0.6  # of log C, on both sides: the runs that a budget must stand out from
-CHANCE = 0.05  # that of all groups of a table any is a budget by chance
+CHANCE = 0.05  # that of all groups of a table any is a budget by chance: two have to be surer
+ONE_MORE = 3e-3  # that a group is one by chance, where budgets are what a table is made of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,11 +73,15 @@ def budgets(points: Points) -> list[Int[np.ndarray, "m"]]:
         chances.append(stats.poisson.sf(end - first - 2, expected))
     windows, chances = np.concatenate(windows), np.concatenate(chances)
     taken, found = np.zeros(len(log), bool), []
-    for i in np.argsort(chances, kind="stable")[: (chances * len(chances) < CHANCE).sum()]:
+    sure = 0
+    for i in np.argsort(chances, kind="stable")[: (chances < ONE_MORE).sum()]:
         here = slice(*windows[i])
         if not taken[here].any() and clusters(np.log(size[here]), ONE_SIZE).max() + 1 >= SIZES:
             taken[here] = True
             found.append(here)
+            sure += chances[i] * len(chances) < CHANCE
+    if sure < 2:
+        return []
     return [order[here] for here in sorted(found, key=lambda here: here.start)]
 
 
