@@ -298,6 +298,20 @@ def test_runs_that_did_not_end_are_no_copies_of_each_other(tmp_path):
     assert found[2] == ["run03", "run04"]
 
 
+def test_a_small_pool_beside_a_large_corpus_looked_like_other_units(tmp_path):
+    # A leap of 1,600 between 5 million different tokens, seen 200 times, and 8 billion seen once.
+    small, large = {"tokens": 10**9, "unique_tokens": 5 * 10**6}, {"tokens": 8 * 10**9}
+    changed = [
+        {k: v for k, v in r.items() if k != "training_flops"}
+        | (small if i < 10 else large | {"unique_tokens": large["tokens"]})
+        for i, r in enumerate(rows())
+    ]
+    runs = written(tmp_path, changed)
+    assert len(points(runs, "text", "non_embedding_parameters", False, False)[0]) == 20
+    changed[3]["unique_tokens"] = 5 * 10**3
+    assert "a leap of 1600 times between" in refused(tmp_path, changed)
+
+
 def test_more_different_tokens_than_tokens(tmp_path):
     changed = [r | {"unique_tokens": r["tokens"]} for r in rows()]
     changed[7]["unique_tokens"] *= 2
