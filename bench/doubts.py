@@ -9,7 +9,7 @@ mistakes. Of these count those that move the loss predicted at ten times the com
 has to say which column would.
 
 `--set scoring` (laws, designs, noise and seeds that the detectors were not written against) is the
-table of docs/scaling.md; about half an hour of one core.
+table of docs/scaling.md; about a quarter of an hour of one core.
 """
 
 import argparse
@@ -107,7 +107,7 @@ def corrupted(kind: str, seed: int, scoring: bool) -> tuple[Study, bool] | None:
         study = clean(rng, scoring)
         before = of(study)
         MISTAKES[kind](rng, study, scoring)
-        study.kind, after = kind, of(study)
+        after = of(study)
         flops = 10 * before.compute.max()
         law, found = near(study.known, before, Objective())
         right = prediction(law, found.theta[0], flops)

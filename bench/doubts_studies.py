@@ -51,22 +51,13 @@ class Study:
 
     Attributes:
       columns: as `unijax.scaling.table` names them.
-      clean: the losses before anything went wrong, with the same noise.
-      truth: N and D as they were.
       known: the law.
-      kind: what went wrong; empty for nothing.
       causes: of a doubt, any of which names it rightly.
-      part: how far each run departs, for the most powerful test of this very mistake; None if
-        it is not of that form.
     """
 
     columns: dict[str, np.ndarray]
-    clean: np.ndarray
-    truth: tuple[np.ndarray, np.ndarray]
     known: Law
-    kind: str = ""
     causes: tuple[str, ...] = ()
-    part: np.ndarray | None = None
 
     @property
     def n(self):
@@ -104,7 +95,7 @@ def clean(rng: np.random.Generator, scoring: bool) -> Study:
         "run_id": np.array([f"run{i:03d}" for i in range(len(n))], dtype=object),
         "parameters": np.round(n), "tokens": np.round(d), "loss_text_nats_per_token": loss,
     }  # fmt: skip
-    return Study(columns, loss.copy(), (np.round(n), np.round(d)), one)
+    return Study(columns, one)
 
 
 def _grid(rng, one):
@@ -208,7 +199,7 @@ def units(rng, study, scoring):
         loss[here] /= np.log(10)
     else:
         loss[here] = np.exp(loss[here])
-    study.loss, study.part = loss, here.astype(float)
+    study.loss = loss
     study.causes = ("units",)
 
 
@@ -221,7 +212,7 @@ def counts(rng, study, scoring):
         factor = rng.choice([3.0, 1 / 3, 2.0, 0.5, 1000.0, 1e-3])
     values = study.columns[name].copy()
     values[here] = np.round(values[here] * factor)
-    study.columns[name], study.part = values, here.astype(float)
+    study.columns[name] = values
     study.causes = ("units", "mislabelled")
 
 
@@ -231,7 +222,7 @@ def tokenizer(rng, study, scoring):
     ratio = rng.uniform(1.06, 1.4) ** rng.choice([-1, 1])
     loss = study.loss.copy()
     loss[here] *= ratio
-    study.loss, study.part = loss, here.astype(float)
+    study.loss = loss
     if rng.random() < 0.5:
         tokens = study.d.copy()
         tokens[here] = np.round(tokens[here] / ratio)
@@ -246,8 +237,7 @@ def rates(rng, study, scoring):
     start = rng.choice([0.0, 0.0, 0.4, 0.6])
     ramp = np.maximum(u - start, 0) / (1 - start)
     power = rng.choice([1.0, 2.0, 3.0]) if scoring else rng.choice([1.0, 2.0])
-    study.part = ramp**power
-    study.loss = study.loss * np.exp(rng.uniform(0.03, 0.25) * study.part)
+    study.loss = study.loss * np.exp(rng.uniform(0.03, 0.25) * ramp**power)
     study.causes = ("rates",)
 
 
@@ -256,7 +246,7 @@ def decay(rng, study, scoring):
     here, _ = part(rng, study, scoring)
     loss = study.loss.copy()
     loss[here] *= 1 + rng.uniform(0.02, 0.12) * rng.uniform(0.8, 1.2, here.sum())
-    study.loss, study.part = loss, here.astype(float)
+    study.loss = loss
     study.causes = ("decay",)
 
 
@@ -276,7 +266,7 @@ def version(rng, study, scoring):
     here, _ = part(rng, study, scoring)
     loss = study.loss.copy()
     loss[here] *= 1 + rng.uniform(0.02, 0.15) * rng.choice([-1, 1])
-    study.loss, study.part = loss, here.astype(float)
+    study.loss = loss
     if rng.random() < 0.5:
         study.columns["commit"] = np.where(here, "b1946ac", "591785b").astype(object)
     study.causes = ("version",)
