@@ -37,6 +37,21 @@ def test_fit_then_report(capsys, tmp_path):
     assert (tmp_path / "fit" / "report.html").read_text().startswith("<!doctype html>")
 
 
+def test_what_was_read_otherwise_than_by_its_letters_is_said(capsys, tmp_path):
+    head = "run_id,parameters,tokens,loss_text_nats_per_token\n"
+    lines = [f"{r['run_id']},{r['non_embedding_parameters'] / 1e6}M,{r['tokens']},"
+             f"{r['loss_text_nats_per_token']}\n" for r in rows()]  # fmt: skip
+    (tmp_path / "runs.csv").write_text("# by hand\n" + head + "".join(lines))
+    options = ["--out", str(tmp_path / "fit"), "--draws", "20", "--hold-out", "0"]
+    assert main(["fit", str(tmp_path / "runs.csv"), *options]) == 0
+    said = capsys.readouterr().out
+    saved = json.loads((tmp_path / "fit" / "fit.json").read_text())
+    assert saved["read"][0] == "1 comment lines were left out"
+    assert "(multiplied out)" in saved["read"][1]
+    assert all(f"read: {note}\n" in said for note in saved["read"])
+    assert saved["fits"][0]["causes"] == []
+
+
 def test_report_of_another_table_is_refused(capsys, tmp_path):
     out = tmp_path / "fit"
     options = ["--draws", "20", "--hold-out", "0", "--loss", "text"]

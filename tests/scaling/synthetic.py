@@ -3,6 +3,8 @@
 import numpy as np
 
 from unijax.scaling.points import Points
+from unijax.scaling.study import Chosen
+from unijax.scaling.table import Runs
 
 TRUTH = {"E": 1.8, "A": 480.0, "B": 2100.0, "alpha": 0.35, "beta": 0.37}
 
@@ -31,3 +33,20 @@ def isoflop(
 
 
 BUDGETS = np.geomspace(1e18, 1e21, 6)
+
+
+def as_runs(points: Points) -> Runs:
+    """Rows r0, r1, ... of a table."""
+    columns = {
+        "run_id": np.array([f"r{i}" for i in range(len(points))], dtype=object),
+        "parameters": points.parameters,
+        "tokens": points.tokens,
+        "loss_text_nats_per_token": points.loss,
+        "unique_tokens": points.unique_tokens,
+    }
+    return Runs({name: values for name, values in columns.items() if values is not None})
+
+
+def as_chosen(points: Points) -> Chosen:
+    """All of them, to be fitted."""
+    return Chosen(points, as_runs(points), [], [], "parameters")

@@ -220,10 +220,10 @@ def test_approach_2_is_not_blamed_for_what_small_models_cost(fitted):
 def test_an_optimum_that_no_run_encloses_is_said(fitted):
     points, found, draws = fitted
     inside = of_law(found.law, found.theta, draws, points)
-    assert diagnostics.warn_of_frontier(inside, points) == []
+    assert diagnostics.limits_of_frontier(inside, points) == []
     large = points.take(np.flatnonzero(points.parameters > 5e5))
-    (said,) = diagnostics.warn_of_frontier(of_law(found.law, found.theta, draws, large), large)
+    (said,) = diagnostics.limits_of_frontier(of_law(found.law, found.theta, draws, large), large)
     assert "below the smallest size" in said
     small = points.take(np.flatnonzero(points.parameters < 1e5))
-    (said,) = diagnostics.warn_of_frontier(of_law(found.law, found.theta, draws, small), small)
+    (said,) = diagnostics.limits_of_frontier(of_law(found.law, found.theta, draws, small), small)
     assert "above the largest size" in said

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from tests.scaling.synthetic import BUDGETS, TRUTH, isoflop, loss
+from tests.scaling.synthetic import BUDGETS, TRUTH, as_runs, isoflop, loss
 from tests.scaling.test_cost import runs
 from tests.scaling.test_frontier import curves
 from tests.scaling.test_more_laws import runs_with_epochs
@@ -21,6 +21,7 @@ from unijax.scaling.laws import Chinchilla
 from unijax.scaling.objective import Objective
 from unijax.scaling.points import Points
 from unijax.scaling.repeated import Repeated, single_epoch
+from unijax.scaling.table import Runs
 
 
 def of(n, d, noise=0.0):
@@ -31,10 +32,10 @@ def of(n, d, noise=0.0):
 def doubts(points: Points) -> str:
     fitted = fit(Chinchilla.of(points), points, Objective())
     draws = bootstrap(fitted, points, 100, 0)
-    found = diagnostics.warn_of_runs(points) + diagnostics.warn_of_fit(fitted, points, draws)
-    found += diagnostics.warn_of_valleys(valleys(points))
-    found += diagnostics.warn_of_frontier(of_law(fitted.law, fitted.theta, draws, points), points)
-    return "\n".join(found + diagnostics.warn_of_approach_2(fitted, points))
+    found = diagnostics.limits_of_runs(points) + diagnostics.limits_of_fit(fitted, points, draws)
+    found += diagnostics.limits_of_valleys(valleys(points))
+    found += diagnostics.limits_of_frontier(of_law(fitted.law, fitted.theta, draws, points), points)
+    return "\n".join(found + diagnostics.limits_of_approach_2(fitted, points))
 
 
 def test_a_good_study_is_not_doubted():
@@ -140,27 +141,33 @@ def test_repeated_tokens_are_not_counted_as_new_ones_in_silence():
     points = isoflop(BUDGETS, sizes=9, width=4.0, noise=0.002)
     repeated = dataclasses.replace(points, unique_tokens=np.minimum(points.tokens, 1e10))
     count = int(np.sum(points.tokens > 1.01e10))
-    assert f"{count} runs saw their tokens up to" in doubts(repeated)
-    assert doubts(dataclasses.replace(points, unique_tokens=points.tokens)) == ""
+    (said,) = diagnostics.doubts_of_epochs(repeated, as_runs(repeated))
+    assert said.text.startswith(f"{count} runs saw their tokens up to")
+    assert said.causes == ("repeated",)
+    fresh = dataclasses.replace(points, unique_tokens=points.tokens)
+    assert diagnostics.doubts_of_epochs(fresh, as_runs(fresh)) == []
+    assert diagnostics.doubts_of_epochs(points, as_runs(points)) == []
+    epochs = Runs(as_runs(points).columns | {"epochs": np.where(points.tokens > 1e10, 3.0, 1.0)})
+    assert "up to 3 times" in diagnostics.doubts_of_epochs(points, epochs)[0].text
 
 
 def test_an_envelope_that_few_draws_have_is_doubted():
     # Nine sizes at five lengths: a draw of such runs seldom has a size between two neighbours.
-    few = diagnostics.warn_of_approach_1(fit_envelope(runs(), 30, 0), 30)
+    few = diagnostics.limits_of_approach_1(fit_envelope(runs(), 30, 0), 30)
     assert "rests on 3 sizes" in few[0]
     assert "of 30 bootstrap draws" in few[1]
-    assert diagnostics.warn_of_approach_1(fit_envelope(curves(), 30, 0), 30) == []
+    assert diagnostics.limits_of_approach_1(fit_envelope(curves(), 30, 0), 30) == []
 
 
 def test_two_lengths_do_not_tell_the_floor_from_the_term_of_data():
     # Any beta goes through two lengths, with E and B after it; it was said of sizes alone.
     n = np.repeat(np.geomspace(1e7, 1e10, 8), 2)
     two = of(n, np.tile([1e9, 1e11], 8), 0.005)
-    assert "2 lengths only (under 3)" in "\n".join(diagnostics.warn_of_runs(two))
+    assert "2 lengths only (under 3)" in "\n".join(diagnostics.limits_of_runs(two))
     nearly = dataclasses.replace(two, tokens=two.tokens * np.linspace(1.0, 1.02, len(two)))
-    assert "2 lengths only" in "\n".join(diagnostics.warn_of_runs(nearly))
+    assert "2 lengths only" in "\n".join(diagnostics.limits_of_runs(nearly))
     three = of(np.repeat(n[::2], 3), np.tile([1e9, 1e10, 1e11], 8), 0.005)
-    assert "lengths" not in "\n".join(diagnostics.warn_of_runs(three))
+    assert "lengths" not in "\n".join(diagnostics.limits_of_runs(three))
 
 
 def test_single_epochs_of_more_parameters_than_their_tokens_can_use_are_doubted():
@@ -169,11 +176,11 @@ def test_single_epochs_of_more_parameters_than_their_tokens_can_use_are_doubted(
     once = np.flatnonzero(single_epoch(points))
     base = fit(Chinchilla.of(points.take(once)), points.take(once), Objective())
     fitted = fit(Repeated(base.law, base.theta), points, Objective())
-    assert diagnostics.warn_of_repetition(fitted, points) == []
+    assert diagnostics.limits_of_repetition(fitted, points) == []
     tokens = points.tokens.copy()
     tokens[once[:5]] = points.parameters[once[:5]]  # one a parameter; about 20 are optimal
     unique = np.where(single_epoch(points), tokens, points.unique_tokens)
     short = dataclasses.replace(points, tokens=tokens, unique_tokens=unique)
-    said = diagnostics.warn_of_repetition(fitted, short)
+    said = diagnostics.limits_of_repetition(fitted, short)
     assert said[0].startswith(f"5 of {len(once)} runs of a single epoch have more parameters")
     assert "up to 19.6 times as many" in said[0]  # U_N = 0.051 U_D, equation 17 of the paper

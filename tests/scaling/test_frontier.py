@@ -185,6 +185,39 @@ def test_budgets_are_told_apart_although_compute_is_not_quite_equal():
     assert [len(g) for g in groups] == [7] * 6
 
 
+def scattered(seed: int) -> Points:
+    """92 runs over a factor of 9.4 in compute, each near to the next."""
+    rng = np.random.default_rng(seed)
+    flops = np.sort(1e19 * 9.4 ** rng.random(92))
+    n = 3e8 * np.sqrt(flops / 1e19) * np.exp(rng.uniform(-1.5, 1.5, 92))
+    return Points(n, flops / 6 / n, loss(n, flops / 6 / n))
+
+
+def test_runs_that_are_each_near_to_the_next_were_chained_to_one_budget():
+    # They were one, and its minimum an outlier; then every dense spot of some was one.
+    found = [approach_2.budgets(scattered(seed)) for seed in range(200)]
+    assert sum(map(bool, found)) <= 4
+    between = scattered(0)
+    assert np.diff(np.log(between.compute)).max() < approach_2.SAME_BUDGET[0]
+    # Budgets among such runs are found whole, with hardly a neighbour.
+    budgets = isoflop(np.array([2e19, 6e19]), sizes=15, width=5.0)
+    both = Points(*(np.append(getattr(between, k), getattr(budgets, k))
+                    for k in ("parameters", "tokens", "loss")))  # fmt: skip
+    found = [set(g) for g in approach_2.budgets(both)]
+    for first in (92, 107):
+        assert any(set(range(first, first + 15)) <= g and len(g) < 18 for g in found)
+
+
+def test_sizes_that_hardly_differ_bent_a_parabola_out_of_sight():
+    n = np.repeat([1e8, 1.04e8, 1.08e8], 5) * np.tile([1, 2, 4, 8, 16], 3)
+    flops = 1e18 * np.tile([1.0, 4.0, 16.0, 64.0, 256.0], 3)
+    assert approach_2.budgets(Points(n, flops / 6 / n, loss(n, flops / 6 / n))) == []
+    n[5:10] *= 1.3
+    n[10:] *= 1.6
+    groups = approach_2.budgets(Points(n, flops / 6 / n, loss(n, flops / 6 / n)))
+    assert [len(g) for g in groups] == [3] * 5
+
+
 @pytest.mark.parametrize(("sizes", "width", "noise"), [(5, 3.0, 0.001), (7, 8.0, 0.005)])
 def test_intervals_of_approach_2_are_as_wide_as_studies_scatter(sizes, width, noise):
     # Draws of runs made them 2 to 3.5 times as wide: few runs, and a valley is no parabola.

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from tests.scaling.synthetic import BUDGETS, TRUTH, isoflop, loss
+from tests.scaling.synthetic import BUDGETS, TRUTH, as_chosen, isoflop, loss
 from unijax.core.errors import UserError
 from unijax.scaling import diagnostics
 from unijax.scaling.bimodal import Bimodal, MixedPoints
@@ -22,7 +22,7 @@ from unijax.scaling.repeated import (
     single_epoch,
     worth,
 )
-from unijax.scaling.study import Chosen, FitConfig, analyse
+from unijax.scaling.study import FitConfig, analyse
 
 # Muennighoff et al. (arXiv 2305.16264, appendix A): fitted constants.
 MUENNIGHOFF = {"E": np.exp(0.6254804), "A": np.exp(6.255414), "B": np.exp(7.3049974),
@@ -116,15 +116,15 @@ def test_intervals_of_half_lives_hold_them():
         (1e6, R_N, "of the bootstrap's draws ended at a bound"),
     ],
 )
-def test_half_lives_at_the_bounds_of_the_search_are_doubted(r_d, r_n, doubt):
+def test_half_lives_at_the_bounds_of_the_search_are_told(r_d, r_n, doubt):
     points = runs_with_epochs(noise=0.003)
     known = law_of_repetition(*(getattr(points, x) for x in ("parameters", "tokens",
                               "unique_tokens")), r_d=r_d, r_n=r_n)  # fmt: skip
     off = points.loss / runs_with_epochs().loss
     points = dataclasses.replace(points, loss=known * off)
     config = FitConfig(draws=20, hold_out=0, repeated=True)
-    found = analyse(Chosen(points, [str(i) for i in range(len(points))], []), "", "text", config)
-    said = [w for w in found.warnings if w.startswith("repeated data: ")]
+    found = analyse(as_chosen(points), "", "text", config)
+    said = [w for w in found.limits if w.startswith("repeated data: ")]
     assert said == [] if not doubt else any(doubt in w for w in said)
 
 
@@ -136,7 +136,7 @@ def test_parameters_that_no_run_has_too_many_of_are_doubted():
     once = points.take(np.flatnonzero(single_epoch(points)))
     base = fit(Chinchilla.of(once), once, Objective())
     fitted = fit(Repeated(base.law, base.theta), points, Objective())
-    said = diagnostics.warn_of_fit(fitted, points, np.empty((0, 7)))
+    said = diagnostics.limits_of_fit(fitted, points, np.empty((0, 7)))
     assert any("log_R_N changes no run's loss" in w for w in said)
 
 

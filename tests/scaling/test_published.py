@@ -8,6 +8,7 @@ from unijax.scaling.bootstrap import bootstrap, interval
 from unijax.scaling.direct import fit_directly
 from unijax.scaling.fit import fit
 from unijax.scaling.frontier import closed_form
+from unijax.scaling.isoflop import budgets
 from unijax.scaling.laws import Chinchilla
 from unijax.scaling.objective import Objective
 from unijax.scaling.points import Points
@@ -59,6 +60,14 @@ def test_outliers_move_the_exponent_of_data_as_published():
     points = published.chinchilla(outliers=0)
     fitted = fit(Chinchilla.of(points), points, Objective())
     assert fitted.constants()["beta"] == pytest.approx(0.453, abs=1e-3)
+
+
+def test_nine_published_budgets_among_other_runs_were_chained_together():
+    # Hoffmann et al., figure 3; in figure 4 as many runs again lie between them.
+    points = published.chinchilla(outliers=0)
+    found = [np.exp(np.log(points.compute[g]).mean()) for g in budgets(points)]
+    nominal = [6e18, 1e19, 3e19, 6e19, 1e20, 3e20, 6e20, 1e21, 3e21]
+    np.testing.assert_allclose(found, nominal, rtol=0.12)
 
 
 def test_the_optimum_of_the_replication_is_near_twenty_tokens_a_parameter(epoch):

@@ -47,8 +47,8 @@ def test_round_trip(tmp_path, name):
     assert list(runs["note"][:1]) == ["kept"]
     for column in ("non_embedding_parameters", "tokens", "training_flops"):
         np.testing.assert_allclose(runs[column], [r[column] for r in rows()], rtol=1e-15)
-    found, ids, failed = points(runs, "text", "non_embedding_parameters", False, False)
-    assert (len(found), len(ids), failed) == (20, 20, [])
+    found, kept, failed = points(runs, "text", "non_embedding_parameters", False, False)
+    assert (len(found), len(kept), failed) == (20, 20, [])
 
 
 def test_ids_of_digits_stay_text(tmp_path):
@@ -71,7 +71,7 @@ def test_half_written_csv(tmp_path):
         with pytest.raises(UserError, match=word):
             table.read(tmp_path / "half.csv")
     (tmp_path / "half.csv").write_text(text + "run99,janus\n")
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match=r"line 22: found 2 cells; expected 11, .*half-written"):
         table.read(tmp_path / "half.csv")
 
 
@@ -158,7 +158,7 @@ def test_missing_columns(tmp_path, column):
 def test_words_in_a_column_of_numbers(tmp_path):
     with pytest.raises(UserError, match="column tokens"):
         written(tmp_path, [r | {"tokens": "many"} for r in rows()])
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="column tokens, line 2: found 'many'; expected a number"):
         written(tmp_path, [r | {"tokens": "many"} for r in rows()], "runs.csv")
 
 
@@ -177,9 +177,9 @@ def test_diverged_runs_are_named_and_left_out_only_when_asked(tmp_path, loss):
     changed = with_one(loss_text_nats_per_token=loss)
     assert "runs that diverged or are not done: run07" in refused(tmp_path, changed)
     runs = written(tmp_path, changed)
-    found, ids, failed = points(runs, "text", "non_embedding_parameters", True, False)
+    found, kept, failed = points(runs, "text", "non_embedding_parameters", True, False)
     assert (len(found), failed) == (19, ["run07"])
-    assert "run07" not in ids
+    assert "run07" not in kept["run_id"]
 
 
 @pytest.mark.parametrize("state", ["diverged", "unfinished"])
@@ -189,11 +189,6 @@ def test_states_count(tmp_path, state):
 
 def test_unknown_state(tmp_path):
     assert "'finished'" in refused(tmp_path, with_one(state="finished"))
-
-
-def test_a_run_that_looks_diverged(tmp_path):
-    assert "look diverged" in refused(tmp_path, [*rows()[:-1], rows()[-1] | {
-        "loss_text_nats_per_token": 9.0}])  # fmt: skip
 
 
 def test_millions_beside_counts(tmp_path):
@@ -280,9 +275,8 @@ def test_a_hundred_passes_over_few_tokens_look_neither_diverged_nor_in_other_uni
     runs = written(tmp_path, changed)
     assert len(points(runs, "text", "non_embedding_parameters", False, False)[0]) == len(n)
     without = [{k: v for k, v in r.items() if k != "unique_tokens"} for r in changed]
-    assert "look diverged" in refused(tmp_path, without)
-    changed[-1]["loss_text_nats_per_token"] *= 2
-    assert f"{changed[-1]['run_id']};" in refused(tmp_path, changed)
+    runs = written(tmp_path, without)
+    assert len(points(runs, "text", "non_embedding_parameters", False, False)[0]) == len(n)
 
 
 def test_copies_of_rows_are_refused_whatever_their_ids(tmp_path):
@@ -304,6 +298,20 @@ def test_runs_that_did_not_end_are_no_copies_of_each_other(tmp_path):
     assert found[2] == ["run03", "run04"]
 
 
+def test_a_small_pool_beside_a_large_corpus_looked_like_other_units(tmp_path):
+    # A leap of 1,600 between 5 million different tokens, seen 200 times, and 8 billion seen once.
+    small, large = {"tokens": 10**9, "unique_tokens": 5 * 10**6}, {"tokens": 8 * 10**9}
+    changed = [
+        {k: v for k, v in r.items() if k != "training_flops"}
+        | (small if i < 10 else large | {"unique_tokens": large["tokens"]})
+        for i, r in enumerate(rows())
+    ]
+    runs = written(tmp_path, changed)
+    assert len(points(runs, "text", "non_embedding_parameters", False, False)[0]) == 20
+    changed[3]["unique_tokens"] = 5 * 10**3
+    assert "a leap of 1600 times between" in refused(tmp_path, changed)
+
+
 def test_more_different_tokens_than_tokens(tmp_path):
     changed = [r | {"unique_tokens": r["tokens"]} for r in rows()]
     changed[7]["unique_tokens"] *= 2
@@ -318,12 +326,12 @@ def test_what_may_be_a_mistake_is_a_doubt_that_names_the_run(tmp_path):
     for table_rows, said in ((slipped, True), (plain, False)):
         runs = written(tmp_path, table_rows)
         found = analyse(choose(runs, "janus", "text", config), "janus", "text", config)
-        assert any("run07 lie up to" in w for w in found.warnings) == said
-        assert not any("times 6 N D" in w for w in found.warnings)
+        assert any("run07" in d.text for d in found.doubts) == said
+        assert not any("times 6 N D" in d.text for d in found.doubts)
     costly = [r | {"training_flops": r["training_flops"] * 50} for r in rows()]
     found = analyse(choose(written(tmp_path, costly), "janus", "text", config), "janus", "text",
                     config)  # fmt: skip
-    assert any("compute is 50 times 6 N D" in w for w in found.warnings)
+    assert any("compute is 50 times 6 N D" in d.text for d in found.doubts)
 
 
 def test_a_whole_column_in_other_units(tmp_path):
@@ -392,9 +400,11 @@ def test_several_learning_rates(tmp_path):
     changed = [r | {"size": str(r["non_embedding_parameters"])} for r in double]
     assert "--best-learning-rate" in refused(tmp_path, changed)
     runs = written(tmp_path, changed)
-    found, ids, _ = points(runs, "text", "non_embedding_parameters", False, True)
+    found, kept, _ = points(runs, "text", "non_embedding_parameters", False, True)
     assert len(found) == 20
-    assert sorted(ids) == sorted(f"run{i:02d}" + ("b" if i % 2 else "") for i in range(20))
+    assert sorted(kept["run_id"]) == sorted(
+        f"run{i:02d}" + ("b" if i % 2 else "") for i in range(20)
+    )
 
 
 def test_seeds_that_survive_a_rate_are_no_fair_mean_of_it(tmp_path):
@@ -409,7 +419,8 @@ def test_seeds_that_survive_a_rate_are_no_fair_mean_of_it(tmp_path):
                 diverged = i == 3 and rate == 3e-3 and seed == 1
                 changed.append(r | told | {"state": "diverged" if diverged else "done"})
     runs = written(tmp_path, changed)
-    _, ids, failed = points(runs, "text", "non_embedding_parameters", True, True)
+    _, kept, failed = points(runs, "text", "non_embedding_parameters", True, True)
+    ids = kept["run_id"]
     assert failed == ["run03_0.003_1"]
     assert sorted(i for i in ids if i.startswith("run03")) == ["run03_0.001_0", "run03_0.001_1"]
     assert sum("0.003" in i for i in ids) == 38

@@ -47,10 +47,14 @@ def fit(path: pathlib.Path, out: pathlib.Path, config: FitConfig) -> Results:
             shutil.copyfile(path, temporary)
     with atomic_file(out / FILE) as temporary:
         temporary.write_text(json.dumps(as_json(found, config, copy), indent=1))
+    for note in found.notes:
+        print(f"read: {note}")
     for analysis in found.analyses:
         print(describe(analysis, config.level))
     for line in _more(found, config.level):
         print(line)
+    for line in dict.fromkeys(line for a in found.analyses for line in a.unseen):
+        print(f"not excluded: {line}")
     print(f"written: {out / FILE}")
     return found
 
@@ -71,6 +75,7 @@ def as_json(found: Results, config: FitConfig, copy: pathlib.Path) -> dict:
     return {
         "table": copy.name,
         "sha256": hashlib.sha256(copy.read_bytes()).hexdigest(),
+        "read": list(found.notes),
         "choices": dataclasses.asdict(config),
         "fits": [_one(a, config) for a in found.analyses],
         "bimodal": [
@@ -82,7 +87,8 @@ def as_json(found: Results, config: FitConfig, copy: pathlib.Path) -> dict:
                 "left_out": one.failed,
                 "objective": one.fitted.value,
                 "constants": {k: list(v) for k, v in one.constants(config.level).items()},
-                "doubts": one.warnings,
+                "doubts": [d.text for d in one.doubts],
+                "limits": one.limits,
                 "lost_by_mixing": [list(map(float, column)) for column in one.gain(config.level).T],
             }
             for system, one in found.interactions.items()
@@ -96,7 +102,8 @@ def as_json(found: Results, config: FitConfig, copy: pathlib.Path) -> dict:
 
 
 def _one(analysis: Analysis, config: FitConfig) -> dict:
-    p, flops = analysis.points, budgets(analysis, config)
+    p = analysis.points
+    flops = budgets(p, config)
     best = optima(analysis, flops, config.level)
     held = analysis.extrapolation
     return {
@@ -135,7 +142,10 @@ def _one(analysis: Analysis, config: FitConfig) -> dict:
         ]
         if held is not None
         else [],
-        "doubts": analysis.warnings,
+        "doubts": [d.text for d in analysis.doubts],
+        "causes": list(dict.fromkeys(cause for d in analysis.doubts for cause in d.causes)),
+        "limits": analysis.limits,
+        "not_excluded": analysis.unseen,
     }
 
 
@@ -155,7 +165,8 @@ def describe(analysis: Analysis, level: float) -> str:
                 f"  hidden {analysis.ids[i]}: predicted {held.predicted[j]:.4f}, measured "
                 f"{held.observed[j]:.4f} ({100 * held.relative_error[j]:+.2f}%)"
             )
-    lines += [f"  doubt: {w}" for w in analysis.warnings]
+    lines += [f"  doubt: {d.text}" for d in analysis.doubts]
+    lines += [f"  left open: {line}" for line in analysis.limits]
     return "\n".join(lines)
 
 
@@ -174,7 +185,8 @@ def _more(found: Results, level: float) -> list[str]:
         lines += _constants(one, level)
         better = int((one.gain(level)[0] < 0).sum())
         lines.append(f"  {better} of {len(one.ids)} mixed runs are better than two runs apart")
-        lines += [f"  doubt: {w}" for w in one.warnings]
+        lines += [f"  doubt: {d.text}" for d in one.doubts]
+        lines += [f"  left open: {line}" for line in one.limits]
     for (system, loss), ratio in found.parities.items():
         lines.append(
             f"{system} {loss}: parity FLOP ratio {ratio.ratio:.3f}  "

@@ -28,7 +28,10 @@ def add_parsers(verbs) -> None:
     p.add_argument("table", help="Parquet or CSV; columns are listed in docs/scaling.md")
     p.add_argument("--out", required=True, help="folder for fit.json, then for the report")
     p.add_argument("--loss", action="append", default=[], help="only these losses")
-    p.add_argument("--parameters", default="non_embedding_parameters", help="the column that is N")
+    p.add_argument(
+        "--parameters", default="", metavar="COLUMN",
+        help="that is N: non_embedding_parameters, or parameters where there is no such column",
+    )  # fmt: skip
     p.add_argument("--delta", type=float, default=1e-3, help="of Huber's loss")
     p.add_argument("--residual", choices=("log", "linear"), default="log")
     p.add_argument("--tied", action="store_true", help="one exponent for parameters and tokens")

@@ -14,6 +14,7 @@ from unijax.scaling.paper import HEIGHT, ONE, PAGE, TWO, log_axes, loss_name
 from unijax.scaling.study import Analysis, law_at
 
 GRID = 40  # values of each exponent at which the objective is found
+LEVELS = (1.01, 1.03, 1.1, 1.2, 1.5, 2.0, 3.0, 5.0)  # of it, over its minimum
 
 
 def contours(analysis: Analysis) -> Figure:
@@ -66,15 +67,18 @@ def _objective_panel(axes: Axes, analysis: Analysis) -> None:
     grid = np.stack(np.meshgrid(ends["alpha"], ends["beta"], indexing="ij"), axis=-1)
     _, values = project(fitted.law, p, fitted.objective, grid.reshape(-1, 2))
     ratio = (values / fitted.value).reshape(GRID, GRID).T
+    axes.scatter(drawn["alpha"], drawn["beta"], 5, ONE, lw=0, alpha=0.5, zorder=1)
     shown = axes.contour(
-        ends["alpha"], ends["beta"], ratio, levels=[1.01, 1.03, 1.1, 1.2, 1.5, 2, 3, 5],
-        colors="0.35", linewidths=0.7,
+        ends["alpha"], ends["beta"], ratio, levels=LEVELS, linewidths=0.9, zorder=2,
+        colors=matplotlib.colormaps["plasma"](np.linspace(0, 0.85, len(LEVELS))),
     )  # fmt: skip
-    axes.clabel(shown, fmt="%g", fontsize=6.5)
-    axes.plot(drawn["alpha"], drawn["beta"], ".", ms=1.6, color=ONE, alpha=0.35, mew=0)
-    axes.plot(found["alpha"], found["beta"], "+", color=TWO, ms=9, mew=1.4)
+    # In a bar: labels on the lines hide short ones, and stand where no line is.
+    bar = axes.figure.colorbar(shown, ax=axes, pad=0.02, aspect=28, ticks=LEVELS, format="%g")
+    bar.set_label("objective over its minimum")
+    bar.ax.minorticks_off()
+    bar.outline.set_linewidth(0.4)
+    axes.plot(found["alpha"], found["beta"], "+", color=TWO, ms=9, mew=1.4, zorder=3)
     axes.set_xlim(ends["alpha"][[0, -1]])
     axes.set_ylim(ends["beta"][[0, -1]])
     axes.set_xlabel(r"exponent of parameters $\alpha$")
     axes.set_ylabel(r"exponent of tokens $\beta$")
-    axes.set_title("objective over its minimum; bootstrap draws", pad=4)

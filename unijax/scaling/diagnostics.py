@@ -1,15 +1,17 @@
-"""What makes a fit doubtful, said in words beside it."""
+"""What the choice of runs leaves open, whatever their losses are: said in words beside a fit."""
 
 from typing import Any
 
 import numpy as np
 
+from unijax.scaling.doubt import Doubt
 from unijax.scaling.fit import Fit
 from unijax.scaling.frontier import Frontier, budgets
 from unijax.scaling.isoflop import Valley, bias
 from unijax.scaling.laws import Chinchilla, Theta
 from unijax.scaling.points import Points, clusters
 from unijax.scaling.repeated import ONCE, Repeated, optimal_parameters, single_epoch
+from unijax.scaling.table import Runs
 
 RANGE = 8.0  # N and D should span at least this factor
 SIZES = 4
@@ -19,7 +21,7 @@ RUNS_PER_CONSTANT = 3
 NO_EFFECT = 1e-6  # of a coordinate on all losses together, as a share of them
 
 
-def warn_of_runs(points: Points) -> list[str]:
+def limits_of_runs(points: Points) -> list[str]:
     """What the choice of runs cannot tell, whatever the losses are."""
     found = []
     for name, values in (("parameters", points.parameters), ("tokens", points.tokens)):
@@ -45,18 +47,31 @@ def warn_of_runs(points: Points) -> list[str]:
                 f"log N and log D go together (correlation {together:.3f}), as at a fixed number "
                 "of tokens per parameter: alpha and beta cannot be told apart"
             )
-    if points.unique_tokens is not None:
-        epochs = points.tokens / points.unique_tokens
-        if epochs.max() > ONCE:
-            found.append(
-                f"{(epochs > ONCE).sum()} runs saw their tokens up to {epochs.max():.3g} times, "
-                "and this law counts repeated tokens as new ones: --repeated fits what they are "
-                "worth"
-            )
     return found
 
 
-def warn_of_fit(fitted: Fit, points: Any, draws: Theta) -> list[str]:
+def doubts_of_epochs(points: Points, runs: Runs) -> list[Doubt]:
+    """Tokens that were seen again, by the columns unique_tokens or epochs, as a law has no room."""
+    if points.unique_tokens is not None:
+        epochs = points.tokens / points.unique_tokens
+    elif "epochs" in runs and runs["epochs"].dtype != object:
+        epochs = np.nan_to_num(runs["epochs"], nan=1.0)
+    else:
+        return []
+    again = epochs > ONCE
+    if not again.any():
+        return []
+    return [
+        Doubt(
+            f"{again.sum()} runs saw their tokens up to {epochs.max():.3g} times, and this law "
+            "counts repeated tokens as new ones: --repeated fits what they are worth",
+            ("repeated",),
+            tuple(str(i) for i in runs["run_id"][again]),
+        )
+    ]
+
+
+def limits_of_fit(fitted: Fit, points: Any, draws: Theta) -> list[str]:
     """Signs that the minimum is flat, at an edge, or one of several."""
     found = []
     free = sum(fitted.law.free)
@@ -94,7 +109,7 @@ def warn_of_fit(fitted: Fit, points: Any, draws: Theta) -> list[str]:
     return found
 
 
-def warn_of_repetition(fitted: Fit, points: Points) -> list[str]:
+def limits_of_repetition(fitted: Fit, points: Points) -> list[str]:
     """Single epochs that the law of repeated data counts otherwise than its base does.
 
     Args:
@@ -116,7 +131,7 @@ def warn_of_repetition(fitted: Fit, points: Points) -> list[str]:
     ]
 
 
-def warn_of_frontier(frontier: Frontier, points: Points) -> list[str]:
+def limits_of_frontier(frontier: Frontier, points: Points) -> list[str]:
     """Budgets of the runs whose optimum, by the law, is a size that no run has."""
     flops = budgets(frontier.span)
     n = frontier.optimal_parameters(flops)
@@ -135,7 +150,7 @@ def warn_of_frontier(frontier: Frontier, points: Points) -> list[str]:
     return found
 
 
-def warn_of_valleys(valleys: list[Valley]) -> list[str]:
+def limits_of_valleys(valleys: list[Valley]) -> list[str]:
     """Budgets whose runs lie on one side of the minimum."""
     found = []
     for v in valleys:
@@ -145,7 +160,7 @@ def warn_of_valleys(valleys: list[Valley]) -> list[str]:
     return found
 
 
-def warn_of_approach_1(frontier: Frontier, draws: int) -> list[str]:
+def limits_of_approach_1(frontier: Frontier, draws: int) -> list[str]:
     """An envelope of few sizes, or one that most draws of the runs (of `draws`) do not have."""
     found = []
     if len(frontier.parameters) < SIZES:
@@ -161,7 +176,7 @@ def warn_of_approach_1(frontier: Frontier, draws: int) -> list[str]:
     return found
 
 
-def warn_of_approach_2(fitted: Fit, points: Points) -> list[str]:
+def limits_of_approach_2(fitted: Fit, points: Points) -> list[str]:
     """Its bias on a noise-free copy of the runs."""
     if (
         not isinstance(fitted.law, Chinchilla)

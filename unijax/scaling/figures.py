@@ -2,6 +2,7 @@
 
 import matplotlib
 import numpy as np
+from jaxtyping import Int
 from matplotlib import pyplot as plt
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
@@ -16,15 +17,28 @@ from unijax.scaling.paper import (
     SIZES,
     THREE,
     TWO,
+    color_bar,
     log_axes,
     loss_axis,
     loss_name,
     power,
     short,
-    size_bar,
     size_norm,
 )
+from unijax.scaling.points import Points
 from unijax.scaling.study import Analysis, has_band, law_at, optima
+
+MOST_CURVES = 24  # of sizes, joined by lines
+MOST_BUDGETS = 8  # in a legend no taller than its axes
+
+
+def curves(points: Points) -> list[Int[np.ndarray, "m"]]:
+    """The runs of each size, by rising compute; none where sizes are too many to be followed."""
+    sizes = np.unique(points.parameters)
+    if len(sizes) > MOST_CURVES:
+        return []
+    order = np.argsort(points.compute, kind="stable")
+    return [order[points.parameters[order] == size] for size in sizes]
 
 
 def loss_against_compute(analysis: Analysis, level: float) -> Figure:
@@ -33,10 +47,9 @@ def loss_against_compute(analysis: Analysis, level: float) -> Figure:
     figure, axes = plt.subplots(figsize=(COLUMN + 0.5, HEIGHT), layout="constrained")
     norm = size_norm(p.parameters)
     colors = matplotlib.colormaps[SIZES]
-    for size in np.unique(p.parameters):
-        here = np.flatnonzero(p.parameters == size)
-        here = here[np.argsort(p.compute[here])]
-        axes.plot(p.compute[here], p.loss[here], color=colors(norm(size)), lw=0.5, alpha=0.6)
+    for here in curves(p):
+        color = colors(norm(p.parameters[here[0]]))
+        axes.plot(p.compute[here], p.loss[here], color=color, lw=0.5, alpha=0.6)
     axes.scatter(p.compute, p.loss, c=p.parameters, norm=norm, cmap=SIZES, s=9, lw=0, zorder=3)
     flops = np.geomspace(p.compute.min(), p.compute.max() * 10, 80)
     best, low, high = optima(analysis, flops, level)["loss"]
@@ -53,7 +66,7 @@ def loss_against_compute(analysis: Analysis, level: float) -> Figure:
     least = max(min(0.99 * low.min(), 0.97 * p.loss.min()), 0.7 * p.loss.min())
     loss_axis(axes, least, 1.04 * p.loss.max())
     axes.legend(loc="best")
-    size_bar(figure, axes, norm)
+    color_bar(figure, axes, norm)
     return figure
 
 
@@ -63,7 +76,7 @@ def isoflop_valleys(analysis: Analysis) -> Figure:
     figure, axes = plt.subplots(figsize=(COLUMN + 0.7, HEIGHT), layout="constrained")
     valleys = analysis.valleys
     norm = LogNorm(min(v.flops for v in valleys) / 1.5, max(v.flops for v in valleys) * 1.5)
-    colors = matplotlib.colormaps[BUDGETS]
+    colors, few = matplotlib.colormaps[BUDGETS], len(valleys) <= MOST_BUDGETS
     for valley in valleys:
         color = colors(norm(valley.flops))
         n = p.parameters[valley.runs]
@@ -71,7 +84,7 @@ def isoflop_valleys(analysis: Analysis) -> Figure:
         sizes = np.geomspace(n.min() / 1.15, n.max() * 1.15, 100)
         x = np.log(sizes) - valley.center
         curve = valley.curve[0] + valley.curve[1] * x + valley.curve[2] * x * x
-        axes.plot(sizes, curve, color=color, label=power(valley.flops))
+        axes.plot(sizes, curve, color=color, label=power(valley.flops) if few else None)
         law = law_at(analysis, sizes, analysis.frontiers[3].cost.tokens(valley.flops, sizes))
         axes.plot(sizes, law, color=color, ls=":", lw=0.9)
         if valley.inside:
@@ -79,11 +92,19 @@ def isoflop_valleys(analysis: Analysis) -> Figure:
                 valley.parameters, valley.loss, "*", ms=8, color=color, mec="k", mew=0.5, zorder=5
             )
     log_axes(axes, "parameters $N$", loss_name(analysis))
+    # A parabola through runs that are noise goes anywhere: the runs stay in sight.
+    there = p.loss[np.concatenate([v.runs for v in valleys])]
+    room = 0.08 * max(float(np.ptp(there)), 0.01 * float(there.max()))
+    axes.set_ylim(there.min() - room, there.max() + room)
     axes.plot([], [], color="0.3", ls=":", lw=0.9, label="law (approach 3)")
     axes.plot([], [], "*", color="0.6", mec="k", mew=0.5, ms=8, ls="none", label="minimum")
-    axes.legend(
-        title="budget (FLOP)", loc="center left", bbox_to_anchor=(1.0, 0.5), title_fontsize=8
-    )
+    if few:
+        axes.legend(
+            title="budget (FLOP)", loc="center left", bbox_to_anchor=(1.0, 0.5), title_fontsize=8
+        )
+    else:
+        axes.legend(loc="best")
+        color_bar(figure, axes, norm, BUDGETS, "budget (FLOP)")
     return figure
 
 
@@ -135,7 +156,7 @@ def residuals(analysis: Analysis) -> Figure:
     panels[0].set_ylabel("measured / fitted loss − 1 (%)")
     limit = 1.1 * np.abs(percent).max()
     panels[0].set_ylim(-limit, limit)
-    size_bar(figure, panels, norm)
+    color_bar(figure, panels, norm)
     return figure
 
 
@@ -170,5 +191,5 @@ def together(found: Interaction, level: float) -> Figure:
     axes.vlines(p.tokens, low, high, color=colors, lw=2.2, alpha=0.4)
     axes.scatter(p.tokens, measured, c=p.parameters, norm=norm, cmap=SIZES, s=11, lw=0, zorder=3)
     log_axes(axes, "tokens of both $D_i + D_j$", "lost by mixing (nats per token)")
-    size_bar(figure, axes, norm)
+    color_bar(figure, axes, norm)
     return figure

@@ -5,10 +5,11 @@ import dataclasses
 import numpy as np
 from jaxtyping import Float
 
-from unijax.scaling import validate
+from unijax.scaling import patterns, validate
 from unijax.scaling.bimodal import Bimodal, MixedPoints
 from unijax.scaling.bootstrap import interval, resample
-from unijax.scaling.diagnostics import warn_of_fit
+from unijax.scaling.diagnostics import limits_of_fit
+from unijax.scaling.doubt import Doubt
 from unijax.scaling.fit import Fit, fit
 from unijax.scaling.laws import Theta
 from unijax.scaling.solver import minimise
@@ -26,7 +27,7 @@ class Interaction:
       ids: of these; failed: of those left out.
       fitted: the law, whose unimodal parts are held.
       draws: [draws, p], of the bootstrap over unimodal and over mixed runs.
-      warnings: in words.
+      doubts, limits: as of an `Analysis`.
     """
 
     modalities: tuple[str, str]
@@ -35,7 +36,8 @@ class Interaction:
     failed: list[str]
     fitted: Fit
     draws: Theta
-    warnings: list[str]
+    doubts: list[Doubt]
+    limits: list[str]
 
     def constants(self, level: float) -> dict[str, tuple[float, float, float]]:
         """Name -> value, lower, upper."""
@@ -75,14 +77,15 @@ def mixture(runs: Runs, config: FitConfig) -> Mixture:
     Raises:
       UserError: for whatever `validate` refuses.
     """
+    column = validate.column_of_parameters(runs, config.parameters)
     runs, failed = validate.mixtures(
-        runs, config.bimodal, config.parameters, config.drop_failed, config.best_learning_rate
+        runs, config.bimodal, column, config.drop_failed, config.best_learning_rate
     )
     first, second = config.bimodal
     tokens = (runs[f"tokens_{name}"] for name in config.bimodal)
     mean = (runs.loss(first) + runs.loss(second)) / 2
     ids = [str(i) for i in runs["run_id"]]
-    return Mixture(MixedPoints(runs[config.parameters], *tokens, mean), ids, failed)
+    return Mixture(MixedPoints(runs[column], *tokens, mean), ids, failed)
 
 
 def interaction(
@@ -97,10 +100,18 @@ def interaction(
     law = Bimodal.of(first.fitted, second.fitted, points)
     fitted = fit(law, points, config.objective)
     draws = _bootstrap(fitted, points, first.draws, second.draws, config.seed)
+    residuals = np.log(points.loss) - np.log(fitted.predict(points))
+    scale = patterns.scatter(residuals, sum(law.free))
     return Interaction(
-        (first.modality, second.modality), points, chosen.ids, chosen.failed, fitted, draws,
-        warn_of_fit(fitted, points, draws),
-    )  # fmt: skip
+        modalities=(first.modality, second.modality),
+        points=points,
+        ids=chosen.ids,
+        failed=chosen.failed,
+        fitted=fitted,
+        draws=draws,
+        doubts=patterns.large(residuals, scale) + patterns.stray(residuals, chosen.ids, scale),
+        limits=limits_of_fit(fitted, points, draws),
+    )
 
 
 def _bootstrap(

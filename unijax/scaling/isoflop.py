@@ -9,16 +9,21 @@ import dataclasses
 
 import numpy as np
 from jaxtyping import Float, Int
+from scipy import stats
 
 from unijax.core.errors import UserError
 from unijax.scaling.cost import TokenCost
 from unijax.scaling.frontier import Frontier, of_law, power_law, span
 from unijax.scaling.laws import Law
-from unijax.scaling.points import Points
+from unijax.scaling.points import Points, clusters
 
 SIZES = 3  # different sizes that a budget needs for a parabola
+ONE_SIZE = np.log(1.1)  # of log N: runs nearer than this bend no parabola
 CONSTANTS = 3  # of a parabola
-SAME_BUDGET = 0.12  # of log C: runs nearer than this to the next one belong to one budget
+SAME_BUDGET = (0.12, 0.03, 0.0075)  # of log C: the most between two runs of one budget, or less
+AROUND = 0.6  # of log C, on both sides: the runs that a budget must stand out from
+CHANCE = 0.05  # that of all groups of a table any is a budget by chance: two have to be surer
+ONE_MORE = 3e-3  # that a group is one by chance, where budgets are what a table is made of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,11 +53,36 @@ class Valley:
 
 
 def budgets(points: Points) -> list[Int[np.ndarray, "m"]]:
-    """Runs of (nearly) equal compute, for every budget with sizes enough."""
+    """Runs of (nearly) equal compute, for every budget with sizes enough.
+
+    Many more than the runs around would have there: where compute has no gaps, runs that are each
+    near to the next are of no budget. The least likely ones are taken first.
+    """
     order = np.argsort(points.compute, kind="stable")
-    jumps = np.flatnonzero(np.diff(np.log(points.compute[order])) > SAME_BUDGET) + 1
-    groups = np.split(order, jumps)
-    return [g for g in groups if len(np.unique(points.parameters[g])) >= SIZES]
+    log, size = np.log(points.compute[order]), points.parameters[order]
+    first = np.arange(len(log))
+    windows, chances = [], []
+    for width in SAME_BUDGET:
+        end, middle = np.searchsorted(log, log + width, side="right"), log + width / 2
+        around = np.clip([middle - AROUND, middle + AROUND], log[0], log[-1])
+        near = np.searchsorted(log, around[1], side="right") - np.searchsorted(log, around[0])
+        others = near - (end - first) + 0.5  # none there does not mean none ever
+        expected = others * width / np.maximum(around[1] - around[0], AROUND)
+        windows.append(np.stack([first, end], axis=1))
+        # The first run is there whatever chance does.
+        chances.append(stats.poisson.sf(end - first - 2, expected))
+    windows, chances = np.concatenate(windows), np.concatenate(chances)
+    taken, found = np.zeros(len(log), bool), []
+    sure = 0
+    for i in np.argsort(chances, kind="stable")[: (chances < ONE_MORE).sum()]:
+        here = slice(*windows[i])
+        if not taken[here].any() and clusters(np.log(size[here]), ONE_SIZE).max() + 1 >= SIZES:
+            taken[here] = True
+            found.append(here)
+            sure += chances[i] * len(chances) < CHANCE
+    if sure < 2:
+        return []
+    return [order[here] for here in sorted(found, key=lambda here: here.start)]
 
 
 def _design(x: Float[np.ndarray, "m"]) -> Float[np.ndarray, "m 3"]:

@@ -21,20 +21,17 @@ TERMS = (1e-6, 50.0)  # bounds of a term in the middle of the runs, as a share o
 
 
 @runtime_checkable
-class Law(Protocol):
-    """A family of curves, evaluated for many parameter vectors at one time.
+class Predictor(Protocol):
+    """A family of curves, evaluated for many parameter vectors at one time: what is minimised.
 
     Attributes:
       names: of the p coordinates.
       free: which coordinates a fit may move; the others are carried along.
-      searched: which coordinates the first search ranges over; in the rest of the free ones the
-        prediction is linear, or linear in their exponentials.
       lower, upper: bounds of the coordinates.
     """
 
     names: tuple[str, ...]
     free: tuple[bool, ...]
-    searched: tuple[int, ...]
     lower: Float[np.ndarray, "p"]
     upper: Float[np.ndarray, "p"]
 
@@ -43,6 +40,18 @@ class Law(Protocol):
     ) -> tuple[Float[np.ndarray, "b n"], Float[np.ndarray, "b n p"]]:
         """Losses, and their derivatives by the coordinates."""
         ...
+
+
+@runtime_checkable
+class Law(Predictor, Protocol):
+    """Curves that a fit finds without being told where to begin.
+
+    Attributes:
+      searched: which coordinates the first search ranges over; in the rest of the free ones the
+        prediction is linear, or linear in their exponentials.
+    """
+
+    searched: tuple[int, ...]
 
     def start(self, searched: Float[np.ndarray, "b s"], points: Any) -> Theta:
         """Whole vectors for values of the searched coordinates, the rest by least squares."""

@@ -1,6 +1,7 @@
 """The methods paragraph: every choice of a fit in words, from what was done."""
 
 from unijax.scaling.direct import STARTS
+from unijax.scaling.isoflop import CHANCE, SAME_BUDGET
 from unijax.scaling.paper import short
 from unijax.scaling.parity import FARTHEST
 from unijax.scaling.study import HIDDEN_DRAWS, Analysis, FitConfig
@@ -21,7 +22,7 @@ def paragraph(analysis: Analysis, config: FitConfig) -> str:
         f"We fitted {fitted.law.form} to the held-out {analysis.modality.replace('_', ' ')} loss "
         f"(nats per token) of {len(p)} runs of {len(sizes)} sizes, {short(sizes[0])} to "
         f"{short(sizes[-1])} parameters and {short(p.tokens.min())} to {short(p.tokens.max())} "
-        f"tokens. N is the column {config.parameters}, D the tokens seen in training, and C "
+        f"tokens. N is the column {analysis.column}, D the tokens seen in training, and C "
         + (
             f"the table's training FLOPs, {analysis.frontiers[3].cost.k:.2f} N D in the median."
             if p.flops is not None
@@ -93,8 +94,9 @@ def _approaches(analysis: Analysis) -> str:
         inside = sum(v.inside for v in analysis.valleys)
         said.append(
             f"; from parabolas of loss against log N at {inside} of {len(analysis.valleys)} "
-            "budgets, those with a minimum among their sizes (approach 2; runs whose log C is "
-            "within 0.12 of the next are one budget)"
+            "budgets, those with a minimum among their sizes (approach 2; the runs of a budget "
+            f"are within {SAME_BUDGET[0]} of log C, and so many more than around it as chance has "
+            f"once in {1 / CHANCE:,.0f})"
         )
     if 1 in analysis.frontiers:
         said.append(

@@ -6,7 +6,7 @@ import html
 import io
 import pathlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from matplotlib import pyplot as plt
@@ -15,10 +15,10 @@ from matplotlib.figure import Figure
 from unijax.core.files import atomic_file
 from unijax.scaling import contours, figures, methods
 from unijax.scaling.interaction import Interaction
-from unijax.scaling.paper import short, style
+from unijax.scaling.paper import short, shorts, style
 from unijax.scaling.points import beyond
 from unijax.scaling.results import Results
-from unijax.scaling.study import Analysis, FitConfig, budgets, optima
+from unijax.scaling.study import Analysis, FitConfig, budgets, has_band, optima
 
 _STYLE = """
 body { font: 16px/1.5 Georgia, "Times New Roman", serif; margin: 2.5em auto; max-width: 980px;
@@ -36,7 +36,10 @@ td, th { padding: 3px 14px; text-align: right; font-variant-numeric: tabular-num
 td:first-child, th:first-child { text-align: left }
 .doubts { background: #fdf6e3; border-left: 3px solid #d08700; padding: .5em 1.2em;
        font-size: .94em }
-.doubts ul { margin: .3em 0; padding-left: 1.2em }
+.limits { background: #f4f4f4; border-left: 3px solid #999; padding: .5em 1.2em; font-size: .88em;
+       margin-top: .6em }
+.unseen { font-size: .94em } .unseen h3 { font-size: 1.12em }
+.doubts ul, .limits ul { margin: .3em 0; padding-left: 1.2em }
 nav { font-size: .94em } nav a { margin-right: 1.2em }
 code { font-size: .85em } .refs { font-size: .85em; color: #444 }
 """
@@ -48,10 +51,17 @@ SYMBOLS = {"alpha": "α", "beta": "β", "R_D": "R<sub>D</sub>*", "R_N": "R<sub>N
 
 def number(value: float) -> str:
     """Four digits."""
-    if value != 0 and not 1e-3 <= abs(value) < 1e5:
-        mantissa, exponent = f"{value:.3e}".split("e")
-        return f"{mantissa}×10<sup>{int(exponent)}</sup>"
-    return f"{value:.4g}"
+    return numbers(value)[0]
+
+
+def numbers(*values: float) -> list[str]:
+    """Four digits each; if the largest needs a power of ten, all have one."""
+    rounded = [float(f"{v:.4g}") for v in values]
+    largest = max(map(abs, rounded))
+    if largest == 0 or 1e-3 <= largest < 1e5:
+        return [np.format_float_positional(v, trim="-") for v in rounded]
+    parts = [f"{v:.3e}".split("e") for v in rounded]
+    return [f"{m}×10<sup>{int(e)}</sup>" if float(m) else "0" for m, e in parts]
 
 
 def file_stems(names: list[tuple[str, ...]]) -> list[str]:
@@ -91,17 +101,20 @@ def _formula(form: str) -> str:
     return f"<i>{prime}</i>"
 
 
-def _ends(low: float, high: float, show: Callable[[float], str] = number) -> str:
-    return f"[{show(low)}, {show(high)}]"
+def _cells(values: Iterable[float], show: Callable[..., list[str]]) -> list[str]:
+    """A value, and its interval, in one notation: two cells."""
+    value, low, high = show(*map(float, values))
+    return [value, f"[{low}, {high}]"]
+
+
+def _fixed(digits: int) -> Callable[..., list[str]]:
+    return lambda *values: [f"{v:.{digits}f}" for v in values]
 
 
 def constants_table(analysis: Analysis, level: float) -> str:
     """Every constant with its interval."""
     found = analysis.constants(level)
-    rows = [
-        [SYMBOLS.get(name, name), number(value), _ends(low, high)]
-        for name, (value, low, high) in found.items()
-    ]
+    rows = [[SYMBOLS.get(name, name), *_cells(ends, numbers)] for name, ends in found.items()]
     rows.append(["objective", number(analysis.fitted.value), f"{len(analysis.points)} runs"])
     return _table(["constant", "value", f"{100 * level:g}% interval"], rows)
 
@@ -111,25 +124,26 @@ def exponents_table(analysis: Analysis, level: float) -> str:
     rows = []
     for approach, found in analysis.frontiers.items():
         a, b = found.exponents
-        of_a, of_b = (_ends(*x, "{:.3f}".format) for x in found.exponent_intervals(level))
-        rows.append([f"approach {approach}", f"{a:.3f}", of_a, f"{b:.3f}", of_b])
+        of_a, of_b = found.exponent_intervals(level)
+        cells = [_cells((value, *ends), _fixed(3)) for value, ends in ((a, of_a), (b, of_b))]
+        rows.append([f"approach {approach}", *cells[0], *cells[1]])
     return _table(["", "a, N ∝ C<sup>a</sup>", "", "b, D ∝ C<sup>b</sup>", ""], rows)
 
 
 def _how_far(factor: float) -> str:
-    return "inside" if factor == 1 else f"{factor:.2g} times beyond"
+    plain = np.format_float_positional(float(f"{factor:.2g}"), trim="-")
+    return "inside" if factor == 1 else f"{plain} times beyond"
 
 
 def optima_table(analysis: Analysis, config: FitConfig) -> str:
     """What to spend the asked budgets on."""
-    p, flops = analysis.points, budgets(analysis, config)
+    p, flops = analysis.points, budgets(analysis.points, config)
     found = optima(analysis, flops, config.level)
     rows = []
     for i, c in enumerate(flops):
         row = [number(float(c))]
-        for name, show in (("parameters", short), ("tokens", short), ("loss", "{:.4f}".format)):
-            value, low, high = (float(x) for x in found[name][:, i])
-            row += [show(value), _ends(low, high, show)]
+        for name, show in (("parameters", shorts), ("tokens", shorts), ("loss", _fixed(4))):
+            row += _cells(found[name][:, i], show)
         for name, seen in (("parameters", p.parameters), ("tokens", p.tokens)):
             row.append(_how_far(beyond(seen, float(found[name][0, i]))))
         rows.append(row)
@@ -142,9 +156,8 @@ def extrapolation_table(analysis: Analysis) -> str:
     found, p = analysis.extrapolation, analysis.points
     rows = []
     for j, i in enumerate(found.held):
-        low, high = found.interval[:, j]
         name = [html.escape(analysis.ids[i]), short(p.parameters[i]), short(p.tokens[i])]
-        losses = [f"{found.predicted[j]:.4f}", f"[{low:.4f}, {high:.4f}]"]
+        losses = _cells((found.predicted[j], *found.interval[:, j]), _fixed(4))
         losses += [f"{found.observed[j]:.4f}", f"{100 * found.relative_error[j]:+.2f}%"]
         rows.append([*name, *losses, "yes" if found.inside[j] else "no"])
     head = ["run", "N", "D", "predicted", "interval", "measured", "error", "inside"]
@@ -157,7 +170,7 @@ def drawings(analysis: Analysis, level: float) -> dict[str, tuple[Figure, str]]:
     found = {
         "loss_against_compute": (
             figures.loss_against_compute(analysis, level),
-            f"Held-out loss of every run against training compute, joined by size, and the "
+            f"Held-out loss of every run against training compute{_joined(analysis)}, and the "
             f"compute-optimal frontier of the fitted law with its {percent} interval.",
         )
     }
@@ -170,8 +183,7 @@ def drawings(analysis: Analysis, level: float) -> dict[str, tuple[Figure, str]]:
     found["allocation"] = (
         figures.allocation(analysis, level),
         f"Compute-optimal parameters and tokens by each approach, with {percent} intervals. "
-        "Shaded: the range of the runs; beyond it all is extrapolation. No band: less than half of "
-        "the bootstrap's draws have a frontier by that approach.",
+        f"Shaded: the range of the runs; beyond it all is extrapolation.{_without_band(analysis)}",
     )
     found["residuals"] = (
         figures.residuals(analysis),
@@ -191,6 +203,21 @@ def drawings(analysis: Analysis, level: float) -> dict[str, tuple[Figure, str]]:
             "interval, and the measured one.",
         )
     return found
+
+
+def _joined(analysis: Analysis) -> str:
+    return ", joined by size" if figures.curves(analysis.points) else ""
+
+
+def _without_band(analysis: Analysis) -> str:
+    """Said of the approaches that have none."""
+    bare = [f"approach {k}" for k in analysis.frontiers if not has_band(analysis, k)]
+    if not bare:
+        return ""
+    return (
+        f" No band of {' and '.join(bare)}: less than half of the bootstrap's draws have a "
+        "frontier by it."
+    )
 
 
 def write(out: pathlib.Path, title: str, results: Results, config: FitConfig) -> pathlib.Path:
@@ -229,7 +256,7 @@ def write(out: pathlib.Path, title: str, results: Results, config: FitConfig) ->
 
 
 def _section(stem: pathlib.Path, analysis: Analysis, config: FitConfig) -> str:
-    body = [_doubts(analysis.warnings)]
+    body = [_doubts(analysis)]
     repeats = analysis.repetition is not None
     law = analysis.repetition[0].law if repeats else analysis.fitted.law
     body.append(f"<h3>Constants of {_formula(law.form)}</h3>")
@@ -244,21 +271,29 @@ def _section(stem: pathlib.Path, analysis: Analysis, config: FitConfig) -> str:
         for name, (figure, caption) in drawings(analysis, config.level).items():
             image = _save(stem.parent, f"{stem.name}_{name}", figure)
             body.append(f"<figure>{image}<figcaption>{html.escape(caption)}</figcaption></figure>")
+    body.append(_box("unseen", "<h3>What these columns cannot show</h3>", analysis.unseen))
     body.append(f"<h3>Methods</h3><p>{html.escape(methods.paragraph(analysis, config))}</p>")
     return "".join(body)
 
 
-def _doubts(warnings: list[str]) -> str:
-    if not warnings:
+def _doubts(found: Analysis | Interaction) -> str:
+    """Doubts first, what cannot be told below them."""
+    return _box("doubts", "Read this first:", [d.text for d in found.doubts]) + _box(
+        "limits", "What these runs leave open:", found.limits
+    )
+
+
+def _box(kind: str, title: str, lines: list[str]) -> str:
+    if not lines:
         return ""
-    lines = "".join(f"<li>{html.escape(w)}</li>" for w in warnings)
-    return f"<div class=doubts>Read this first:<ul>{lines}</ul></div>"
+    items = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
+    return f"<div class={kind}>{title}<ul>{items}</ul></div>"
 
 
 def _interaction(stem: pathlib.Path, found: Interaction, level: float) -> str:
     rows = [
-        [SYMBOLS.get(name, name), number(value), _ends(low, high)]
-        for name, (value, low, high) in found.constants(level).items()
+        [SYMBOLS.get(name, name), *_cells(ends, numbers)]
+        for name, ends in found.constants(level).items()
     ]
     rows.append(["objective", number(found.fitted.value), f"{len(found.ids)} mixed runs"])
     table = _table(["constant", "value", f"{100 * level:g}% interval"], rows)
@@ -277,7 +312,7 @@ def _interaction(stem: pathlib.Path, found: Interaction, level: float) -> str:
     if found.failed:
         methods += f" Runs that failed were left out: {', '.join(found.failed)}."
     return (
-        f"{_doubts(found.warnings)}<h3>Constants of {_formula(found.fitted.law.form)}</h3>{table}"
+        f"{_doubts(found)}<h3>Constants of {_formula(found.fitted.law.form)}</h3>{table}"
         f"<figure>{image}<figcaption>{html.escape(caption)}</figcaption></figure>"
         f"<h3>Methods</h3><p>{html.escape(methods)}</p>"
     )
@@ -285,9 +320,8 @@ def _interaction(stem: pathlib.Path, found: Interaction, level: float) -> str:
 
 def _parities(results: Results, config: FitConfig) -> str:
     rows = [
-        [html.escape(system), html.escape(loss), f"{r.ratio:.3f}",
-         _ends(r.low, r.high, "{:.3f}".format),
-         _how_far(r.beyond)]
+        [html.escape(system), html.escape(loss),
+         *_cells((r.ratio, r.low, r.high), _fixed(3)), _how_far(r.beyond)]
         for (system, loss), r in results.parities.items()
     ]  # fmt: skip
     head = ["system", "loss", f"FLOP of {html.escape(config.reference)}", "", "runs"]

@@ -59,18 +59,30 @@ def style() -> Iterator[None]:
         yield
 
 
+UNITS = ((1.0, ""), (1e3, "k"), (1e6, "M"), (1e9, "B"), (1e12, "T"))
+
+
 def short(value: float) -> str:
     """1.2M, 340k: as counts are said."""
-    for unit, name in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if value >= unit:
-            return f"{value / unit:.3g}{name}"
-    return f"{value:.3g}"
+    return shorts(value)[0]
+
+
+def shorts(*values: float) -> list[str]:
+    """A count and the ends of its interval, all in the unit of the first."""
+    rounded = [float(f"{v:.3g}") for v in values]  # 999,900 is 1M
+    unit, name = max((u for u in UNITS if rounded[0] >= u[0]), default=UNITS[0])
+    return [f"{_plain(v / unit)}{name}" for v in rounded]
+
+
+def _plain(value: float) -> str:
+    """Three digits, never as a power of ten."""
+    return np.format_float_positional(float(f"{value:.3g}"), trim="-")
 
 
 def power(value: float) -> str:
     """Mathtext of 3.2e18."""
-    exponent = int(np.floor(np.log10(value)))
-    return rf"${value / 10**exponent:.1f}\times10^{{{exponent}}}$"
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return rf"${mantissa}\times10^{{{int(exponent)}}}$"
 
 
 def log_axes(axes: Axes, x: str, y: str, log_y: bool = False) -> None:
@@ -106,9 +118,11 @@ def loss_name(analysis: Analysis) -> str:
     return f"{name} loss (nats per token)"
 
 
-def size_bar(figure: Figure, axes, norm: LogNorm) -> None:
-    """The bar that says which colour is which size."""
-    mappable = matplotlib.cm.ScalarMappable(norm, SIZES)
+def color_bar(
+    figure: Figure, axes, norm: LogNorm, colors: str = SIZES, label: str = "parameters $N$"
+) -> None:
+    """The bar that says which colour is which size, or budget."""
+    mappable = matplotlib.cm.ScalarMappable(norm, colors)
     bar = figure.colorbar(mappable, ax=axes, pad=0.02, aspect=28)
-    bar.set_label("parameters $N$")
+    bar.set_label(label)
     bar.outline.set_linewidth(0.4)

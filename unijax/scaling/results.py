@@ -19,11 +19,13 @@ class Results:
       analyses: of every system and loss; with a bimodal law, of the runs of one modality.
       interactions: the bimodal law by system; empty unless asked for.
       parities: (system, loss) -> the ratio to the reference; empty unless asked for.
+      notes: what of the table was read otherwise than by its letters.
     """
 
     analyses: list[Analysis]
     interactions: dict[str, Interaction]
     parities: dict[tuple[str, str], Parity]
+    notes: tuple[str, ...] = ()
 
 
 def chosen_runs(runs: Runs, config: FitConfig) -> dict[tuple[str, str], Chosen]:
@@ -90,4 +92,4 @@ def analyse_table(
                     for a in (found[system, loss], found[config.reference, loss])
                 )
                 parities[system, loss] = parity_of_systems(*pair, config.level, config.seed)
-    return Results(list(found.values()), interactions, parities)
+    return Results(list(found.values()), interactions, parities, runs.notes)

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from unijax.scaling.laws import Law, Theta
+from unijax.scaling.laws import Predictor, Theta
 from unijax.scaling.objective import Objective
 
 ITERATIONS = 1000
@@ -40,12 +40,13 @@ class Solution(NamedTuple):
 
 
 def minimise(
-    law: Law,
+    law: Predictor,
     points: Any,
     objective: Objective,
     starts: Theta,
     weights: Float[np.ndarray, "b n"] | None = None,
     held: tuple[int, ...] = (),
+    iterations: int = ITERATIONS,
 ) -> Solution:
     """The local minimum that each start leads to.
 
@@ -53,6 +54,7 @@ def minimise(
       points: has `loss` [n]; the law knows the rest.
       weights: how often each run counts, for each start; None counts each once.
       held: coordinates that stay where the start has them, beside those that the law holds.
+      iterations: at most; fewer where many starts are only told apart.
     """
     n, p = len(points.loss), starts.shape[1]
     if weights is None:
@@ -60,8 +62,8 @@ def minimise(
     free = np.array(law.free) & ~np.isin(np.arange(p), held)
     at_once = max(1, BATCH_NUMBERS // (n * p))
     parts = [
-        _minimise(law, points, objective, starts[i : i + at_once], weights[i : i + at_once], free)
-        for i in range(0, len(starts), at_once)
+        _minimise(law, points, objective, starts[here], weights[here], free, iterations)
+        for here in (slice(i, i + at_once) for i in range(0, len(starts), at_once))
     ]
     return Solution(*(np.concatenate(x) for x in zip(*parts)))
 
@@ -76,22 +78,23 @@ def _evaluate(law, points, objective, theta, weights):
     return value, residuals, jacobian * objective.slopes(predicted)[..., None]
 
 
-def _minimise(law, points, objective, starts, weights, free) -> Solution:
-    theta = np.where(free, np.clip(starts, law.lower, law.upper), starts)
+def _minimise(law, points, objective, starts, weights, free, iterations) -> Solution:
+    lower, upper = law.lower, law.upper
+    theta = np.where(free, np.clip(starts, lower, upper), starts)
     value, residuals, jacobian = _evaluate(law, points, objective, theta, weights)
     damping = np.full(len(theta), 1e-2)
     done = np.zeros(len(theta), bool)
-    for _ in range(ITERATIONS):
+    for _ in range(iterations):
         (now,) = np.nonzero(~done)
         if not len(now):
             break
         step, promised = _step(
             objective, residuals[now], jacobian[now], weights[now], damping[now], free,
-            theta[now], law,
+            theta[now], lower, upper,
         )  # fmt: skip
         # Where even the undamped model promises nothing, the minimum is reached.
         finished = promised <= 1e-13 * np.maximum(value[now], 1e-300)
-        trial = np.where(free, np.clip(theta[now] + step, law.lower, law.upper), theta[now])
+        trial = np.where(free, np.clip(theta[now] + step, lower, upper), theta[now])
         new, r, j = _evaluate(law, points, objective, trial, weights[now])
         better = new < value[now]
         moved = now[better]
@@ -103,12 +106,12 @@ def _minimise(law, points, objective, starts, weights, free) -> Solution:
     return Solution(theta, value, done)
 
 
-def _step(objective, residuals, jacobian, weights, damping, free, theta, law):
+def _step(objective, residuals, jacobian, weights, damping, free, theta, lower, upper):
     size = np.abs(residuals)
     slope = np.clip(residuals, -objective.delta, objective.delta)
     gradient = np.einsum("bn,bnp->bp", weights * slope, jacobian)
     # A coordinate at its bound that wants to go beyond it stays.
-    pushed = ((theta <= law.lower) & (gradient > 0)) | ((theta >= law.upper) & (gradient < 0))
+    pushed = ((theta <= lower) & (gradient > 0)) | ((theta >= upper) & (gradient < 0))
     moves = free & ~pushed
     gradient = np.where(moves, gradient, 0.0)
     newton = weights * (size <= objective.delta)

@@ -10,6 +10,8 @@ from unijax.core.errors import UserError
 from unijax.scaling import diagnostics, envelope, frontier, isoflop, repeated, validate
 from unijax.scaling.bootstrap import bootstrap, interval
 from unijax.scaling.direct import fit_directly
+from unijax.scaling.doubt import Doubt
+from unijax.scaling.doubts import doubts
 from unijax.scaling.extrapolation import Extrapolation, extrapolate, largest
 from unijax.scaling.fit import Fit, fit
 from unijax.scaling.frontier import Frontier
@@ -17,8 +19,9 @@ from unijax.scaling.isoflop import Valley
 from unijax.scaling.laws import Chinchilla, Theta
 from unijax.scaling.objective import Objective
 from unijax.scaling.points import Points
+from unijax.scaling.rates import at_the_end
 from unijax.scaling.table import Runs
-from unijax.scaling.units import warn_of_bits
+from unijax.scaling.unseen import unseen
 
 ENVELOPE_DRAWS = 200  # at most, of approach 1: each is a walk over all budgets
 HIDDEN_DRAWS = 300  # at most, of the law that predicts hidden runs
@@ -31,7 +34,8 @@ class FitConfig:
 
     Attributes:
       losses: modalities; none for all of the table.
-      parameters: the column that is N.
+      parameters: the column that is N; none for non_embedding_parameters, or parameters where
+        there is no such column.
       delta, residual: of the objective.
       tied: one exponent for N and D.
       repeated: fit the half-lives of repeated data too.
@@ -48,7 +52,7 @@ class FitConfig:
     """
 
     losses: tuple[str, ...] = ()
-    parameters: str = "non_embedding_parameters"
+    parameters: str = ""
     delta: float = 1e-3
     residual: str = "log"
     tied: bool = False
@@ -89,6 +93,7 @@ class Analysis:
     """What was found of one loss of one system.
 
     Attributes:
+      column: of the table, that is N.
       ids: of the fitted runs, in the order of `points`; failed: of those left out.
       draws: of the bootstrap.
       direct: the constants and the objective of the published search, as a check; None if tied.
@@ -96,12 +101,15 @@ class Analysis:
       valleys: of approach 2, also those that it could not use.
       extrapolation: None where nothing was hidden or too little remained.
       repetition: the fit of half-lives, with its draws; None unless asked for.
-      warnings: in words.
+      doubts: what the runs say against the law, and against each other.
+      limits: what these runs cannot determine, whatever their losses are.
+      unseen: mistakes that the table's columns cannot show, and which column would tell.
     """
 
     system: str
     modality: str
     points: Points
+    column: str
     ids: list[str]
     failed: list[str]
     fitted: Fit
@@ -111,7 +119,9 @@ class Analysis:
     valleys: list[Valley]
     extrapolation: Extrapolation | None
     repetition: tuple[Fit, Float[np.ndarray, "draws q"]] | None
-    warnings: list[str]
+    doubts: list[Doubt]
+    limits: list[str]
+    unseen: list[str]
 
     def constants(self, level: float) -> dict[str, tuple[float, float, float]]:
         """Name -> value, lower, upper."""
@@ -147,11 +157,24 @@ def systems(runs: Runs) -> list[str]:
 
 @dataclasses.dataclass(frozen=True)
 class Chosen:
-    """The runs of one system that are fitted, with their ids, and the ids of those left out."""
+    """The runs of one system that are fitted.
+
+    Attributes:
+      runs: their rows, in the order of `points`.
+      failed: ids of those left out.
+      doubts: of what was not kept: rates.
+      column: the one that is N.
+    """
 
     points: Points
-    ids: list[str]
+    runs: Runs
     failed: list[str]
+    doubts: list[Doubt]
+    column: str
+
+    @property
+    def ids(self) -> list[str]:
+        return [str(i) for i in self.runs["run_id"]]
 
 
 def choose(runs: Runs, system: str, modality: str, config: FitConfig) -> Chosen:
@@ -163,8 +186,9 @@ def choose(runs: Runs, system: str, modality: str, config: FitConfig) -> Chosen:
     """
     if system:
         runs = runs.where(runs["system"] == system)
-    points, ids, failed = validate.points(
-        runs, modality, config.parameters, config.drop_failed, config.best_learning_rate
+    column = validate.column_of_parameters(runs, config.parameters)
+    points, rows, failed = validate.points(
+        runs, modality, column, config.drop_failed, config.best_learning_rate
     )
     fitted = points
     if config.repeated:
@@ -178,7 +202,9 @@ def choose(runs: Runs, system: str, modality: str, config: FitConfig) -> Chosen:
         fitted = points.take(np.flatnonzero(once))
     if config.hold_out:
         largest(fitted, config.hold_out)  # refuses to hide them all
-    return Chosen(points, ids, failed)
+    tried = runs.where(np.isfinite(runs.loss(modality)))
+    rates = at_the_end(tried, tried.loss(modality), column)
+    return Chosen(points, rows, failed, rates, column)
 
 
 def analyse(
@@ -189,21 +215,21 @@ def analyse(
     progress: Callable[[int], None] = lambda done: None,
 ) -> Analysis:
     """Fits everything that the runs of a system allow."""
-    points, ids, failed = chosen.points, chosen.ids, chosen.failed
-    everything = points
+    points, runs, everything = chosen.points, chosen.runs, chosen.points
     if config.repeated:
-        once = np.flatnonzero(repeated.single_epoch(points))
-        points, ids = points.take(once), [ids[i] for i in once]
+        once = repeated.single_epoch(points)
+        points, runs = points.take(np.flatnonzero(once)), runs.where(once)
     law = Chinchilla.of(points, config.tied)
     fitted = fit(law, points, config.objective)
     draws = bootstrap(fitted, points, config.draws, config.seed, progress=progress)
-    warnings = diagnostics.warn_of_runs(points) + diagnostics.warn_of_fit(fitted, points, draws)
-    warnings += validate.doubts(points, ids, fitted.predict(points))
-    warnings += warn_of_bits(points, ids)
+    said = [*chosen.doubts, *validate.doubts_of_compute(points)]
+    said += diagnostics.doubts_of_epochs(points, runs)
+    said += doubts(fitted, points, runs, budgets(points, config))
+    limits = diagnostics.limits_of_runs(points) + diagnostics.limits_of_fit(fitted, points, draws)
     frontiers = {3: frontier.of_law(law, fitted.theta, draws, points)}
-    warnings += diagnostics.warn_of_frontier(frontiers[3], points)
+    limits += diagnostics.limits_of_frontier(frontiers[3], points)
     valleys = isoflop.valleys(points)
-    warnings += diagnostics.warn_of_valleys(valleys)
+    limits += diagnostics.limits_of_valleys(valleys)
     for approach, attempt in (
         (1, lambda: envelope.fit_envelope(points, envelope_draws(config.draws), config.seed)),
         (2, lambda: isoflop.fit_isoflop(points, config.draws, config.seed)[0]),
@@ -211,16 +237,16 @@ def analyse(
         try:
             frontiers[approach] = attempt()
         except UserError as e:
-            warnings.append(f"not done: {e}")
+            limits.append(f"not done: {e}")
     if 1 in frontiers:
-        warnings += diagnostics.warn_of_approach_1(frontiers[1], envelope_draws(config.draws))
+        limits += diagnostics.limits_of_approach_1(frontiers[1], envelope_draws(config.draws))
     if 2 in frontiers:
-        warnings += diagnostics.warn_of_approach_2(fitted, points)
+        limits += diagnostics.limits_of_approach_2(fitted, points)
     direct = None
     if not config.tied and config.residual == "log":
         direct = fit_directly(points, delta=config.delta, seed=config.seed)
         if direct[1] < fitted.value * (1 - 1e-6):
-            warnings.append(
+            limits.append(
                 f"the published search found a lower objective: {direct[1]:.6g} where this one "
                 f"has {fitted.value:.6g}; its constants: {direct[0]}"
             )
@@ -228,20 +254,23 @@ def analyse(
         system=system,
         modality=modality,
         points=points,
-        ids=ids,
-        failed=failed,
+        column=chosen.column,
+        ids=[str(i) for i in runs["run_id"]],
+        failed=chosen.failed,
         fitted=fitted,
         draws=draws,
         direct=direct,
         frontiers=dict(sorted(frontiers.items())),
         valleys=valleys,
-        extrapolation=_extrapolate(points, config, warnings),
-        repetition=_repetition(everything, fitted, draws, config, warnings),
-        warnings=warnings,
+        extrapolation=_extrapolate(points, config, limits),
+        repetition=_repetition(everything, fitted, draws, config, limits),
+        doubts=said,
+        limits=limits,
+        unseen=unseen(points, runs),
     )
 
 
-def _extrapolate(points: Points, config: FitConfig, warnings: list[str]) -> Extrapolation | None:
+def _extrapolate(points: Points, config: FitConfig, limits: list[str]) -> Extrapolation | None:
     if not config.hold_out:
         return None
     try:
@@ -250,7 +279,7 @@ def _extrapolate(points: Points, config: FitConfig, warnings: list[str]) -> Extr
             config.level, config.seed, config.tied,
         )  # fmt: skip
     except UserError as e:
-        warnings.append(f"not done: {e}")
+        limits.append(f"not done: {e}")
         return None
 
 
@@ -259,16 +288,16 @@ def _repetition(
     base: Fit,
     draws: Float[np.ndarray, "draws p"],
     config: FitConfig,
-    warnings: list[str],
+    limits: list[str],
 ) -> tuple[Fit, Float[np.ndarray, "draws q"]] | None:
     if not config.repeated:
         return None
     law = repeated.Repeated(base.law, base.theta)
     fitted = fit(law, points, config.objective)
     drawn = repeated.bootstrap_half_lives(fitted, points, draws, config.seed)
-    doubts = diagnostics.warn_of_fit(fitted, points, drawn)
-    doubts += diagnostics.warn_of_repetition(fitted, points)
-    warnings += [f"repeated data: {w}" for w in doubts]
+    found = diagnostics.limits_of_fit(fitted, points, drawn)
+    found += diagnostics.limits_of_repetition(fitted, points)
+    limits += [f"repeated data: {w}" for w in found]
     return fitted, drawn
 
 
@@ -304,8 +333,8 @@ def has_band(analysis: Analysis, approach: int) -> bool:
     return 2 * len(analysis.frontiers[approach].draws) >= asked
 
 
-def budgets(analysis: Analysis, config: FitConfig) -> Float[np.ndarray, "c"]:
+def budgets(points: Points, config: FitConfig) -> Float[np.ndarray, "c"]:
     """The budgets asked for, or ten and a hundred times the largest run's compute."""
     if config.budgets:
         return np.array(config.budgets, float)
-    return analysis.points.compute.max() * np.array([10.0, 100.0])
+    return points.compute.max() * np.array([10.0, 100.0])

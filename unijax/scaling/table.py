@@ -12,10 +12,13 @@
 | system, size, seed, learning_rate, epochs | what the run was |
 | state | "done", "diverged" or "unfinished"; without it every run is done |
 
-Other columns are kept and not read. `duckdb`, `pandas` and the like query the file as it is.
+Other columns are kept; their values are looked at as names of parts only. `duckdb`, `pandas` and
+the like query the file as it is.
 """
 
 import codecs
+import collections
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -28,7 +31,9 @@ import pyarrow.parquet
 
 from unijax.core.errors import UserError
 from unijax.core.files import atomic_file
+from unijax.scaling import cells
 
+COUNTS_OF_N = ("non_embedding_parameters", "parameters")  # the first is taken where both are
 TEXT = ("run_id", "system", "size", "state")
 NUMBERS = (
     "parameters", "non_embedding_parameters", "tokens", "unique_tokens", "training_flops",
@@ -43,6 +48,7 @@ class Runs:
     """A table in memory: text columns as object arrays, numbers as float64, missing ones NaN."""
 
     columns: Mapping[str, np.ndarray]
+    notes: tuple[str, ...] = ()  # what was read otherwise than by its letters
 
     def __len__(self) -> int:
         return len(self.columns["run_id"])
@@ -69,7 +75,7 @@ class Runs:
 
     def where(self, keep: np.ndarray) -> "Runs":
         """The rows of a boolean mask."""
-        return Runs({k: v[keep] for k, v in self.columns.items()})
+        return Runs({k: v[keep] for k, v in self.columns.items()}, self.notes)
 
 
 def read(path: str | os.PathLike) -> Runs:
@@ -84,8 +90,8 @@ def read(path: str | os.PathLike) -> Runs:
     try:
         if path.suffix == ".parquet":
             table = pa.parquet.read_table(path)
-        elif path.suffix == ".csv":
-            table = _read_csv(path)
+        elif path.suffix in (".csv", ".tsv"):
+            return _read_csv(path)
         else:
             raise UserError(
                 str(path), f"a file of kind {path.suffix!r}", ".parquet or .csv", "Convert it."
@@ -100,23 +106,43 @@ def read(path: str | os.PathLike) -> Runs:
     return _check_form(path, table)
 
 
-def _read_csv(path: pathlib.Path) -> pa.Table:
+def _read_csv(path: pathlib.Path) -> Runs:
     data = path.read_bytes()
     if not data:
         raise UserError(
             str(path), "an empty file (0 bytes)", "a table", "Make it anew with unijax gather."
         )
     _check_encoding(path, data)
-    if not data.endswith(b"\n"):
+    if not data.endswith((b"\n", b"\r")):
         raise UserError(
             str(path),
             "a last line without an end",
             "a whole table",
             "It may be half-written: make it anew, or end the line if it is whole.",
         )
-    types = {name: pa.string() for name in TEXT} | {name: pa.float64() for name in NUMBERS}
-    options = pa.csv.ConvertOptions(column_types=types)
-    return pa.csv.read_csv(pa.BufferReader(data), convert_options=options)
+    sheet = cells.read(data.decode("utf-8-sig"), str(path), (*TEXT, *NUMBERS))
+    _check_names(path, sheet.names)
+    columns, notes = {}, list(sheet.notes)
+    ours = [i for i, name in enumerate(sheet.names) if _is_number(name)]
+    comma = cells.decimal_comma([sheet.column(i) for i in ours])
+    for i, name in enumerate(sheet.names):
+        column, where = sheet.column(i), f"{path}: column {name}"
+        if i in ours:
+            counts = not name.endswith(UNIT) and name != "learning_rate"
+            columns[name], read = cells.numbers(column, where, sheet.lines, comma, counts)
+            notes += read
+            continue
+        values = np.array([x or None for x in column], dtype=object)
+        if name not in TEXT:
+            with contextlib.suppress(UserError):
+                values = cells.numbers(column, where, sheet.lines, comma, False)[0]
+        columns[name] = values
+    _check_rows(path, len(sheet.rows))
+    return Runs(columns, tuple(notes))
+
+
+def _is_number(name: str) -> bool:
+    return name in NUMBERS or name.endswith(UNIT) or name.startswith("tokens_")
 
 
 def _check_encoding(path: pathlib.Path, data: bytes) -> None:
@@ -136,8 +162,40 @@ def _check_encoding(path: pathlib.Path, data: bytes) -> None:
 
 def _check_form(path: pathlib.Path, table: pa.Table) -> Runs:
     names = table.column_names
-    if len(set(names)) < len(names):
-        raise UserError(str(path), "two columns of one name", "different names", "Rename one.")
+    _check_names(path, names)
+    _check_rows(path, table.num_rows)
+    columns, notes = {}, []
+    for name in names:
+        column = table.column(name)
+        if pa.types.is_null(column.type) and _is_number(name):
+            column = column.cast(pa.float64())  # of a file without types: no value yet
+        if name in TEXT or not (pa.types.is_floating(column.type) or _is_integer(column.type)):
+            values = column.to_pylist()
+            if _is_number(name) and pa.types.is_string(column.type):
+                text = ["" if x is None else x.strip() for x in values]
+                comma, lines = cells.decimal_comma([text]), range(1, len(text) + 1)
+                where, counts = f"{path}: column {name}", not name.endswith(UNIT)
+                columns[name], read = cells.numbers(text, where, lines, comma, counts)
+                notes += read
+                continue
+            if _is_number(name):
+                raise UserError(
+                    f"{path}: column {name}", f"values of type {column.type}", "numbers",
+                    "Correct the table.",
+                )  # fmt: skip
+            columns[name] = np.array(values, dtype=object)
+        else:
+            # Integers above 2^53, as FLOPs are, are rounded: Arrow alone would refuse them.
+            columns[name] = column.cast(pa.float64(), safe=False).to_numpy()
+    return Runs(columns, tuple(notes))
+
+
+def _check_names(path: pathlib.Path, names: list[str]) -> None:
+    twice = [n for n, times in collections.Counter(names).items() if times > 1]
+    if twice:
+        raise UserError(
+            str(path), f"two columns of one name, {twice[0]!r}", "different names", "Rename one."
+        )
     for name in names:
         if name.startswith("loss_") and not name.endswith(UNIT):
             raise UserError(
@@ -151,7 +209,7 @@ def _check_form(path: pathlib.Path, table: pa.Table) -> Runs:
                 f"{path}: column {name}", "a loss without a name", f"loss_NAME{UNIT}",
                 f"Rename the column, to loss_text{UNIT} for instance.",
             )  # fmt: skip
-    for need in (("run_id",), ("tokens",), ("parameters", "non_embedding_parameters")):
+    for need in (("run_id",), ("tokens",), COUNTS_OF_N):
         if not any(n in names for n in need):
             raise UserError(
                 str(path),
@@ -163,27 +221,14 @@ def _check_form(path: pathlib.Path, table: pa.Table) -> Runs:
         raise UserError(
             str(path), f"columns {names}", f"a column loss_NAME{UNIT}", "Add or rename one."
         )
-    if not table.num_rows:
+
+
+def _check_rows(path: pathlib.Path, rows: int) -> None:
+    if not rows:
         raise UserError(
             str(path), "no row", "a row for each run",
             "It may be half-written: make it anew with unijax gather.",
         )  # fmt: skip
-    columns = {}
-    for name in names:
-        column = table.column(name)
-        if pa.types.is_null(column.type) and (name in NUMBERS or name.endswith(UNIT)):
-            column = column.cast(pa.float64())  # of a file without types: no value yet
-        if name in TEXT or not (pa.types.is_floating(column.type) or _is_integer(column.type)):
-            if name in NUMBERS or name.endswith(UNIT):
-                raise UserError(
-                    f"{path}: column {name}", f"values of type {column.type}", "numbers",
-                    "Correct the table.",
-                )  # fmt: skip
-            columns[name] = np.array(column.to_pylist(), dtype=object)
-        else:
-            # Integers above 2^53, as FLOPs are, are rounded: Arrow alone would refuse them.
-            columns[name] = column.cast(pa.float64(), safe=False).to_numpy()
-    return Runs(columns)
 
 
 def _is_integer(kind: pa.DataType) -> bool:

@@ -1,29 +1,43 @@
 """Checks a table of runs before anything is fitted: whatever is doubtful is refused, by name."""
 
+import collections
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from unijax.core.errors import UserError
+from unijax.scaling.doubt import Doubt, names
 from unijax.scaling.points import Points, clusters
-from unijax.scaling.table import NUMBERS, STATES, TEXT, UNIT, Runs
+from unijax.scaling.table import COUNTS_OF_N, NUMBERS, STATES, TEXT, UNIT, Runs
 
 FEWEST = 8  # runs: a bootstrap draw for five constants has at least six different ones of them
 SMALLEST = 1000  # parameters or tokens: below it a number is in other units
 GAP = 1000.0  # between neighbouring values of a column: above it units are mixed
-WORSE = 1.25  # times the loss of a run with no more parameters and no more tokens
+BETTER = 1.25  # times what a loss in proportion to parameters and tokens would be
+ROWS = 128  # of a comparison of all runs with all, at one time
 NEAREST = 5  # runs in size, among which compute over 6 N D is about the same
 APART = 10.0  # times what it is among those: above it a row is in other units
 ONE_SIZE = np.log(1.05)  # of log N: runs nearer than this are of one size
 LEAPS = (2.0, 5.0)  # from a size to the next: C / D falls by at most, C / (6 N D) rises by at most
 COMPUTE = (0.05, 300.0)  # times 6 N D in the middle: outside, a column is in other units
 TIMES_6ND = 10.0  # above it, said as a doubt
-STRAY = (10.0, 0.02)  # times the scatter, and by itself: log of a loss over the law's
+
+
+def column_of_parameters(runs: Runs, asked: str) -> str:
+    """The column that is N: the one asked for, or the first of the two that has numbers."""
+    if asked:
+        return asked
+    for name in COUNTS_OF_N:
+        column = runs.get(name)
+        if column is not None and column.dtype != object and np.isfinite(column).any():
+            return name
+    return COUNTS_OF_N[0]
 
 
 def points(
     runs: Runs, modality: str, parameters: str, drop_failed: bool, best_learning_rate: bool
-) -> tuple[Points, list[str], list[str]]:
+) -> tuple[Points, Runs, list[str]]:
     """The runs of one system as points to fit.
 
     Args:
@@ -33,7 +47,7 @@ def points(
       best_learning_rate: keep, of each setting, the rate with the least mean loss over seeds.
 
     Returns:
-      The points, the ids of their runs, and the ids of those left out as failed.
+      The points, their rows, and the ids of those left out as failed.
 
     Raises:
       UserError: for whatever would spoil a fit.
@@ -45,7 +59,7 @@ def points(
     _check_enough("runs", {parameters: n, "tokens": d})
     _check_compute(found, ids)
     _check_losses(loss, ids, n, d, unique=found.unique_tokens)
-    return found, ids, failed
+    return found, runs, failed
 
 
 def mixtures(
@@ -93,13 +107,6 @@ def known_shares(
                 "bimodal law", f"no column tokens_{name}",
                 f"the tokens of documents that teach {name!r}, in every row", "Add it.",
             )  # fmt: skip
-        seen = runs[f"tokens_{name}"]
-        if seen.dtype == object:
-            found = next((repr(x) for x in seen if isinstance(x, str)), "no number")
-            raise UserError(
-                f"column tokens_{name}", found, "numbers, 0 where nothing was seen",
-                "Correct the table.",
-            )  # fmt: skip
     unknown = np.zeros(len(runs), bool)
     for name in modalities:
         seen = runs[f"tokens_{name}"]
@@ -109,7 +116,7 @@ def known_shares(
     if (unknown & ~left_out).any():
         raise UserError(
             f"columns {', '.join(f'tokens_{name}' for name in modalities)}",
-            f"nothing, or no part of the tokens, in {_names(runs['run_id'], unknown & ~left_out)}",
+            f"nothing, or no part of the tokens, in {names(runs['run_id'], unknown & ~left_out)}",
             "a number in every row, 0 where nothing was seen, at most the tokens of all kinds",
             "Correct the table; --drop-failed leaves out runs that are not done.",
         )
@@ -149,18 +156,13 @@ def _usable(
     return _one_learning_rate(runs, loss, settings, best_learning_rate, bool(failed)), failed
 
 
-def _names(ids, mask) -> str:
-    here = [str(i) for i, bad in zip(ids, mask) if bad]
-    return ", ".join(here[:5]) + (f" and {len(here) - 5} more" if len(here) > 5 else "")
-
-
 def _check_ids(runs: Runs) -> None:
     ids = [str(i).strip() for i in runs["run_id"]]
     if "None" in ids or "" in ids:
         raise UserError(
             "run_id", "rows without an id", "one in every row", "The table may be half-written."
         )
-    twice = sorted({i for i in ids if ids.count(i) > 1})
+    twice = [i for i, times in collections.Counter(ids).items() if times > 1]
     if twice:
         raise UserError(
             "run_id", f"ids that stand twice: {', '.join(twice[:5])}", "an id for each run",
@@ -187,7 +189,7 @@ def _check_unique(runs: Runs) -> None:
         above = runs["unique_tokens"] > 1.01 * runs["tokens"]
         if above.any():
             raise UserError(
-                "column unique_tokens", f"more than tokens in {_names(runs['run_id'], above)}",
+                "column unique_tokens", f"more than tokens in {names(runs['run_id'], above)}",
                 "the different ones among the tokens that the run saw", "Correct it.",
             )  # fmt: skip
 
@@ -202,7 +204,7 @@ def _without_failed(runs: Runs, modalities: Sequence[str], drop: bool) -> tuple[
     if failed.any() and not drop:
         raise UserError(
             f"loss {' and '.join(map(repr, modalities))}",
-            f"runs that diverged or are not done: {_names(runs['run_id'], failed)}",
+            f"runs that diverged or are not done: {names(runs['run_id'], failed)}",
             "a finite loss of a run that ended",
             "Finish or repeat them, or add --drop-failed to leave them out.",
         )
@@ -214,25 +216,28 @@ def _check_counts(runs: Runs, name: str) -> None:
     bad = ~(np.isfinite(values) & (values > 0))
     if bad.any():
         raise UserError(
-            f"column {name}", f"no positive number in {_names(ids, bad)}", "one in every row",
+            f"column {name}", f"no positive number in {names(ids, bad)}", "one in every row",
             "Fill it in; the table may be half-written.",
         )  # fmt: skip
     small = values < SMALLEST
     if small.any():
         raise UserError(
             f"column {name}",
-            f"values down to {values.min():g}, in {_names(ids, small)}",
+            f"values down to {values.min():g}, in {names(ids, small)}",
             f"counts, of at least {SMALLEST}",
             "Multiply out millions or billions.",
         )
+    # Pools of any sizes are right where no run saw its own so often as one in other units would.
+    plausible = name == "unique_tokens" and (runs["tokens"] / values).max() < GAP
     ordered = np.sort(np.log(values))
-    if len(ordered) > 1 and np.diff(ordered).max() > np.log(GAP) and name != "training_flops":
+    leap = len(ordered) > 1 and np.diff(ordered).max() > np.log(GAP)
+    if leap and not plausible and name != "training_flops":
         low = np.log(values) <= ordered[np.argmax(np.diff(ordered))]
         few, side = (low, "above") if low.sum() <= len(low) / 2 else (~low, "below")
         raise UserError(
             f"column {name}",
             f"a leap of {np.exp(np.diff(ordered).max()):.0f} times between neighbouring values, "
-            f"{side} {_names(ids, few)}",
+            f"{side} {names(ids, few)}",
             "one unit in the whole column",
             "Look for millions beside plain counts.",
         )
@@ -252,28 +257,35 @@ def _one_learning_rate(
     unknown = np.isnan(runs["learning_rate"])
     if unknown.any() and not unknown.all():
         raise UserError(
-            "column learning_rate", f"no number in {_names(runs['run_id'], unknown)}",
+            "column learning_rate", f"no number in {names(runs['run_id'], unknown)}",
             "one in every row, or no such column", "Fill it in.",
         )  # fmt: skip
-    settings = list(zip(*settings))
     keep = np.ones(len(runs), bool)
-    for setting in set(settings):
-        here = np.array([s == setting for s in settings])
+    for here in by_setting(settings):
         rates = np.unique(runs["learning_rate"][here])
         if len(rates) < 2:
             continue
         if not best:
             raise UserError(
                 "learning_rate",
-                f"{len(rates)} rates of one setting, in {_names(runs['run_id'], here)}",
+                f"{len(rates)} rates of one setting, in {names(runs['run_id'][here], here >= 0)}",
                 "one for each size and number of tokens",
                 "Add --best-learning-rate to keep the one with the least loss.",
             )
-        of = {r: loss[here & (runs["learning_rate"] == r)] for r in rates}
+        rate = runs["learning_rate"][here]
+        of = {r: loss[here][rate == r] for r in rates}
         fullest = max(map(len, of.values()))
         fair = {r: x.mean() for r, x in of.items() if not lost or len(x) == fullest}
-        keep &= ~here | (runs["learning_rate"] == min(fair, key=fair.get))
+        keep[here] = rate == min(fair, key=fair.get)
     return runs.where(keep)
+
+
+def by_setting(columns: Sequence[np.ndarray]) -> list[Int[np.ndarray, "m"]]:
+    """The rows of each combination of values."""
+    rows = collections.defaultdict(list)
+    for i, setting in enumerate(zip(*columns)):
+        rows[setting].append(i)
+    return [np.array(found) for found in rows.values()]
 
 
 def _check_enough(where: str, columns: dict[str, np.ndarray]) -> None:
@@ -292,16 +304,14 @@ def _check_enough(where: str, columns: dict[str, np.ndarray]) -> None:
 
 def _check_compute(found: Points, ids: list[str]) -> None:
     ratio = found.compute / (6 * found.parameters * found.tokens)
-    size = np.log(found.parameters)
-    nearest = np.argsort(np.abs(size[:, None] - size), axis=1, kind="stable")[:, :NEAREST]
-    around = np.median(ratio[nearest], axis=1)
+    around = _around(np.log(found.parameters), ratio)
     away = np.abs(np.log(ratio / around))
     if away.max() > np.log(APART):
         worst = np.argmax(away)
         raise UserError(
             "columns training_flops, parameters, tokens",
             f"compute over 6 N D of {ratio[worst]:.3g} where runs of about the same size have "
-            f"{around[worst]:.3g}, in {_names(ids, away > np.log(APART))}",
+            f"{around[worst]:.3g}, in {names(ids, away > np.log(APART))}",
             "one unit in each column",
             "Look for thousands, millions or petaFLOPs beside plain counts in these rows.",
         )
@@ -313,6 +323,23 @@ def _check_compute(found: Points, ids: list[str]) -> None:
             "about 1",
             "Look for a column in other units.",
         )
+
+
+def _around(size: Float[np.ndarray, "n"], value: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
+    """The median of each run's nearest in size, itself among them."""
+    order = np.argsort(size, kind="stable")
+    sorted_size = size[order]
+    most = min(NEAREST, len(size))
+    # The nearest of a sorted list are neighbours: a window of those that hold the run.
+    windows = np.arange(len(size))[:, None] + np.arange(1 - most, 1)
+    valid = (windows >= 0) & (windows + most <= len(size))
+    first = np.where(valid, windows, 0)
+    apart = np.abs(sorted_size[first[..., None] + np.arange(most)] - sorted_size[:, None, None])
+    best = np.argmin(np.where(valid, apart.sum(axis=2), np.inf), axis=1)
+    start = first[np.arange(len(size)), best]
+    found = np.empty(len(size))
+    found[order] = np.median(value[order][start[:, None] + np.arange(most)], axis=1)
+    return found
 
 
 def _check_sizes(found: Points, ids: list[str]) -> None:
@@ -335,7 +362,7 @@ def _check_sizes(found: Points, ids: list[str]) -> None:
     raise UserError(
         "columns training_flops, parameters, tokens",
         f"compute over 6 N D of {np.exp(of_part[odd]):.3g} at some sizes and of "
-        f"{np.exp(of_part[right]):.3g} at others, in {_names(ids, part[size] == odd)}",
+        f"{np.exp(of_part[right]):.3g} at others, in {names(ids, part[size] == odd)}",
         f"compute of a token that never falls by over {LEAPS[0]:g} times from a size to the next "
         f"larger one, nor rises by over {LEAPS[1]:g} times more than N",
         "Look for thousands, millions or petaFLOPs beside plain counts in all runs of these sizes.",
@@ -351,63 +378,44 @@ def _check_losses(
 ) -> None:
     """Against each other: no loss falls faster than in proportion to each of the counts.
 
-    So a run with no more of any count than another is hardly better. A run of as many tokens, more
-    of them different, may be: what counts of tokens is the larger factor of the two. Of two runs
-    that contradict each other, the one with more such contradictions is named.
+    A run of as many tokens, more of them different, may be better: what counts of tokens is the
+    larger factor of the two. A run that is far better than most of the others allow is in other
+    units; one that is worse than a smaller one may be right (`contradictions`).
     """
     odd = (loss <= 0) | (loss > 30)
     if odd.any():
         raise UserError(
-            "losses", f"{loss[odd][0]:g} in {_names(ids, odd)}", "nats per token, 0 to 30",
+            "losses", f"{loss[odd][0]:g} in {names(ids, odd)}", "nats per token, 0 to 30",
             "Convert them.",
         )  # fmt: skip
-    factor = lambda count: np.maximum(count / count[:, None], 1)  # noqa: E731
-    different = 1.0 if unique is None else factor(unique)
-    more = factor(parameters) * np.prod([np.maximum(factor(t), different) for t in tokens], axis=0)
-    contradict = loss[:, None] > WORSE * loss * more  # [i, j]: i is too bad beside j
-    worse, better = np.zeros(len(loss), bool), np.zeros(len(loss), bool)
-    while contradict.any():
-        too_bad, too_good = contradict.sum(axis=1), contradict.sum(axis=0)
-        i = np.argmax(too_bad + too_good + 0.5 * (too_bad > too_good))
-        (worse if too_bad[i] >= too_good[i] else better)[i] = True
-        contradict[i], contradict[:, i] = False, False
-    if worse.any():
-        raise UserError(
-            "losses",
-            f"runs far worse than smaller and shorter ones: {_names(ids, worse)}",
-            f"at most {WORSE} times the loss of a run with no more parameters and tokens",
-            'They look diverged: repeat them, or set their state to "diverged" and add '
-            "--drop-failed; or their parameters, tokens or loss are in other units.",
-        )
+    contradicted = np.zeros(len(loss), int)
+    for first in range(0, len(loss), ROWS):
+        here = slice(first, first + ROWS)
+        factor = lambda count: np.maximum(count[here, None] / count, 1)  # noqa: E731, B023
+        different = 1.0 if unique is None else factor(unique)
+        more = factor(parameters)
+        for t in tokens:
+            more = more * np.maximum(factor(t), different)
+        contradicted[here] = (loss > BETTER * loss[here, None] * more).sum(axis=1)
+    better = contradicted > (len(loss) - 1) / 2
     if better.any():
         raise UserError(
             "losses",
-            f"runs far better than the others allow: {_names(ids, better)}",
+            f"runs far better than the others allow: {names(ids, better)}",
             "a loss that falls no faster than in proportion to parameters and to tokens",
             "Look at their loss, and for parameters or tokens in other units.",
         )
 
 
-def doubts(found: Points, ids: list[str], predicted: np.ndarray) -> list[str]:
-    """What may be a mistake of the table, in words that name the runs.
-
-    Args:
-      predicted: the fitted law's losses of the runs.
-    """
-    said = []
+def doubts_of_compute(found: Points) -> list[Doubt]:
+    """Of the column training_flops."""
     ratio = np.median(found.compute / (6 * found.parameters * found.tokens))
-    if not 1 / TIMES_6ND < ratio < TIMES_6ND:
-        said.append(
+    if 1 / TIMES_6ND < ratio < TIMES_6ND:
+        return []
+    return [
+        Doubt(
             f"compute is {ratio:.3g} times 6 N D in the middle: heads, attention and what is not "
-            "in N must account for that, or a column is in other units"
+            "in N must account for that, or a column is in other units",
+            ("units",),
         )
-    away = np.log(found.loss / predicted)
-    scatter = 1.4826 * np.median(np.abs(away))
-    stray = np.abs(away) > max(STRAY[0] * scatter, STRAY[1])
-    if stray.any():
-        said.append(
-            f"{_names(ids, stray)} lie up to {np.expm1(np.abs(away).max()):.0%} from the law, over "
-            f"{STRAY[0]:g} times as far as runs do: look for a diverged run, or for parameters, "
-            "tokens or a loss in other units"
-        )
-    return said
+    ]
