@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUN := demo
-SYSTEMS := janus chameleon
+SYSTEMS := janus chameleon transfusion
 
 # A step on CPU frees and takes again gigabytes of buffers: kept in the process and on large pages
 # they cost a fifth to a half less time (docs/benchmarks.md, "Memory of CPU runs").
