@@ -44,8 +44,7 @@ UNET = TransfusionConfig(
     TEXT, AE, unet=UNetConfig(8, 4, 4, (32, 64), 1, (False, True), False, 0, 4)
 )
 TWINS = LMFusionConfig(TEXT, AE, LatentPatchesConfig(8, 4, 2))
-CONFIGS = {
-    "linear": LINEAR,
+CONFIGS = {  # the linear one is in what follows
     "unet": UNET,
     "at the patch, v, ddim": dataclasses.replace(
         LINEAR,

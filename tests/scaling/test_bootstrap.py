@@ -77,10 +77,10 @@ def test_refused_draws_are_drawn_again():
 
 def test_intervals_hold_the_truth_at_the_stated_rate():
     # `bench/scaling_coverage.py` does thousands of studies; here few enough for seconds.
-    studies = 60
+    studies = 24
     found = coverage(
         lambda seed: isoflop(BUDGETS, sizes=7, noise=0.005, seed=seed),
-        TRUTH, studies=studies, draws=100, level=0.9,
+        TRUTH, studies=studies, draws=60, level=0.9,
     )  # fmt: skip
     # Within what so many draws of a coin of 0.9 allow in 99.9% of cases.
     low, high = stats.binom.ppf([0.0005, 0.9995], studies, 0.9) / studies
