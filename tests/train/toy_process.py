@@ -15,8 +15,9 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from tests.train.toy import Toy, ToyBatches, toy_stage
-from unijax.core import exit_codes
+from unijax.core import exit_codes, lease
 from unijax.core.errors import Preempted, Unwritable
+from unijax.core.files import writable_directory
 from unijax.main import distributed
 from unijax.parallel.sharding import MeshConfig, make_mesh, reader
 from unijax.train import setup
@@ -143,8 +144,9 @@ def main() -> int:
         evaluators["ended"] = lambda state, step, writers: end_in_evaluation(
             step == args.sigterm_evaluating
         )
+    writable_directory(args.run_dir)
     try:
-        with StatusKeeper(args.run_dir, stage.steps) as keeper:
+        with lease.hold(args.run_dir), StatusKeeper(args.run_dir, stage.steps) as keeper:
             state = fit(
                 state, trainer, batches, stage.steps, loop, args.run_dir, description, evaluators,
                 None, [keeper],

@@ -241,9 +241,16 @@ def read_plain(path: str | os.PathLike) -> bytes:
     """
     handle = patiently(os.open, path, os.O_RDONLY | os.O_NONBLOCK)
     with os.fdopen(handle, "rb") as file:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise OSError(errno.EINVAL, "no plain file", str(path))
-        return file.read()
+        _check_plain(handle, path)
+        content = file.read()
+    if content is None:  # of /proc: nothing yet
+        raise OSError(errno.EINVAL, "no plain file", str(path))
+    return content
+
+
+def _check_plain(handle: int, path: str | os.PathLike) -> None:
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        raise OSError(errno.EINVAL, "no plain file", str(path))
 
 
 class Appended:
@@ -273,11 +280,13 @@ class Appended:
 
     def _flush(self) -> None:
         if self._file is None:
-            file = self._path.open("ab+", buffering=0)
-            if (size := os.fstat(file.fileno()).st_size) and os.pread(
-                file.fileno(), 1, size - 1
-            ) != b"\n":
-                file.write(b"\n")
+            with contextlib.ExitStack() as on_failure:
+                file = on_failure.enter_context(self._path.open("ab+", buffering=0))
+                _check_plain(file.fileno(), self._path)
+                size = os.fstat(file.fileno()).st_size
+                if size and os.pread(file.fileno(), 1, size - 1) != b"\n":
+                    file.write(b"\n")
+                on_failure.pop_all()
             self._file = file
         while self._unwritten:
             self._unwritten = self._unwritten[self._file.write(self._unwritten) :]
