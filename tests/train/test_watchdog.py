@@ -43,7 +43,7 @@ def test_a_hang_is_a_failure_of_a_node(code):
 
 def test_the_stacks_of_the_process_that_hangs_are_told_though_another_fires_first(tmp_path):
     """The one that waited fired, ended, and took the one to blame with it before it had written."""
-    codes = run(2, "--run-dir", str(tmp_path), "--hang-at", "30", "--hang-seconds", "8")
+    codes = run(2, "--run-dir", str(tmp_path), "--hang-at", "30", "--hang-seconds", "20")
     assert codes == [exit_codes.HUNG] * 2
     assert "in _wait_for_nothing" in (tmp_path / "hang-1.txt").read_text()
     assert "process 0" in (tmp_path / "hang-0.txt").read_text()
@@ -54,7 +54,7 @@ def test_the_file_of_stacks_is_not_written_through_a_link(tmp_path, monkeypatch)
     (tmp_path / "hang-0.txt").symlink_to(tmp_path / "mine.txt")
     ended = []
     monkeypatch.setattr(os, "_exit", ended.append)
-    Watchdog(tmp_path, 1)._end()
+    Watchdog(tmp_path, 1.0)._end()
     assert ended == [exit_codes.HUNG]
     assert (tmp_path / "mine.txt").read_text() == "mine"
     assert "its threads" in (tmp_path / "hang-0.txt").read_text()
