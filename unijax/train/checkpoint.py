@@ -328,7 +328,8 @@ class Checkpoints:
         except Exception as e:
             with contextlib.suppress(OSError):
                 check_allowed(self._directory)  # one that another run holds is not a full disk
-            if not _is_of_disk(e):
+            # Orbax takes what it could not look at for missing, and then names the place alone.
+            if not _is_of_disk(e) and str(self._directory) not in str(e):
                 raise
             several = jax.process_count() > 1
             if not several:
