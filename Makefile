@@ -70,6 +70,7 @@ faults: $(VENV)/ready
 	LD_PRELOAD=$$($(BIN)/python -c "from tests.faults.shim import build; print(build())") \
 		$(BIN)/python -m tests.faults.saves runs/faults
 	$(BIN)/python -m tests.faults.kills runs/kills
+	$(BIN)/python -m tests.faults.memory runs/memory
 
 # The scaling study of docs/study.md: hours on CPU, goes on where it was; tables to docs/study.
 study: $(VENV)/ready
