@@ -10,7 +10,7 @@ SYSTEMS := janus chameleon transfusion
 demo gallery composition encoders bench: export GLIBC_TUNABLES = \
 	glibc.malloc.arena_max=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=68719476736:glibc.malloc.hugetlb=1
 
-.PHONY: demo gallery test test-long lint bench compile-check plan-all composition encoders slurm-test chaos study \
+.PHONY: demo gallery test test-long lint bench compile-check plan-all composition encoders slurm-test chaos faults study \
 	study-test golden clean
 
 # Train a small Janus in front of you (about 15 minutes on 2 cores) and open demo/report.html.
@@ -64,6 +64,13 @@ slurm-test: $(VENV)/ready
 # Kills a training run 50 times at random moments; what is left must equal one that was let alone.
 chaos: $(VENV)/ready
 	$(BIN)/python -m tests.chaos --dir runs/chaos
+
+# Errors, kills and losses of power at every call of a save (hours); see docs/verification.md.
+faults: $(VENV)/ready
+	LD_PRELOAD=$$($(BIN)/python -c "from tests.faults.shim import build; print(build())") \
+		$(BIN)/python -m tests.faults.saves runs/faults
+	$(BIN)/python -m tests.faults.kills runs/kills
+	$(BIN)/python -m tests.faults.memory runs/memory
 
 # The scaling study of docs/study.md: hours on CPU, goes on where it was; tables to docs/study.
 study: $(VENV)/ready

@@ -8,6 +8,7 @@ from launch.engines import RUNS
 from launch.spec import FOLDER
 from unijax.core import status as status_lib
 from unijax.core.errors import UserError
+from unijax.core.json_files import shown
 from unijax.core.status import Status
 
 _HEAD = (
@@ -37,7 +38,7 @@ def table(directory: pathlib.Path, now: float | None = None) -> str:
     widths = [max(len(row[i]) for row in rows) for i in range(len(_HEAD))]
     lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in rows]
     messages = [
-        f"{name}: {said.splitlines()[0]}"
+        f"{shown(name)}: {shown(said.splitlines()[0], 500)}"
         for name, status in sorted(found.items())
         if (said := _message(status))
     ]
@@ -60,7 +61,7 @@ def _statuses(directory: pathlib.Path) -> dict[str, Known]:
         return {here.run: here}
     found: dict[str, Known] = {}
     for listed in directory.glob(f"{FOLDER}/{RUNS}"):
-        found |= {line.split("\t")[0]: None for line in listed.read_text().splitlines()}
+        found |= {line.split("\t")[0]: None for line in _lines(listed)}
     for path in directory.glob(f"*/{status_lib.FILE}"):
         try:
             status = status_lib.read(path.parent)
@@ -69,6 +70,13 @@ def _statuses(directory: pathlib.Path) -> dict[str, Known]:
         if status is not None:
             found[path.parent.name] = status
     return found
+
+
+def _lines(path: pathlib.Path) -> list[str]:
+    try:
+        return path.read_text(errors="replace").splitlines() if path.is_file() else []
+    except OSError as e:
+        raise UserError(str(path), f"{e.strerror or e}", "a list of runs", "Restore it.") from None
 
 
 def _message(status: Known) -> str:
@@ -83,6 +91,7 @@ def _state(status: Known, now: float) -> str:
 
 
 def _row(name: str, status: Known, now: float) -> Sequence[str]:
+    name = shown(name)
     if not isinstance(status, Status):
         return (name, _state(status, now), *[""] * (len(_HEAD) - 2))
     return (
@@ -98,8 +107,8 @@ def _row(name: str, status: Known, now: float) -> Sequence[str]:
         _cell(status.memory_gib, ".1f"),
         f"{_ago(now - status.updated)} ago",
         str(status.attempt),
-        status.host,
-        status.job,
+        shown(status.host),
+        shown(status.job),
     )
 
 

@@ -3,11 +3,20 @@
 import errno
 import os
 import pathlib
+import resource
+import signal
 
 import pytest
 
 from unijax.core.errors import Unwritable, UserError
-from unijax.core.files import atomic_directory, atomic_file, writable_directory
+from unijax.core.files import (
+    Appended,
+    atomic_directory,
+    atomic_file,
+    patiently,
+    read_plain,
+    writable_directory,
+)
 
 
 def test_a_file_appears_whole(tmp_path):
@@ -89,3 +98,54 @@ def test_an_error_inside_a_new_directory_names_what_it_would_have_been(tmp_path)
     told = f"{path}/checkpoints: found no room; expected some. Clear {path}."
     assert str(e.value) == told
     assert os.listdir(tmp_path) == []
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="no plain file"):
+        read_plain(tmp_path / "pipe")
+    with pytest.raises(OSError, match="no plain file"):
+        Appended(tmp_path / "pipe").write(b"a line")
+
+
+def test_lines_that_a_disk_did_not_take_are_written_with_the_next_or_in_the_end(tmp_path):
+    """The last failed write of a log was dropped when it was closed."""
+    log = Appended(tmp_path / "log")
+    log.write(b"1")
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3, limit[1]))  # no room for more
+        for line in (b"2", b"3"):
+            with pytest.raises(OSError, match="too large"):
+                log.write(line)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, before)
+    log.close()
+    assert (tmp_path / "log").read_bytes() == b"1\n2\n3\n"
+
+
+def test_a_call_that_a_share_refuses_for_a_moment_is_made_again():
+    left = [errno.EINTR, errno.ETIMEDOUT, errno.EREMOTEIO]
+
+    def call(value):
+        if left:
+            raise OSError(left.pop(), "for a moment")
+        return value
+
+    assert patiently(call, 7) == 7
+
+    def refuse():
+        raise OSError(errno.ENOSPC, "for long")
+
+    with pytest.raises(OSError, match="for long"):
+        patiently(refuse)
+
+
+def test_an_empty_directory_that_becomes_another_keeps_its_mode(tmp_path):
+    path = tmp_path / "out"
+    path.mkdir(mode=0o700)
+    with atomic_directory(path) as temporary:
+        (temporary / "a").write_text("a")
+    assert path.stat().st_mode & 0o777 == 0o700

@@ -1,8 +1,11 @@
 """Tokenizers: what text may become, round trips, special ids as data, errors by their text."""
 
+import contextlib
 import json
 import os
 import pathlib
+import random
+import shutil
 
 import pytest
 import tokenizers
@@ -11,6 +14,7 @@ from hypothesis import strategies as st
 
 from tests.data.conftest import NAMES, ROLES
 from unijax.core.errors import UserError
+from unijax.core.paths import assets_dir
 from unijax.data import tokenizer as tokenizer_lib
 from unijax.data.render import to_spans
 from unijax.data.special_tokens import SpecialTokens, write
@@ -309,3 +313,54 @@ def test_errors_of_the_list(json_dir, tmp_path, content, found):
     path = tmp_path / "special_tokens.json"
     path.write_text(content if isinstance(content, str) else json.dumps(content))
     assert found in _message(lambda: tokenizer_lib.load(json_dir / "tokenizer.json", path))
+
+
+def _reads_or_tells(directory: pathlib.Path) -> None:
+    with contextlib.suppress(UserError):
+        tokenizer_lib.load(directory)
+
+
+def test_a_damaged_model_is_read_or_told(tmp_path):
+    """Of 1,300 damaged tokenizers 21 were tracebacks: pieces of no UTF-8 among them."""
+    shutil.copytree(assets_dir() / "tokenizer", tmp_path / "t")
+    for name in ("tokenizer.model", "special_tokens.json"):
+        whole = (tmp_path / "t" / name).read_bytes()
+        for seed in range(60):
+            chance, content = random.Random(seed), bytearray(whole)
+            for _ in range(chance.choice([1, 4, 32])):
+                content[chance.randrange(len(content))] = chance.randrange(256)
+            cut = chance.choice([len(content), chance.randrange(len(content))])
+            (tmp_path / "t" / name).write_bytes(content[:cut])
+            _reads_or_tells(tmp_path / "t")
+        (tmp_path / "t" / name).write_bytes(whole)
+
+
+def _places(value, path=()):
+    yield path
+    items = value.items() if isinstance(value, dict) else ()
+    for key, inner in enumerate(value) if isinstance(value, list) else items:
+        yield from _places(inner, (*path, key))
+
+
+ODD = (None, -1, 2**70, 1.5, "x", "", [], {}, [[]])
+
+
+def test_a_tokenizer_json_with_anything_anywhere_is_read_or_told(tmp_path, capfd):
+    """The library panics where an id is out of range, which no `except Exception` catches."""
+    library = tokenizers.Tokenizer(
+        tokenizers.models.BPE({"a": 0, "b": 1, "ab": 2, "</s>": 3}, [("a", "b")])
+    )
+    library.add_special_tokens(["</s>"])
+    write(tmp_path / "special_tokens.json", SpecialTokens({"eos": "</s>"}, {"</s>": None}))
+    whole = json.loads(library.to_str())
+    for path in list(_places(whole))[1:]:
+        for odd in ODD:
+            content = json.loads(json.dumps(whole))
+            place = content
+            for key in path[:-1]:
+                place = place[key]
+            place[path[-1]] = odd
+            (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+            _reads_or_tells(tmp_path)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(whole))
+    assert tokenizer_lib.load(tmp_path).encode("ab") == [2]

@@ -3,6 +3,7 @@
 import datetime
 import io
 import json
+import re
 import tarfile
 import tracemalloc
 
@@ -127,6 +128,28 @@ def test_mistakes_in_a_table_are_told_with_the_row(tmp_path, rows, place, messag
         open_mixed(path)
     assert str(error.value).startswith(f"{path}{place}: found ")
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "counts.json", "pictures", "sums.json"])
+@pytest.mark.parametrize("damage", ["cut", "gone", "changed"])
+def test_a_damaged_copy_of_a_table_is_made_anew(tmp_path, capsys, name, damage):
+    """A copy without its counts was a traceback at every start, one with other rows was read."""
+    if (name, damage) == ("pictures", "changed"):
+        return  # each picture says so itself
+    path = write(tmp_path / "a.parquet", [{"image": hf(i % 4), "text": f"{i}"} for i in range(5)])
+    open_mixed(path)
+    (copy,) = (tmp_path / "cache").iterdir()
+    content = (copy / name).read_bytes()
+    other = re.sub(rb"\d", lambda digit: b"7" if digit[0] != b"7" else b"8", content, count=1)
+    changed = {"cut": content[:-9], "changed": other}
+    (copy / name).unlink()
+    if damage != "gone":
+        (copy / name).write_bytes(changed[damage])
+    records = open_mixed(path)
+    assert [records[i]["captions"] for i in range(5)] == [[f"{i}"] for i in range(5)]
+    assert records[3]["image"]() == PICTURES[3]
+    assert "it is made anew" in capsys.readouterr().err
+    assert list((tmp_path / "cache").iterdir()) == [copy]
 
 
 def test_a_damaged_table_is_told_and_leaves_nothing(tmp_path):

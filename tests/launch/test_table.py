@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 
 import pytest
 
@@ -69,6 +70,49 @@ def test_one_unreadable_status_hides_no_other_run(tmp_path, odd):
     assert lines[3] == "2 runs: 1 running, 1 unreadable"
     assert lines[4].startswith("b: ")
     assert "what is no status" in lines[4]
+
+
+HOSTILE = {
+    "a number of 400 digits": '{"run": "b", "step": ' + "1" * 400 + "}",
+    "a number of 5,000 digits": '{"step": ' + "1" * 5000 + "}",
+    "deep nesting": '{"step": ' + "[" * 100_000,
+    "a list": "[1]",
+    "no UTF-8": b'{"run": "\xff"}',
+    "large": '{"run": "' + "b" * 2**21 + '"}',
+}
+
+
+@pytest.mark.parametrize("hostile", [*HOSTILE, "digits", "pipe", "folder", "a time of 400 digits"])
+def test_a_hostile_status_hides_no_other_run_and_is_not_waited_for(tmp_path, hostile):
+    write(tmp_path, RUNNING)
+    (tmp_path / "b").mkdir()
+    file = tmp_path / "b" / status.FILE
+    whole = dataclasses.asdict(RUNNING)
+    if hostile == "pipe":
+        os.mkfifo(file)
+    elif hostile == "folder":
+        file.mkdir()
+    elif hostile == "digits":
+        file.write_text(json.dumps(whole | {"step_seconds": {"p50": 10**400}}))
+    elif hostile == "a time of 400 digits":
+        file.write_text(json.dumps(whole | {"updated": 10**400}))
+    else:
+        text = HOSTILE[hostile]
+        file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    lines = table(tmp_path, NOW).splitlines()
+    assert [line.split()[:2] for line in lines[1:3]] == [["a", "running"], ["b", "unreadable"]]
+    assert len(lines[4]) < 1000
+
+
+def test_escape_sequences_do_not_reach_the_terminal(tmp_path):
+    escape = "\x1b]0;owned\x07\x1b[31m"
+    odd = {"message": escape, "host": escape, "job": escape, "state": "failed"}
+    write(tmp_path, dataclasses.replace(RUNNING, **odd))
+    (tmp_path / f"b{escape}").mkdir()
+    (tmp_path / f"b{escape}" / status.FILE).write_text('{"x": "' + escape + '"}')
+    said = table(tmp_path, NOW)
+    assert "owned" in said
+    assert all(c == "\n" or c.isprintable() for c in said)
 
 
 def test_nothing_there(tmp_path):

@@ -1,5 +1,6 @@
 """The whole path: a config, shipped data, the loop, a run directory."""
 
+import os
 import pathlib
 import re
 import shutil
@@ -12,11 +13,15 @@ from tests import logs
 from tests.goldens import check_golden
 from tests.logs import everything
 from tests.main import tiny
-from unijax.core import tree
+from unijax.core import exit_codes, lease, tree
 from unijax.core.errors import UserError
+from unijax.data.tokenizer import load
+from unijax.main.cli import main
 from unijax.main.run import resolve
 from unijax.main.train import train
 from unijax.train.checkpoint import read_params, read_run
+
+TINY = pathlib.Path(tiny.__file__)
 
 
 def lines(run_dir: pathlib.Path) -> list[dict]:
@@ -129,8 +134,41 @@ def test_a_mistake_leaves_no_new_directory_but_what_was_there(tmp_path, monkeypa
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "mine.txt").write_text("mine")
     assert "mine.txt" in fails("old")
+    (tmp_path / "empty").mkdir(mode=0o700)
+    assert fails("empty") == []
+    assert (tmp_path / "empty").stat().st_mode & 0o777 == 0o700  # the user made it
     monkeypatch.setenv("UNIJAX_JOB", "40_1")  # an engine tables the failure
     assert fails("job") == ["status.json"]
+
+
+def test_a_run_directory_that_another_run_holds_is_left_as_it_is(tmp_path, capsys):
+    """Both ended with tracebacks, or the log of one lost the lines of the other."""
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    with lease.hold(run_dir):
+        argv = ["train", "--config", str(TINY), "--run-dir", str(run_dir)]
+        assert main(argv) == exit_codes.MISTAKE
+        said = capsys.readouterr().err
+        assert f"held by process {os.getpid()}" in said
+        assert "Traceback" not in said
+        assert os.listdir(run_dir) == [lease.FOLDER]
+
+
+def test_a_tokenizer_that_was_half_copied_is_copied_again(whole, tmp_path):
+    """Killed in the copy, a run trained to its end, and then nobody could read what it said."""
+    shutil.copytree(whole[0], tmp_path / "run")
+    copy = tmp_path / "run" / "tokenizer"
+    model = copy / "tokenizer.model"
+    content = model.read_bytes()
+    for damage in (lambda: model.write_bytes(content[:1000]), lambda: _rest_is_missing(copy)):
+        damage()
+        train(resolve(tiny.get_config()), tmp_path / "run")
+        assert model.read_bytes() == content
+        load(copy)
+
+
+def _rest_is_missing(copy):
+    (copy / "special_tokens.json").unlink()
 
 
 def test_initial_weights_of_another_size_are_refused(whole, tmp_path):

@@ -1,6 +1,10 @@
 """Tables of encoders' outputs."""
 
+import json
+import os
+
 import numpy as np
+import pytest
 
 from unijax.data.document import ImageRef
 from unijax.train import cache
@@ -25,3 +29,55 @@ def test_two_jobs_that_make_one_table_at_the_same_time_both_get_it(tmp_path):
     made = cache.table(tmp_path, "und", params, encode, read, refs)
     assert [float(made(k)) for k in sorted(refs)] == [0.0, 24.0, 48.0]
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def values(folder) -> list[float]:
+    refs = {f"k{i}": ImageRef(f"r{i}", np.full((2, 2, 3), i, np.uint8)) for i in range(3)}
+    params = {"w": np.array(2, np.float32)}
+
+    def encode(params, x):
+        return params["w"] * x.astype(np.float32).sum(axis=(1, 2, 3))
+
+    made = cache.table(folder, "und", params, encode, lambda ref: ref.raw, refs)
+    return [float(made(k)) for k in sorted(refs)]
+
+
+def permute(file):
+    keys = json.loads(file.read_text())
+    file.write_text(json.dumps(dict(zip(keys, reversed(keys.values())))))
+
+
+DAMAGES = {
+    "zeroed values": ("values.npy", lambda f: np.save(f, np.zeros(3, np.float32))),
+    "cut values": ("values.npy", lambda f: f.write_bytes(f.read_bytes()[:-5])),
+    "no values": ("values.npy", lambda f: f.unlink()),
+    "permuted keys": ("keys.json", permute),
+    "cut keys": ("keys.json", lambda f: f.write_text("{")),
+    "no keys": ("keys.json", lambda f: f.unlink()),
+    "no sums": ("sums.json", lambda f: f.unlink()),
+    "other sums": ("sums.json", lambda f: f.write_text("[[1]]")),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_table_is_noticed_and_made_anew(tmp_path, damage, capsys):
+    """Zeroed values and permuted keys trained on in silence, to other losses."""
+    assert values(tmp_path) == [0.0, 24.0, 48.0]
+    (place,) = tmp_path.iterdir()
+    name, inflict = DAMAGES[damage]
+    inflict(place / name)
+    assert values(tmp_path) == [0.0, 24.0, 48.0]
+    assert "it is made anew" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [place]
+
+
+def test_halves_of_tables_are_swept_when_nobody_wrote_to_them_for_a_day(tmp_path):
+    old, new = tmp_path / ".und-1234.0123abcd", tmp_path / ".gen-1234.89abcdef"
+    for half in (old, new):
+        half.mkdir()
+        (half / "values.npy").write_text("half")
+    for path in (old, old / "values.npy"):
+        os.utime(path, (1e9, 1e9))
+    values(tmp_path)
+    assert not old.exists()
+    assert new.exists()

@@ -3,14 +3,16 @@
 import os
 import pathlib
 import signal
+import time
 
 import jax
 import pytest
 
+from tests import processes
 from tests.logs import lines
 from tests.train.test_loop import run, same_bits
 from tests.train.toy import ToyBatches, toy_stage
-from unijax.core import status
+from unijax.core import exit_codes, status
 from unijax.core.errors import Preempted, UserError
 from unijax.train.status import StatusKeeper
 
@@ -49,6 +51,20 @@ def test_a_preempted_run_resumes_to_the_bits_and_the_log_of_one_that_was_not(tmp
 
 def test_sigterm_at_the_last_step_is_the_end_of_the_run(tmp_path):
     assert int(run(tmp_path, batches=Interrupted(19)).step) == 20
+
+
+def test_sigterm_again_and_again_is_told_as_one(tmp_path):
+    """The second fell on what ends a run: its status said "running" for ever."""
+    more = ("--run-dir", str(tmp_path), "--steps", "100000")
+    (process,) = processes.start(1, "tests.train.toy_process", *more)
+    while not (now := status.read(tmp_path)) or now.state != "running":
+        assert process.poll() is None
+        time.sleep(0.05)
+    while process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.01)
+    assert process.returncode == exit_codes.PREEMPTED
+    assert status.read(tmp_path).state == "preempted"
 
 
 def test_sigterm_is_as_before_once_training_is_over(tmp_path):

@@ -1,5 +1,6 @@
 """A process that does not go on ends itself, and says where it stood."""
 
+import os
 import time
 
 import pytest
@@ -38,3 +39,22 @@ def test_beats_keep_a_process_alive_and_leaving_ends_the_watch(tmp_path, monkeyp
 @pytest.mark.parametrize("code", [exit_codes.HUNG, exit_codes.PEER_LOST])
 def test_a_hang_is_a_failure_of_a_node(code):
     assert exit_codes.failure(code) == "node"
+
+
+def test_the_stacks_of_the_process_that_hangs_are_told_though_another_fires_first(tmp_path):
+    """The one that waited fired, ended, and took the one to blame with it before it had written."""
+    codes = run(2, "--run-dir", str(tmp_path), "--hang-at", "30", "--hang-seconds", "20")
+    assert codes == [exit_codes.HUNG] * 2
+    assert "in _wait_for_nothing" in (tmp_path / "hang-1.txt").read_text()
+    assert "process 0" in (tmp_path / "hang-0.txt").read_text()
+
+
+def test_the_file_of_stacks_is_not_written_through_a_link(tmp_path, monkeypatch):
+    (tmp_path / "mine.txt").write_text("mine")
+    (tmp_path / "hang-0.txt").symlink_to(tmp_path / "mine.txt")
+    ended = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    Watchdog(tmp_path, 1.0)._end()
+    assert ended == [exit_codes.HUNG]
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+    assert "its threads" in (tmp_path / "hang-0.txt").read_text()

@@ -15,8 +15,9 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from tests.train.toy import Toy, ToyBatches, toy_stage
-from unijax.core import exit_codes
+from unijax.core import exit_codes, lease
 from unijax.core.errors import Preempted, Unwritable
+from unijax.core.files import writable_directory
 from unijax.main import distributed
 from unijax.parallel.sharding import MeshConfig, make_mesh, reader
 from unijax.train import setup
@@ -113,6 +114,7 @@ def main() -> int:
     parser.add_argument("--sigterm-evaluating", type=int, default=-1, help="at this step")
     parser.add_argument("--last-cannot-read", action="store_true", help="one tree of arrays")
     parser.add_argument("--last-cannot-write", action="store_true", help="its second checkpoint")
+    parser.add_argument("--lease-seconds", type=float, default=lease.SECONDS)
     parser.add_argument("--documents", action="store_true", help="notes those of every step")
     args = parser.parse_args()
     distributed.join()
@@ -143,8 +145,12 @@ def main() -> int:
         evaluators["ended"] = lambda state, step, writers: end_in_evaluation(
             step == args.sigterm_evaluating
         )
+    writable_directory(args.run_dir)
     try:
-        with StatusKeeper(args.run_dir, stage.steps) as keeper:
+        with (
+            lease.hold(args.run_dir, args.lease_seconds),
+            StatusKeeper(args.run_dir, stage.steps) as keeper,
+        ):
             state = fit(
                 state, trainer, batches, stage.steps, loop, args.run_dir, description, evaluators,
                 None, [keeper],
@@ -154,6 +160,9 @@ def main() -> int:
         return exit_codes.PREEMPTED
     except Unwritable:
         distributed.leave(exit_codes.UNWRITABLE)
+    except (lease.Held, lease.Lost) as e:
+        print(f"error: {e}", file=sys.stderr)
+        return exit_codes.MISTAKE
     return exit_codes.DONE
 
 

@@ -6,7 +6,7 @@ tell of signals (128 + number).
 
 DONE = 0
 CHECK_FAILED = 1  # Python's own for a traceback, too
-MISTAKE = 2  # in the input: started again, it ends the same
+MISTAKE = 2  # in the input, or of the machine: started again, it ends the same
 DEVICE_LOST = 82  # an accelerator failed
 UNWRITABLE = 83  # a place that could be written no longer can: a full disk, a share that went away
 HUNG = 84  # it did not go on; below PEER_LOST: the others of the run may hang for its sake

@@ -1,5 +1,6 @@
 """JSON files of others, read within limits: whatever is in them, one clear error. And for them."""
 
+import errno
 import json
 import pathlib
 
@@ -32,6 +33,8 @@ def read_object(path: pathlib.Path, most_bytes: int = MOST_BYTES) -> dict:
     except RecursionError:
         raise UserError(str(path), "brackets nested too deep", "JSON", _AGAIN) from None
     except OSError as e:
+        if e.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            raise  # the machine's want, not the file's
         raise UserError(str(path), f"{e.strerror or e}", "a readable file", _AGAIN) from None
     except UserError:
         raise

@@ -8,9 +8,11 @@ import dataclasses
 import json
 import os
 import pathlib
+from typing import Any
 
 from unijax.core.errors import UserError
-from unijax.core.files import atomic_file
+from unijax.core.files import write_file
+from unijax.core.json_files import read_object, shown
 
 FILE = "status.json"
 STATES = ("starting", "running", "stopped", "done", "preempted", "failed")
@@ -66,8 +68,8 @@ def write(run_dir: str | os.PathLike, status: Status) -> None:
       UserError: if the place cannot be written.
     """
     assert status.state in STATES, status.state
-    with atomic_file(pathlib.Path(run_dir) / FILE) as temporary:
-        temporary.write_text(json.dumps(dataclasses.asdict(status)) + "\n")
+    text = json.dumps(dataclasses.asdict(status)) + "\n"
+    write_file(pathlib.Path(run_dir) / FILE, text, lasting=False)
 
 
 def read(run_dir: str | os.PathLike) -> Status | None:
@@ -77,25 +79,36 @@ def read(run_dir: str | os.PathLike) -> Status | None:
       UserError: if the file is no status file.
     """
     path = pathlib.Path(run_dir) / FILE
-    try:
-        return _checked(Status(**json.loads(path.read_text())))
-    except FileNotFoundError:
+    if not path.exists():
         return None
-    except (ValueError, TypeError, OSError) as e:
-        raise UserError(
-            str(path), f"what is no status ({e})", "the fields of a run's status", "Remove it."
-        ) from e
+    try:
+        return _checked(Status(**read_object(path, _MOST_BYTES)))
+    except (ValueError, TypeError) as e:
+        said = e.found if isinstance(e, UserError) else str(e)
+        found = f"what is no status ({shown(said)})"
+        raise UserError(str(path), found, "the fields of a run's status", "Remove it.") from e
 
 
+_MOST_BYTES = 2**20
+_LARGEST = 2**63
 _KINDS = {float: int | float, float | None: int | float | None, dict[str, float]: dict}
 
 
 def _checked(status: Status) -> Status:
-    """Raises TypeError for a field of another type."""
+    """Raises TypeError for a field of another type, ValueError for a number that none could be."""
     for field in dataclasses.fields(Status):
         value = getattr(status, field.name)
-        if not isinstance(value, _KINDS.get(field.type, field.type)):
-            raise TypeError(f"{field.name} is {value!r}")
-    if not all(isinstance(seconds, int | float) for seconds in status.step_seconds.values()):
-        raise TypeError(f"step_seconds is {status.step_seconds!r}")
+        if not isinstance(value, _KINDS.get(field.type, field.type)) or isinstance(value, bool):
+            raise TypeError(f"{field.name} is {shown(value)}")
+        _check_number(field.name, value)
+    for name, seconds in status.step_seconds.items():
+        if not isinstance(seconds, int | float):
+            raise TypeError(f"step_seconds is {shown(status.step_seconds)}")
+        _check_number(name, seconds)
     return status
+
+
+def _check_number(name: str, value: Any) -> None:
+    """Losses may be infinite or none; whole numbers of hundreds of digits are no count."""
+    if isinstance(value, int) and abs(value) > _LARGEST:
+        raise ValueError(f"{name} is {shown(value)}")

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 from unijax.core.errors import UserError
+from unijax.core.files import write_file
 from unijax.core.json_files import quoted, read_object, shown
 from unijax.core.vocab import SpecialIds
 
@@ -78,9 +79,14 @@ def check_ids(where: str, tokens: dict) -> None:
 _AS = "Write it as in assets/tokenizer/special_tokens.json."
 
 
-def write(path: Path, special: SpecialTokens) -> None:
+def text(special: SpecialTokens) -> str:
+    """What `read` reads."""
     content = {"names": special.names, "tokens": special.tokens}
-    path.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    return json.dumps(content, ensure_ascii=False, indent=2) + "\n"
+
+
+def write(path: Path, special: SpecialTokens) -> None:
+    write_file(path, text(special))
 
 
 def _check_names(path: Path, names: dict[str, str]) -> None:

@@ -4,6 +4,7 @@ Text from users never becomes a special id: `encode` returns ordinary ids whatev
 and special tokens enter a sequence as ids that rendering puts there.
 """
 
+import filecmp
 import re
 import shutil
 from collections.abc import Iterable
@@ -11,7 +12,8 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from unijax.core.errors import UserError
-from unijax.core.json_files import quoted
+from unijax.core.files import atomic_file
+from unijax.core.json_files import quoted, shown
 from unijax.core.vocab import SpecialIds
 from unijax.data import hf_tokens, special_tokens
 from unijax.data.special_tokens import SpecialTokens
@@ -90,12 +92,24 @@ class Tokenizer:
     def save(self, directory: str | Path) -> None:
         """Writes what `load` reads."""
         directory = Path(directory)
-        directory.mkdir(parents=True, exist_ok=True)
         for name, path in self._backend.files.items():
             if path.resolve() != (directory / name).resolve():
-                shutil.copyfile(path, directory / name)
+                with atomic_file(directory / name) as temporary:
+                    shutil.copyfile(path, temporary)
         special = SpecialTokens(self._names, self.tokens)
         special_tokens.write(directory / special_tokens.FILE_NAME, special)
+
+    def is_saved(self, directory: str | Path) -> bool:
+        """Whether the directory holds this tokenizer, whole."""
+        directory = Path(directory)
+        listed = special_tokens.text(SpecialTokens(self._names, self.tokens))
+        try:
+            return (directory / special_tokens.FILE_NAME).read_text() == listed and all(
+                filecmp.cmp(path, directory / name, shallow=False)
+                for name, path in self._backend.files.items()
+            )
+        except (OSError, ValueError):
+            return False
 
     def _cut(self, text: str) -> list[str]:
         cuts = [match.start() + 1 for match in self._literal.finditer(text)]
@@ -122,8 +136,20 @@ def load(path: str | Path, special: str | Path | None = None) -> Tokenizer:
             "a directory with tokenizer.model or tokenizer.json, or one of these files",
             "Correct the path of the tokenizer.",
         )
+    try:
+        return _load(file, None if special is None else Path(special))
+    except UserError:
+        raise
+    except BaseException as error:  # libraries raise what they like, and panic
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        found = f"a tokenizer that cannot be read ({shown(str(error) or type(error).__name__)})"
+        raise UserError(str(file), found, "one that is whole", "Fetch it again.") from error
+
+
+def _load(file: Path, special: Path | None) -> Tokenizer:
     if special is not None:
-        tokens = special_tokens.read(Path(special))
+        tokens = special_tokens.read(special)
     elif (file.parent / special_tokens.FILE_NAME).exists():
         tokens = special_tokens.read(file.parent / special_tokens.FILE_NAME)
     else:
@@ -132,10 +158,13 @@ def load(path: str | Path, special: str | Path | None = None) -> Tokenizer:
     if file.suffix == ".json":
         from unijax.data.json_tokenizer import JsonBackend
 
-        return Tokenizer(str(file), JsonBackend(file, tokens), tokens)
-    from unijax.data.sentencepiece_tokenizer import SentencePieceBackend
+        tokenizer = Tokenizer(str(file), JsonBackend(file, tokens), tokens)
+    else:
+        from unijax.data.sentencepiece_tokenizer import SentencePieceBackend
 
-    return Tokenizer(str(file), SentencePieceBackend(file), tokens)
+        tokenizer = Tokenizer(str(file), SentencePieceBackend(file), tokens)
+    tokenizer.decode(tokenizer.encode("A text of 2 words."))  # what fails later fails here
+    return tokenizer
 
 
 def check_vocab(tokenizer: Tokenizer, vocab_size: int) -> None:

@@ -9,17 +9,27 @@ import sys
 import traceback
 import types
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from unijax.core import exit_codes
 from unijax.core.errors import Preempted, Unwritable, UserError
 from unijax.core.files import OF_DISK
 from unijax.core.json_files import shown
-from unijax.main import launch_verbs, scaling_verbs
+from unijax.main import interrupts, launch_verbs, limits, scaling_verbs
 
 # Orbax and absl narrate every save, asyncio every failed write of one; what a user must know is
 # said by this project.
 logging.getLogger("absl").setLevel(logging.CRITICAL)
 logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+
+
+def _unraisable(what: Any) -> None:
+    """Tensorstore says so what comes late of a save that failed and was told."""
+    if str(what.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(what)
+
+
+sys.unraisablehook = _unraisable
 
 
 class _Parser(argparse.ArgumentParser):
@@ -201,7 +211,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a verb. Returns the exit status, one of `core.exit_codes`."""
     args = parse(argv)
     try:
-        status = _run(args)
+        with interrupts.told():
+            status = _run(args)
     except Exception as e:
         distributed = _distributed()
         status = distributed.status_of(e) if distributed else exit_codes.CHECK_FAILED
@@ -253,7 +264,12 @@ def _run(args: argparse.Namespace) -> int:
         )  # fmt: skip
         print(f"error: {told}", file=sys.stderr)
         return exit_codes.MISTAKE
-    except OSError as e:
+    except Exception as e:
+        if (limit := limits.told(e)) is not None:
+            print(f"error: {limit}", file=sys.stderr)
+            return exit_codes.MISTAKE
+        if not isinstance(e, OSError):
+            raise
         if e.errno in (errno.ENAMETOOLONG, errno.ELOOP):
             where = shown(str(e.filename))
             told = UserError(where, e.strerror, "a path that can be", "Correct it.")

@@ -8,7 +8,7 @@ from collections import Counter
 from tqdm import tqdm
 
 from unijax.core.errors import UserError
-from unijax.core.files import atomic_file
+from unijax.core.files import atomic_file, read_plain
 from unijax.sample.logits import Sampling
 from unijax.sample.pictures import file_name, save_png
 from unijax.sample.sampler import Sampler
@@ -21,7 +21,7 @@ def read_prompts(path: pathlib.Path) -> list[str]:
       UserError: for a file that cannot be read, a line that is no such object, or no prompt.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_plain(path).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as e:
         expected = "a text file in UTF-8, one prompt a line"
         raise UserError(str(path), f"{e}", expected, "Correct --prompts.") from None
@@ -38,7 +38,7 @@ def read_prompts(path: pathlib.Path) -> list[str]:
 def _prompt(path: pathlib.Path, number: int, line: str) -> str:
     try:
         value = json.loads(line)["prompt"]
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         value = None
     if not isinstance(value, str) or not value.strip():
         raise UserError(

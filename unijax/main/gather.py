@@ -18,6 +18,8 @@ from unijax.scaling.accounting import parameters_by_kind
 from unijax.scaling.grid import Cell
 from unijax.train.schema import config_of_today
 from unijax.train.stage import Rule, match_rules
+from unijax.train.writers import FILE as LOG
+from unijax.train.writers import read_log
 
 RESULT = "result.json"
 DAMAGED = (ValueError, LookupError, TypeError)  # empty, half a file, or not what was written
@@ -36,7 +38,7 @@ def record(
     Args:
       log_dir: whose log tells of its steps: its own, or its trunk's, if it ended there.
     """
-    lines = [json.loads(x) for x in (log_dir / "metrics.jsonl").read_text().splitlines()]
+    lines = read_log(log_dir / LOG)
     periods = [x for x in lines if "flops" in x]
     found = trained(run)
     last, tokens, flops, encoders, seconds, repeated = 0, 0.0, 0.0, 0.0, 0.0, 0.0

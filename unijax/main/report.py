@@ -3,7 +3,6 @@
 import base64
 import html
 import io
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 
@@ -13,6 +12,8 @@ from PIL import Image
 from unijax.core.files import atomic_file
 from unijax.core.system import Loss
 from unijax.evaluate.judged import Answered, Drawn
+from unijax.train.writers import FILE as LOG
+from unijax.train.writers import read_log
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 1100px; padding: 0 1em;
@@ -33,8 +34,7 @@ table { border-collapse: collapse } td, th { padding: 3px 12px; border-bottom: 1
 
 def read_curves(run_dir: pathlib.Path) -> list[dict]:
     """The lines of metrics.jsonl that hold scalars."""
-    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
-    return [row for row in map(json.loads, lines) if "texts" not in row]
+    return [row for row in read_log(run_dir / LOG) if "texts" not in row]
 
 
 def write(path: pathlib.Path, title: str, headline: str, parts: Sequence[str]) -> None:

@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Callable
 
 from unijax.core.errors import UserError
+from unijax.core.files import read_plain
 from unijax.evaluate.texts import Choice, perplexity, ranked
 from unijax.sample.sampler import Sampler
 
@@ -36,7 +37,7 @@ def score(sampler: Callable[[], Sampler], path: pathlib.Path) -> str:
 
 def _read(path: pathlib.Path) -> list[str] | list[Choice]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_plain(path).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as e:
         raise UserError(str(path), f"{e}", "a text file in UTF-8", "Correct --data.") from None
     if path.suffix != ".jsonl":
@@ -64,7 +65,7 @@ def _record(where: str, line: str) -> str | Choice:
             found = Choice(record["context"], tuple(choices), answer)
             words = [found.context, *found.choices]
             ok = all(isinstance(w, str) for w in words) and type(answer) is int
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         ok = False
     if not ok:
         raise UserError(

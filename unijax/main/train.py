@@ -1,23 +1,20 @@
 """`unijax train`: from a resolved config to a trained run directory."""
 
-import contextlib
 import dataclasses
 import logging
 import math
 import pathlib
-import shutil
 import sys
-from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 from clu.parameter_overview import get_parameter_overview
 from jax.sharding import AbstractMesh, Mesh
 
-from unijax.core import tree
+from unijax.core import lease, tree
 from unijax.core.batch import ImageBatch, PackedBatch
 from unijax.core.errors import UserError
-from unijax.core.files import atomic_file, writable_directory
+from unijax.core.files import discard, writable_directory, write_file
 from unijax.core.processes import is_lead, job_id
 from unijax.core.record import to_json
 from unijax.core.system import Params, RowSystem, System
@@ -43,7 +40,7 @@ from unijax.train.weights import load_weights
 # What a run directory holds before the first step is logged or saved.
 _WITHOUT_A_STEP = {
     "status.json", "parameters.txt", "tokenizer", "metrics.jsonl", "tensorboard", FOLDER,
-    origin.FOLDER,
+    origin.FOLDER, lease.FOLDER,
 }  # fmt: skip
 
 
@@ -69,30 +66,33 @@ def train(
         raise UserError(
             "tokenizer", "''", "the directory of the text tokenizer", "Name it in the config."
         )
-    with _leaves_nothing_of_a_mistake(run_dir):
-        writable_directory(run_dir)
-        with StatusKeeper(run_dir, run.stage.steps) as status:
-            state = _train(run, run_dir, init_from, stop_at, tables, status)
-            status.finish(int(state.step))
+    was_there = run_dir.exists()
+    is_new = not was_there or (run_dir.is_dir() and not any(run_dir.iterdir()))
+    writable_directory(run_dir)
+    with lease.hold(run_dir):
+        try:
+            with StatusKeeper(run_dir, run.stage.steps) as status:
+                state = _train(run, run_dir, init_from, stop_at, tables, status)
+                status.finish(int(state.step))
+        except UserError:
+            if is_new and is_lead() and _is_worthless(run_dir):
+                for path in run_dir.iterdir():
+                    discard(path)
+                if not was_there:
+                    run_dir.rmdir()
+            raise
     return state
 
 
-@contextlib.contextmanager
-def _leaves_nothing_of_a_mistake(run_dir: pathlib.Path) -> Iterator[None]:
-    """Removes a new directory where a mistake ended the run before there was anything to keep.
+def _is_worthless(run_dir: pathlib.Path) -> bool:
+    """Whether a mistake ended the run before there was anything to keep.
 
     Not where an engine started it: its table tells what became of every run.
     """
-    is_new = not run_dir.exists() or (run_dir.is_dir() and not any(run_dir.iterdir()))
-    try:
-        yield
-    except UserError:
-        log, saved = run_dir / "metrics.jsonl", run_dir / FOLDER
-        trained = any(saved.glob("*")) or (log.exists() and log.stat().st_size > 0)
-        worthless = {path.name for path in run_dir.glob("*")} <= _WITHOUT_A_STEP and not trained
-        if is_new and worthless and not job_id() and is_lead():
-            shutil.rmtree(run_dir, ignore_errors=True)
-        raise
+    log, saved = run_dir / "metrics.jsonl", run_dir / FOLDER
+    trained = any(saved.glob("*")) or (log.exists() and log.stat().st_size > 0)
+    names = {path.name for path in run_dir.iterdir()}
+    return names <= _WITHOUT_A_STEP and not trained and not job_id()
 
 
 def _train(
@@ -124,12 +124,12 @@ def _train(
     if run.validation.samples:
         checks |= shown(run, system, tokenizer, held_out)
     if is_lead():
-        if tokenizer is not None and not (run_dir / "tokenizer").exists():
-            tokenizer.save(run_dir / "tokenizer")  # for whoever reads the checkpoints
-        if init_from is not None and not (run_dir / origin.FOLDER).exists():
+        # For whoever reads the checkpoints. A run that was killed may have left a part of it.
+        if tokenizer is not None and not tokenizer.is_saved(run_dir / "tokenizer"):
+            tokenizer.save(run_dir / "tokenizer")
+        if init_from is not None and not origin.is_written(run_dir):
             origin.carry(init_from, run_dir)
-        with atomic_file(run_dir / "parameters.txt") as temporary:
-            temporary.write_text(parameter_table(trainer))
+        write_file(run_dir / "parameters.txt", parameter_table(trainer))
         print(describe(mesh, run.mesh.table), file=sys.stderr)
     state = trainer.begin(params)
     try:

@@ -9,7 +9,9 @@ import dataclasses
 import pathlib
 import shutil
 
+from unijax.core import lease
 from unijax.core.errors import UserError
+from unijax.core.files import atomic_directory, atomic_file, writable_directory
 from unijax.data.batch import Cached
 from unijax.main.run import RunConfig
 from unijax.main.train import train
@@ -95,9 +97,9 @@ def train_on_trunk(
 
 def _copy(trunk_dir: pathlib.Path, run_dir: pathlib.Path, step: int) -> None:
     """The checkpoint and the log, the checkpoint last: with it the run counts as begun."""
-    (run_dir / FOLDER).mkdir(parents=True, exist_ok=True)
-    shutil.copy2(trunk_dir / "metrics.jsonl", run_dir / "metrics.jsonl")
-    half = run_dir / FOLDER / f".{step}.copy"
-    shutil.rmtree(half, ignore_errors=True)
-    shutil.copytree(trunk_dir / FOLDER / str(step), half)
-    half.rename(run_dir / FOLDER / str(step))
+    writable_directory(run_dir)
+    with lease.hold(run_dir):
+        with atomic_file(run_dir / "metrics.jsonl") as temporary:
+            shutil.copyfile(trunk_dir / "metrics.jsonl", temporary)
+        with atomic_directory(run_dir / FOLDER / str(step)) as temporary:
+            shutil.copytree(trunk_dir / FOLDER / str(step), temporary, dirs_exist_ok=True)

@@ -4,7 +4,7 @@ import pathlib
 from collections.abc import Sequence
 
 from unijax.core.errors import UserError
-from unijax.core.files import writable_directory
+from unijax.core.files import read_plain, writable_directory
 from unijax.core.record import build
 from unijax.data import tokenizer as tokenizers
 from unijax.data.templates import TEMPLATES
@@ -117,7 +117,7 @@ def _typed():
 
 def _read(path: pathlib.Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_plain(path)
     except OSError as e:
         raise UserError(
             str(path), f"no readable file ({e.strerror})", "a picture", "Correct --image."

@@ -9,6 +9,8 @@ as it was trained.
 import collections
 import dataclasses
 import importlib.util
+import io
+import math
 import pathlib
 import pickle
 from typing import Any, BinaryIO
@@ -194,7 +196,7 @@ def load_weights(path: str = "", num_stages: int = len(STAGES)) -> dict[str, Any
         with file.open("rb") as f:
             state = read_legacy_state_dict(f)
         return _to_tree(state, num_stages)
-    except (pickle.UnpicklingError, EOFError, KeyError, ValueError) as e:
+    except Exception as e:  # damaged pickles raise what they like
         expected = f"the state dict of {PACKAGE}"
         raise UserError(str(file), f"something else ({e})", expected, get) from e
 
@@ -241,7 +243,7 @@ def _to_tree(state: dict[str, np.ndarray], num_stages: int) -> dict[str, Any]:
     return tree.unflatten(flat)
 
 
-def read_legacy_state_dict(file: BinaryIO) -> dict[str, np.ndarray]:
+def read_legacy_state_dict(file: BinaryIO | io.BytesIO) -> dict[str, np.ndarray]:
     """A state dict that PyTorch wrote before its zip format (1.6), without PyTorch.
 
     The file is five pickles (magic number, protocol, system, tensors by storage, storage keys)
@@ -257,21 +259,39 @@ def read_legacy_state_dict(file: BinaryIO) -> dict[str, np.ndarray]:
         _StateDictUnpickler(file).load()
     unpickler = _StateDictUnpickler(file)
     tensors = unpickler.load()
-    storages = {}
-    for key in _StateDictUnpickler(file).load():
-        count = int.from_bytes(file.read(8), "little")
-        dtype = unpickler.storage_dtypes[key]
-        data = file.read(count * dtype.itemsize)
-        if not data or len(data) != count * dtype.itemsize:
-            raise pickle.UnpicklingError("the file is cut off")
-        storages[key] = np.frombuffer(data, dtype)
+    keys = _StateDictUnpickler(file).load()
+    if not isinstance(tensors, dict) or not isinstance(keys, list):
+        raise pickle.UnpicklingError("no state dict")
+    storages = {key: _storage(file, unpickler.storage_dtypes[key]) for key in keys}
+    return {name: _tensor(storages, name, tensor) for name, tensor in tensors.items()}
+
+
+def _storage(file: BinaryIO | io.BytesIO, dtype: np.dtype) -> np.ndarray:
+    count = int.from_bytes(file.read(8), "little")
+    if count > _MOST_BYTES // dtype.itemsize:
+        raise pickle.UnpicklingError(f"a storage of {count:,} elements")
+    data = file.read(count * dtype.itemsize)
+    if not data or len(data) != count * dtype.itemsize:
+        raise pickle.UnpicklingError("the file is cut off")
+    return np.frombuffer(data, dtype)
+
+
+def _tensor(storages: dict[str, np.ndarray], name: str, tensor: Any) -> np.ndarray:
+    """A copy of what a tensor shows of its storage; no byte beside it is ever read."""
+    key, offset, shape, strides = tensor
+    whole = all(type(n) is int and n >= 0 for n in (offset, *shape, *strides))
+    if not whole or len(shape) != len(strides) or len(shape) > _MOST_DIMS:
+        raise pickle.UnpicklingError(f"{name}: shape {shape!r:.60}, strides {strides!r:.60}")
+    storage, size = storages[key], math.prod(shape)
+    last = offset + sum((n - 1) * s for n, s in zip(shape, strides)) if size else offset
+    if last >= storage.size + (not size) or size > storage.size:
+        raise pickle.UnpicklingError(f"{name}: values beyond its storage of {storage.size:,}")
     # The strides matter: these kernels were saved transposed.
-    return {
-        name: np.lib.stride_tricks.as_strided(
-            storages[key][offset:], shape, [s * storages[key].itemsize for s in strides]
-        ).copy()
-        for name, (key, offset, shape, strides) in tensors.items()
-    }
+    steps = [s * storage.itemsize for s in strides]
+    return np.lib.stride_tricks.as_strided(storage[offset:], shape, steps).copy()
+
+
+_MOST_BYTES, _MOST_DIMS = 2**31, 8
 
 
 class _StateDictUnpickler(pickle.Unpickler):
@@ -279,7 +299,7 @@ class _StateDictUnpickler(pickle.Unpickler):
 
     DTYPES = {"FloatStorage": np.dtype("<f4"), "LongStorage": np.dtype("<i8")}  # noqa: RUF012
 
-    def __init__(self, file: BinaryIO):
+    def __init__(self, file: BinaryIO | io.BytesIO):
         super().__init__(file)
         self.storage_dtypes: dict[str, np.dtype] = {}
 

@@ -11,6 +11,7 @@ import re
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -83,8 +84,9 @@ def compile_once(
     facts = cache / f"{digest}.json" if cache is not None else None
     text = cache / f"{digest}.hlo.gz" if cache is not None else None
     if facts is not None and facts.exists():
-        kept = json.loads(facts.read_text())
-        return Compiled(**kept, text=gzip.decompress(text.read_bytes()).decode())
+        with contextlib.suppress(OSError, ValueError, TypeError, EOFError, zlib.error):
+            kept = json.loads(facts.read_text())  # where it is damaged, it is compiled anew
+            return Compiled(**kept, text=gzip.decompress(text.read_bytes()).decode())
     out = _compile(lowered, topology)
     if facts is not None:
         facts.parent.mkdir(parents=True, exist_ok=True)

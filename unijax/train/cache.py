@@ -9,10 +9,10 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from unijax.core import tree
+from unijax.core import sums, tree
 from unijax.core.errors import UserError
-from unijax.core.files import atomic_directory
-from unijax.core.processes import is_lead, to_host, wait_for_all
+from unijax.core.files import atomic_directory, remove, sweep
+from unijax.core.processes import is_lead, tell_once, to_host, wait_for_all
 from unijax.core.system import Params, RowSystem
 from unijax.data.batch import Cached
 from unijax.data.config import DataConfig, preparation
@@ -22,6 +22,7 @@ from unijax.data.tasks import may_show
 from unijax.ops.image import to_signed
 
 _BATCH = 64
+_DAY = 86_400.0  # seconds
 ENDLESS = 10_000_000  # documents: more is a source that composes them for ever
 
 
@@ -112,7 +113,8 @@ def table(
     """Encodes pictures that are not yet in the folder's table; atomic, with a progress bar.
 
     The table's name holds a digest of the encoder's parameters, of the pictures' size and of the
-    set of pictures, so that a table is never used for another encoder.
+    set of pictures, so that a table is never used for another encoder. One whose checksums do not
+    hold is made anew.
 
     Args:
       params: of the encoder alone.
@@ -127,15 +129,26 @@ def table(
     first = read(refs[keys[0]])
     digest.update(repr((first.shape, keys)).encode())
     place = folder / f"{name}-{digest.hexdigest()[:12]}"
-    if is_lead() and not place.exists():
-        try:
-            _fill(place, name, params, encode, read, refs)
-        except UserError:
-            # Jobs of an array start together: another may have made the same table meanwhile.
-            if not (place / "keys.json").exists():
-                raise
+    if is_lead():
+        _make_once(place, lambda: _fill(place, name, params, encode, read, refs))
     wait_for_all(f"table {name}")
     return ImageTable(place)
+
+
+def _make_once(place: pathlib.Path, fill: Callable[[], None]) -> None:
+    """Where there is none that is whole. What others left half done is swept after a day."""
+    if sums.hold(place):
+        return
+    sweep(place.parent, older=_DAY)
+    if place.exists():
+        tell_once(str(place), f"{place}: damaged, or of another release; it is made anew")
+        remove(place)
+    try:
+        fill()
+    except UserError:
+        # Jobs of an array start together: another may have made the same table meanwhile.
+        if not sums.hold(place):
+            raise
 
 
 def _fill(
@@ -164,3 +177,5 @@ def _fill(
             values[start : start + len(part)] = out[: len(part)]
         values.flush()
         (temporary / "keys.json").write_text(json.dumps({k: i for i, k in enumerate(keys)}))
+        del values
+        sums.write(temporary)

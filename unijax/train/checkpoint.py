@@ -12,8 +12,12 @@ import hashlib
 import json
 import os
 import pathlib
+import re
+import secrets
 import shutil
-from collections.abc import Callable, Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -22,9 +26,21 @@ import orbax.checkpoint as ocp
 
 from unijax.core import tree
 from unijax.core.errors import Unwritable, UserError
-from unijax.core.files import OF_DISK, writable_directory
-from unijax.core.processes import all_agree, is_lead, wait_for_all
+from unijax.core.files import (
+    OF_DISK,
+    TRANSIENT,
+    check_allowed,
+    commit,
+    discard,
+    patiently,
+    remove,
+    sweep,
+    sync,
+    writable_directory,
+)
+from unijax.core.processes import all_agree, is_lead, of_the_lead, wait_for_all
 from unijax.core.system import Params
+from unijax.train import tensorstore_json  # noqa: F401  (Orbax leaks without it)
 from unijax.train.checksum import checksums
 from unijax.train.lora import folded, is_adapter
 from unijax.train.schema import READ, SCHEMA, upgraded
@@ -33,6 +49,9 @@ from unijax.train.state import TrainState, merge, split
 
 FOLDER = "checkpoints"
 DAMAGED = "damaged"  # beside it: what could not be restored
+
+_TO_END = 60.0  # seconds for what a failed save has begun
+_PAUSES = (0.1, 0.5, 2.0)  # seconds, before files are read again that could not be for a moment
 
 # How a disk that cannot be written is told, in an errno or in words of one of several libraries.
 _DISK = (*OF_DISK, errno.EACCES, errno.EPERM, errno.EFBIG)
@@ -54,7 +73,67 @@ class NotSaved(Unwritable):
     """The place of the checkpoints cannot be written. The earlier ones are as they were."""
 
 
+class _Temporary(ocp.path.atomicity.AtomicRenameTemporaryPath):
+    """The directory that a checkpoint is written to before it has its name (`core.files.commit`).
+
+    Its own name holds a mark of the run's attempt: what another attempt of the same run, which had
+    been given up for dead, writes to is another one.
+    """
+
+    mark = ""
+
+    @classmethod
+    def from_final(cls, final_path, **options):
+        name = f"{final_path.name}.{cls.mark}{ocp.path.atomicity.TMP_DIR_SUFFIX}"
+        return cls(final_path.parent / name, final_path, **options)
+
+    async def finalize(self) -> None:
+        temporary, final = pathlib.Path(self.get()), pathlib.Path(self.get_final())
+        text = f"Checkpoint commit was successful to {final}"
+        patiently((temporary / ocp.path.atomicity.COMMIT_SUCCESS_FILE).write_text, text)
+        commit(temporary, final)
+
+
+class _Remover:
+    """Takes a checkpoint's name away before its files: what is listed is whole."""
+
+    def __init__(self, directory: pathlib.Path):
+        self._directory = directory
+
+    def delete(self, step: int) -> None:
+        if is_lead():
+            remove(self._directory / str(step))
+
+    def delete_steps(self, steps: Sequence[int]) -> None:
+        for step in steps:
+            self.delete(step)
+
+    def close(self) -> None:
+        pass
+
+
 class _Manager(ocp.CheckpointManager):
+    def __init__(self, directory: pathlib.Path, options: ocp.CheckpointManagerOptions):
+        super().__init__(directory, options=options)
+        self._checkpoint_deleter = _Remover(directory)
+
+    def abandon(self) -> None:
+        """After a failure: ends what else it does, so that nothing writes any more."""
+        parts = (
+            self.wait_until_finished, self._checkpointer.close,
+            self._non_blocking_metadata_store.close, self._blocking_metadata_store.close,
+        )  # fmt: skip
+        for end in parts:
+            with contextlib.suppress(Exception):
+                end()
+        # The items of a checkpoint are written side by side, each by threads that nobody waits for
+        # once another has failed.
+        until = time.monotonic() + _TO_END
+        for thread in threading.enumerate():
+            if type(thread).__module__.startswith("orbax."):
+                with contextlib.suppress(Exception):  # it raises what ended it
+                    thread.join(max(until - time.monotonic(), 0))
+
     def reached_preemption(self, step: int) -> bool:
         """Never: `train.preemption` alone asks.
 
@@ -70,10 +149,17 @@ class Checkpoints:
     def __init__(self, run_dir: str | pathlib.Path, keep: int, keep_every: int = 0):
         """`keep` newest ones stay, and the multiples of `keep_every` for good; 0 for none."""
         self._directory = writable_directory(pathlib.Path(run_dir).absolute() / FOLDER)
+        mark = int(of_the_lead(np.asarray(secrets.randbits(31), np.int32)))
         self._options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, keep_period=keep_every or None, enable_async_checkpointing=True
+            max_to_keep=keep,
+            keep_period=keep_every or None,
+            enable_async_checkpointing=True,
+            temporary_path_class=type("_Temporary", (_Temporary,), {"mark": f"{mark:08x}"}),
+            # Where making them fails in the background, Orbax's threads wait for minutes.
+            async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
         )
-        self._manager = _Manager(self._directory, options=self._options)
+        self._remove_halves()
+        self._manager = self._new_manager()
 
     def latest(self) -> int | None:
         return self._manager.latest_step()
@@ -142,20 +228,18 @@ class Checkpoints:
         if like.ema is not None:
             wanted["ema"] = like.ema
         saved, got, error = {}, {}, None
-        try:
-            saved = read_run(directory)
-            check(saved)
-            with (
-                _readable(directory),
-                contextlib.closing(ocp.StandardCheckpointHandler()) as reader,
-            ):
-                for name, part in wanted.items():
-                    args = ocp.args.StandardRestore(abstract(part))
-                    got[name] = reader.restore(directory / name, args=args)
-        except Damaged as e:
-            error = e
+        for pause in (*_PAUSES, None):
+            try:
+                saved, got, error = *self._read_files(directory, wanted, check), None
+            except Damaged as e:
+                error = e
+            if pause is None or error is None or not _is_away(error):
+                break
+            time.sleep(pause)
         # One process alone may have failed: till here none has waited for another, as Orbax's
         # manager and checkpointers would.
+        if not all_agree(error is None or not _is_away(error)):
+            raise _away(directory, error)
         if not all_agree(error is None):
             raise error or _damaged(directory, "files that another process cannot read")
         sums = saved.get("checksums", {})  # `train.streaming` writes none
@@ -172,16 +256,31 @@ class Checkpoints:
         )
         return state, saved
 
+    def _read_files(
+        self, directory: pathlib.Path, wanted: dict[str, Any], check: Callable[[dict], None]
+    ) -> tuple[dict, dict[str, Any]]:
+        """The description, and the arrays by item."""
+        saved, got = read_run(directory), {}
+        check(saved)
+        with _readable(directory), contextlib.closing(ocp.StandardCheckpointHandler()) as reader:
+            for name, part in wanted.items():
+                args = ocp.args.StandardRestore(abstract(part))
+                got[name] = reader.restore(directory / name, args=args)
+        return saved, got
+
     def _set_aside(self, steps: list[int]) -> None:
         self._manager.close()
         if is_lead():
             aside = self._directory.parent / DAMAGED
+            check_allowed(aside)
             aside.mkdir(exist_ok=True)
             for step in steps:
-                shutil.rmtree(aside / str(step), ignore_errors=True)
+                discard(aside / str(step))
                 os.replace(self._directory / str(step), aside / str(step))
+            sync(aside)
+            sync(self._directory)
         wait_for_all("damaged checkpoints are set aside")
-        self._manager = _Manager(self._directory, options=self._options)
+        self._manager = self._new_manager()
 
     def wait(self) -> None:
         """Blocks until what was saved is on disk.
@@ -201,7 +300,8 @@ class Checkpoints:
     def _remove_halves(self) -> None:
         if is_lead():
             for half in self._directory.glob("*.orbax-checkpoint-tmp"):
-                shutil.rmtree(half, ignore_errors=True)
+                discard(half)
+            sweep(self._directory)
 
     def _check_room(self, nbytes: int) -> None:
         """Process 0 looks and all are told, so that none waits for one that could not write."""
@@ -226,14 +326,23 @@ class Checkpoints:
         try:
             yield
         except Exception as e:
-            if not _is_of_disk(e):
+            with contextlib.suppress(OSError):
+                check_allowed(self._directory)  # one that another run holds is not a full disk
+            # Orbax takes what it could not look at for missing, and then names the place alone.
+            if not _is_of_disk(e) and str(self._directory) not in str(e):
                 raise
+            several = jax.process_count() > 1
+            if not several:
+                self._manager.abandon()
             self._remove_halves()
-            told = self._not_saved(str(e).splitlines()[0][:200])
-            if jax.process_count() > 1:
+            told = self._not_saved((str(e) or type(e).__name__).splitlines()[0][:200])
+            if several:
                 raise Unwritable(told.where, told.found, told.expected, told.fix) from e
-            self._manager = _Manager(self._directory, options=self._options)
+            self._manager = self._new_manager()
             raise told from e
+
+    def _new_manager(self) -> _Manager:
+        return patiently(lambda: _Manager(self._directory, options=self._options))
 
     def _not_saved(self, found: str) -> NotSaved:
         return NotSaved(
@@ -245,14 +354,34 @@ class Checkpoints:
 
 
 def _is_of_disk(error: BaseException | None) -> bool:
-    """By its number or its words, or those of what caused it."""
+    """By its kind or its words, or those of what caused it: a save does nothing but write."""
     if error is None:
         return False
     said = str(error)
-    of_disk = getattr(error, "errno", None) in _DISK or any(
-        words in said for words in (*map(os.strerror, _DISK), "quota")
+    of_disk = isinstance(error, OSError) or any(
+        words in said for words in (*map(os.strerror, _DISK), "os_error_code=", "quota")
     )
     return of_disk or _is_of_disk(error.__cause__)
+
+
+def _is_away(error: BaseException | None) -> bool:
+    """Whether files could not be read for now, or by this user: nothing says that they are damaged.
+
+    Tensorstore tells the number of an error in its words.
+    """
+    if error is None:
+        return False
+    told = re.search(r"os_error_code='(\d+)'", str(error))
+    number = int(told[1]) if told else getattr(error, "errno", None)
+    return number in (*TRANSIENT, errno.EACCES, errno.EPERM) or _is_away(error.__cause__)
+
+
+def _away(directory: pathlib.Path, error: Damaged | None) -> Unwritable:
+    found = error.found if error is not None else "files that another process cannot read for now"
+    return Unwritable(
+        str(directory), found, "files that can be read",
+        "Nothing was moved. Repeat the command once they can be.",
+    )  # fmt: skip
 
 
 def whole_steps(run_dir: pathlib.Path) -> list[int]:

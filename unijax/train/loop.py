@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from unijax.core.errors import Preempted, UserError
-from unijax.core.files import atomic_file
+from unijax.core.files import discard, write_file
 from unijax.core.processes import is_lead, of_the_lead
 from unijax.core.system import Metrics
 from unijax.train import metrics as metrics_lib
@@ -35,8 +35,9 @@ from unijax.train.state import TrainState
 from unijax.train.watchdog import Watchdog
 from unijax.train.writers import WRITERS, Writer, Writers
 
-# The last checkpoint of a run is tried so often, so many seconds apart, where the disk is full.
-_LAST_TRIES, _LAST_PAUSE = 20, 30.0
+# The last checkpoint of a run is tried so often where the disk is full or away, soon at first, then
+# so many seconds apart.
+_LAST_TRIES, _LAST_PAUSE = 24, 30.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,8 +168,8 @@ def fit(
             now.take_step()
             if now.must_roll_back(newest=False):
                 now.roll_back()
-    if asked_to_end:
-        raise Preempted(now.step)
+        if asked_to_end:
+            raise Preempted(now.step)
     return now.state
 
 
@@ -302,14 +303,16 @@ class _Run:
         for left in reversed(range(tries)):
             self.watchdog.beat(f"saving step {self.step}")
             try:
+                self._writers.sync()  # or, the power lost, the log would end before the checkpoint
                 data = self.batches.get_state()
                 self._checkpoints.save(self.state, self.description | more, data)
                 if wait:
                     self._checkpoints.wait()
             except NotSaved as e:
-                self._tell_not_saved(e, again=left > 0)
+                pause = min(2.0 ** (tries - left - 1), _LAST_PAUSE)
+                self._tell_not_saved(e, pause if left else None)
                 if left:
-                    time.sleep(_LAST_PAUSE)
+                    time.sleep(pause)
                 elif wait:
                     raise
             else:
@@ -322,10 +325,11 @@ class _Run:
         try:
             self._checkpoints.wait()
         except NotSaved as e:
-            self._tell_not_saved(e, again=False)
+            self._tell_not_saved(e, None)
 
-    def _tell_not_saved(self, error: NotSaved, again: bool) -> None:
-        then = f"tried again in {_LAST_PAUSE:g} s" if again else "the run goes on without"
+    def _tell_not_saved(self, error: NotSaved, pause: float | None) -> None:
+        """`pause`: seconds until it is tried again; None: it is not."""
+        then = "the run goes on without" if pause is None else f"tried again in {pause:g} s"
         kept = self._checkpoints.latest()
         kept = "none is saved" if kept is None else f"the last one is of step {kept}"
         self._events.tell("not_saved", self.step, f"{error.found}; {then}; {kept}")
@@ -343,6 +347,7 @@ class _Run:
     def close(self) -> None:
         """Writes what is known and waits for what is being saved."""
         with contextlib.ExitStack() as at_end:
+            at_end.callback(self._events.close)
             at_end.callback(self._checkpoints.close)
             at_end.callback(self._writers.close)
             at_end.callback(self._report.close)
@@ -359,20 +364,20 @@ class Evaluated:
         """A later step than `start` is of a history that is undone."""
         self._path = run_dir / "evaluated"
         step = -1
-        if is_lead() and self._path.exists():
-            with contextlib.suppress(ValueError):  # a machine's end may leave the file empty
-                step = int(self._path.read_text())
-        step = int(of_the_lead(np.asarray(step, np.int32)))
+        if is_lead() and self._path.is_file():
+            with contextlib.suppress(ValueError, OSError):  # a disk may have damaged it
+                step = int(self._path.read_text()[:10])
+        step = int(of_the_lead(np.asarray(step if step < 2**31 else -1, np.int32)))
         self.step = step if step <= start else -1
         if self.step == -1 and is_lead():
-            self._path.unlink(missing_ok=True)
+            discard(self._path)
 
     def finish(self, step: int) -> None:
         """On a disk that cannot be written: after a restart it is made a second time."""
         self.step = step
         if is_lead():
-            with contextlib.suppress(UserError), atomic_file(self._path) as temporary:
-                temporary.write_text(f"{step}\n")
+            with contextlib.suppress(UserError):
+                write_file(self._path, f"{step}\n")
 
 
 def validation(

@@ -10,6 +10,8 @@ import pathlib
 import shutil
 from collections.abc import Iterable
 
+from unijax.core.errors import UserError
+from unijax.core.files import atomic_directory, discard
 from unijax.core.json_files import read_object
 from unijax.train import checkpoint
 
@@ -33,25 +35,35 @@ class Origin:
     files: tuple[pathlib.Path, ...] = ()
 
 
+def is_written(run_dir: str | pathlib.Path) -> bool:
+    """Whether the directory says where its parameters came from."""
+    return (pathlib.Path(run_dir) / FOLDER / _FILE).is_file()
+
+
 def read(run_dir: str | pathlib.Path) -> Origin:
     """Of a run directory; empty where nothing came before."""
     folder = pathlib.Path(run_dir) / FOLDER
     if not (folder / _FILE).is_file():
         return Origin()
     content = read_object(folder / _FILE)
+    history, licence = content.get("history"), content.get("licence")
+    if not isinstance(history, list) or not isinstance(licence, dict):
+        expected = "`history`, a list, and `licence`, an object"
+        raise UserError(str(folder / _FILE), "other fields", expected, "Restore it, or remove it.")
     files = sorted(p for p in folder.iterdir() if p.is_file() and p.name != _FILE)
-    return Origin(tuple(content["history"]), content["licence"], tuple(files))
+    return Origin(tuple(history), licence, tuple(files))
 
 
 def write(run_dir: str | pathlib.Path, origin: Origin) -> None:
-    """Writes it, its licences copied."""
-    folder = pathlib.Path(run_dir) / FOLDER
-    folder.mkdir(exist_ok=True)
-    for file in origin.files:
-        shutil.copyfile(file, folder / file.name)
+    """Writes it, its licences copied. There must be none yet."""
     content = {"history": list(origin.history), "licence": origin.licence}
     text = json.dumps(content, ensure_ascii=False, indent=2) + "\n"
-    (folder / _FILE).write_text(text, encoding="utf-8")
+    if not is_written(run_dir):
+        discard(pathlib.Path(run_dir) / FOLDER)  # of a release that wrote it file by file
+    with atomic_directory(pathlib.Path(run_dir) / FOLDER) as folder:
+        for file in origin.files:
+            shutil.copyfile(file, folder / file.name)
+        (folder / _FILE).write_text(text, encoding="utf-8")
 
 
 def carry(init_from: str | pathlib.Path, run_dir: str | pathlib.Path) -> None:

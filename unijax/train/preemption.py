@@ -1,5 +1,6 @@
 """Noticing that the run is asked to end: SIGTERM, which schedulers send ahead of the end."""
 
+import atexit
 import signal
 import threading
 import types
@@ -7,9 +8,13 @@ import types
 import jax
 from jax.experimental import multihost_utils
 
+from unijax.core.errors import Preempted
+
 
 class Preemption:
     """Between entering and leaving, SIGTERM does not end the process: `reached` tells of it.
+
+    Left with `Preempted` it goes on so: who asks again must not cut off what is told at the end.
 
     With one process the signal is caught here. With several, JAX's preemption service catches it
     from `jax.distributed.initialize` on, whichever of them gets it, and names one moment that all
@@ -26,8 +31,13 @@ class Preemption:
             self._before = signal.signal(signal.SIGTERM, self._tell)
         return self
 
-    def __exit__(self, *error: object) -> None:
-        if self._before is not None:
+    def __exit__(self, kind: type | None, *error: object) -> None:
+        if self._before is None:
+            return
+        if kind is not None and issubclass(kind, Preempted):
+            # Python gives up its own handlers before its process is over.
+            atexit.register(signal.signal, signal.SIGTERM, signal.SIG_IGN)
+        else:
             signal.signal(signal.SIGTERM, self._before)
 
     def _tell(self, number: int, frame: types.FrameType | None) -> None:

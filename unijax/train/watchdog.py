@@ -9,25 +9,36 @@ import os
 import pathlib
 import sys
 import threading
+import time
 
 import jax
+import numpy as np
 
 from unijax.core import exit_codes
+from unijax.core.files import atomic_file
+from unijax.core.processes import of_the_lead
 
 _TICK = 1.0  # seconds
+# So long it may take the others of a run to see that one fires, and any to write its stacks: the
+# disk may be what hangs.
+_TO_HEAR, _TO_WRITE = 5.0, 10.0
 
 
 class Watchdog:
     """Between entering and leaving, ends the process if `beat` is not called for so long.
 
     Before that the stacks of all threads go to stderr and to `hang-<process>.txt` in the run
-    directory. The exit status is `exit_codes.HUNG`. Time in which the whole process stood still
+    directory, those of all processes, though the one that fires first may only wait for the one
+    that hangs. The exit status is `exit_codes.HUNG`. Time in which the whole process stood still
     (SIGSTOP, a laptop asleep) does not count.
     """
 
     def __init__(self, run_dir: pathlib.Path, seconds: float):
-        """0 seconds is no watchdog."""
+        """0 seconds is no watchdog. To be called by all processes of a run."""
         self._path = run_dir / f"hang-{jax.process_index()}.txt"
+        mark = int(of_the_lead(np.asarray(time.time_ns() % 2**31, np.int32)))
+        self._alarm = run_dir / f".hang.{mark:08x}"  # its being there tells the others
+        self._several, self._heard = jax.process_count() > 1, False
         self._seconds, self._waited, self._doing = seconds, 0.0, "starting"
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
@@ -48,20 +59,30 @@ class Watchdog:
         tick = min(_TICK, self._seconds / 4)
         while not self._over.wait(tick):
             self._waited += tick
-            if self._waited >= self._seconds:
+            self._heard = self._several and self._alarm.exists()
+            if self._heard or self._waited >= self._seconds:
                 self._end()
 
     def _end(self) -> None:
-        said = (
-            f"process {jax.process_index()} has not gone on for {self._seconds:g} s while "
-            f"{self._doing}; its threads:\n"
-        )
+        what = f"has not gone on for {self._seconds:g} s while {self._doing}"
+        if self._heard:
+            what = f"was {self._doing} when another had not gone on for {self._seconds:g} s"
+        said = f"process {jax.process_index()} {what}; its threads:\n"
         try:
-            with self._path.open("w") as file:
-                self._dump(said, file)
+            writing = threading.Thread(target=self._write, args=(said,), daemon=True)
+            writing.start()
             self._dump(said, sys.__stderr__)
+            writing.join(_TO_WRITE)
+            if self._several:  # the first that ends takes the others with it
+                time.sleep(_TO_HEAR)
         finally:  # also on a full disk
             os._exit(exit_codes.HUNG)
+
+    def _write(self, said: str) -> None:
+        if self._several:
+            self._alarm.touch()
+        with atomic_file(self._path) as temporary, temporary.open("w") as file:
+            self._dump(said, file)
 
     def _dump(self, said: str, file) -> None:
         file.write(said)

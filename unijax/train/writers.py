@@ -1,5 +1,6 @@
 """Where metrics go: one small interface, with JSONL, TensorBoard and Weights & Biases behind it."""
 
+import contextlib
 import json
 import pathlib
 import sys
@@ -11,8 +12,42 @@ import numpy as np
 from tqdm import tqdm
 
 from unijax.core.errors import UserError
-from unijax.core.files import atomic_file
-from unijax.core.processes import is_lead
+from unijax.core.files import Appended, check_allowed, patiently, unwritable, write_file
+from unijax.core.processes import is_lead, tell_once
+
+FILE = "metrics.jsonl"
+
+
+def read_log(path: pathlib.Path) -> list[dict]:
+    """The rows of a log of metrics, each with a `step`; none where there is no file.
+
+    What is no such row is told and left out: the line that was being written when a run was killed,
+    or what damaged a disk.
+
+    Raises:
+      UserError: if it cannot be read.
+    """
+    if not path.exists():
+        return []
+    try:
+        if not path.is_file():  # a pipe would be waited for
+            raise UserError(str(path), "no plain file", "a log of metrics", "Move it away.")
+        lines = patiently(path.read_bytes).split(b"\n")
+    except OSError as e:
+        raise unwritable(path, e) from e
+    rows = [row for line in lines if line and (row := _row(line)) is not None]
+    if damaged := sum(1 for line in lines if line) - len(rows):
+        tell_once(f"{path}", f"{path}: {damaged} damaged lines are left out")
+    return rows
+
+
+def _row(line: bytes) -> dict | None:
+    try:
+        row = json.loads(line)
+        whole = isinstance(row, dict) and type(row.get("step")) is int
+    except (ValueError, RecursionError):  # no JSON, no UTF-8, a number of thousands of digits
+        return None
+    return row if whole else None
 
 
 @runtime_checkable
@@ -38,29 +73,25 @@ class JsonlWriter:
         again all lines of that step but the first, which is of training.
         """
         self._dir = run_dir
-        path = run_dir / "metrics.jsonl"
-        kept: list[str] = []
+        path = run_dir / FILE
+        kept: list[dict] = []
         last = -1
-        if path.exists():
-            for line in path.read_text().splitlines():
-                try:
-                    step = json.loads(line)["step"]
-                except json.JSONDecodeError:
-                    continue  # the line that was being written when the run was killed
-                if step < resume_step or (
-                    step == resume_step and not (evaluates_again and last == step)
-                ):
-                    kept.append(line)
-                last = step
-        with atomic_file(path) as temporary:
-            temporary.write_text("".join(line + "\n" for line in kept))
-        self._file = path.open("ab", buffering=0)
-        self._unwritten = b""  # for a disk that is full for a while
+        for row in read_log(path):
+            step = row["step"]
+            if step < resume_step or (
+                step == resume_step and not (evaluates_again and last == step)
+            ):
+                kept.append(row)
+            last = step
+        write_file(path, "".join(json.dumps(row) + "\n" for row in kept))
+        self._file = Appended(path)
 
-    def _write(self, line: dict) -> None:
-        self._unwritten += json.dumps(line).encode() + b"\n"
-        while self._unwritten:
-            self._unwritten = self._unwritten[self._file.write(self._unwritten) :]
+    def _write(self, row: dict) -> None:
+        self._file.write(json.dumps(row).encode())
+
+    def sync(self) -> None:
+        """The rows are on the disk, as the checkpoint that goes on from them will be."""
+        self._file.sync()
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         self._write({"step": step, **values})
@@ -84,7 +115,8 @@ class TensorBoardWriter:
     """Event files by tensorboardX, which needs no TensorFlow.
 
     Its SummaryWriter writes in a thread, and whoever logs waits for it without end where the thread
-    died of a full disk: so events are written here. After a failure the file ends.
+    died of a full disk: so events are written here. After a failure what was not written goes to a
+    new file.
     """
 
     def __init__(self, run_dir: pathlib.Path, resume_step: int, evaluates_again: bool):
@@ -92,22 +124,31 @@ class TensorBoardWriter:
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import SessionLog
 
-        (run_dir / "tensorboard").mkdir(exist_ok=True)
-        self._events = EventsWriter(str(run_dir / "tensorboard" / "events"))
+        self._folder, self._file = run_dir / "tensorboard", None
+        self._writer, self._unwritten = EventsWriter, []
         # Hides what an undone history wrote from this step on.
-        self._write(resume_step + 1, session_log=SessionLog(status=SessionLog.START))
+        with contextlib.suppress(OSError):  # written with the next
+            self._write(resume_step + 1, session_log=SessionLog(status=SessionLog.START))
 
     def _write(self, step: int, **content: Any) -> None:
         from tensorboardX.proto.event_pb2 import Event
 
-        if self._events is None:
-            return
+        self._unwritten.append(Event(wall_time=time.time(), step=step, **content))
+        self._flush()
+
+    def _flush(self) -> None:
         try:
-            self._events.write_event(Event(wall_time=time.time(), step=step, **content))
-            self._events.flush()
+            if self._file is None and self._unwritten:
+                self._folder.mkdir(exist_ok=True)
+                self._file = self._writer(str(self._folder / "events"))
+            for event in self._unwritten:
+                self._file.write_event(event)
+            if self._unwritten:
+                self._file.flush()
         except OSError:
-            self._events = None
+            self._file = None
             raise
+        self._unwritten = []
 
     def _summaries(self, step: int, values: Iterable) -> None:
         from tensorboardX.proto.summary_pb2 import Summary
@@ -131,8 +172,9 @@ class TensorBoardWriter:
         self._summaries(step, (summary.text(name, x) for name, x in values.items()))
 
     def close(self) -> None:
-        if self._events is not None:
-            self._events.close()
+        self._flush()
+        if self._file is not None:
+            self._file.close()
 
 
 class WandbWriter:
@@ -187,13 +229,16 @@ class Writers:
     ):
         """`names` are keys of `WRITERS`; `more` are writers beside those. See `JsonlWriter`."""
         self._writers: list[Writer] = []
-        self._told = False
+        self._told, self._dir = False, run_dir
         if is_lead():
             own = (WRITERS[name](run_dir, resume_step, evaluates_again) for name in names)
             self._writers = [*own, *more]
 
     def _each(self, write: Callable[[Writer], None]) -> None:
         failed = None
+        if self._writers:
+            with contextlib.suppress(OSError):  # as what is written below
+                check_allowed(self._dir)
         for writer in self._writers:
             try:
                 write(writer)
@@ -211,6 +256,10 @@ class Writers:
 
     def texts(self, step: int, values: Mapping[str, str]) -> None:
         self._each(lambda writer: writer.texts(step, values))
+
+    def sync(self) -> None:
+        """What was written is on the disk, as far as a run goes on from it."""
+        self._each(lambda writer: writer.sync() if isinstance(writer, JsonlWriter) else None)
 
     def close(self) -> None:
         self._each(lambda writer: writer.close())

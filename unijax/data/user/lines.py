@@ -47,8 +47,6 @@ class Lines(UserRecords):
         self._folder = path.parent if folder is None else folder
         self._change, self._loose = change, loose
         facts, notes, places = FactsOf(), Notes(), []
-        if path.exists() and not path.is_file():  # a pipe would wait for ever
-            raise UserError(str(path), "no plain file", "a JSONL file", "Correct the path.")
         with text.reading(path, "a JSONL file"), path.open("rb") as file:
             self._file = os.open(path, os.O_RDONLY)
             is_array = _is_array(file, path)

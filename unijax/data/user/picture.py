@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from unijax.core.errors import UserError
+from unijax.core.files import read_plain
 
 Picture = Callable[[], bytes]  # reads the encoded picture, when it is drawn
 
@@ -77,7 +78,7 @@ def _of_file(path: str, where: str, folder: Path) -> Picture:
 
 def read_file(file: Path, where: str) -> bytes:
     try:
-        return file.read_bytes()
+        return read_plain(file)
     except OSError as error:
         raise UserError(
             where, f"a picture that cannot be read ({error})", "a file", "Restore it."

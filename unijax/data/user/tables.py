@@ -20,8 +20,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from unijax.core import sums
 from unijax.core.errors import UserError
-from unijax.core.files import atomic_directory, writable_directory
+from unijax.core.files import atomic_directory, remove, sweep, writable_directory
 from unijax.core.paths import cache_dir
 from unijax.core.processes import tell_once
 from unijax.data.user import conversation
@@ -32,6 +33,7 @@ from unijax.data.user.records import UserRecords
 from unijax.data.user.shards import shards
 
 _VERSION = 1  # of what is written
+_DAY = 86_400.0  # seconds
 _ROWS = 32  # that are in memory together
 _AT = "$at"  # in the place of a picture: where its bytes are
 _READ = {*KEYS, *conversation.LISTS, *itertools.chain(*conversation.PAIRS), "system", "history"}
@@ -53,16 +55,11 @@ def open_tables(path: Path) -> UserRecords:
     stats = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     mark = hashlib.sha256(json.dumps([_VERSION, stats]).encode()).hexdigest()[:12]
     folder = cache_dir() / f"tables-{mark}"
-    if not folder.exists():
+    if (known := _read_counts(folder)) is None:
         _copy_once(files, path, folder)
-    counts, size = json.loads((folder / "counts.json").read_text())  # rows by file, and bytes
-    if (folder / "pictures").stat().st_size != size:
-        raise UserError(
-            str(folder),
-            "a damaged copy",
-            f"{size} bytes of pictures",
-            "Remove it: it is made anew.",
-        )
+        known = _read_counts(folder)
+        assert known is not None
+    counts, _ = known
     ends = list(itertools.accumulate(counts))
 
     def place(number: int, count: int) -> str:
@@ -94,11 +91,28 @@ class _Pictures:
         return [self.put_in(inner) for inner in value] if isinstance(value, list) else value
 
 
+def _read_counts(folder: Path) -> tuple[list[int], int] | None:
+    """Rows by file, and bytes of pictures; None without a copy that is whole.
+
+    Pictures are not summed up: each says itself where it is damaged.
+    """
+    try:
+        counts, size = json.loads((folder / "counts.json").read_bytes())
+        whole = (folder / "pictures").stat().st_size == size and sums.hold(folder)
+    except (OSError, ValueError, TypeError):
+        return None
+    return (counts, size) if whole else None
+
+
 def _copy_once(files: list[Path], path: Path, folder: Path) -> None:
     writable_directory(folder.parent)
     with _alone(folder.parent):
-        if folder.exists():  # another process was first
+        if _read_counts(folder) is not None:  # another process was first
             return
+        sweep(folder.parent, older=_DAY)
+        if folder.exists():
+            tell_once(str(folder), f"{folder}: damaged, or of another release; it is made anew")
+            remove(folder)
         try:
             with atomic_directory(folder) as temporary:
                 _copy_all(files, temporary)
@@ -128,6 +142,7 @@ def _copy_all(files: list[Path], folder: Path) -> None:
             counts = [_copy(file, rows, pictures) for file in files]
         size = pictures.tell()
     (folder / "counts.json").write_text(json.dumps([counts, size]))
+    sums.write(folder, leave="pictures")
 
 
 def _copy(file: Path, rows: TextIO, pictures: BinaryIO) -> int:

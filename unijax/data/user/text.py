@@ -29,6 +29,8 @@ _HALF = re.compile(r"\\u[dD][89a-fA-F]")  # as JSON writes half of a surrogate p
 def reading(path: Path, expected: str) -> Iterator[None]:
     """Makes a UserError of a file that cannot be read."""
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise UserError(str(path), "no plain file", expected, "Correct the path.")
         yield
     except OSError as error:
         found = f"{error.strerror or error}"
