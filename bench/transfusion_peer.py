@@ -19,6 +19,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from bench.janus_contender import serve
 
+# All of its networks import peft where there is one, and that imports accelerate.
+diffusers.utils.import_utils._peft_available = diffusers.utils.USE_PEFT_BACKEND = False
+
 
 class Transfusion(nn.Module):
     """transformers' Llama, and the two halves of diffusers' U-Net around it."""
@@ -48,9 +51,16 @@ class Transfusion(nn.Module):
         model = cls(json.loads((folder / "config.json").read_text())["model"])
         state = load_file(folder / "model.safetensors")
         state = {
-            name.replace("image_layers.unet", "unet").replace("image_layers.proj", "proj"): x
+            name.removeprefix("image_layers."): x
             for name, x in state.items()
             if not name.startswith("autoencoder.")
+        }
+        inner = ("language_model.embed_tokens", "language_model.layers", "language_model.norm")
+        state = {
+            name.replace("language_model.", "language_model.model.", 1)
+            if name.startswith(inner)
+            else name: x
+            for name, x in state.items()
         }
         model.load_state_dict(state)
         return model
