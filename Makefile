@@ -25,9 +25,10 @@ gallery: $(VENV)/ready
 test: lint
 	$(BIN)/python -m pytest tests --durations=40
 
-# What takes too long for every change: every table of eight devices, of every system.
+# What takes too long for every change: every table of eight devices, of every system; the gallery.
 test-long: $(VENV)/ready
-	TEST_LONG=1 $(BIN)/python -m pytest tests/systems -k eight_devices
+	TEST_LONG=1 $(BIN)/python -m pytest tests/systems tests/main/test_gallery.py \
+		-k "eight_devices or gallery"
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

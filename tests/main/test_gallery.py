@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 
+from tests.long import long
 from tests.main import tiny
 from unijax.core.errors import UserError
 from unijax.main import demo as demo_lib
@@ -14,6 +15,7 @@ from unijax.main.gallery import gallery
 TINY = pathlib.Path(tiny.__file__)
 
 
+@long
 def test_the_gallery_shows_what_each_system_drew(whole, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(demo_lib, "HELD_OUT", 2)
     shutil.copytree(whole[0], tmp_path / "tiny")

@@ -4,7 +4,6 @@ A subclass names a small system (`tests.systems.small`) and its recipe.
 """
 
 import functools
-import os
 import sys
 from typing import ClassVar
 
@@ -15,6 +14,7 @@ import pytest
 
 from tests import devices
 from tests.goldens import check_golden
+from tests.long import LONG
 from tests.systems.small import Batches, Small, assert_close
 from tests.tables import parameter_table, sharding_table
 from tests.walk import product_flops
@@ -161,7 +161,7 @@ class SystemSuite:
         `make test-long` takes the other tables too.
         """
         module, name = sys.modules[type(self).__module__].__name__, type(self).__name__
-        cases = () if os.environ.get("TEST_LONG") else ("fsdp_tensor_sequence",)
+        cases = () if LONG else ("fsdp_tensor_sequence",)
         assert devices.run("tests.systems.suite_devices", module, name, *cases) == "equal"
 
     # FLOPs
