@@ -221,7 +221,10 @@ def test_an_unconditional_image_has_an_empty_prompt():
 # Drawing
 
 
-@pytest.mark.parametrize(("layers", "guidance"), [("linear", None), ("linear", 3.0), ("unet", 3.0)])
+@pytest.mark.parametrize(
+    ("layers", "guidance", "prediction"),
+    [("linear", None, "v_prediction"), ("linear", 3.0, "epsilon"), ("unet", 3.0, "epsilon")],
+)
 def test_drawing_equals_working_the_whole_row_again_at_every_step(layers, guidance, prediction):
     config = dataclasses.replace(CONFIG, prediction=prediction)
     if layers == "unet":
