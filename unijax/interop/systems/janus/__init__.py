@@ -8,8 +8,18 @@ from unijax.interop import given
 from unijax.interop.config_parts import model_type
 from unijax.interop.interface import Comparison, Format, Interop, Part
 from unijax.interop.parts import llama_widths, siglip_widths, vq_widths
-from unijax.interop.systems.janus import compare, files, processor, reference, sizes, tables
+from unijax.interop.systems.janus import (
+    compare,
+    configs,
+    files,
+    processor,
+    reference,
+    sizes,
+    tables,
+)
+from unijax.interop.table import Table
 from unijax.systems.janus import JanusConfig
+from unijax.systems.towers import NAMES
 
 _ABOUT = (
     "Janus: one decoder that reads text and pictures and writes text and pictures "
@@ -35,12 +45,17 @@ processor = VLChatProcessor.from_pretrained(FOLDER)
 
 
 def _format(name: str, kind: str, write: Any, use: str, library: str) -> Format:
+    def table(config: JanusConfig, directory: pathlib.Path) -> Table:
+        del directory
+        configs.require_tower(config, name)
+        return tables.TABLES[name](config)
+
     return Format(
         name,
         f"model_type {kind!r}",
         matches=lambda directory: model_type(directory) == kind,
         read_config=lambda directory, notes, like: sizes.read_sizes(directory, name, notes),
-        table=lambda config, directory: tables.TABLES[name](config),
+        table=table,
         write=write,
         record=lambda source: processor.record(source, name),
         loads="JanusForConditionalGeneration",
@@ -78,8 +93,8 @@ def _sizes(config: JanusConfig) -> dict[str, str]:
     return {
         "decoder": f"{text.num_hidden_layers} layers of width {text.hidden_size}, "
         f"{text.vocab_size:,} rows of the vocabulary",
-        "tower": f"SigLIP, {vision.num_hidden_layers} layers of width {vision.hidden_size}, "
-        f"pictures of {vision.image_size} px in {vision.num_tokens} tokens",
+        "tower": f"{NAMES[vision.kind]}, {vision.num_hidden_layers} layers of width "
+        f"{vision.hidden_size}, pictures of {vision.image_size} px in {vision.num_tokens} tokens",
         "image tokenizer": f"VQ, {vq.num_embeddings:,} codes, pictures of {vq.image_size} px in "
         f"{vq.num_tokens} codes",
     }
