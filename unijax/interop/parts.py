@@ -11,6 +11,7 @@ import re
 from unijax.interop.table import CONV, LEADING_ONE, LINEAR, PATCHES, Entry, Table, linear, norm
 from unijax.models.llama import LlamaConfig
 from unijax.models.siglip import SiglipConfig
+from unijax.models.towers import NAMES, TowerConfig
 from unijax.models.vqgan import VQConfig
 
 Entries = list[Entry]
@@ -222,7 +223,15 @@ def llama_widths(config: LlamaConfig) -> dict[str, int]:
     }
 
 
-def siglip_widths(config: SiglipConfig) -> dict[str, int]:
+def tower_sizes(config: TowerConfig) -> dict[str, str]:
+    """The row of a tower in a model card's table."""
+    return {
+        "tower": f"{NAMES[config.kind]}, {config.num_hidden_layers} layers of width "
+        f"{config.hidden_size}, pictures of {config.image_size} px in {config.num_tokens} tokens",
+    }
+
+
+def tower_widths(config: TowerConfig) -> dict[str, int]:
     """The same of a tower."""
     return {
         "hidden_size of the tower": config.hidden_size,

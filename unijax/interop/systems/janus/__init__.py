@@ -4,10 +4,10 @@ import pathlib
 from typing import Any
 
 from unijax.data.tokenizer import Tokenizer
-from unijax.interop import given
+from unijax.interop import given, timm_tower
 from unijax.interop.config_parts import model_type
 from unijax.interop.interface import Comparison, Format, Interop, Part
-from unijax.interop.parts import llama_widths, siglip_widths, vq_widths
+from unijax.interop.parts import llama_widths, tower_sizes, tower_widths, vq_widths
 from unijax.interop.systems.janus import (
     compare,
     configs,
@@ -19,7 +19,6 @@ from unijax.interop.systems.janus import (
 )
 from unijax.interop.table import Table
 from unijax.systems.janus import JanusConfig
-from unijax.systems.towers import NAMES
 
 _ABOUT = (
     "Janus: one decoder that reads text and pictures and writes text and pictures "
@@ -85,7 +84,7 @@ def _stacks(config: JanusConfig) -> dict[str, int]:
 
 
 def _widths(config: JanusConfig) -> dict[str, int]:
-    return llama_widths(config.text) | siglip_widths(config.vision) | vq_widths(config.vq)
+    return llama_widths(config.text) | tower_widths(config.vision) | vq_widths(config.vq)
 
 
 def _sizes(config: JanusConfig) -> dict[str, str]:
@@ -93,11 +92,14 @@ def _sizes(config: JanusConfig) -> dict[str, str]:
     return {
         "decoder": f"{text.num_hidden_layers} layers of width {text.hidden_size}, "
         f"{text.vocab_size:,} rows of the vocabulary",
-        "tower": f"{NAMES[vision.kind]}, {vision.num_hidden_layers} layers of width "
-        f"{vision.hidden_size}, pictures of {vision.image_size} px in {vision.num_tokens} tokens",
+        **tower_sizes(vision),
         "image tokenizer": f"VQ, {vq.num_embeddings:,} codes, pictures of {vq.image_size} px in "
         f"{vq.num_tokens} codes",
     }
+
+
+def _eva(place: pathlib.Path, config: JanusConfig, notes: list[str]) -> given.Opened:
+    return timm_tower.given(place, config.vision, notes)
 
 
 def _conversations(tokenizer: Tokenizer) -> dict:
@@ -121,6 +123,7 @@ INTEROP = Interop(
     parts=(
         Part("llama", given.LLAMA, _llama, has_tokenizer=True),
         Part("siglip", given.SIGLIP, _siglip),
+        Part("eva", timm_tower.EVA, _eva),
         Part("vq", given.VQ, _vq),
     ),
     stacks=_stacks,
