@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from unijax.core import plugins
 from unijax.core.errors import UserError
 from unijax.interop import registry
 from unijax.systems import registry as systems
@@ -40,7 +41,7 @@ def registered(monkeypatch):
 
     def register(value):
         point = type("Point", (), {"value": "ink:INTEROP", "load": lambda self: value})()
-        monkeypatch.setattr(registry, "_registered", lambda: {"ink": point})
+        monkeypatch.setattr(plugins, "registered", lambda group: {"ink": point})
         monkeypatch.setattr(registry, "recipe", lambda name: None)
         registry.interop.cache_clear()
 

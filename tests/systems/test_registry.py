@@ -6,6 +6,7 @@ import types
 
 import pytest
 
+from unijax.core import plugins
 from unijax.core.errors import UserError
 from unijax.core.system import Recipe, RowSystem, System
 from unijax.systems import registry
@@ -23,12 +24,12 @@ def register(monkeypatch):
         ]
         found = lambda group: importlib.metadata.EntryPoints(points).select(group=group)  # noqa: E731
         monkeypatch.setattr(importlib.metadata, "entry_points", found)
-        registry._registered.cache_clear()
+        plugins.registered.cache_clear()
         recipe.cache_clear()
 
     yield add
     monkeypatch.undo()
-    registry._registered.cache_clear()
+    plugins.registered.cache_clear()
     recipe.cache_clear()
 
 

@@ -6,11 +6,11 @@ whose value is an `interface.Interop`. A module is loaded when it is asked for.
 
 import functools
 import importlib
-import importlib.metadata
 import pathlib
 import pkgutil
 from typing import Any
 
+from unijax.core import plugins
 from unijax.core.errors import UserError
 from unijax.core.json_files import quoted, read_object
 from unijax.interop import systems
@@ -21,14 +21,9 @@ GROUP = "unijax.interop"
 _OWN = frozenset(module.name for module in pkgutil.iter_modules(systems.__path__))
 
 
-@functools.cache
-def _registered() -> dict[str, importlib.metadata.EntryPoint]:
-    return {point.name: point for point in importlib.metadata.entry_points(group=GROUP)}
-
-
 def names() -> list[str]:
     """Of the systems that have foreign forms."""
-    return sorted({*_OWN, *_registered()})
+    return sorted({*_OWN, *plugins.registered(GROUP)})
 
 
 @functools.cache
@@ -41,26 +36,13 @@ def interop(name: str) -> Interop:
     if name in _OWN:
         return importlib.import_module(f"{systems.__name__}.{name}").INTEROP
     recipe(name)  # whether there is such a system at all
-    if name not in _registered():
+    if name not in plugins.registered(GROUP):
         raise UserError(
             f"system {name!r}", "no foreign format of it", f"one of {names()}",
             f"Its package can register one as an entry point of the group {GROUP!r} "
             "(docs/adding-a-system.md).",
         )  # fmt: skip
-    point = _registered()[name]
-    where = f"formats of the system {name!r} ({point.value})"
-    try:
-        found = point.load()
-    except (ImportError, AttributeError) as e:
-        raise UserError(
-            where, f"{e}", "a module that can be imported", "Install its package again."
-        ) from e
-    if not isinstance(found, Interop):
-        raise UserError(
-            where, f"a {type(found).__name__}", "a unijax.interop.interface.Interop",
-            "Correct its setup.",
-        )  # fmt: skip
-    return found
+    return plugins.load(GROUP, name, "formats of the system", Interop)
 
 
 def format_of(of: Interop, name: str | None, config: Any) -> Format:

@@ -7,8 +7,8 @@ Another package registers one as an entry point of the group `unijax.systems`, w
 import difflib
 import functools
 import importlib
-import importlib.metadata
 
+from unijax.core import plugins
 from unijax.core.errors import UserError
 from unijax.core.ladder import Ladder
 from unijax.core.system import Recipe
@@ -24,14 +24,9 @@ _OWN = {
 }
 
 
-@functools.cache
-def _registered() -> dict[str, importlib.metadata.EntryPoint]:
-    return {point.name: point for point in importlib.metadata.entry_points(group=GROUP)}
-
-
 def names() -> list[str]:
     """Of all systems that can be asked for."""
-    return sorted({*_OWN, *_registered()})
+    return sorted({*_OWN, *plugins.registered(GROUP)})
 
 
 @functools.cache
@@ -44,23 +39,11 @@ def recipe(name: str) -> Recipe:
     """
     if name in _OWN:
         return importlib.import_module(_OWN[name]).RECIPE
-    if name not in _registered():
+    if name not in plugins.registered(GROUP):
         near = difflib.get_close_matches(name, names(), 1)
         advice = f"Did you mean {near[0]!r}?" if near else "Correct it."
         raise UserError("system", f"unknown system {name!r}", f"one of {names()}", advice)
-    point = _registered()[name]
-    where = f"system {name!r} ({point.value})"
-    try:
-        found = point.load()
-    except (ImportError, AttributeError) as e:
-        raise UserError(
-            where, f"{e}", "a module that can be imported", "Install its package again."
-        ) from e
-    if not isinstance(found, Recipe):
-        raise UserError(
-            where, f"a {type(found).__name__}", "a unijax.core.system.Recipe", "Correct its setup."
-        )
-    return found
+    return plugins.load(GROUP, name, "system", Recipe)
 
 
 @functools.cache
