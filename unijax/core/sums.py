@@ -3,8 +3,14 @@
 import hashlib
 import json
 import pathlib
+from collections.abc import Callable
+
+from unijax.core.errors import UserError
+from unijax.core.files import remove, sweep
+from unijax.core.processes import tell_once
 
 FILE = "sums.json"
+_DAY = 86_400.0  # seconds
 
 
 def _sum(path: pathlib.Path) -> str:
@@ -25,3 +31,28 @@ def hold(folder: pathlib.Path) -> bool:
         return bool(sums) and all(_sum(folder / name) == kept for name, kept in sums.items())
     except (OSError, ValueError, AttributeError, TypeError, RecursionError):
         return False
+
+
+def make_once(
+    folder: pathlib.Path, whole: Callable[[pathlib.Path], bool], fill: Callable[[], None]
+) -> bool:
+    """Makes a folder where there is none that is whole; returns whether it did.
+
+    What others left half done beside it is swept after a day.
+
+    Args:
+      whole: whether a folder is as it was made, as `hold` says.
+      fill: makes it, atomically.
+    """
+    if whole(folder):
+        return False
+    sweep(folder.parent, older=_DAY)
+    if folder.exists():
+        tell_once(str(folder), f"{folder}: damaged, or of another release; it is made anew")
+        remove(folder)
+    try:
+        fill()
+    except UserError:
+        if not whole(folder):  # else another process, or machine, made the same meanwhile
+            raise
+    return True

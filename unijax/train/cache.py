@@ -11,8 +11,8 @@ from tqdm import tqdm
 
 from unijax.core import sums, tree
 from unijax.core.errors import UserError
-from unijax.core.files import atomic_directory, remove, sweep
-from unijax.core.processes import is_lead, tell_once, to_host, wait_for_all
+from unijax.core.files import atomic_directory
+from unijax.core.processes import is_lead, to_host, wait_for_all
 from unijax.core.system import Params, RowSystem
 from unijax.data.batch import Cached
 from unijax.data.config import DataConfig, preparation
@@ -22,7 +22,6 @@ from unijax.data.tasks import may_show
 from unijax.ops.image import to_signed
 
 _BATCH = 64
-_DAY = 86_400.0  # seconds
 ENDLESS = 10_000_000  # documents: more is a source that composes them for ever
 
 
@@ -130,25 +129,10 @@ def table(
     digest.update(repr((first.shape, keys)).encode())
     place = folder / f"{name}-{digest.hexdigest()[:12]}"
     if is_lead():
-        _make_once(place, lambda: _fill(place, name, params, encode, read, refs))
+        fill = lambda: _fill(place, name, params, encode, read, refs)  # noqa: E731
+        sums.make_once(place, sums.hold, fill)
     wait_for_all(f"table {name}")
     return ImageTable(place)
-
-
-def _make_once(place: pathlib.Path, fill: Callable[[], None]) -> None:
-    """Where there is none that is whole. What others left half done is swept after a day."""
-    if sums.hold(place):
-        return
-    sweep(place.parent, older=_DAY)
-    if place.exists():
-        tell_once(str(place), f"{place}: damaged, or of another release; it is made anew")
-        remove(place)
-    try:
-        fill()
-    except UserError:
-        # Jobs of an array start together: another may have made the same table meanwhile.
-        if not sums.hold(place):
-            raise
 
 
 def _fill(

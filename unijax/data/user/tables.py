@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from unijax.core import sums
 from unijax.core.errors import UserError
-from unijax.core.files import atomic_directory, remove, sweep, writable_directory
+from unijax.core.files import atomic_directory, writable_directory
 from unijax.core.paths import cache_dir
 from unijax.core.processes import tell_once
 from unijax.data.user import conversation
@@ -33,7 +33,6 @@ from unijax.data.user.records import UserRecords
 from unijax.data.user.shards import shards
 
 _VERSION = 1  # of what is written
-_DAY = 86_400.0  # seconds
 _ROWS = 32  # that are in memory together
 _AT = "$at"  # in the place of a picture: where its bytes are
 _READ = {*KEYS, *conversation.LISTS, *itertools.chain(*conversation.PAIRS), "system", "history"}
@@ -105,20 +104,15 @@ def _read_counts(folder: Path) -> tuple[list[int], int] | None:
 
 
 def _copy_once(files: list[Path], path: Path, folder: Path) -> None:
+    def fill() -> None:
+        with atomic_directory(folder) as temporary:
+            _copy_all(files, temporary)
+
     writable_directory(folder.parent)
     with _alone(folder.parent):
-        if _read_counts(folder) is not None:  # another process was first
-            return
-        sweep(folder.parent, older=_DAY)
-        if folder.exists():
-            tell_once(str(folder), f"{folder}: damaged, or of another release; it is made anew")
-            remove(folder)
-        try:
-            with atomic_directory(folder) as temporary:
-                _copy_all(files, temporary)
-        except UserError:
-            if not folder.exists():  # else one of another machine was
-                raise
+        made = sums.make_once(folder, lambda folder: _read_counts(folder) is not None, fill)
+    if not made:  # another process was first
+        return
     size = (folder / "pictures").stat().st_size
     line = f"{path}: {size:,} bytes of pictures copied to {folder}, which may be removed"
     tell_once(line, line)
