@@ -15,9 +15,8 @@ import pathlib
 import re
 import secrets
 import shutil
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -30,19 +29,17 @@ from unijax.core.files import (
     OF_DISK,
     TRANSIENT,
     check_allowed,
-    commit,
     discard,
     patiently,
-    remove,
     sweep,
     sync,
     writable_directory,
 )
 from unijax.core.processes import all_agree, is_lead, of_the_lead, wait_for_all
 from unijax.core.system import Params
-from unijax.train import tensorstore_json  # noqa: F401  (Orbax leaks without it)
 from unijax.train.checksum import checksums
 from unijax.train.lora import folded, is_adapter
+from unijax.train.orbax_manager import Manager, Temporary
 from unijax.train.schema import READ, SCHEMA, upgraded
 from unijax.train.stage import Rule
 from unijax.train.state import TrainState, merge, split
@@ -50,7 +47,6 @@ from unijax.train.state import TrainState, merge, split
 FOLDER = "checkpoints"
 DAMAGED = "damaged"  # beside it: what could not be restored
 
-_TO_END = 60.0  # seconds for what a failed save has begun
 _PAUSES = (0.1, 0.5, 2.0)  # seconds, before files are read again that could not be for a moment
 
 # How a disk that cannot be written is told, in an errno or in words of one of several libraries.
@@ -73,76 +69,6 @@ class NotSaved(Unwritable):
     """The place of the checkpoints cannot be written. The earlier ones are as they were."""
 
 
-class _Temporary(ocp.path.atomicity.AtomicRenameTemporaryPath):
-    """The directory that a checkpoint is written to before it has its name (`core.files.commit`).
-
-    Its own name holds a mark of the run's attempt: what another attempt of the same run, which had
-    been given up for dead, writes to is another one.
-    """
-
-    mark = ""
-
-    @classmethod
-    def from_final(cls, final_path, **options):
-        name = f"{final_path.name}.{cls.mark}{ocp.path.atomicity.TMP_DIR_SUFFIX}"
-        return cls(final_path.parent / name, final_path, **options)
-
-    async def finalize(self) -> None:
-        temporary, final = pathlib.Path(self.get()), pathlib.Path(self.get_final())
-        text = f"Checkpoint commit was successful to {final}"
-        patiently((temporary / ocp.path.atomicity.COMMIT_SUCCESS_FILE).write_text, text)
-        commit(temporary, final)
-
-
-class _Remover:
-    """Takes a checkpoint's name away before its files: what is listed is whole."""
-
-    def __init__(self, directory: pathlib.Path):
-        self._directory = directory
-
-    def delete(self, step: int) -> None:
-        if is_lead():
-            remove(self._directory / str(step))
-
-    def delete_steps(self, steps: Sequence[int]) -> None:
-        for step in steps:
-            self.delete(step)
-
-    def close(self) -> None:
-        pass
-
-
-class _Manager(ocp.CheckpointManager):
-    def __init__(self, directory: pathlib.Path, options: ocp.CheckpointManagerOptions):
-        super().__init__(directory, options=options)
-        self._checkpoint_deleter = _Remover(directory)
-
-    def abandon(self) -> None:
-        """After a failure: ends what else it does, so that nothing writes any more."""
-        parts = (
-            self.wait_until_finished, self._checkpointer.close,
-            self._non_blocking_metadata_store.close, self._blocking_metadata_store.close,
-        )  # fmt: skip
-        for end in parts:
-            with contextlib.suppress(Exception):
-                end()
-        # The items of a checkpoint are written side by side, each by threads that nobody waits for
-        # once another has failed.
-        until = time.monotonic() + _TO_END
-        for thread in threading.enumerate():
-            if type(thread).__module__.startswith("orbax."):
-                with contextlib.suppress(Exception):  # it raises what ended it
-                    thread.join(max(until - time.monotonic(), 0))
-
-    def reached_preemption(self, step: int) -> bool:
-        """Never: `train.preemption` alone asks.
-
-        JAX names the moment to end by the last number that it was asked with. Orbax would ask by
-        the step, and the loop then wait for a number that has gone by.
-        """
-        return False
-
-
 class Checkpoints:
     """The checkpoints of one run directory, for writing and resuming."""
 
@@ -154,7 +80,7 @@ class Checkpoints:
             max_to_keep=keep,
             keep_period=keep_every or None,
             enable_async_checkpointing=True,
-            temporary_path_class=type("_Temporary", (_Temporary,), {"mark": f"{mark:08x}"}),
+            temporary_path_class=Temporary.of(f"{mark:08x}"),
             # Where making them fails in the background, Orbax's threads wait for minutes.
             async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
         )
@@ -341,8 +267,8 @@ class Checkpoints:
             self._manager = self._new_manager()
             raise told from e
 
-    def _new_manager(self) -> _Manager:
-        return patiently(lambda: _Manager(self._directory, options=self._options))
+    def _new_manager(self) -> Manager:
+        return patiently(lambda: Manager(self._directory, options=self._options))
 
     def _not_saved(self, found: str) -> NotSaved:
         return NotSaved(
