@@ -44,11 +44,6 @@ class TestTransfusion(DecoderSuite):
     # Hidden states of images are found among all positions.
     may_gather_positions = (*DecoderSuite.may_gather_positions, "jvp()/sharding_constraint")
 
-    def hidden(self, batch):
-        """As in a prompt: what is read is clean."""
-        slots = batch.images[IMAGE]
-        return super().hidden(batch.replace(images={IMAGE: clean(slots)}))
-
 
 SMALL = TestTransfusion.small
 PARAMS = SMALL.params
