@@ -49,19 +49,14 @@ class Transfusion(nn.Module):
     @classmethod
     def from_export(cls, folder: pathlib.Path) -> "Transfusion":
         model = cls(json.loads((folder / "config.json").read_text())["model"])
-        state = load_file(folder / "model.safetensors")
-        state = {
-            name.removeprefix("image_layers."): x
-            for name, x in state.items()
-            if not name.startswith("autoencoder.")
-        }
-        inner = ("language_model.embed_tokens", "language_model.layers", "language_model.norm")
-        state = {
-            name.replace("language_model.", "language_model.model.", 1)
-            if name.startswith(inner)
-            else name: x
-            for name, x in state.items()
-        }
+        inner = ("embed_tokens", "layers", "norm")  # of transformers' Llama, beside its head
+        names = {f"language_model.{name}": f"language_model.model.{name}" for name in inner}
+        names["image_layers."] = ""
+        state = {}
+        for name, x in load_file(folder / "model.safetensors").items():
+            begins = next((old for old in names if name.startswith(old)), "")
+            state[names.get(begins, "") + name.removeprefix(begins)] = x
+        state = {name: x for name, x in state.items() if not name.startswith("autoencoder.")}
         model.load_state_dict(state)
         return model
 
