@@ -162,15 +162,22 @@ def janus_vq_config(q: Section, grid: int) -> VQConfig:
     multiplier = q.wholes("channel_multiplier", 64, 12)
     config = VQConfig(
         image_size=grid * 2 ** (len(multiplier) - 1),
-        base_channels=q.whole("base_channels", WIDTH),
         channel_multiplier=multiplier,
-        num_res_blocks=q.whole("num_res_blocks", BLOCKS, least=0),
-        latent_channels=q.whole("latent_channels", WIDTH),
-        embed_dim=q.whole("embed_dim", WIDTH),
-        num_embeddings=q.whole("num_embeddings", ROWS),
+        **vq_counts(q),
     )
     q.plain(plain.ANYWHERE | plain.VQ)
     return config
+
+
+def vq_counts(q: Section) -> dict[str, int]:
+    """What transformers' image tokenizers call as `VQConfig` does, but for the multipliers."""
+    return {
+        "base_channels": q.whole("base_channels", WIDTH),
+        "num_res_blocks": q.whole("num_res_blocks", BLOCKS, least=0),
+        "latent_channels": q.whole("latent_channels", WIDTH),
+        "embed_dim": q.whole("embed_dim", WIDTH),
+        "num_embeddings": q.whole("num_embeddings", ROWS),
+    }
 
 
 def check_janus_vq(config: VQConfig, where: str) -> None:

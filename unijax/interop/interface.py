@@ -99,7 +99,7 @@ class Format:
       tied: whether a head that is missing is the embedding where its config says nothing; None
         where none may be missing.
       use: how it is loaded, in Markdown.
-      library: of model cards.
+      package: that model cards name.
       loads: what loads it, in words.
     """
 
@@ -111,7 +111,7 @@ class Format:
     write: Callable[[Export], dict[str, str]]
     loads: str
     use: str
-    library: str = ""
+    package: str = ""
     record: Callable[[Import], dict] = said_template
     whole: bool = True
     tokenizer_of: Callable[[pathlib.Path], pathlib.Path] = lambda directory: directory

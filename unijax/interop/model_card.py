@@ -92,8 +92,8 @@ def write_model_card(
     fields = _write_licence(directory, before, licence)
     known = bool(fields) or bool(before.files)
     front = {"license": "unknown", **fields} if not known or fields else {"license": "other"}
-    if format.library:
-        front["library_name"] = format.library
+    if format.package:
+        front["library_name"] = format.package
     front["pipeline_tag"] = of.task
     imported = [stage["imported"] for stage in before.history if "imported" in stage]
     if imported and "/" in imported[-1]:

@@ -210,6 +210,25 @@ def vq_part(config: VQConfig) -> Table:
     )
 
 
+def llama_size(config: LlamaConfig) -> dict[str, str]:
+    """A decoder's row of the table in a model card."""
+    size = f"{config.num_hidden_layers} layers of width {config.hidden_size}"
+    return {"decoder": f"{size}, {config.vocab_size:,} rows of the vocabulary"}
+
+
+def siglip_size(config: SiglipConfig) -> dict[str, str]:
+    """A tower's."""
+    size = f"SigLIP, {config.num_hidden_layers} layers of width {config.hidden_size}"
+    pictures = f"pictures of {config.image_size} px in {config.num_tokens} tokens"
+    return {"tower": f"{size}, {pictures}"}
+
+
+def vq_size(config: VQConfig) -> dict[str, str]:
+    """An image tokenizer's."""
+    pictures = f"pictures of {config.image_size} px in {config.num_tokens} codes"
+    return {"image tokenizer": f"VQ, {config.num_embeddings:,} codes, {pictures}"}
+
+
 def llama_widths(config: LlamaConfig) -> dict[str, int]:
     """Sizes that some tensor of a decoder has along an axis."""
     heads = {"num_attention_heads": config.num_attention_heads}

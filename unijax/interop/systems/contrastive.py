@@ -18,7 +18,7 @@ from unijax.interop import given
 from unijax.interop.config_parts import model_type, siglip_config
 from unijax.interop.interface import Comparison, Export, Format, Interop, Outputs, Part
 from unijax.interop.opening import ForeignModel
-from unijax.interop.parts import siglip_part, siglip_widths
+from unijax.interop.parts import siglip_part, siglip_size, siglip_widths
 from unijax.interop.rows import ROWS
 from unijax.interop.table import Table
 from unijax.systems.contrastive import Contrastive, ContrastiveConfig
@@ -106,14 +106,6 @@ def _theirs(model: ForeignModel, pixels: np.ndarray) -> Outputs:
     return {"features": features.numpy()}
 
 
-def _sizes(config: ContrastiveConfig) -> dict[str, str]:
-    v = config.vision
-    return {
-        "tower": f"SigLIP, {v.num_hidden_layers} layers of width {v.hidden_size}, pictures of "
-        f"{v.image_size} px in {v.num_tokens} tokens",
-    }
-
-
 def _siglip(place: pathlib.Path, config: ContrastiveConfig, notes: list[str]) -> given.Opened:
     return given.siglip(place, config.vision, notes)
 
@@ -132,12 +124,12 @@ INTEROP = Interop(
             tied=None,
             loads="SiglipVisionModel",
             use=_USE,
-            library="transformers",
+            package="transformers",
         ),
     ),
     Comparison(_prompts, _theirs, _ours),
     _ABOUT,
-    _sizes,
+    lambda config: siglip_size(config.vision),
     parts=(Part("siglip", given.SIGLIP, _siglip),),
     stacks=lambda config: {"vision_model/": config.vision.num_hidden_layers},
     widths=lambda config: siglip_widths(config.vision),

@@ -207,7 +207,7 @@ INTEROP = Interop(
             fits=lambda config: config.kl is not None,
             loads="diffusers' AutoencoderKL",
             use=_KL_USE,
-            library="diffusers",
+            package="diffusers",
         ),
         _format(
             "hf",
@@ -219,7 +219,7 @@ INTEROP = Interop(
             fits=lambda config: config.vq is not None,
             loads="JanusVQVAE",
             use=_VQ_USE,
-            library="transformers",
+            package="transformers",
         ),
     ),
     Comparison(_prompts, _theirs, _ours),

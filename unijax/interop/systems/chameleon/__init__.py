@@ -5,7 +5,7 @@ import pathlib
 from unijax.interop import given
 from unijax.interop.config_parts import model_type
 from unijax.interop.interface import Comparison, Format, Interop, Part
-from unijax.interop.parts import llama_widths, vq_widths
+from unijax.interop.parts import llama_size, llama_widths, vq_size, vq_widths
 from unijax.interop.systems.chameleon import compare, hf, meta, meta_files
 from unijax.interop.table import Table
 from unijax.systems.chameleon import ChameleonConfig
@@ -45,13 +45,7 @@ def _widths(config: ChameleonConfig) -> dict[str, int]:
 
 
 def _sizes(config: ChameleonConfig) -> dict[str, str]:
-    text, vq = config.text, config.vq
-    return {
-        "decoder": f"{text.num_hidden_layers} layers of width {text.hidden_size}, "
-        f"{text.vocab_size:,} rows of the vocabulary",
-        "image tokenizer": f"VQ, {vq.num_embeddings:,} codes, pictures of {vq.image_size} px in "
-        f"{vq.num_tokens} codes",
-    }
+    return llama_size(config.text) | vq_size(config.vq)
 
 
 INTEROP = Interop(
@@ -70,7 +64,7 @@ INTEROP = Interop(
             may_lack=("vqmodel/decoder/",),
             loads="ChameleonForConditionalGeneration",
             use=_HF_USE,
-            library="transformers",
+            package="transformers",
         ),
         Format(
             "meta",

@@ -17,12 +17,18 @@ from unijax.core.vocab import SpecialIds
 from unijax.data import tokenizer as tokenizer_lib
 from unijax.interop import plain
 from unijax.interop.config_files import llama_json, special_ids
-from unijax.interop.config_parts import DROPOUT, check_vq_runs, llama_config, read_config
+from unijax.interop.config_parts import (
+    DROPOUT,
+    check_vq_runs,
+    llama_config,
+    read_config,
+    vq_counts,
+)
 from unijax.interop.hf_tokenizer import write_hf_tokenizer
 from unijax.interop.interface import Export, Import, said_template
 from unijax.interop.parts import TAMING_VQ, llama, vq
 from unijax.interop.safetensors_writer import SafetensorsWriter
-from unijax.interop.sections import BLOCKS, ROWS, SIDE, WIDTH, Section
+from unijax.interop.sections import SIDE, Section
 from unijax.interop.source_tokenizer import tell_padding
 from unijax.interop.sources import SafetensorsSource, Together, open_directory
 from unijax.interop.systems.chameleon.vocabulary import Codes, codes_of_run
@@ -78,12 +84,8 @@ def _vq_config(top: Section, codes: int, notes: list[str]) -> VQConfig:
     q.require("attn_resolutions", None, [], [grid])
     found = VQConfig(
         image_size=size,
-        base_channels=q.whole("base_channels", WIDTH),
         channel_multiplier=multiplier,
-        num_res_blocks=q.whole("num_res_blocks", BLOCKS, least=0),
-        latent_channels=q.whole("latent_channels", WIDTH),
-        embed_dim=q.whole("embed_dim", WIDTH),
-        num_embeddings=q.whole("num_embeddings", ROWS),
+        **vq_counts(q),
         coarse_attention=bool(attended),
         unit_codes=False,
     )

@@ -7,7 +7,14 @@ from unijax.data.tokenizer import Tokenizer
 from unijax.interop import given
 from unijax.interop.config_parts import model_type
 from unijax.interop.interface import Comparison, Format, Interop, Part
-from unijax.interop.parts import llama_widths, siglip_widths, vq_widths
+from unijax.interop.parts import (
+    llama_size,
+    llama_widths,
+    siglip_size,
+    siglip_widths,
+    vq_size,
+    vq_widths,
+)
 from unijax.interop.systems.janus import compare, files, processor, reference, sizes, tables
 from unijax.systems.janus import JanusConfig
 
@@ -34,7 +41,7 @@ processor = VLChatProcessor.from_pretrained(FOLDER)
 ```"""
 
 
-def _format(name: str, kind: str, write: Any, use: str, library: str) -> Format:
+def _format(name: str, kind: str, write: Any, use: str, package: str) -> Format:
     return Format(
         name,
         f"model_type {kind!r}",
@@ -45,7 +52,7 @@ def _format(name: str, kind: str, write: Any, use: str, library: str) -> Format:
         record=lambda source: processor.record(source, name),
         loads="JanusForConditionalGeneration",
         use=use,
-        library=library,
+        package=package,
         tied=name == "hf",
     )
 
@@ -74,15 +81,7 @@ def _widths(config: JanusConfig) -> dict[str, int]:
 
 
 def _sizes(config: JanusConfig) -> dict[str, str]:
-    text, vision, vq = config.text, config.vision, config.vq
-    return {
-        "decoder": f"{text.num_hidden_layers} layers of width {text.hidden_size}, "
-        f"{text.vocab_size:,} rows of the vocabulary",
-        "tower": f"SigLIP, {vision.num_hidden_layers} layers of width {vision.hidden_size}, "
-        f"pictures of {vision.image_size} px in {vision.num_tokens} tokens",
-        "image tokenizer": f"VQ, {vq.num_embeddings:,} codes, pictures of {vq.image_size} px in "
-        f"{vq.num_tokens} codes",
-    }
+    return llama_size(config.text) | siglip_size(config.vision) | vq_size(config.vq)
 
 
 def _conversations(tokenizer: Tokenizer) -> dict:

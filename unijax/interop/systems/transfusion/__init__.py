@@ -21,7 +21,7 @@ from unijax.interop.config_parts import model_type, read_config
 from unijax.interop.hf_tokenizer import write_hf_tokenizer
 from unijax.interop.interface import Comparison, Export, Format, Interop, Part
 from unijax.interop.opening import abstract_params, check_same
-from unijax.interop.parts import llama, llama_widths
+from unijax.interop.parts import llama, llama_size, llama_widths
 from unijax.interop.sections import BLOCKS, LAYERS, ROWS
 from unijax.interop.source_tokenizer import tell_padding
 from unijax.interop.systems.transfusion import compare
@@ -150,11 +150,9 @@ def _widths(config: TransfusionConfig) -> dict[str, int]:
 
 
 def _sizes(config: TransfusionConfig) -> dict[str, str]:
-    text, ae = config.text, config.autoencoder
+    ae = config.autoencoder
     layers = "linear" if config.patches is not None else "U-Net"
-    return {
-        "decoder": f"{text.num_hidden_layers} layers of width {text.hidden_size}, "
-        f"{text.vocab_size:,} rows of the vocabulary",
+    return llama_size(config.text) | {
         "images": f"{ae.image_size} px, {ae.grid} x {ae.grid} x {ae.latent_channels} latents in "
         f"{config.num_tokens} patches, {layers} layers",
     }
