@@ -30,6 +30,17 @@ SHIPPED = [
     "configs/siglip_demo.py",
     "configs/finetune.py",
     "configs/scaling_micro.py",
+    *(
+        f"configs/eva_mim.py:{size}"
+        for size in ("eva01_g", "eva02_ti", "eva02_s", "eva02_b", "eva02_l", "eva02_l_m38m")
+    ),
+    *(
+        f"configs/eva_clip.py:{size}"
+        for size in ("g", "g_plus", "b16", "l14", "l14_336", "e14", "e14_plus")
+    ),
+    "configs/mim_demo.py",
+    "configs/clip_demo.py",
+    *(f"configs/classify_demo.py:{how}" for how in ("probe", "finetune", "random")),
 ]  # fmt: skip
 
 

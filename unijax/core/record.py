@@ -65,7 +65,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in args:
             return None
-        (hint,) = [a for a in args if a is not type(None)]
+        hints = [a for a in args if a is not type(None)]
+        hint = hints[0] if len(hints) == 1 else _of_kind(hints, value, where)
         return _convert(hint, value, where)
     if dataclasses.is_dataclass(hint):
         return build(hint, value, where)
@@ -85,6 +86,17 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return value
     assert hint is Any, (where, hint)
     return value
+
+
+def _of_kind(classes: list[type], value: Any, where: str) -> type:
+    """Which of several dataclasses a group of keys means: by its `kind`, the first without one."""
+    if not _is_group(value):
+        raise UserError(where, quoted(value), "a group of keys", "Correct it.")
+    by_kind = {cls.kind: cls for cls in classes}
+    kind = value.get("kind", classes[0].kind)
+    if kind not in by_kind:
+        raise UserError(f"{where}.kind", quoted(kind), f"one of {[*by_kind]}", "Correct it.")
+    return by_kind[kind]
 
 
 def _wrong_type(where: str, value: Any, expected: str) -> UserError:

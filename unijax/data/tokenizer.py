@@ -77,6 +77,10 @@ class Tokenizer:
             "Give the special token an id of its own.",
         )
 
+    def caption(self, text: str, length: int) -> list[int]:
+        """What a text tower reads: of `length` ids at most."""
+        return self.encode(text)[:length]
+
     def decode(self, ids: Iterable[int]) -> str:
         """Text of the ids. Special tokens say nothing, and ids beyond the file's own neither."""
         ordinary = [i for i in map(int, ids) if i not in self._forbidden and i < self._backend.size]
@@ -167,7 +171,15 @@ def _load(file: Path, special: Path | None) -> Tokenizer:
     return tokenizer
 
 
-def check_vocab(tokenizer: Tokenizer, vocab_size: int) -> None:
+@runtime_checkable
+class Ids(Protocol):
+    """What a table of ids has to hold."""
+
+    where: str
+    vocab_size: int
+
+
+def check_vocab(tokenizer: Ids, vocab_size: int) -> None:
     """Raises a UserError where the tokenizer has ids that a table of `vocab_size` rows lacks."""
     if tokenizer.vocab_size > vocab_size:
         raise UserError(

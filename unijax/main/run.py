@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from unijax.core.errors import UserError
-from unijax.core.record import build, to_json
+from unijax.core.record import added, build, to_json
 from unijax.core.system import System
 from unijax.data.config import DataConfig, GroupConfig
 from unijax.data.pictures import PictureConfig
@@ -31,11 +31,17 @@ class ValidationConfig:
       groups: held-out sources, as `data.groups`.
       samples: at every evaluation, so many held-out prompts are drawn and so many held-out
         pictures asked about, for people to look at; tokenizers rebuild so many pictures.
+      classes: categories of the held-out pictures, for labels as `data.classes` gives; by default
+        those.
+      prompts: with `{}` where a class stands: a recipe of pictures and texts says of which class
+        held-out pictures are (`evaluate.zero_shot`).
     """
 
     batches: int = 0
     samples: int = 0
     groups: tuple[GroupConfig, ...] = ()
+    classes: tuple[str, ...] = added(())
+    prompts: tuple[str, ...] = added(())
 
     def __post_init__(self):
         for name in ("batches", "samples"):
@@ -55,8 +61,9 @@ class RunConfig:
       data: sources, mixture, rows.
       stage: what is trained, and how.
       tokenizer: directory of the text tokenizer; empty where there is no text.
-      init: parts that do not start at random, in this order: {group: weight file}, or
-        {group: `:NAME`}, another group of the model, of which it is a copy, or of a part.
+      init: parts that do not start at random, in this order: {group: run directory or weight file},
+        `PATH:NAME` where the group is called NAME there, `:NAME` for a copy of another group of
+        the model, or of a part of it (`train.carry`).
       mup_base: sizes, as `model`, at which the initialisation and the learning rates are as given;
         those of `model` follow by the maximal-update parametrisation (`train.mup`). None: they are
         as given at any size, the standard parametrisation.

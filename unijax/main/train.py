@@ -6,36 +6,36 @@ import math
 import pathlib
 import sys
 
-import jax
-import jax.numpy as jnp
 from clu.parameter_overview import get_parameter_overview
 from jax.sharding import AbstractMesh, Mesh
 
 from unijax.core import lease, tree
-from unijax.core.batch import ImageBatch, PackedBatch
+from unijax.core.batch import PackedBatch
 from unijax.core.errors import UserError
 from unijax.core.files import discard, writable_directory, write_file
 from unijax.core.processes import is_lead, job_id
 from unijax.core.record import to_json
 from unijax.core.system import Params, RowSystem, System
+from unijax.data import captions
 from unijax.data.batch import Cached
 from unijax.data.config import DataConfig
 from unijax.data.loader import Loader, fixed_batches
-from unijax.data.pictures import PictureConfig, PictureLoader
+from unijax.data.pictures import PictureConfig
 from unijax.data.sources import open_sources
 from unijax.data.tokenizer import Tokenizer, check_vocab
 from unijax.data.tokenizer import load as load_tokenizer
 from unijax.main import samples
+from unijax.main.pictures import pictures, zero_shot
 from unijax.main.run import RunConfig, make_mup_base, make_system
 from unijax.parallel.sharding import describe, make_mesh, reader, row_shards
 from unijax.train import cache, origin, setup
+from unijax.train.carry import carried
 from unijax.train.checkpoint import FOLDER, read_params
-from unijax.train.loop import Evaluator, fit, take, validation
+from unijax.train.loop import Evaluator, fit, validation
 from unijax.train.lora import without
 from unijax.train.setup import Trainer
 from unijax.train.state import TrainState, merge
 from unijax.train.status import StatusKeeper
-from unijax.train.weights import load_weights
 
 # What a run directory holds before the first step is logged or saved.
 _WITHOUT_A_STEP = {
@@ -110,10 +110,11 @@ def _train(
     index, count = reader(mesh)
     share = {"process_index": index, "process_count": count}
     system, trainer = build(run, mesh)
-    tokenizer = load_tokenizer(run.tokenizer) if run.tokenizer else None
+    load = captions.load if isinstance(run.data, PictureConfig) else load_tokenizer
+    tokenizer = load(run.tokenizer) if run.tokenizer else None
     params = initial_params(run, trainer, init_from)
     if isinstance(run.data, PictureConfig):
-        batches, held_out = pictures(run, tokenizer, share)
+        batches, held_out = pictures(run, system, params, tokenizer, share, run_dir)
     else:
         if run.cache_frozen and tables is None:
             tables = cached_tables(run, system, params, tokenizer, run_dir)
@@ -121,6 +122,8 @@ def _train(
     checks = {}
     if held_out:
         checks["validation"] = validation("validation", trainer.eval_step, held_out, trainer.put)
+    if run.validation.prompts:
+        checks["zero-shot"] = zero_shot(run, system, tokenizer, held_out, trainer)
     if run.validation.samples:
         checks |= shown(run, system, tokenizer, held_out)
     if is_lead():
@@ -193,7 +196,7 @@ def shown(
 
 
 def initial_params(run: RunConfig, trainer: Trainer, init_from: str | None) -> Params:
-    """Random, or those of another run, or random with shipped parts put in.
+    """Random, or those of another run, or random with parts of other runs or files put in.
 
     Adapters of the other run are folded into its kernels; those of this run begin anew.
     """
@@ -201,44 +204,10 @@ def initial_params(run: RunConfig, trainer: Trainer, init_from: str | None) -> P
         params = read_params(init_from, without(trainer.abstract))
         return merge(params, trainer.adapters(run.seed))
     params = trainer.init(run.seed)
-    for group, path in run.init.items():
-        if group not in params:
-            raise UserError(
-                "init", f"no parameter group {group!r}", f"one of {sorted(params)}", "Correct it."
-            )
-        like = {group: trainer.abstract[group]}
-        if path.startswith(":"):
-            params = params | {group: _copied(path[1:], group, params, like[group])}
-        else:
-            params = params | load_weights(path, like)
-    return params
-
-
-def _copied(other: str, group: str, params: Params, like: Params) -> Params:
-    """What a group begins as that begins as another of the same model, or as a part of it."""
-    source = tree.flatten(params.get(other, {}))
-    wanted = tree.flatten(like)
-    shapes = {path: x.shape for path, x in source.items()}
-    if not source or any(shapes.get(path) != x.shape for path, x in wanted.items()):
-        raise UserError(
-            f"init.{group}", f":{other}, which does not hold the same parameters",
-            f"another group of the model that does, of {sorted(params)}", "Correct it.",
-        )  # fmt: skip
-    copy = lambda path, x: jax.device_put(jnp.array(source[path], x.dtype), x.sharding)  # noqa: E731
-    return tree.unflatten({path: copy(path, x) for path, x in wanted.items()})
-
-
-def pictures(
-    run: RunConfig, tokenizer: Tokenizer | None, share: dict[str, int]
-) -> tuple[PictureLoader, list[ImageBatch]]:
-    """The stream of pictures to train on, and the held-out batches; this process's share."""
-    loader = PictureLoader(run.data, tokenizer, **share)
-    if not run.validation.batches:
-        return loader, []
-    sources = tuple(s for group in run.validation.groups for s in group.sources)
-    data = dataclasses.replace(run.data, sources=sources)
-    fixed = PictureLoader(data, tokenizer, **share, shuffle=False)
-    return loader, take(fixed, run.validation.batches)
+    flat, like = tree.flatten(params), tree.flatten(trainer.abstract)
+    for group, source in run.init.items():
+        flat |= carried(source, group, like, flat)
+    return tree.unflatten(flat)
 
 
 def rows(

@@ -14,6 +14,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Float
 
 from unijax.core.errors import UserError
+from unijax.core.record import added
 from unijax.nn.encoder import Encoder, EncoderConfig
 from unijax.nn.layers import LayerNorm
 from unijax.nn.patch_embedding import PatchEmbedding
@@ -40,6 +41,7 @@ class SiglipConfig:
     layer_norm_eps: float = 1e-6
     hidden_act: str = "gelu"  # "gelu" is erf, as in Janus; "gelu_tanh" as in Google's SigLIP
     features: str = "post_norm"  # "post_norm": after the last norm; "pre_norm": without it
+    kind: str = added("siglip")
 
     def __post_init__(self):
         if self.image_size % self.patch_size:
@@ -56,7 +58,11 @@ class SiglipConfig:
                 f"a divisor of hidden_size={self.hidden_size}",
                 "Change one of them.",
             )
-        for name, allowed in (("hidden_act", ACTIVATIONS), ("features", FEATURES)):
+        for name, allowed in (
+            ("hidden_act", ACTIVATIONS),
+            ("features", FEATURES),
+            ("kind", ("siglip",)),
+        ):
             if getattr(self, name) not in allowed:
                 raise UserError(
                     f"SiglipConfig.{name}",

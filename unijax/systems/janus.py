@@ -1,10 +1,11 @@
 """Janus and Janus-Pro: one causal decoder, two visual paths in, two heads out.
 
 Understanding and generation are decoupled (arXiv 2410.13848, section 3.1): an image to understand
-enters as SigLIP features through an adaptor; an image to generate enters as codes of a VQ tokenizer
-through a code table and an adaptor of its own, and leaves through an image head. Attention is
-causal everywhere. The loss is plain cross-entropy on text ids and on image codes (section 3.3), one
-mean over all target tokens of the step.
+enters as features of its patches (SigLIP's as published, or another's of `systems.towers`) through
+an adaptor; an image to generate enters as codes of a VQ tokenizer through a code table and an
+adaptor of its own, and leaves through an image head. Attention is causal everywhere. The loss is
+plain cross-entropy on text ids and on image codes (section 3.3), one mean over all target tokens of
+the step.
 """
 
 import dataclasses
@@ -18,12 +19,12 @@ from jaxtyping import Float, Int
 from unijax.core import axes, cost
 from unijax.core.batch import Kind, PackedBatch, Target
 from unijax.core.cost import Cost
+from unijax.core.errors import UserError
 from unijax.core.making import Codes
 from unijax.core.stream import Layout, Stream
 from unijax.core.system import Encoded, Loss, Metrics, Params, Recipe, Sums
 from unijax.models import llama, siglip, vqgan
 from unijax.models.llama import LlamaConfig
-from unijax.models.siglip import Siglip, SiglipConfig
 from unijax.models.vqgan import VQConfig
 from unijax.nn.layers import Embed
 from unijax.nn.projector import CodeHead, Projector
@@ -32,16 +33,32 @@ from unijax.ops.cross_entropy import head_loss
 from unijax.systems.codes import ImageCodes
 from unijax.systems.language import Language, all_frozen, mean_of
 from unijax.systems.slots import values_of
+from unijax.systems.towers import Tower, TowerConfig, check_whole
 
 
 @dataclasses.dataclass(frozen=True)
 class JanusConfig:
-    """Sizes of the parts. Image codes come from `vq`, adaptors end at the decoder's width."""
+    """Sizes of the parts. Image codes come from `vq`, adaptors end at the decoder's width.
+
+    Raises:
+      UserError: for a tower that does not show every patch, or more of them than a document holds.
+    """
 
     text: LlamaConfig
-    vision: SiglipConfig
+    vision: TowerConfig
     vq: VQConfig
     head_chunk: int = 512  # positions of a device whose logits exist at one time
+
+    def __post_init__(self):
+        check_whole("model.vision", self.vision)
+        most = self.text.max_position_embeddings
+        if self.vision.num_tokens >= most:
+            raise UserError(
+                "model.vision",
+                f"{self.vision.num_tokens} patches of a picture",
+                f"fewer than model.text.max_position_embeddings={most}",
+                "Make pictures smaller or patches larger.",
+            )
 
 
 _VISION, _VQ = siglip.SIZES["siglip_large_patch16_384"], vqgan.SIZES["vq_16"]
@@ -115,8 +132,8 @@ class Janus(ImageCodes, Language):
         return {"language_model": self.config.text.head_dim, "vision_model": width}
 
     @property
-    def vision_model(self) -> Siglip:
-        return Siglip(self.config.vision, remat=self.remat, **self._kinds)
+    def vision_model(self) -> Tower:
+        return Tower(self.config.vision, self.remat, **self._kinds)
 
     @property
     def aligner(self) -> Projector:
@@ -143,13 +160,12 @@ class Janus(ImageCodes, Language):
         width = c.text.hidden_size
         ids = jnp.zeros((1, 1), jnp.int32)
         hidden = jnp.zeros((1, 1, width), self.dtype)
-        image = jnp.zeros((1, c.vision.image_size, c.vision.image_size, 3), self.dtype)
         picture = jnp.zeros((1, c.vq.image_size, c.vq.image_size, 3), self.dtype)
         features = jnp.zeros((1, 1, c.vision.hidden_size), self.dtype)
         code = jnp.zeros((1, 1, c.vq.embed_dim), self.dtype)
         parts = {
             "language_model": lambda k: self.language_model.init(k, ids, method="init_all"),
-            "vision_model": lambda k: self.vision_model.init(k, image),
+            "vision_model": self.vision_model.init,
             "vqmodel": lambda k: self.vqmodel.init(k, picture),
             "aligner": lambda k: self.aligner.init(k, features),
             "generation_embeddings": lambda k: self.generation_embeddings.init(k, ids),
@@ -165,7 +181,7 @@ class Janus(ImageCodes, Language):
         self, params: Params, pixels: Float[Array, "B height width 3"]
     ) -> Float[Array, "B N D"]:
         """Features of images to understand, from pixels in [-1, 1]."""
-        return self.vision_model.apply({"params": params["vision_model"]}, pixels)
+        return self.vision_model.patches(params["vision_model"], pixels)
 
     def embed_und(self, params: Params, features: Float[Array, "*b Dv"]) -> Float[Array, "*b D"]:
         return self.aligner.apply({"params": params["aligner"]}, features)
@@ -281,7 +297,7 @@ class Janus(ImageCodes, Language):
                  2.0 * (into_gen + width) * width),
             Cost("image head", "head", "generation_head", cost.targets("code"),
                  2.0 * (width + codes) * width),
-            Cost("SigLIP", "tower", "vision_model", cost.encoded_of("und"),
+            Cost(self.vision_model.name, "tower", "vision_model", cost.encoded_of("und"),
                  float(vision.flops_per_image()), float(vision.last_flops_per_image())),
             Cost("VQ", "tower", "vqmodel", cost.encoded_of("gen"),
                  float(vq.encode_flops_per_image()), backward=False),

@@ -16,9 +16,11 @@ from unijax.core.system import Recipe
 GROUP = "unijax.systems"
 _OWN = {
     "chameleon": "unijax.systems.chameleon",
+    "classification": "unijax.systems.classification",
     "contrastive": "unijax.systems.contrastive",
     "lmfusion": "unijax.systems.lmfusion",
     "janus": "unijax.systems.janus",
+    "mim": "unijax.systems.mim",
     "tokenizer": "unijax.systems.tokenizer",
     "transfusion": "unijax.systems.transfusion",
 }

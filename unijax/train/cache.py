@@ -13,10 +13,12 @@ from unijax.core import sums, tree
 from unijax.core.errors import UserError
 from unijax.core.files import atomic_directory
 from unijax.core.processes import is_lead, to_host, wait_for_all
-from unijax.core.system import Params, RowSystem
+from unijax.core.system import EncodedSystem, Params, RowSystem, System
 from unijax.data.batch import Cached
-from unijax.data.config import DataConfig, preparation
+from unijax.data.config import DataConfig, SourceConfig, preparation
 from unijax.data.document import ImageRef, ImageSpan
+from unijax.data.pictures import PictureConfig, all_pictures
+from unijax.data.pictures import preparation as picture_preparation
 from unijax.data.sources import DocumentSource
 from unijax.data.tasks import may_show
 from unijax.ops.image import to_signed
@@ -79,6 +81,48 @@ def tables(
     return found
 
 
+def picture_table(
+    system: System,
+    params: Params,
+    data: PictureConfig,
+    sources: tuple[SourceConfig, ...],
+    folder: pathlib.Path,
+) -> Cached:
+    """What the encoder of a recipe of pictures makes of every one of the sources.
+
+    Raises:
+      UserError: if the recipe has none, or pictures are seen otherwise each time.
+    """
+    if not isinstance(system, EncodedSystem) or data.crop == "random":
+        raise UserError(
+            "cache_frozen", f"data.crop={data.crop!r}",
+            "a frozen encoder, and pictures that are seen alike each time they come",
+            "Set cache_frozen=false, so that it sees them in the step.",
+        )  # fmt: skip
+    ((name, how),) = system.encoded.items()
+
+    def forward(part, pixels):
+        signed = to_signed(pixels, system.dtype)
+        return getattr(system, how.method)({how.group: part}, signed)
+
+    for source in sources:
+        if source.kind == "scenes" and not source.limit:
+            raise _endless(source.name, "endlessly many")
+    refs = all_pictures(sources, data.seed)
+    part, read = params[how.group], picture_preparation(data)
+    kept = table(folder / "cache", name, part, forward, read, refs)
+    return Cached(how.field, kept, how.shape, np.dtype(how.dtype))
+
+
+def _endless(source: str, count: object) -> UserError:
+    return UserError(
+        f"source {source}",
+        f"{count} pictures made on the fly",
+        f"at most {ENDLESS}, as features of all of them are cached",
+        "Give the source a limit, or set cache_frozen=false.",
+    )
+
+
 def pictures(sources: Iterable[DocumentSource], roles: Collection[str]) -> dict[str, ImageRef]:
     """Every picture that the sources show in some roles, by key.
 
@@ -88,12 +132,7 @@ def pictures(sources: Iterable[DocumentSource], roles: Collection[str]) -> dict[
     found = {}
     for source in sources:
         if source.epoch_length > ENDLESS:
-            raise UserError(
-                f"source {source.name}",
-                f"{source.epoch_length} pictures made on the fly",
-                f"at most {ENDLESS}, as features of all of them are cached",
-                "Give the source a limit, or set cache_frozen=false.",
-            )
+            raise _endless(source.name, source.epoch_length)
         for draw in range(source.epoch_length):
             for s in source.document(draw).spans:
                 if isinstance(s, ImageSpan) and s.role in roles:

@@ -7,16 +7,19 @@ from unijax.data.tokenizer import Tokenizer
 from unijax.interop import given
 from unijax.interop.config_parts import model_type
 from unijax.interop.interface import Comparison, Format, Interop, Part
-from unijax.interop.parts import (
-    llama_size,
-    llama_widths,
-    siglip_size,
-    siglip_widths,
-    vq_size,
-    vq_widths,
+from unijax.interop.parts import llama_size, llama_widths, siglip_widths, vq_size, vq_widths
+from unijax.interop.systems.janus import (
+    compare,
+    configs,
+    files,
+    processor,
+    reference,
+    sizes,
+    tables,
 )
-from unijax.interop.systems.janus import compare, files, processor, reference, sizes, tables
+from unijax.interop.table import Table
 from unijax.systems.janus import JanusConfig
+from unijax.systems.towers import NAMES
 
 _ABOUT = (
     "Janus: one decoder that reads text and pictures and writes text and pictures "
@@ -42,12 +45,17 @@ processor = VLChatProcessor.from_pretrained(FOLDER)
 
 
 def _format(name: str, kind: str, write: Any, use: str, package: str) -> Format:
+    def table(config: JanusConfig, directory: pathlib.Path) -> Table:
+        del directory
+        configs.require_tower(config, name)
+        return tables.TABLES[name](config)
+
     return Format(
         name,
         f"model_type {kind!r}",
         matches=lambda directory: model_type(directory) == kind,
         read_config=lambda directory, notes, like: sizes.read_sizes(directory, name, notes),
-        table=lambda config, directory: tables.TABLES[name](config),
+        table=table,
         write=write,
         record=lambda source: processor.record(source, name),
         loads="JanusForConditionalGeneration",
@@ -81,7 +89,12 @@ def _widths(config: JanusConfig) -> dict[str, int]:
 
 
 def _sizes(config: JanusConfig) -> dict[str, str]:
-    return llama_size(config.text) | siglip_size(config.vision) | vq_size(config.vq)
+    vision = config.vision
+    tower = (
+        f"{NAMES[vision.kind]}, {vision.num_hidden_layers} layers of width {vision.hidden_size}, "
+        f"pictures of {vision.image_size} px in {vision.num_tokens} tokens"
+    )
+    return llama_size(config.text) | {"tower": tower} | vq_size(config.vq)
 
 
 def _conversations(tokenizer: Tokenizer) -> dict:
