@@ -15,7 +15,8 @@ The teacher is a run that `init` names: of CLIP or of EVA-CLIP, its groups `visi
 `vision_projection`. The data is yours, in the folders that `SOURCES` names (docs/data.md).
 
 Our choices, where the papers are silent: bfloat16 where EVA has float16; 14,197,122 pictures of
-ImageNet-21K; a warm-up of EVA-02 that begins at 1e-6 as EVA-01's; the hardware.
+ImageNet-21K; shares of the sources by the numbers of their pictures as their own publications count
+them, whose sum is above EVA's; a warm-up of EVA-02 that begins at 1e-6 as EVA-01's; the hardware.
 """
 
 import dataclasses
@@ -40,6 +41,11 @@ SOURCES = {
     IMAGENET_21K: ("imagenet_21k",),
     MERGED_38M: ("imagenet_21k", "cc12m", "cc3m", "objects365", "coco", "ade20k", "openimages"),
 }
+# Of each, as its publication counts them.
+PICTURES = {
+    "imagenet_21k": IMAGENET_21K, "cc12m": 12_423_374, "cc3m": 3_318_333, "objects365": 1_742_289,
+    "coco": 118_287, "ade20k": 20_210, "openimages": 9_011_219,
+}  # fmt: skip
 HARDWARE = {"eva01_g": "a100:8*16"}  # hosts of eight; others fit on four
 
 
@@ -101,7 +107,13 @@ def get_config(name: str = "eva01_g") -> ConfigDict:
         },
     }
     sources = [
-        {"name": source, "task": "describe", "kind": "webdataset", "path": f"data/{source}"}
+        {
+            "name": source,
+            "task": "describe",
+            "kind": "webdataset",
+            "path": f"data/{source}",
+            "weight": PICTURES[source] / 1e6,
+        }
         for source in SOURCES[pictures]
     ]
     held_out = [{**s, "path": f"data/validation/{s['name']}"} for s in sources]

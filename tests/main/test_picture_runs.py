@@ -122,6 +122,11 @@ def test_pictures_are_classified(how, mim, tmp_path):
         ),
         ("clip_demo.py:random", {"validation.batches": 0}, r"validation.prompts: found 4 for the"),
         ("clip_demo.py:random", {"model.text.vocab_size": 99}, r"expected ids below .* 99"),
+        (
+            "classify_demo.py:finetune",
+            {"cache_frozen": "true"},
+            r"cache_frozen: found vision_model, of whose \d+ parameters \d+ are trained",
+        ),
         ("mim_demo.py", {"data.size": 24}, r"pictures: found 24 x 24 pixels; expected 16 x 16"),
         ("mim_demo.py", {"data.batch": 7, "accumulate": 2}, r"data.batch: found 7 in 2 parts"),
         (

@@ -16,8 +16,8 @@ from unijax.main import config as config_lib
 from unijax.main.run import resolve
 from unijax.models.clip import ClipVisionConfig
 from unijax.models.eva import EvaConfig
+from unijax.models.towers import Tower
 from unijax.systems.janus import RECIPE, Janus
-from unijax.systems.towers import Tower
 from unijax.train.stage import Rule
 
 EVA02 = EvaConfig(

@@ -44,7 +44,7 @@ def file(tmp_path):
 def test_a_group_is_taken_as_it_is_under_the_name_that_it_has_there(file):
     source = file(vision_model=tower(), other={"x": np.ones(2, np.float32)})
     for group, spec in (("vision_model", source), ("teacher/tower", f"{source}:vision_model")):
-        found = carried(spec, group, like({group: tower(), "head": {"kernel": np.ones(3)}}))
+        found = carried(spec, group, like({group: tower(), "head": {"kernel": np.ones(3)}}), {})
         assert found.keys() == {f"{group}/{name}" for name in tower()}
         for name, x in tower().items():
             np.testing.assert_array_equal(found[f"{group}/{name}"], x)
@@ -52,7 +52,7 @@ def test_a_group_is_taken_as_it_is_under_the_name_that_it_has_there(file):
 
 def test_positions_and_patches_of_another_size_are_resized(file):
     source = file(vision_model=tower())
-    found = carried(source, "vision_model", like({"vision_model": tower(37, 6)}))
+    found = carried(source, "vision_model", like({"vision_model": tower(37, 6)}), {})
     old = tower()
     table = old["embeddings/position_embedding/embedding"]
     np.testing.assert_array_equal(
@@ -62,7 +62,9 @@ def test_positions_and_patches_of_another_size_are_resized(file):
     want = np.asarray(resize_bicubic(kernel, 6, 6)).reshape(108, 6)
     np.testing.assert_array_equal(found["vision_model/embeddings/patch_embedding/kernel"], want)
     without = {**tower(16), "embeddings/position_embedding/embedding": table[1:]}
-    found = carried(file(vision_model=without), "vision_model", like({"vision_model": tower(36)}))
+    found = carried(
+        file(vision_model=without), "vision_model", like({"vision_model": tower(36)}), {}
+    )
     np.testing.assert_array_equal(
         found["vision_model/embeddings/position_embedding/embedding"],
         resize_positions(table[1:], 6, 0),
@@ -72,7 +74,7 @@ def test_positions_and_patches_of_another_size_are_resized(file):
 def test_mask_tokens_stay_behind_and_norms_of_eva_clip_start_fresh(file, capsys):
     norm = {f"encoder/layers/self_attn/inner_attn_ln/{n}": (2, 6) for n in ("scale", "bias")}
     source = file(vision_model=tower(**{"embeddings/mask_token": (6,)}))
-    found = carried(source, "vision_model", like({"vision_model": tower(**norm)}))
+    found = carried(source, "vision_model", like({"vision_model": tower(**norm)}), {})
     assert found.keys() == {f"vision_model/{name}" for name in tower()}
     said = capsys.readouterr().err
     assert "left behind: vision_model/embeddings/mask_token" in said
@@ -102,11 +104,31 @@ def test_what_is_not_the_same_is_refused(file, group, name, ours, message):
     source = file(vision_model=tower())
     parts = {"vision_model": tower(), "aligner": {"fc1/kernel": np.ones((6, 6))}} | ours
     with pytest.raises(UserError, match=message):
-        carried(source + name, group, like(parts))
+        carried(source + name, group, like(parts), {})
 
 
 def test_an_aligner_of_another_towers_width_is_refused(file):
     source = file(aligner={"fc1/kernel": np.ones((6, 4), np.float32)})
     ours = like({"aligner": {"fc1/kernel": np.ones((8, 4))}})
     with pytest.raises(UserError, match=r"aligner/fc1/kernel \(6, 4\) instead of \(8, 4\)"):
-        carried(source, "aligner", ours)
+        carried(source, "aligner", ours, {})
+
+
+def test_a_run_that_was_not_trained_yet_is_told(tmp_path):
+    ours = like({"vision_model": tower()})
+    for name in ("", ":vision_model"):
+        with pytest.raises(UserError, match=r"init: .*mim: found nothing; expected a run direc"):
+            carried(f"{tmp_path / 'mim'}{name}", "vision_model", ours, {})
+
+
+def test_a_copy_of_another_group_or_of_a_part_of_it():
+    """And it is a copy: what is donated of one stays whole in the other."""
+    ours = like({"a": tower(), "b/tower": tower()})
+    begun = {f"b/tower/{name}": jnp.asarray(x) for name, x in tower().items()}
+    found = carried(":b/tower", "a", ours, begun)
+    assert found.keys() == {f"a/{name}" for name in tower()}
+    for name, x in tower().items():
+        np.testing.assert_array_equal(found[f"a/{name}"], x)
+        assert found[f"a/{name}"] is not begun[f"b/tower/{name}"]
+    with pytest.raises(UserError, match=r"init\.a: found :c, which does not hold the same"):
+        carried(":c", "a", ours, begun)

@@ -11,8 +11,8 @@ from unijax.interop.sources import SafetensorsSource, TorchSource, open_director
 from unijax.interop.table import Source, Table
 from unijax.models.llama import LlamaConfig
 from unijax.models.siglip import SiglipConfig
+from unijax.models.towers import TowerConfig
 from unijax.models.vqgan import VQConfig
-from unijax.systems.towers import TowerConfig
 
 Opened = tuple[Table, Source]
 LLAMA = "a directory of a transformers LlamaForCausalLM"

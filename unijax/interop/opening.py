@@ -63,7 +63,7 @@ def open_model(source: str | pathlib.Path, like: tuple[str, Any] | None = None) 
       UserError: for anything missing, unexpected, damaged or of another kind.
     """
     directory = existing_directory(source)
-    of, format = registry.recognize(directory)
+    of, format = registry.recognize(directory, like and like[0])
     if like is not None and like[0] != of.system:
         raise UserError(
             str(directory), f"a checkpoint of the system {of.system!r}", f"one of {like[0]!r}",
@@ -145,7 +145,15 @@ def check_same_networks(where: str, found: object, expected: object, unsaid: tup
     """As `check_same`, for every network of a system's config."""
     for field in dataclasses.fields(expected):
         ours, theirs = getattr(expected, field.name), getattr(found, field.name)
-        if dataclasses.is_dataclass(ours) and type(ours) is type(theirs):
+        if not dataclasses.is_dataclass(ours):
+            continue
+        if type(ours) is not type(theirs) and theirs is not None:
+            kinds = [type(x).__name__ for x in (theirs, ours)]
+            raise UserError(
+                where, f"{field.name} of the kind {kinds[0]}", f"{kinds[1]}, as the run has",
+                "Give the directory that this run was exported to.",
+            )  # fmt: skip
+        if theirs is not None:
             check_same(where, theirs, ours, unsaid)
 
 

@@ -15,7 +15,7 @@ from unijax.core.errors import UserError
 from unijax.core.files import discard, writable_directory, write_file
 from unijax.core.processes import is_lead, job_id
 from unijax.core.record import to_json
-from unijax.core.system import Params, RowSystem, System
+from unijax.core.system import EncodedSystem, Params, RowSystem, System
 from unijax.data import captions
 from unijax.data.batch import Cached
 from unijax.data.config import DataConfig
@@ -112,6 +112,8 @@ def _train(
     system, trainer = build(run, mesh)
     load = captions.load if isinstance(run.data, PictureConfig) else load_tokenizer
     tokenizer = load(run.tokenizer) if run.tokenizer else None
+    if run.cache_frozen:
+        check_frozen(run, system, trainer)
     params = initial_params(run, trainer, init_from)
     if isinstance(run.data, PictureConfig):
         batches, held_out = pictures(run, system, params, tokenizer, share, run_dir)
@@ -229,6 +231,23 @@ def rows(
     data = dataclasses.replace(run.data, groups=run.validation.groups)
     fixed = fixed_batches(data, layout, tokenizer, run.validation.batches, cached=tables, **share)
     return loader, fixed
+
+
+def check_frozen(run: RunConfig, system: System, trainer: Trainer) -> None:
+    """Raises a UserError for an encoder that learns while a cache would stand for it."""
+    if not isinstance(system, RowSystem | EncodedSystem):
+        return
+    for name, how in system.encoded.items():
+        if isinstance(run.data, DataConfig) and not run.data.slots.get(name):
+            continue
+        own = [rule for p, rule in trainer.rules.items() if tree.is_within(p, how.group)]
+        if learning := sum(not rule.frozen for rule in own):
+            raise UserError(
+                "cache_frozen",
+                f"{how.group}, of whose {len(own)} parameters {learning} are trained",
+                "an encoder that the rules of the stage freeze",
+                "Freeze it in stage.rules, or set cache_frozen=false.",
+            )
 
 
 def shared_tables(run: RunConfig, folder: pathlib.Path) -> dict[str, Cached] | None:

@@ -1,7 +1,8 @@
 """A vision tower that says which class a picture is of: fine-tuned, or with a linear probe alone.
 
 One linear layer on the feature of a picture, cross-entropy, no other parts. With a rate that decays
-from layer to layer it is the fine-tuning of BEiT and EVA (arXiv 2106.08254, arXiv 2211.07636); with
+from layer to layer it is the fine-tuning of BEiT and EVA (arXiv 2106.08254, arXiv 2211.07636), but
+for the last norm, which they have behind the mean of the patches and towers here before it; with
 the tower frozen, a linear probe.
 """
 
@@ -20,9 +21,9 @@ from unijax.core.cost import Cost
 from unijax.core.errors import UserError
 from unijax.core.keys import named
 from unijax.core.system import Encoded, Loss, Metrics, Params, Recipe, Sums
+from unijax.models.towers import Tower, TowerConfig, check_pooling
 from unijax.nn.layers import Dense
 from unijax.ops.image import to_signed
-from unijax.systems.towers import Tower, TowerConfig, check_pooling
 
 
 @dataclasses.dataclass(frozen=True)

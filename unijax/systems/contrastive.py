@@ -31,11 +31,11 @@ from unijax.core.errors import UserError
 from unijax.core.record import added
 from unijax.core.system import Loss, Metrics, Params, Recipe, Sums
 from unijax.models.clip import ClipText, ClipTextConfig
+from unijax.models.towers import Tower, TowerConfig, check_pooling
 from unijax.nn.layers import Dense
 from unijax.ops.image import to_signed
 from unijax.ops.pair_loss import sigmoid_loss, softmax_loss
 from unijax.ops.quantize import unit_norm
-from unijax.systems.towers import Tower, TowerConfig, check_pooling
 
 # By loss: of the logarithm of the scale, and of the bias, where there is one.
 INITIAL = {

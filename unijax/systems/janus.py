@@ -1,7 +1,7 @@
 """Janus and Janus-Pro: one causal decoder, two visual paths in, two heads out.
 
 Understanding and generation are decoupled (arXiv 2410.13848, section 3.1): an image to understand
-enters as features of its patches (SigLIP's as published, or another's of `systems.towers`) through
+enters as features of its patches (SigLIP's as published, or another's of `models.towers`) through
 an adaptor; an image to generate enters as codes of a VQ tokenizer through a code table and an
 adaptor of its own, and leaves through an image head. Attention is causal everywhere. The loss is
 plain cross-entropy on text ids and on image codes (section 3.3), one mean over all target tokens of
@@ -25,6 +25,7 @@ from unijax.core.stream import Layout, Stream
 from unijax.core.system import Encoded, Loss, Metrics, Params, Recipe, Sums
 from unijax.models import llama, siglip, vqgan
 from unijax.models.llama import LlamaConfig
+from unijax.models.towers import Tower, TowerConfig, check_whole
 from unijax.models.vqgan import VQConfig
 from unijax.nn.layers import Embed
 from unijax.nn.projector import CodeHead, Projector
@@ -33,7 +34,6 @@ from unijax.ops.cross_entropy import head_loss
 from unijax.systems.codes import ImageCodes
 from unijax.systems.language import Language, all_frozen, mean_of
 from unijax.systems.slots import values_of
-from unijax.systems.towers import Tower, TowerConfig, check_whole
 
 
 @dataclasses.dataclass(frozen=True)

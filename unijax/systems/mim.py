@@ -25,10 +25,10 @@ from unijax.core.masking import Masking, masked_count
 from unijax.core.mesh import ROWS, WHOLE, lay
 from unijax.core.system import Encoded, Loss, Metrics, Params, Recipe, Sums
 from unijax.models.eva import EvaConfig
+from unijax.models.towers import Tower, TowerConfig
 from unijax.nn.layers import Dense
 from unijax.ops.image import to_signed
 from unijax.ops.quantize import unit_norm
-from unijax.systems.towers import Tower, TowerConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +70,7 @@ class MimConfig:
                 f"{of(*grids[0])}, as the student has",
                 "Change image_size or patch_size of one of them.",
             )
-        assert self.masking.count  # which refuses what cannot be
+        _ = self.masking  # which refuses what cannot be
 
     @property
     def masking(self) -> Masking:

@@ -100,6 +100,11 @@ def _copied(
 
 
 def _open(source: str) -> tuple[dict[str, tuple[int, ...]], Read]:
+    if not pathlib.Path(source).exists():
+        raise UserError(
+            f"init: {source}", "nothing", "a run directory or a weight file",
+            "Train that run first, or correct its path in the config.",
+        )  # fmt: skip
     if pathlib.Path(source).is_dir():
         stored = StoredParams(source)
         return {p: tuple(x.shape) for p, x in stored.arrays.items()}, stored.read

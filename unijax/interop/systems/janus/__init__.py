@@ -4,10 +4,17 @@ import pathlib
 from typing import Any
 
 from unijax.data.tokenizer import Tokenizer
-from unijax.interop import given
+from unijax.interop import given, timm_tower
 from unijax.interop.config_parts import model_type
 from unijax.interop.interface import Comparison, Format, Interop, Part
-from unijax.interop.parts import llama_size, llama_widths, siglip_widths, vq_size, vq_widths
+from unijax.interop.parts import (
+    llama_size,
+    llama_widths,
+    tower_size,
+    tower_widths,
+    vq_size,
+    vq_widths,
+)
 from unijax.interop.systems.janus import (
     compare,
     configs,
@@ -19,7 +26,6 @@ from unijax.interop.systems.janus import (
 )
 from unijax.interop.table import Table
 from unijax.systems.janus import JanusConfig
-from unijax.systems.towers import NAMES
 
 _ABOUT = (
     "Janus: one decoder that reads text and pictures and writes text and pictures "
@@ -85,16 +91,15 @@ def _stacks(config: JanusConfig) -> dict[str, int]:
 
 
 def _widths(config: JanusConfig) -> dict[str, int]:
-    return llama_widths(config.text) | siglip_widths(config.vision) | vq_widths(config.vq)
+    return llama_widths(config.text) | tower_widths(config.vision) | vq_widths(config.vq)
 
 
 def _sizes(config: JanusConfig) -> dict[str, str]:
-    vision = config.vision
-    tower = (
-        f"{NAMES[vision.kind]}, {vision.num_hidden_layers} layers of width {vision.hidden_size}, "
-        f"pictures of {vision.image_size} px in {vision.num_tokens} tokens"
-    )
-    return llama_size(config.text) | {"tower": tower} | vq_size(config.vq)
+    return llama_size(config.text) | tower_size(config.vision) | vq_size(config.vq)
+
+
+def _eva(place: pathlib.Path, config: JanusConfig, notes: list[str]) -> given.Opened:
+    return timm_tower.given(place, config.vision, notes)
 
 
 def _conversations(tokenizer: Tokenizer) -> dict:
@@ -118,6 +123,7 @@ INTEROP = Interop(
     parts=(
         Part("llama", given.LLAMA, _llama, has_tokenizer=True),
         Part("siglip", given.SIGLIP, _siglip),
+        Part("eva", timm_tower.EVA, _eva),
         Part("vq", given.VQ, _vq),
     ),
     stacks=_stacks,
