@@ -82,6 +82,7 @@ def test_a_release_without_arguments_is_of_its_architectures_size(name, tmp_path
     ("changes", "message"),
     [
         ({"architecture": "vit_base"}, "found architecture 'vit_base'; expected one of"),
+        ({"architecture": ["vit"]}, r"found architecture .*; expected one of"),
         ({"model_args": {"qkv_fused": False}}, r"model_args\.qkv_fused: found False"),
         ({"model_args": {"depth": 0}}, r"model_args\.depth: found 0; expected a whole number"),
         ({"model_args": {"swiglu_mlp": 3}}, r"model_args\.swiglu_mlp: found 3; expected True"),

@@ -6,6 +6,7 @@ import pytest
 from tests import logs
 from unijax.core import tree
 from unijax.core.errors import UserError
+from unijax.core.record import to_json
 from unijax.main import config as config_lib
 from unijax.main.run import resolve
 from unijax.main.train import train
@@ -63,7 +64,7 @@ def test_features_of_the_teacher_are_computed_once_where_pictures_stay_alike(tmp
     runs = {}
     for cached in (True, False):
         run = small("mim_demo.py", cache_frozen=cached)
-        data = config_lib.to_json(run, whole=True)
+        data = to_json(run, whole=True)
         data["data"]["crop"] = "centre"
         train(resolve(data), tmp_path / str(cached))
         runs[cached] = [row["loss"] for row in logs.lines(tmp_path / str(cached)) if "loss" in row]
@@ -92,7 +93,7 @@ def test_clip_begins_with_the_tower_of_mim_and_names_held_out_classes(mim, tmp_p
 
 def test_the_scale_of_logits_is_clamped_after_every_step(tmp_path):
     run = small("clip_demo.py:random")
-    values = config_lib.to_json(run, whole=True)
+    values = to_json(run, whole=True)
     assert values["stage"]["rules"][0]["pattern"] == "similarity/scale"
     values["stage"]["rules"][0]["clamp"] = [0.0, 2.0]
     train(resolve(values), tmp_path)
@@ -138,7 +139,7 @@ def test_pictures_are_classified(how, mim, tmp_path):
 )
 def test_mistakes_are_told(spec, overrides, message, tmp_path):
     run = small(spec)
-    whole = config_lib.to_json(run, whole=True)
+    whole = to_json(run, whole=True)
     for key, value in overrides.items():
         config_lib.override(whole, f"{key}={value}")
     with pytest.raises(UserError, match=message):

@@ -12,6 +12,7 @@ from tests.systems.decoder_suite import DecoderSuite
 from tests.systems.small import SmallRows
 from tests.systems.test_janus import SYSTEM
 from unijax.core.errors import UserError
+from unijax.core.record import to_json
 from unijax.main import config as config_lib
 from unijax.main.run import resolve
 from unijax.models.clip import ClipVisionConfig
@@ -70,7 +71,7 @@ def test_features_are_those_of_the_patches_of_a_picture_in_clips_statistics(conf
 
 
 def _demo(vision) -> dict:
-    values = config_lib.to_json(resolve(config_lib.load("configs/janus_demo.py")))
+    values = to_json(resolve(config_lib.load("configs/janus_demo.py")))
     values["model"]["vision"] = vision
     return values
 
@@ -79,8 +80,8 @@ def _demo(vision) -> dict:
 def test_a_config_chooses_the_tower_and_a_record_of_it_keeps_the_choice(config):
     run = resolve(_demo(dataclasses.asdict(config)))
     assert run.model.vision == config
-    assert resolve(config_lib.to_json(run)) == run
-    assert "kind" not in config_lib.to_json(resolve(config_lib.load("configs/janus_demo.py")))[
+    assert resolve(to_json(run)) == run
+    assert "kind" not in to_json(resolve(config_lib.load("configs/janus_demo.py")))[
         "model"
     ]["vision"]  # fmt: skip
 

@@ -114,6 +114,14 @@ def test_an_aligner_of_another_towers_width_is_refused(file):
         carried(source, "aligner", ours, {})
 
 
+def test_positions_of_texts_are_not_taken_for_a_grid(file):
+    """A table of 77 is no 8 x 8 with 13 tokens before it."""
+    source = file(text_model={"position_embedding/embedding": np.ones((77, 6), np.float32)})
+    ours = like({"text_model": {"position_embedding/embedding": np.ones((32, 6))}})
+    with pytest.raises(UserError, match=r"position_embedding/embedding \(77, 6\) instead of"):
+        carried(source, "text_model", ours, {})
+
+
 def test_a_run_that_was_not_trained_yet_is_told(tmp_path):
     ours = like({"vision_model": tower()})
     for name in ("", ":vision_model"):

@@ -73,7 +73,7 @@ def read_config(directory: pathlib.Path, notes: list[str]) -> EvaConfig:
     path = directory / "config.json"
     content = read_object(path)
     name = content.get("architecture")
-    if name not in SIZES:
+    if not isinstance(name, str) or name not in SIZES:
         raise UserError(
             str(path), f"architecture {quoted(name)}", f"one of {sorted(SIZES)}",
             "Give an EVA tower.",
@@ -127,7 +127,7 @@ def table(config: EvaConfig, head: Head = None) -> Table:
 def is_one(directory: pathlib.Path) -> bool:
     """Whether the small files are those of an EVA tower of timm."""
     path = directory / "config.json"
-    return path.is_file() and read_object(path).get("architecture") in SIZES
+    return path.is_file() and str(read_object(path).get("architecture")) in SIZES
 
 
 def classes_of(directory: pathlib.Path) -> int:

@@ -113,8 +113,9 @@ def _open(source: str) -> tuple[dict[str, tuple[int, ...]], Read]:
 
 
 def _resizes(path: str, old: tuple[int, ...], new: tuple[int, ...]) -> bool:
-    """Whether a table of positions, or a projection of patches, is of another size alone."""
-    is_one = path.endswith(("/position_embedding/embedding", "/patch_embedding/kernel"))
+    """Whether a table of a picture's positions, or a projection of patches, is of another size
+    alone. Positions of texts lie in a row, and have no other size."""
+    is_one = path.endswith(("/embeddings/position_embedding/embedding", "/patch_embedding/kernel"))
     return is_one and old != new and old[1:] == new[1:]
 
 
