@@ -25,10 +25,9 @@ gallery: $(VENV)/ready
 test: lint
 	$(BIN)/python -m pytest tests --durations=40
 
-# What takes too long for every change: every table of eight devices, of every system; the gallery.
+# What takes too long for every change: every system over eight devices, whole trainings, coverages.
 test-long: $(VENV)/ready
-	TEST_LONG=1 $(BIN)/python -m pytest tests/systems tests/main/test_gallery.py \
-		-k "eight_devices or gallery"
+	TEST_LONG=1 $(BIN)/python -m pytest tests -m long --durations=40
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

@@ -1,9 +1,16 @@
 """What takes too long for every change, and `make test-long` runs."""
 
 import os
+from collections.abc import Callable
 
 import pytest
 
 LONG = bool(os.environ.get("TEST_LONG"))
+MARKS = (pytest.mark.long, pytest.mark.skipif(not LONG, reason="make test-long"))
 
-long = pytest.mark.skipif(not LONG, reason="make test-long")
+
+def long(test: Callable) -> Callable:
+    """A test, or some of its cases by `pytest.param(..., marks=MARKS)`, for `make test-long`."""
+    for mark in MARKS:
+        test = mark(test)
+    return test

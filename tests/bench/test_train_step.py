@@ -3,6 +3,7 @@
 import json
 
 from bench import train_step
+from tests.long import long
 from unijax.main import config as config_lib
 from unijax.main.run import resolve
 
@@ -14,6 +15,7 @@ TINY = (
 )  # fmt: skip
 
 
+@long
 def test_steps_are_taken_on_shipped_data_and_counted():
     run = train_step.with_shipped_data(
         resolve(config_lib.load("configs/janus_demo.py"), list(TINY))

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from tests.interop import released
+from tests.long import MARKS
 from unijax.core.errors import UserError
 from unijax.interop import opening
 from unijax.interop.opening import open_model
@@ -129,7 +130,7 @@ def refusals(folder, names, scratch, read, seed, count=60):
     return found
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(s, marks=MARKS) for s in (1, 2, 3))])
 def test_changed_files_give_one_clear_error_or_are_read(layout, quick, tmp_path, seed):
     names = [name for name in FILES if (layout / name).is_file()]
     read = lambda source: read_all(source, tmp_path / "tokenizer")  # noqa: E731

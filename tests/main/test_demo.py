@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
+from tests.long import long
 from tests.main import tiny
 from unijax.core.errors import UserError
 from unijax.data.config import preparation
@@ -61,6 +62,7 @@ def test_a_drawn_picture_is_judged_against_all_that_are_shipped(run_dir, monkeyp
     assert "100% of 16 prompts drawn right" in capsys.readouterr().out
 
 
+@long
 def test_what_was_never_seen_together_is_scored_and_shown(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(composition_lib, "SCENES", 3)
     sizes = ("model.vision.image_size=32", "model.vision.patch_size=8", "model.vq.image_size=32",

@@ -10,6 +10,7 @@ import pytest
 
 from launch.spec import expand
 from tests.goldens import check_golden
+from tests.long import long
 from tests.main import tiny
 from tests.main.test_cli import fails
 from tests.main.test_train import lines
@@ -241,6 +242,7 @@ def test_an_array_of_a_sweep_is_one_job_a_run(planned, tmp_path):
         assert (parsed.only, parsed.dir, parsed.overrides) == (p.id, str(tmp_path), [])
 
 
+@long
 def test_runs_that_diverge_are_rows_and_the_others_go_on(tmp_path):
     sweep.sweep(SWEEP, tmp_path, ["stage.optimizers.main.learning_rate=1e18"], None)
     runs = table.read(tmp_path / "runs.parquet")

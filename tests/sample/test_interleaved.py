@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.long import MARKS
 from tests.systems import test_chameleon, test_transfusion
 from tests.systems.small import random_params
 from unijax.core import tree
@@ -103,7 +104,7 @@ def slowly(sampler, params, messages):
     return pieces
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", ["chameleon", pytest.param("transfusion", marks=MARKS)])
 def test_texts_and_pictures_are_those_of_working_the_row_again(name):
     sampler, params = SAMPLERS[name]
     found = compose(sampler, ASKED, WORDS, MOST, steps=3)

@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 from scipy.optimize import minimize
 
+from tests.long import long
 from tests.scaling.synthetic import BUDGETS, TRUTH, isoflop
 from unijax.scaling import table, validate
 from unijax.scaling.bootstrap import bootstrap, resample
@@ -75,6 +76,7 @@ def test_refused_draws_are_drawn_again():
     assert (counts == 1).all()
 
 
+@long
 def test_intervals_hold_the_truth_at_the_stated_rate():
     # `bench/scaling_coverage.py` does thousands of studies; here few enough for seconds.
     studies = 24

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from tests.long import long
 from tests.scaling.synthetic import BUDGETS, TRUTH, isoflop, loss
 from tests.scaling.test_cost import runs
 from unijax.core.errors import UserError
@@ -197,6 +198,7 @@ def with_noise(seed: int) -> tuple[Points, Points]:
     return tuple(found)
 
 
+@long
 def test_intervals_of_parity_hold_it_under_noise():
     # `bench/scaling_coverage.py --parity` does hundreds of studies.
     share, width = parity_coverage(with_noise, 1 / 3, studies=16, draws=60, level=0.95)

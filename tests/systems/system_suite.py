@@ -31,6 +31,7 @@ class SystemSuite:
     """Subclasses say which system; tests that the sizes of one cannot pass are no others' loss.
 
     Attributes:
+      devices_gate: whether every change runs it over eight devices.
       edges: share of the FLOPs of convolutions that `costs` may be off, as they leave out what
         reaches over edges.
       of_what_is_worked_at_once: metrics that are of a part of a step, not sums over parts.
@@ -41,6 +42,7 @@ class SystemSuite:
 
     small: Small
     recipe: Recipe
+    devices_gate = False
     edges = 0.0
     of_what_is_worked_at_once: tuple[str, ...] = ()
     may_gather: tuple[str, ...] = ("conv_general_dilated",)
@@ -155,11 +157,14 @@ class SystemSuite:
         for a, b in zip(*map(jax.tree.leaves, (whole, resumed)), strict=True):
             assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
 
+    @pytest.mark.long
     def test_over_eight_devices_equals_one(self):
         """In a process of its own (`tests.systems.suite_devices`), split in every way at once.
 
-        `make test-long` takes the other tables too.
+        `make test-long` takes every system and every table.
         """
+        if not (self.devices_gate or LONG):
+            pytest.skip("make test-long")
         module, name = sys.modules[type(self).__module__].__name__, type(self).__name__
         cases = () if LONG else ("fsdp_tensor_sequence",)
         assert devices.run("tests.systems.suite_devices", module, name, *cases) == "equal"

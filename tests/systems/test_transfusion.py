@@ -38,6 +38,7 @@ UNET = UNetConfig(4, 4, 4, (32, 32), 1, (False, True), False, 0, 4)
 class TestTransfusion(DecoderSuite):
     small = SmallRows(SYSTEM, rules=(Rule("autoencoder/", frozen=True),))
     recipe = RECIPE
+    devices_gate = True
     edges = 0.03
     # The autoencoder spreads its images over all devices; latents go back to their rows.
     may_gather = (*DecoderSuite.may_gather, "concatenate", "LatentPatches")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.long import MARKS, long
 from tests.main import tiny
 from tests.models.test_llama import documents, forward, from_transformers, llama, ours, pack
 from tests.systems.decoder_suite import DecoderSuite
@@ -83,11 +84,13 @@ SMALL = Adapted.small
         "test_it_is_registered",
         "test_every_parameter_has_axes_that_every_table_places",
         "test_costs_and_lookups_name_parameters",
-        "test_a_document_does_not_depend_on_what_it_was_packed_with_nor_where",
+        pytest.param(
+            "test_a_document_does_not_depend_on_what_it_was_packed_with_nor_where", marks=MARKS
+        ),
         "test_rows_worked_in_parts_give_the_sums_and_gradients_of_all",
         "test_flops_are_those_of_the_program",
-        "test_greedy_answers_are_those_of_teacher_forcing",
-        "test_over_eight_devices_equals_one",
+        pytest.param("test_greedy_answers_are_those_of_teacher_forcing", marks=MARKS),
+        pytest.param("test_over_eight_devices_equals_one", marks=MARKS),
     ],
 )
 def test_what_every_decoder_must_do(name):
@@ -245,6 +248,7 @@ def test_emus_adapters_are_as_many_as_published():
 DROPPED = (LoraRule("language_model/layers/", rank=3, alpha=6.0, dropout=0.4),)
 
 
+@long
 def test_what_is_dropped_of_a_document_does_not_depend_on_its_row():
     class Dropped(DecoderSuite):
         small = SmallAdapted(lora.adapted(SYSTEM, DROPPED), rules=(Rule("vqmodel/", frozen=True),))
@@ -335,6 +339,7 @@ def test_a_run_of_adapters_resumes_to_the_bit(runs, tmp_path):
         train(dataclasses.replace(run, stage=other), tmp_path)
 
 
+@long
 def test_a_next_stage_begins_from_whole_kernels(runs, tmp_path):
     folder, run, _ = runs
     whole = dataclasses.replace(run.stage, name="next", lora=(), rules=(Rule(""),), steps=1)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.long import long
 from tests.systems.test_janus import GEN, SMALL, SYSTEM, UND
 from unijax.core import tree
 from unijax.core.errors import UserError
@@ -207,6 +208,7 @@ def changes(system: Janus, base: Janus | None) -> dict[str, float]:
     return {k: float(jnp.sqrt(jnp.mean((after[k] - before[k]) ** 2))) for k in before}
 
 
+@long
 def test_coordinate_check():
     # How far every activation goes in five steps is the same at 8 times the width, and is not
     # under the standard parametrisation, which at the base's width is the same run.
