@@ -27,6 +27,7 @@ SHIPPED = [
     "configs/chameleon_demo.py",
     "configs/lmfusion.py",
     "configs/lmfusion.py:shallow,0.1",
+    "configs/lmfusion_demo.py",
     "configs/siglip_demo.py",
     "configs/finetune.py",
     "configs/scaling_micro.py",

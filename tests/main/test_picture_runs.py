@@ -99,7 +99,8 @@ def test_the_scale_of_logits_is_clamped_after_every_step(tmp_path):
     train(resolve(values), tmp_path)
     scales = [row["scale"] for row in logs.lines(tmp_path) if "scale" in row]
     assert scales[0] == pytest.approx(1 / 0.07)  # as it begins
-    assert scales[1:] == pytest.approx([np.exp(2.0)] * 2)
+    assert scales[1] == pytest.approx(np.exp(2.0))
+    assert scales[2] <= scales[1]  # it may fall
 
 
 @pytest.mark.parametrize("how", ["probe", "finetune"])

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.long import long
 from tests.systems.decoder_suite import DecoderSuite
 from tests.systems.small import SmallRows
 from tests.systems.test_janus import SYSTEM
@@ -47,6 +48,7 @@ class TestJanusWithEva02(OfATower):
     small = small(EVA02)
 
 
+@long
 class TestJanusWithClip(OfATower):
     small = small(CLIP)
 

@@ -61,9 +61,11 @@ class RunConfig:
       data: sources, mixture, rows.
       stage: what is trained, and how.
       tokenizer: directory of the text tokenizer; empty where there is no text.
-      init: parts that do not start at random, in this order: {group: run directory or weight file},
-        `PATH:NAME` where the group is called NAME there, `:NAME` for a copy of another group of
-        the model, or of a part of it (`train.carry`).
+      init: parts that do not start at random: {group: run directory or weight file}, `PATH:NAME`
+        where the group is called NAME there, `:NAME` for a copy of another group of the model, or
+        of a part of it, as that one starts (`train.carry`).
+      before: configs of runs that are trained first where they are not yet, each in
+        `before/NAME` of the run directory; `init` calls their groups `NAME:GROUP`.
       mup_base: sizes, as `model`, at which the initialisation and the learning rates are as given;
         those of `model` follow by the maximal-update parametrisation (`train.mup`). None: they are
         as given at any size, the standard parametrisation.
@@ -86,6 +88,7 @@ class RunConfig:
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     validation: ValidationConfig = dataclasses.field(default_factory=ValidationConfig)
     init: dict[str, str] = dataclasses.field(default_factory=dict)
+    before: dict[str, Any] | None = added(None)
     mup_base: Any = None
     cache_frozen: bool = False
     dtype: str = "float32"
@@ -119,6 +122,7 @@ def resolve(values: Any, overrides: Sequence[str] = ()) -> RunConfig:
         run,
         model=build(of.config, run.model, "model"),
         data=build(DATA[of.eats], run.data, "data"),
+        before=run.before and {name: _before(name, values) for name, values in run.before.items()},
     )
     if run.mup_base is not None:
         if not hasattr(of.system, "head_dims"):
@@ -133,6 +137,16 @@ def resolve(values: Any, overrides: Sequence[str] = ()) -> RunConfig:
     for text in overrides:
         override(whole, text)
     return resolve(whole)
+
+
+def _before(name: str, values: Any) -> RunConfig:
+    if not name.isidentifier():
+        raise UserError("before", repr(name), "a name of letters and digits", "Choose another.")
+    try:
+        return resolve(values)
+    except UserError as error:
+        where = f"before.{name}.{error.where}".rstrip(".")
+        raise UserError(where, error.found, error.expected, error.fix) from None
 
 
 def make_system(run: RunConfig) -> System:

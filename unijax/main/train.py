@@ -30,7 +30,7 @@ from unijax.main.run import RunConfig, make_mup_base, make_system
 from unijax.parallel.sharding import describe, make_mesh, reader, row_shards
 from unijax.train import cache, origin, setup
 from unijax.train.carry import carried
-from unijax.train.checkpoint import FOLDER, read_params
+from unijax.train.checkpoint import FOLDER, read_params, whole_steps
 from unijax.train.loop import Evaluator, fit, validation
 from unijax.train.lora import without
 from unijax.train.setup import Trainer
@@ -70,6 +70,7 @@ def train(
     is_new = not was_there or (run_dir.is_dir() and not any(run_dir.iterdir()))
     writable_directory(run_dir)
     with lease.hold(run_dir):
+        _train_before(run, run_dir)
         try:
             with StatusKeeper(run_dir, run.stage.steps) as status:
                 state = _train(run, run_dir, init_from, stop_at, tables, status)
@@ -82,6 +83,20 @@ def train(
                     run_dir.rmdir()
             raise
     return state
+
+
+def _train_before(run: RunConfig, run_dir: pathlib.Path) -> None:
+    """Trains, or goes on with, the runs that this one starts from."""
+    for name, first in (run.before or {}).items():
+        place = _place_before(run_dir, name)
+        if first.stage.steps not in whole_steps(place):
+            if is_lead():
+                print(f"{name}, from which it starts, in {place}:", file=sys.stderr)
+            train(first, place)
+
+
+def _place_before(run_dir: pathlib.Path, name: str) -> pathlib.Path:
+    return run_dir / "before" / name
 
 
 def _is_worthless(run_dir: pathlib.Path) -> bool:
@@ -114,7 +129,7 @@ def _train(
     tokenizer = load(run.tokenizer) if run.tokenizer else None
     if run.cache_frozen:
         check_frozen(run, system, trainer)
-    params = initial_params(run, trainer, init_from)
+    params = initial_params(run, trainer, init_from, run_dir)
     if isinstance(run.data, PictureConfig):
         batches, held_out = pictures(run, system, params, tokenizer, share, run_dir)
     else:
@@ -197,17 +212,26 @@ def shown(
     return {}
 
 
-def initial_params(run: RunConfig, trainer: Trainer, init_from: str | None) -> Params:
+def initial_params(
+    run: RunConfig, trainer: Trainer, init_from: str | None, run_dir: pathlib.Path
+) -> Params:
     """Random, or those of another run, or random with parts of other runs or files put in.
 
     Adapters of the other run are folded into its kernels; those of this run begin anew.
+
+    Args:
+      run_dir: of this run, in which those that are trained before it lie.
     """
     if init_from is not None:
         params = read_params(init_from, without(trainer.abstract))
         return merge(params, trainer.adapters(run.seed))
     params = trainer.init(run.seed)
     flat, like = tree.flatten(params), tree.flatten(trainer.abstract)
-    for group, source in run.init.items():
+    # Copies of other groups come last: a config keeps its keys in the order of their names.
+    for group, source in sorted(run.init.items(), key=lambda item: item[1].startswith(":")):
+        name, _, there = source.partition(":")
+        if name in (run.before or {}):
+            source = f"{_place_before(run_dir, name)}:{there or group}"
         flat |= carried(source, group, like, flat)
     return tree.unflatten(flat)
 
@@ -258,9 +282,9 @@ def shared_tables(run: RunConfig, folder: pathlib.Path) -> dict[str, Cached] | N
     if not run.cache_frozen:
         return None
     system, trainer = build(run, make_mesh(run.mesh))
-    if not system.encoders <= run.init.keys():
+    if run.before or not system.encoders <= run.init.keys():
         return None
-    params = initial_params(run, trainer, None)
+    params = initial_params(run, trainer, None, folder)
     return cached_tables(run, system, params, load_tokenizer(run.tokenizer), folder)
 
 
