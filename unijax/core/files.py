@@ -233,8 +233,11 @@ def write_file(path: str | os.PathLike, content: str | bytes, lasting: bool = Tr
         patiently(write, temporary)
 
 
-def read_plain(path: str | os.PathLike) -> bytes:
+def read_plain(path: str | os.PathLike, most_bytes: int = -1) -> bytes:
     """The content of a file that a user named. What is no plain file would be waited for.
+
+    Args:
+      most_bytes: of a longer file, the beginning; -1 for all.
 
     Raises:
       OSError: if it cannot be read, or is a pipe or device.
@@ -242,7 +245,7 @@ def read_plain(path: str | os.PathLike) -> bytes:
     handle = patiently(os.open, path, os.O_RDONLY | os.O_NONBLOCK)
     with os.fdopen(handle, "rb") as file:
         _check_plain(handle, path)
-        content = file.read()
+        content = file.read(most_bytes)
     if content is None:  # of /proc: nothing yet
         raise OSError(errno.EINVAL, "no plain file", str(path))
     return content

@@ -19,6 +19,7 @@ import errno
 import json
 import os
 import pathlib
+import re
 import socket
 import sys
 import threading
@@ -29,13 +30,28 @@ from collections.abc import Iterator
 import numpy as np
 
 from unijax.core.errors import UserError
-from unijax.core.files import guarded, hidden, patiently, sweep, sync, unwritable
+from unijax.core.files import (
+    discard,
+    guarded,
+    hidden,
+    patiently,
+    read_plain,
+    sweep,
+    sync,
+    unwritable,
+)
+from unijax.core.json_files import shown
 from unijax.core.processes import is_lead, job_id, of_the_lead
 
 FOLDER = "lease"
 SECONDS = 60.0  # after which a holder that gives no sign has lost its lease
 _SIGNS = 6  # in that time
 _TOGETHER = 5.0  # seconds that the processes of a run wait between two words of process 0
+_DAY = 86_400.0
+_TOKEN = re.compile("[0-9]+")
+_MOST_BYTES = 2**16
+# Errors of what has the name of a file and is none: a folder, a socket, links in a circle.
+_NO_FILE = (errno.EINVAL, errno.EISDIR, errno.ENXIO, errno.ELOOP)
 
 
 class Held(UserError):
@@ -72,8 +88,8 @@ class Owner:
 
     def __str__(self) -> str:
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.since))
-        job = f", job {self.job}" if self.job else ""
-        return f"process {self.pid} on {self.host}{job}, since {since}"
+        job = f", job {shown(self.job)}" if self.job else ""
+        return f"process {self.pid} on {shown(self.host)}{job}, since {since}"
 
 
 def _boot() -> str:
@@ -149,7 +165,7 @@ class _Lease:
     def __init__(self, run_dir: pathlib.Path, job: str, seconds: float):
         self._run_dir, self._folder = run_dir, run_dir / FOLDER
         self._owner = Owner(
-            socket.gethostname(), os.getpid(), job, time.time(), seconds, _boot(),
+            socket.gethostname(), os.getpid(), job, time.time(), float(seconds), _boot(),
             _process(os.getpid())[0], uuid.uuid4().hex,
         )  # fmt: skip
         self._content = json.dumps(dataclasses.asdict(self._owner)) + "\n"
@@ -169,9 +185,9 @@ class _Lease:
                 with contextlib.suppress(FileNotFoundError):
                     if self._create():
                         break
-            for name in patiently(os.listdir, self._folder):
-                if name.isdigit() and int(name) < self._token:
-                    patiently(_unlink, self._folder / name)
+            for token in _tokens(self._folder):
+                if token < self._token:
+                    patiently(_unlink, self._folder / str(token))
             sync(self._folder)
             sweep(self._run_dir)
             self._thread.start()
@@ -183,12 +199,13 @@ class _Lease:
         # Its own file is read: a network file system may list the folder as it was a minute ago.
         if _text(self._path) == self._content and _newest(self._folder) == self._token:
             return
-        found = "its lease removed" if self._run_dir.exists() else "no such directory"
+        found = "its lease removed or damaged" if self._run_dir.exists() else "no such directory"
         expected, fix = "the run directory as it was", "It was moved or removed meanwhile."
-        with contextlib.suppress(OSError, ValueError, TypeError):
+        with contextlib.suppress(OSError):
             newest = _newest(self._folder)
-            if newest is not None:
-                found = f"it taken over by {_read(self._folder / str(newest))}"
+            owner = None if newest is None else _read(self._folder / str(newest))
+            if owner is not None and (newest != self._token or owner.pid):
+                found = f"it taken over by {owner}"
                 expected = "to hold it still: this process gave no sign for a time"
                 fix = "That one goes on from the last checkpoint; end one of them."
         raise Lost(str(self._run_dir), found, expected, f"{fix} This process wrote nothing more.")
@@ -263,13 +280,18 @@ class _Lease:
                 os.utime(self._path)
 
 
+def _tokens(folder: pathlib.Path) -> list[int]:
+    """Those in a folder; none where there is no folder."""
+    try:
+        names = patiently(os.listdir, folder)
+    except FileNotFoundError:
+        return []
+    return [int(name) for name in names if _TOKEN.fullmatch(name)]
+
+
 def _newest(folder: pathlib.Path) -> int | None:
     """The greatest token; None without one."""
-    try:
-        tokens = [int(name) for name in patiently(os.listdir, folder) if name.isdigit()]
-    except FileNotFoundError:
-        return None
-    return max(tokens, default=None)
+    return max(_tokens(folder), default=None)
 
 
 def _make(path: pathlib.Path) -> None:
@@ -277,31 +299,57 @@ def _make(path: pathlib.Path) -> None:
 
 
 def _unlink(path: pathlib.Path) -> None:
-    path.unlink(missing_ok=True)
+    try:
+        path.unlink(missing_ok=True)
+    except IsADirectoryError:  # no lease, whatever it is
+        discard(path)
 
 
 def _sign(path: pathlib.Path) -> int | None:
     """Changes with every sign that a holder gives; None without a file."""
     try:
-        with path.open("rb") as file:  # what a server says now, not what was kept of it
-            about = os.fstat(file.fileno())
+        # Opened: what a server says now, not what was kept of it. A pipe is not waited for.
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except FileNotFoundError:
         return None
-    return about.st_mtime_ns
+    except OSError as e:
+        if e.errno not in _NO_FILE:
+            raise
+        return 0
+    try:
+        return os.fstat(handle).st_mtime_ns
+    finally:
+        os.close(handle)
 
 
 def _text(path: pathlib.Path) -> str:
-    """ "" without a file."""
+    """ "" without a file. Of what is no plain file, and of other bytes, what no lease holds."""
     try:
-        return patiently(path.read_text)
+        return patiently(read_plain, path, _MOST_BYTES).decode(errors="replace")
     except FileNotFoundError:
         return ""
+    except OSError as e:
+        if e.errno not in _NO_FILE:
+            raise
+        return "no file"
 
 
 def _read(path: pathlib.Path) -> Owner | None:
     """The owner that a lease names; None of one that was given back."""
     text = _text(path)
+    if not text:
+        return None
     try:
-        return Owner(**json.loads(text)) if text else None
-    except (ValueError, TypeError):  # of another release, or damaged
-        return Owner("a machine", 0, "", path.stat().st_mtime, SECONDS, "", 0, "")
+        owner = Owner(**json.loads(text))
+    except (ValueError, TypeError, RecursionError):  # of another release, or damaged
+        return _unknown()
+    fields = dataclasses.fields(Owner)
+    whole = all(type(getattr(owner, field.name)) is field.type for field in fields)
+    # No others can be waited for, or be told.
+    sane = whole and 0 <= owner.seconds <= _DAY and 0 <= owner.since < 2**33
+    return owner if sane else _unknown()
+
+
+def _unknown() -> Owner:
+    """Of a file that is no lease. No process has the number 0."""
+    return Owner("a machine that is not known", 0, "", 0.0, SECONDS, "", 0, "")
