@@ -1,9 +1,32 @@
 """Where the shipped data is found, and where prepared data is kept: the only place that knows."""
 
 import os
+import re
 from pathlib import Path
 
 from unijax.core.errors import UserError
+
+# As of a bucket; also as a path that was made of one has it, with one stroke.
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+
+
+def is_address(text: str | os.PathLike) -> bool:
+    """Whether it says `gs://...`, `s3://...` or the like: no path, and no folder here."""
+    return bool(_ADDRESS.match(os.fspath(text)))
+
+
+def local(path: str | os.PathLike) -> Path:
+    """The path, which is one of this machine.
+
+    Raises:
+      UserError: for an address: a folder of that name would be made in its stead.
+    """
+    if is_address(path):
+        raise UserError(
+            re.sub(":/+", "://", os.fspath(path), count=1), "an address", "a path of this machine",
+            "Mount the bucket (gcsfuse, mountpoint-s3), or copy from and to it.",
+        )  # fmt: skip
+    return Path(path)
 
 
 def assets_dir() -> Path:
@@ -13,7 +36,7 @@ def assets_dir() -> Path:
     it (`pip install -e .`). Raises UserError when there is no such folder.
     """
     named = os.environ.get("UNIJAX_ASSETS")
-    path = Path(named) if named else Path(__file__).resolve().parents[2] / "assets"
+    path = local(named) if named else Path(__file__).resolve().parents[2] / "assets"
     if not path.is_dir():
         raise UserError(
             "$UNIJAX_ASSETS" if named else "shipped data",
@@ -26,4 +49,4 @@ def assets_dir() -> Path:
 
 def cache_dir() -> Path:
     """The folder where prepared datasets are kept: `$UNIJAX_DATA`, or `~/.cache/unijax`."""
-    return Path(os.environ.get("UNIJAX_DATA") or Path.home() / ".cache" / "unijax")
+    return local(os.environ.get("UNIJAX_DATA") or Path.home() / ".cache" / "unijax")

@@ -15,6 +15,7 @@ from unijax.core import exit_codes
 from unijax.core.errors import Preempted, Unwritable, UserError
 from unijax.core.files import OF_DISK
 from unijax.core.json_files import shown
+from unijax.core.paths import local
 from unijax.main import interrupts, launch_verbs, limits, scaling_verbs
 
 # Orbax and absl narrate every save, asyncio every failed write of one; what a user must know is
@@ -51,6 +52,26 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str):
         help_ = f"See `{self.prog} --help`."
         self.exit(exit_codes.MISTAKE, f"error: {self.prog}: {message}. {help_}\n")
+
+
+def _place(text: str) -> str:
+    """A path of this machine, as the command line gives it."""
+    try:
+        local(text)
+    except UserError as e:
+        raise argparse.ArgumentTypeError(str(e).rstrip(".")) from None
+    return text
+
+
+# Arguments that hold words, not places.
+_WORDS = {"overrides", "changes", "prompt", "question", "system", "name", "title"}
+
+
+def _refuse_addresses(parser: argparse.ArgumentParser) -> None:
+    """In every argument that may be a place."""
+    for action in parser._actions:
+        if action.type is None and action.nargs != 0 and action.dest not in _WORDS:
+            action.type = _place
 
 
 def _config_flags(parser: argparse.ArgumentParser) -> None:
@@ -191,6 +212,8 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
     scaling_verbs.add_parsers(verbs)
 
     launch_verbs.add_parsers(verbs)
+    for parser in verbs.choices.values():
+        _refuse_addresses(parser)
     return top, verbs.choices
 
 

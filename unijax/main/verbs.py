@@ -6,6 +6,7 @@ import pathlib
 
 from unijax.core.errors import UserError
 from unijax.core.files import writable_directory
+from unijax.core.paths import local
 from unijax.main import config as config_lib
 from unijax.main.run import RunConfig, make_system, resolve
 from unijax.sample.logits import Sampling
@@ -105,7 +106,7 @@ def _parts(given: list[str]) -> dict[str, str]:
             found = "given twice" if name in parts else "no NAME=PATH"
             expected = "--part NAME=PATH, once for a part"
             raise UserError(f"--part {text}", found, expected, "Correct it.")
-        parts[name] = place
+        parts[name] = str(local(place))
     return parts
 
 
