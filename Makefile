@@ -25,10 +25,11 @@ gallery: $(VENV)/ready
 test: lint
 	$(BIN)/python -m pytest tests --durations=40
 
-# What takes too long for every change: every table of eight devices, of every system; the gallery.
+# What takes too long for every change: every table of eight devices, of every system; the gallery;
+# the demo from a wheel in an empty environment.
 test-long: $(VENV)/ready
 	TEST_LONG=1 $(BIN)/python -m pytest tests/systems tests/main/test_gallery.py \
-		-k "eight_devices or gallery"
+		tests/main/test_installed.py -k "eight_devices or gallery or empty_environment"
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

@@ -16,8 +16,12 @@ setup(
     version="0.1.0",
     description="Unified multimodal models in JAX: train, sample and ship Janus and its kin",
     python_requires=">=3.11",
-    packages=find_packages(include=["unijax", "unijax.*", "launch"]),
-    package_data={"unijax.ops.attention": ["block_sizes.json"]},
+    # launch/, configs/ and assets/ lie at the top of the repository, linked into unijax/.
+    packages=find_packages(include=["unijax", "unijax.*"]),
+    package_data={
+        "unijax": ["configs/*.py", "assets/**/*"],
+        "unijax.ops.attention": ["block_sizes.json"],
+    },
     install_requires=[
         "jax>=0.10.2,<0.11",
         "flax>=0.12.8,<0.14",

@@ -3,8 +3,8 @@
 import shlex
 from collections.abc import Sequence
 
-from launch.spec import Launch, Run
 from unijax.core import exit_codes
+from unijax.launch.spec import Launch, Run
 
 PORT = 8476  # of JAX's coordinator, on machines that run one process of one run
 

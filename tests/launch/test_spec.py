@@ -2,9 +2,9 @@
 
 import pytest
 
-from launch.spec import expand
 from tests.launch.cases import LADDER, SWEEP
 from unijax.core.errors import UserError
+from unijax.launch.spec import expand
 from unijax.main.launching import build_launch
 
 

@@ -87,7 +87,7 @@ def test_too_few_open_files_are_told_where_they_run_out(tmp_path):
     program = """
 import os, resource, sys
 from unijax.main import cli
-import unijax.main.launch_verbs, launch.table
+import unijax.main.launch_verbs, unijax.launch.table
 
 few = len(os.listdir("/proc/self/fd")) - 1
 resource.setrlimit(resource.RLIMIT_NOFILE, (few, few))

@@ -7,10 +7,10 @@ from typing import Any
 
 import yaml
 
-from launch import engines
-from launch.spec import FOLDER, Launch, Run, expand
 from unijax.core.errors import UserError
 from unijax.core.record import build, to_json
+from unijax.launch import engines
+from unijax.launch.spec import FOLDER, Launch, Run, expand
 from unijax.main import cli
 from unijax.main.config import load as load_config
 from unijax.main.config import override

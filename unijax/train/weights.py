@@ -12,6 +12,7 @@ from safetensors.flax import load_file, save_file
 from unijax.core import tree
 from unijax.core.errors import UserError
 from unijax.core.files import atomic_file
+from unijax.core.paths import shipped
 from unijax.core.system import Params
 from unijax.train.checkpoint import check_same
 
@@ -30,7 +31,7 @@ def load_weights(path: str | pathlib.Path, like: Params) -> Params:
       UserError: if the file is missing or broken, or holds other parameters.
     """
     try:
-        flat = load_file(str(path))
+        flat = load_file(str(shipped(path)))
     except (OSError, SafetensorError) as e:
         raise UserError(
             str(path),
