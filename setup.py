@@ -48,5 +48,5 @@ setup(
         "tensorboardX>=2.6.4,<3",
     ],
     extras_require={"interop": INTEROP, "wandb": ["wandb>=0.18"], "test": TEST + INTEROP},
-    entry_points={"console_scripts": ["unijax=unijax.main.cli:main"]},
+    entry_points={"console_scripts": ["unijax=unijax.main.cli:command"]},
 )

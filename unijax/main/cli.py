@@ -5,6 +5,8 @@ import difflib
 import errno
 import itertools
 import logging
+import os
+import select
 import sys
 import traceback
 import types
@@ -12,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from unijax.core import exit_codes
-from unijax.core.errors import Preempted, Unwritable, UserError
+from unijax.core.errors import Interrupted, Preempted, Unwritable, UserError
 from unijax.core.files import OF_DISK
 from unijax.core.json_files import shown
 from unijax.core.paths import local
@@ -271,15 +273,32 @@ def _verb(name: str) -> Callable[[argparse.Namespace], int | None]:
     return getattr(verbs, name)
 
 
+def _is_unread() -> bool:
+    """Whether who read what this command prints is gone, as `head` is after its lines."""
+    pipe = select.poll()
+    pipe.register(sys.stdout.fileno(), 0)
+    if not pipe.poll(0):
+        return False
+    # What Python flushes at its end goes nowhere, instead of failing again.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
+
+
 def _run(args: argparse.Namespace) -> int:
     try:
-        return _verb(f"{args.verb}_")(args) or exit_codes.DONE
+        status = _verb(f"{args.verb}_")(args) or exit_codes.DONE
+        sys.stdout.flush()
+        return status
     except UserError as e:
         print(f"error: {e}", file=sys.stderr)
         return exit_codes.UNWRITABLE if isinstance(e, Unwritable) else exit_codes.MISTAKE
     except Preempted as e:
         print(e, file=sys.stderr)
-        return exit_codes.PREEMPTED
+        return exit_codes.INTERRUPTED if isinstance(e, Interrupted) else exit_codes.PREEMPTED
+    except BrokenPipeError:
+        if not _is_unread():
+            raise
+        return exit_codes.UNREAD
     except PermissionError as e:
         told = UserError(
             str(e.filename), "a path that this user may not open", "one that it may",
@@ -305,9 +324,17 @@ def _run(args: argparse.Namespace) -> int:
         print(f"error: {told}", file=sys.stderr)
         return exit_codes.UNWRITABLE
     except KeyboardInterrupt:
-        print("interrupted; the last checkpoint is intact", file=sys.stderr)
+        print("interrupted", file=sys.stderr)
         return exit_codes.INTERRUPTED
 
 
+def command() -> None:
+    """The program `unijax`."""
+    status = main()
+    if status == exit_codes.INTERRUPTED:
+        interrupts.leave(status)
+    sys.exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    command()
