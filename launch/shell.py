@@ -16,7 +16,7 @@ def quoted(argv: Sequence[str]) -> str:
 
 def environment(launch: Launch, run: Run | None = None) -> list[str]:
     """Lines that enter the working directory and the environment."""
-    lines = [f"cd {shlex.quote(launch.workdir)}"] if launch.workdir else []
+    lines = [f"cd {shlex.quote(launch.workdir)} || exit"] if launch.workdir else []
     lines += launch.setup.splitlines()
     lines += [f"export {name}={shlex.quote(value)}" for name, value in launch.env.items()]
     if run is not None:

@@ -25,7 +25,11 @@ def load(path: str, changes: Sequence[str] = ()) -> Launch:
     Raises:
       UserError: for a wrong file, key, type or value, or a command that the trainer refuses.
     """
-    return build_launch(_values(pathlib.Path(path)), changes)
+    values = _values(pathlib.Path(path))
+    try:
+        return build_launch(values, changes)
+    except UserError as e:
+        raise UserError(f"{path}: {e.where}".rstrip(": "), e.found, e.expected, e.fix) from None
 
 
 def build_launch(values: Any, changes: Sequence[str] = ()) -> Launch:
