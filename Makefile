@@ -25,7 +25,8 @@ gallery: $(VENV)/ready
 test: lint
 	$(BIN)/python -m pytest tests --durations=40
 
-# What takes too long for every change: every system over eight devices, whole trainings, coverages.
+# What takes too long for every change: every system over eight devices, whole trainings, coverages,
+# the demo from a wheel in an empty environment.
 test-long: $(VENV)/ready
 	TEST_LONG=1 $(BIN)/python -m pytest tests -m long --durations=40
 

@@ -16,8 +16,12 @@ setup(
     version="0.1.0",
     description="Unified multimodal models in JAX: train, sample and ship Janus and its kin",
     python_requires=">=3.11",
-    packages=find_packages(include=["unijax", "unijax.*", "launch"]),
-    package_data={"unijax.ops.attention": ["block_sizes.json"]},
+    # launch/, configs/ and assets/ lie at the top of the repository, linked into unijax/.
+    packages=find_packages(include=["unijax", "unijax.*"]),
+    package_data={
+        "unijax": ["configs/*.py", "assets/**/*"],
+        "unijax.ops.attention": ["block_sizes.json"],
+    },
     install_requires=[
         "jax>=0.10.2,<0.11",
         "flax>=0.12.8,<0.14",
@@ -44,5 +48,5 @@ setup(
         "tensorboardX>=2.6.4,<3",
     ],
     extras_require={"interop": INTEROP, "wandb": ["wandb>=0.18"], "test": TEST + INTEROP},
-    entry_points={"console_scripts": ["unijax=unijax.main.cli:main"]},
+    entry_points={"console_scripts": ["unijax=unijax.main.cli:command"]},
 )

@@ -6,10 +6,10 @@ import os
 
 import pytest
 
-from launch.table import table
 from unijax.core import status
 from unijax.core.errors import UserError
 from unijax.core.status import Status
+from unijax.launch.table import table
 
 NOW = 1_800_000_000.0
 RUNNING = Status(

@@ -22,6 +22,14 @@ class Unwritable(UserError):
 class Preempted(Exception):
     """The run was asked to end (SIGTERM), and has saved. The same command resumes it."""
 
+    HOW = "preempted"
+
     def __init__(self, step: int):
         self.step = step
-        super().__init__(f"preempted; saved step {step}. The same command resumes")
+        super().__init__(f"{self.HOW}; saved step {step}. The same command resumes")
+
+
+class Interrupted(Preempted):
+    """The same by Ctrl-C."""
+
+    HOW = "interrupted"

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from unijax.core.errors import Unwritable, UserError
+from unijax.core.paths import local
 
 T = TypeVar("T")
 
@@ -200,7 +201,7 @@ def writable_directory(path: str | os.PathLike) -> pathlib.Path:
     Raises:
       UserError: if not; `Unwritable` where the disk, not the path, is at fault.
     """
-    path = pathlib.Path(path)
+    path = local(path)
     try:
         patiently(_make, path)
         patiently(_try_file, path)
@@ -241,8 +242,9 @@ def read_plain(path: str | os.PathLike, most_bytes: int = -1) -> bytes:
 
     Raises:
       OSError: if it cannot be read, or is a pipe or device.
+      UserError: for an address.
     """
-    handle = patiently(os.open, path, os.O_RDONLY | os.O_NONBLOCK)
+    handle = patiently(os.open, local(path), os.O_RDONLY | os.O_NONBLOCK)
     with os.fdopen(handle, "rb") as file:
         _check_plain(handle, path)
         content = file.read(most_bytes)
@@ -319,7 +321,7 @@ def atomic_file(path: str | os.PathLike, lasting: bool = True) -> Iterator[pathl
     Raises:
       UserError: if the place cannot be written or the disk is full.
     """
-    path = pathlib.Path(path)
+    path = local(path)
     check_allowed(path)
     temporary = hidden(path)
     try:
@@ -344,7 +346,7 @@ def atomic_directory(path: str | os.PathLike) -> Iterator[pathlib.Path]:
       UserError: if `path` exists and is not an empty directory, or the place cannot be written. One
         that is raised inside names `path`, too, not the temporary directory.
     """
-    path = pathlib.Path(path)
+    path = local(path)
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise UserError(
             str(path),

@@ -5,6 +5,7 @@ A field that came when runs were on record already is `added`.
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from typing import Any
@@ -80,6 +81,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return {k: _convert(args[1], value[k], f"{where}.{k}") for k in value}
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(where, f"{value}", "a finite number", "Correct the config.")
     if hint in (int, float, str, bool):
         if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
             raise _wrong_type(where, value, hint.__name__)

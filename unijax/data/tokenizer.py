@@ -14,6 +14,7 @@ from typing import Protocol, runtime_checkable
 from unijax.core.errors import UserError
 from unijax.core.files import atomic_file
 from unijax.core.json_files import quoted, shown
+from unijax.core.paths import shipped
 from unijax.core.vocab import SpecialIds
 from unijax.data import hf_tokens, special_tokens
 from unijax.data.special_tokens import SpecialTokens
@@ -131,7 +132,7 @@ def load(path: str | Path, special: str | Path | None = None) -> Tokenizer:
     Raises:
       UserError: a missing or unreadable file, or a special token without an id.
     """
-    path = Path(path)
+    path = shipped(path)
     file = _find(path) if path.is_dir() else path
     if not file.is_file():
         raise UserError(

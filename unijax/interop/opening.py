@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import pathlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,6 +23,7 @@ from unijax.interop.sections import Section
 from unijax.interop.table import Source, Table, TensorInfo, check_coverage, check_names
 from unijax.systems.registry import recipe
 
+_ON_THE_HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 FIX = "Import a checkpoint of the kind and size that its config.json says."
 
 
@@ -115,7 +117,13 @@ def existing_directory(path: str | pathlib.Path) -> pathlib.Path:
     """Raises UserError if it is none."""
     path = pathlib.Path(path)
     if (found := kind_of(path)) != "a directory":
-        raise UserError(shown(str(path)), found, "a model directory", "Correct the path.")
+        fix = "Correct the path."
+        if found == "nothing" and _ON_THE_HUB.fullmatch(str(path)):
+            fix = (
+                f"If it is one of huggingface.co, fetch it first: pip install huggingface_hub; "
+                f"hf download {path} --local-dir {path.name}; then give {path.name}."
+            )
+        raise UserError(shown(str(path)), found, "a model directory", fix)
     return path
 
 

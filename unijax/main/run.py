@@ -7,6 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from unijax.core.errors import UserError
+from unijax.core.paths import is_address
 from unijax.core.record import added, build, to_json
 from unijax.core.system import System
 from unijax.data.config import DataConfig, GroupConfig
@@ -113,6 +114,7 @@ def resolve(values: Any, overrides: Sequence[str] = ()) -> RunConfig:
       UserError: for a wrong key, type or value.
     """
     run = build(RunConfig, values, "")
+    _refuse_addresses(to_json(run), "")
     of = recipe(run.system)
     known = {"dtype": DTYPES, "param_dtype": DTYPES, "remat": REMAT_POLICIES}
     for name, values_of in known.items():
@@ -147,6 +149,16 @@ def _before(name: str, values: Any) -> RunConfig:
     except UserError as error:
         where = f"before.{name}.{error.where}".rstrip(".")
         raise UserError(where, error.found, error.expected, error.fix) from None
+
+
+def _refuse_addresses(value: Any, key: str) -> None:
+    """Raises a UserError that names the key."""
+    if isinstance(value, str) and is_address(value):
+        raise UserError(key, repr(value), "a path of this machine", "Mount the bucket, or copy it.")
+    inside = value.items() if isinstance(value, dict) else ()
+    inside = enumerate(value) if isinstance(value, list) else inside
+    for name, x in inside:
+        _refuse_addresses(x, f"{key}.{name}" if key else str(name))
 
 
 def make_system(run: RunConfig) -> System:

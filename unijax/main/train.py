@@ -60,7 +60,7 @@ def train(
 
     Raises:
       UserError: for a mistake in the config or the data.
-      Preempted: on SIGTERM, when all is saved.
+      Preempted: on SIGTERM or Ctrl-C, when all is saved.
     """
     if isinstance(run.data, DataConfig) and not run.tokenizer:
         raise UserError(
@@ -75,6 +75,12 @@ def train(
             with StatusKeeper(run_dir, run.stage.steps) as status:
                 state = _train(run, run_dir, init_from, stop_at, tables, status)
                 status.finish(int(state.step))
+        except KeyboardInterrupt:
+            if is_lead():
+                saved = max(whole_steps(run_dir), default=None)
+                has = "nothing was saved yet" if saved is None else f"step {saved} is saved"
+                print(f"{run_dir}: {has}. The same command goes on from there", file=sys.stderr)
+            raise
         except UserError:
             if is_new and is_lead() and _is_worthless(run_dir):
                 for path in run_dir.iterdir():

@@ -6,13 +6,39 @@ import pathlib
 
 from unijax.core.errors import UserError
 from unijax.core.files import writable_directory
+from unijax.core.paths import local
 from unijax.main import config as config_lib
 from unijax.main.run import RunConfig, make_system, resolve
 from unijax.sample.logits import Sampling
 
 
 def _resolved(args: argparse.Namespace) -> RunConfig:
-    return resolve(config_lib.load(args.config), args.overrides)
+    values = config_lib.load(args.config)
+    try:
+        return resolve(values, args.overrides)
+    except UserError as e:
+        if not e.where:  # of a key at the top
+            e = UserError(args.config, e.found, e.expected, e.fix)
+        raise e from None
+
+
+def config_(args: argparse.Namespace) -> None:
+    """`unijax config`."""
+    import json
+
+    from unijax.core.record import to_json
+    from unijax.main.keys import keys
+
+    if args.help_keys is None and args.config is None:
+        raise UserError(
+            "unijax config", "neither --config nor --help-keys", "one of them",
+            "`--config FILE` prints a config, `--help-keys` lists the keys of all.",
+        )  # fmt: skip
+    run = None if args.config is None else _resolved(args)
+    if args.help_keys is not None:
+        print(keys(args.system if run is None else run.system, args.help_keys))
+    else:
+        print(json.dumps(to_json(run, whole=True), indent=1))
 
 
 def train_(args: argparse.Namespace) -> None:
@@ -105,7 +131,7 @@ def _parts(given: list[str]) -> dict[str, str]:
             found = "given twice" if name in parts else "no NAME=PATH"
             expected = "--part NAME=PATH, once for a part"
             raise UserError(f"--part {text}", found, expected, "Correct it.")
-        parts[name] = place
+        parts[name] = str(local(place))
     return parts
 
 

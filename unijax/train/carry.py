@@ -6,7 +6,6 @@ of another size are resized (`ops.resize`).
 """
 
 import math
-import pathlib
 from collections.abc import Callable, Iterable, Mapping
 
 import jax
@@ -15,6 +14,7 @@ import numpy as np
 
 from unijax.core import tree
 from unijax.core.errors import UserError
+from unijax.core.paths import shipped
 from unijax.core.processes import tell_once
 from unijax.ops.resize import resize_bicubic, resize_positions
 from unijax.train.checkpoint import check_same
@@ -51,7 +51,7 @@ def carried(
     if source.startswith(":"):
         return _copied(source[1:], group, ours, begun)
     place_of, _, name = source.rpartition(":")
-    if not place_of or pathlib.Path(source).exists():
+    if not place_of or shipped(source).exists():
         place_of, name = source, group
     shapes, read = _open(place_of)
     theirs = {p: group + p.removeprefix(name) for p in shapes if tree.is_within(p, name)}
@@ -100,12 +100,13 @@ def _copied(
 
 
 def _open(source: str) -> tuple[dict[str, tuple[int, ...]], Read]:
-    if not pathlib.Path(source).exists():
+    source = shipped(source)
+    if not source.exists():
         raise UserError(
             f"init: {source}", "nothing", "a run directory or a weight file",
             "Train that run first, or correct its path in the config.",
         )  # fmt: skip
-    if pathlib.Path(source).is_dir():
+    if source.is_dir():
         stored = StoredParams(source)
         return {p: tuple(x.shape) for p, x in stored.arrays.items()}, stored.read
     flat = read_file(source)

@@ -19,7 +19,7 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import numpy as np
 
-from unijax.core.errors import Preempted, UserError
+from unijax.core.errors import UserError
 from unijax.core.files import discard, write_file
 from unijax.core.processes import is_lead, of_the_lead
 from unijax.core.system import Metrics
@@ -140,7 +140,7 @@ def fit(
     Raises:
       UserError: where steps are not finite and the config does not let that pass, or the
         checkpoint there is of another run, or of a later step than this one's last.
-      Preempted: on SIGTERM, when all is saved.
+      Preempted: on SIGTERM or Ctrl-C, when all is saved.
     """
     end = steps if stop_at is None else min(stop_at, steps)
     with contextlib.ExitStack() as at_end:
@@ -169,7 +169,7 @@ def fit(
             if now.must_roll_back(newest=False):
                 now.roll_back()
         if asked_to_end:
-            raise Preempted(now.step)
+            raise preemption.ended(now.step)
     return now.state
 
 

@@ -12,6 +12,7 @@ from safetensors.flax import load_file, save_file
 from unijax.core import tree
 from unijax.core.errors import UserError
 from unijax.core.files import atomic_file
+from unijax.core.paths import shipped
 from unijax.core.system import Params
 
 
@@ -25,7 +26,7 @@ def save_weights(path: str | pathlib.Path, params: Params, dtype: DTypeLike) -> 
 def read_file(path: str | pathlib.Path) -> dict[str, jax.Array]:
     """Every parameter of a file, by path. Raises a UserError if it is missing or broken."""
     try:
-        return load_file(str(path))
+        return load_file(str(shipped(path)))
     except (OSError, SafetensorError) as e:
         raise UserError(
             str(path),
