@@ -146,7 +146,10 @@ def _how(grid: tuple[int, int, int], options: Options, name: str) -> dict:
         grid_names=("head", "tile", "batch"),
         num_threads=WORKERS + 1,
         thread_name="warpgroup",
-        compiler_params=plgpu.CompilerParams(approx_math=True),
+        # Lowered alike by every JAX: the default is another from 0.11 on.
+        compiler_params=plgpu.CompilerParams(
+            approx_math=True, lowering_semantics=plgpu.LoweringSemantics.Lane
+        ),
         interpret=options.interpret,
     )
 
@@ -245,6 +248,10 @@ def _forward_kernel(
     q_tile, k_tiles, v_tiles, lse_tile, q_ready, k_ready, v_ready, k_done, v_done, turn,
     *, options, group,
 ):  # fmt: skip
+    """A step multiplies queries with its keys, and the probabilities of the step before with their
+    values, at one go: the second product runs while the softmax of the first is taken
+    (arXiv 2407.08608, algorithm 2), and the other warpgroup's products too.
+    """
     b, head, tile = _here()
     bk, d = k_tiles.shape[1:]
     count = visited[b, tile]
@@ -261,54 +268,77 @@ def _forward_kernel(
         start_, end_ = _per_row(start, b, first), _per_row(end, b, first)
         plgpu.barrier_wait(q_ready.at[worker])
 
-        def step(t, state, masked):
-            acc, top, total = state
-            slot = _slot(t)
-
-            def scores(acc_ref):
-                plgpu.wgmma(acc_ref, q_tile_, k_tiles.at[slot].transpose((1, 0)))
-                take_turn()  # the tensor cores are the other's while this one does its softmax
-                return acc_ref[...]
-
-            plgpu.barrier_wait(k_ready.at[slot])
-            s = pl.run_scoped(scores, plgpu.ACC((ROWS, bk), jnp.float32))
-            plgpu.barrier_arrive(k_done.at[slot])
+        def softmax(s, t, top, masked):
             s = _finish(s, options)
             if masked:
                 s = _hide(s, start_, end_, index[b, tile, t] * bk)
             new_top = jnp.maximum(top, s.max(axis=1))
-            shrink = jnp.exp2(top - new_top)
-            p = jnp.exp2(s - _across(new_top, s.shape))
+            return jnp.exp2(s - _across(new_top, s.shape)), new_top, jnp.exp2(top - new_top)
+
+        def begin():
+            def scores(s_ref):
+                plgpu.wgmma(s_ref, q_tile_, k_tiles.at[0].transpose((1, 0)))
+                take_turn()
+                return s_ref[...]
+
+            plgpu.barrier_wait(k_ready.at[0])
+            s = pl.run_scoped(scores, plgpu.ACC((ROWS, bk), jnp.float32))
+            plgpu.barrier_arrive(k_done.at[0])
+            lowest = plgpu.layout_cast(jnp.full((ROWS,), LOWEST, jnp.float32), PER_ROW)
+            p, top, _ = softmax(s, 0, lowest, masked=True)
+            state = lax.optimization_barrier((top, p.sum(axis=1), p.astype(v_tiles.dtype)))
+            take_turn()
+            return _zeros(d), *state
+
+        def step(t, state, masked):
+            acc, top, total, p16 = state
+            slot, slot_before = _slot(t), _slot(t - 1)
+            plgpu.barrier_wait(k_ready.at[slot])
+            plgpu.barrier_wait(v_ready.at[slot_before])
+
+            def products(s_ref, acc_ref):
+                acc_ref[...] = acc
+                plgpu.wgmma(s_ref, q_tile_, k_tiles.at[slot].transpose((1, 0)))
+                plgpu.wgmma(acc_ref, p16, v_tiles.at[slot_before])
+                take_turn()  # the tensor cores are the other's while this one does its softmax
+                s = plgpu.wgmma_accumulator_load(s_ref, wait_n=1)
+                plgpu.barrier_arrive(k_done.at[slot])
+                p, new_top, shrink = softmax(s, t, top, masked)
+                new_total = total * shrink + p.sum(axis=1)
+                return acc_ref[...], p, new_top, new_total, shrink
+
+            acc, p, top, total, shrink = pl.run_scoped(
+                products, plgpu.ACC((ROWS, bk), jnp.float32), plgpu.ACC((ROWS, d), jnp.float32)
+            )
+            plgpu.barrier_arrive(v_done.at[slot_before])
             acc *= _across(shrink, acc.shape)
-            total = total * shrink + p.sum(axis=1)
-            p16 = p.astype(v_tiles.dtype)
-            acc, total, new_top, p16 = lax.optimization_barrier((acc, total, new_top, p16))
-            plgpu.barrier_arrive(turn)
+            state = lax.optimization_barrier((acc, top, total, p.astype(v_tiles.dtype)))
+            take_turn()
+            return state
+
+        @pl.when(count > 0)
+        def _():
+            pl.when(worker == 1)(take_turn)
+            to_mask = partial[b, tile]
+            state = lax.fori_loop(1, to_mask, functools.partial(step, masked=True), begin())
+            unmasked = functools.partial(step, masked=False)
+            state = lax.fori_loop(jnp.maximum(to_mask, 1), count, unmasked, state)
+            acc, top, total, p16 = state
+            pl.when(worker == 0)(take_turn)
+            slot = _slot(count - 1)
             plgpu.barrier_wait(v_ready.at[slot])
-            plgpu.barrier_wait(turn)
-
-            def weighted(acc_ref):
-                plgpu.wgmma(acc_ref, p16, v_tiles.at[slot])
-
-            acc = pl.run_state(weighted)(plgpu.ACC.init(acc))
+            acc = _add_product(acc, p16, v_tiles.at[slot])
             plgpu.barrier_arrive(v_done.at[slot])
-            return acc, new_top, total
+            total = jnp.where(total > 0, total, 1.0)  # a query without a key: zero, not 0 / 0
+            q_tile_[...] = (acc / _across(total, acc.shape)).astype(q_tile.dtype)
+            lse_tile_[...] = top * (1 / LOG2_E) + jnp.log(total)
 
-        pl.when(worker == 1)(take_turn)
-        state = (
-            _zeros(d),
-            plgpu.layout_cast(jnp.full((ROWS,), LOWEST, jnp.float32), PER_ROW),
-            plgpu.layout_cast(jnp.zeros((ROWS,), jnp.float32), PER_ROW),
-        )
-        to_mask = partial[b, tile]
-        state = lax.fori_loop(0, to_mask, functools.partial(step, masked=True), state)
-        state = lax.fori_loop(to_mask, count, functools.partial(step, masked=False), state)
-        acc, top, total = state
-        pl.when(worker == 0)(take_turn)
+        @pl.when(count == 0)
+        def _():
+            q_tile_[...] = _zeros(d).astype(q_tile.dtype)
+            lowest = jnp.full((ROWS,), LOWEST / LOG2_E, jnp.float32)
+            lse_tile_[...] = plgpu.layout_cast(lowest, PER_ROW)
 
-        total = jnp.where(total > 0, total, 1.0)  # a query without a key: zero, not 0 / 0
-        q_tile_[...] = (acc / _across(total, acc.shape)).astype(q_tile.dtype)
-        lse_tile_[...] = top * (1 / LOG2_E) + jnp.log(total)
         plgpu.commit_smem()
         plgpu.copy_smem_to_gmem(q_tile_, out.at[here])
         plgpu.copy_smem_to_gmem(lse_tile_, lse.at[b, head, pl.ds(first, ROWS)])
@@ -352,18 +382,20 @@ def _dq_kernel(
             slot = _slot(t)
             shape = ROWS, bk
             plgpu.barrier_wait(left_ready.at[slot])
-            s = _product(q_tile_, k_tiles.at[slot].transpose((1, 0)), shape)
-            shown = _finish(s, options)
-            s = _hide(shown, start_, end_, index[b, tile, t] * bk) if masked else shown
-            p = jnp.exp2(s - _across(lse_, shape))
             plgpu.barrier_wait(right_ready.at[slot])
-            dp = _product(dout_tile_, v_tiles.at[slot].transpose((1, 0)), shape)
+
+            def gradient(s_ref, dp_ref):
+                plgpu.wgmma(s_ref, q_tile_, k_tiles.at[slot].transpose((1, 0)))
+                plgpu.wgmma(dp_ref, dout_tile_, v_tiles.at[slot].transpose((1, 0)))
+                shown = _finish(plgpu.wgmma_accumulator_load(s_ref, wait_n=1), options)
+                s = _hide(shown, start_, end_, index[b, tile, t] * bk) if masked else shown
+                weight = jnp.exp2(s - _across(lse_, shape)) * _slope(shown, options)
+                return (weight * (dp_ref[...] - _across(delta_, shape))).astype(k_tiles.dtype)
+
+            block = plgpu.ACC(shape, jnp.float32)
+            ds = pl.run_scoped(gradient, block, block)
             plgpu.barrier_arrive(right_done.at[slot])
-            ds = p * (dp - _across(delta_, shape)) * _slope(shown, options)
-            ds = ds.astype(k_tiles.dtype)
-            acc = pl.run_state(lambda ref: plgpu.wgmma(ref, ds, k_tiles.at[slot]))(
-                plgpu.ACC.init(acc)
-            )
+            acc = _add_product(acc, ds, k_tiles.at[slot])
             plgpu.barrier_arrive(left_done.at[slot])
             return acc
 
@@ -479,6 +511,10 @@ def _dkv_kernel(
         )
 
     _roles(compute, copy)
+
+
+def _add_product(acc, x, y):
+    return pl.run_state(lambda acc_ref: plgpu.wgmma(acc_ref, x, y))(plgpu.ACC.init(acc))
 
 
 def _product(x, y, shape):
