@@ -17,7 +17,7 @@ SYSTEMS := janus chameleon transfusion
 demo gallery composition encoders bench: export GLIBC_TUNABLES = \
 	glibc.malloc.arena_max=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=68719476736:glibc.malloc.hugetlb=1
 
-.PHONY: demo gallery test test-long test-newest lint bench compile-check plan-all composition encoders slurm-test chaos \
+.PHONY: demo gallery test test-long test-newest lint bench compile-check device-check plan-all composition encoders slurm-test chaos \
 	faults study study-test golden clean
 
 # Train a small Janus in front of you (about 15 minutes on 2 cores) and open demo/report.html.
@@ -50,9 +50,14 @@ lint: $(VENV)/ready
 bench: $(VENV)/ready
 	$(BIN)/python -m bench.janus --write
 
-# Attention through the compilers of TPUs and GPUs, none of which is needed (5 GB of packages).
+# Attention through the compilers of TPUs and GPUs, none of which is needed (5 GB of packages), and
+# the programs of device-check.
 compile-check: .venv-compile/ready
-	.venv-compile/bin/python bench/compile_check.py
+	.venv-compile/bin/python -m bench.compile_check
+
+# What one GPU can tell in eight minutes, with the Python that is there: see docs/device.md.
+device-check:
+	$(PYTHON) -m bench.device_check --out $(or $(OUT),.device-check)/results.jsonl
 
 # The step of every full-size config, compiled for the hardware that it names (hours of one core the
 # first time; what was compiled before is read from .plan/). Writes the tables of docs/plan.md.
