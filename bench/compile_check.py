@@ -37,8 +37,9 @@ from bench.device_check.program import Program
 from unijax.core.mesh import SEQUENCE, TENSOR
 from unijax.main import config as config_lib
 from unijax.main.run import resolve
-from unijax.models import llama, siglip
+from unijax.models import clip, eva, llama, siglip, unet
 from unijax.ops.attention import attention, select_implementation
+from unijax.ops.attention.api import LARGEST_HEAD_DIM
 from unijax.ops.attention.cases import CASES, Case
 from unijax.plan import hardware, target
 from unijax.systems.registry import ladders
@@ -52,8 +53,10 @@ TARGETS = {
 
 
 def sizes() -> dict[str, object]:
-    """Every decoder and tower that is published here, or that a config or a ladder uses."""
-    found = {name: c for name, c in (llama.SIZES | siglip.SIZES).items() if name[-5:] != "_test"}
+    """Every decoder, tower and U-Net that is published here, or that a config or a ladder uses."""
+    published = llama.SIZES | siglip.SIZES | eva.SIZES | unet.SIZES
+    published |= clip.VISION_SIZES | clip.TEXT_SIZES
+    found = {name: c for name, c in published.items() if name[-5:] != "_test"}
     for name, ladder in ladders().items():
         found |= {f"{name} ladder, {w}": ladder.rung(w).config.text for w in ladder.widths}
     for path in sorted(CONFIGS.glob("*.py")):
@@ -70,15 +73,23 @@ def sizes() -> dict[str, object]:
 def missing_sizes() -> list[str]:
     """Those whose head dim and group no case has: more heads or rows are more of the same grid."""
     have = {(c.heads // c.kv_heads, c.head_dim) for c in CASES.values()}
-
-    def of(c):
-        heads = c.num_attention_heads
-        group = heads // getattr(c, "num_key_value_heads", heads)
-        return group, getattr(c, "head_dim", c.hidden_size // heads)
-
     return [
-        f"{name}: group and head dim {of(c)}" for name, c in sizes().items() if of(c) not in have
+        f"{name}: group and head dim {kind}"
+        for name, config in sizes().items()
+        for kind in kinds(config) - have
+        if kind[1] <= LARGEST_HEAD_DIM  # beyond it there is no kernel
     ]
+
+
+def kinds(config: object) -> set[tuple[int, int]]:
+    """Heads of queries for one of keys, and the head dim, of all attention in a network."""
+    if isinstance(config, unet.UNetConfig):
+        levels = zip(config.block_out_channels, config.attention_levels)
+        return {(1, width // config.num_attention_heads) for width, attends in levels if attends}
+    heads = config.num_attention_heads
+    group = heads // getattr(config, "num_key_value_heads", heads)
+    dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return {(group, dim)}
 
 
 def variants(chips: hardware.Topology, name: str) -> list[str]:

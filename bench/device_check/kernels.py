@@ -132,27 +132,25 @@ def programs(small: bool = False) -> list[Program]:
 
 
 def run(asked: Asked) -> None:
-    with ThreadPoolExecutor(8) as pool:
-        compiled: dict[tuple, Any] = {}  # cases of the same shapes share a program
+    pool = ThreadPoolExecutor(8)
+    compiled: dict[tuple, list] = {}  # cases of the same shapes share a program
 
-        def begin(check: Check) -> tuple:
-            key = (*jax.tree.leaves(jax.eval_shape(check.make)), check.picked)
-            if key not in compiled:
-                tasks = [p.lower().compile for p in (check.program(), compare(check))]
-                compiled[key] = [pool.submit(task) for task in tasks]
-            return compiled[key]
+    def begin(check: Check) -> list:
+        key = (*jax.tree.leaves(jax.eval_shape(check.make)), check.picked)
+        if key not in compiled:
+            tasks = [p.lower().compile for p in (check.program(), compare(check))]
+            compiled[key] = [pool.submit(task) for task in tasks]
+        return compiled[key]
 
-        waiting = []
-        for check in checks(asked.small):
-            try:
-                waiting.append((check, begin(check)))
-            except Exception as error:  # told in its turn
-                waiting.append((check, error))
-        for check, tasks in waiting:
-            attempt(check.program().name, asked, functools.partial(result, check, tasks), needs=3)
-        for tasks in compiled.values():
-            for task in tasks:
-                task.cancel()
+    waiting = []
+    for check in checks(asked.small):
+        try:
+            waiting.append((check, begin(check)))
+        except Exception as error:  # told in its turn
+            waiting.append((check, error))
+    for check, tasks in waiting:
+        attempt(check.program().name, asked, functools.partial(result, check, tasks), needs=3)
+    pool.shutdown(wait=False, cancel_futures=True)
 
 
 def result(check: Check, tasks: Any) -> dict:

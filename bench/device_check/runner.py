@@ -19,12 +19,13 @@ from bench.device_check.worker import PROMPT
 
 # Seconds of each of 480, in the order in which they are worked.
 PARTS = {
-    "kernels": 85.0,  # every kernel of attention beside the reference
+    "device": 15.0,  # what is here
+    "kernels": 80.0,  # every kernel of attention beside the reference
     "times": 90.0,  # its times beside peers
     "blocks": 55.0,  # sizes of blocks
     "step": 105.0,  # the step of Janus-Pro 1B
-    "drawing": 85.0,  # drawing, answering, denoising
-    "pieces": 60.0,  # heads, image tokenizers, the optimizer
+    "drawing": 80.0,  # drawing, answering, denoising
+    "pieces": 55.0,  # heads, image tokenizers, the optimizer
 }
 TAIL = 20  # lines of a part's talk that are kept where it fails
 
@@ -59,16 +60,20 @@ def check(
     return 0 if well else 1
 
 
+def command(part: str, seconds: float, folder: pathlib.Path, small: bool) -> list[str]:
+    """What runs a part for so long."""
+    return [
+        sys.executable, "-m", "bench.device_check.worker", part, *(["--small"] if small else []),
+        "--until", f"{seconds:.3f}", "--folder", str(folder),
+    ]  # fmt: skip
+
+
 def _run(part: str, end: float, folder: pathlib.Path, small: bool, keep) -> dict:
     """Runs one part, keeps what it tells, and returns how it ended."""
     began = time.monotonic()
-    command = [
-        sys.executable, "-m", "bench.device_check.worker", part, *(["--small"] if small else []),
-        "--until", f"{end - began:.3f}", "--folder", str(folder),
-    ]  # fmt: skip
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
-        start_new_session=True,
+        command(part, end - began, folder, small), stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True, errors="replace", start_new_session=True,
     )  # fmt: skip
     lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
 

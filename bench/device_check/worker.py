@@ -9,6 +9,7 @@ import importlib
 import json
 import os
 import pathlib
+import sys
 import time
 import traceback
 from collections.abc import Callable
@@ -78,6 +79,8 @@ def main() -> None:
         jax.config.update("jax_compilation_cache_dir", str(options.folder.absolute() / "compiled"))
     part = importlib.import_module(f"bench.device_check.{options.part}")
     part.run(Asked(options.small, until, options.folder))
+    sys.stdout.flush()
+    os._exit(0)  # what still compiles is not waited for
 
 
 if __name__ == "__main__":
