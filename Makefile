@@ -9,6 +9,7 @@ OF := -$(shell PYENV_VERSION=$(PYENV_VERSION) $(PYTHON) -c 'import sys; print("%
 endif
 VENV := .venv$(OF)$(JAX:%=-jax%)
 BIN := $(VENV)/bin
+COMPILE := .venv-compile$(OF)$(JAX:%=-jax%)
 RUN := demo
 SYSTEMS := janus chameleon transfusion
 
@@ -52,8 +53,8 @@ bench: $(VENV)/ready
 
 # Attention through the compilers of TPUs and GPUs, none of which is needed (5 GB of packages), and
 # the programs of device-check.
-compile-check: .venv-compile/ready
-	.venv-compile/bin/python -m bench.compile_check
+compile-check: $(COMPILE)/ready
+	$(COMPILE)/bin/python -m bench.compile_check
 
 # What one GPU can tell in eight minutes, with the Python that is there: see docs/device.md.
 device-check:
@@ -61,9 +62,9 @@ device-check:
 
 # The step of every full-size config, compiled for the hardware that it names (hours of one core the
 # first time; what was compiled before is read from .plan/). Writes the tables of docs/plan.md.
-plan-all: .venv-compile/ready
-	.venv-compile/bin/python -m bench.plan_all
-	.venv-compile/bin/python -m bench.plan_all --scaling
+plan-all: $(COMPILE)/ready
+	$(COMPILE)/bin/python -m bench.plan_all
+	$(COMPILE)/bin/python -m bench.plan_all --scaling
 
 # A larger run on all the data (hours on CPU), then what it never saw together: composition.html.
 composition: $(VENV)/ready
@@ -110,9 +111,9 @@ $(VENV)/ready: requirements.txt requirements-oracles.txt setup.py
 	$(BIN)/python -m pip install -q --no-deps -e .
 	touch $@
 
-.venv-compile/ready:
-	$(PYTHON) -m venv .venv-compile
-	.venv-compile/bin/python -m pip install -q -e . "jax[cuda13,tpu]>=0.10.2,<0.13"
+$(COMPILE)/ready:
+	$(PYTHON) -m venv $(COMPILE)
+	$(COMPILE)/bin/python -m pip install -q -e . "jax[cuda13,tpu]$(if $(JAX),==$(JAX),>=0.10.2,<0.13)"
 	touch $@
 
 clean:

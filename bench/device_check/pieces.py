@@ -77,8 +77,12 @@ def image_tokenizers(of: step.Size, configs: dict[str, AutoencoderConfig]) -> li
 def _way(name: str, module: nn.Module, config: Any, way: str) -> Program:
     side = config.image_size
     pixels = jax.ShapeDtypeStruct((PICTURES, side, side, 3), KIND)
-    seeds = [] if isinstance(module, VQGAN) else [jnp.zeros(PICTURES, jnp.uint32)]
-    shapes = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), pixels, *seeds))
+    seeds = [] if isinstance(module, VQGAN) else [jax.ShapeDtypeStruct((PICTURES,), jnp.uint32)]
+
+    def init(*inputs: Array) -> Any:
+        return nn.unbox(module.init(jax.random.key(0), *inputs))
+
+    shapes = jax.eval_shape(init, pixels, *seeds)
 
     def made() -> Any:
         if way == "encode":

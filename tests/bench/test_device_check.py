@@ -51,7 +51,7 @@ def needed(names: tuple[str, ...]) -> set[str]:
 @pytest.fixture
 def bare(tmp_path) -> dict[str, str]:
     """The environment of a machine that has nothing but those packages."""
-    kept = needed(THERE)
+    kept = needed(THERE) | {"unijax"}
     hidden = {
         module
         for module, owners in importlib.metadata.packages_distributions().items()

@@ -21,7 +21,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Float, Int
 
 from unijax.ops.attention.block_sizes import block_sizes
-from unijax.ops.attention.blocks import block_map, transposed_block_map
+from unijax.ops.attention.blocks import BlockMap, block_map, transposed_block_map
 from unijax.ops.attention.intervals import seen_by_intervals
 from unijax.ops.attention.scores import HIDDEN, LOWEST, capped, capped_slope
 from unijax.ops.attention.vjp import Kernels, Options, attend
@@ -31,6 +31,7 @@ ROWS = 64  # of one warpgroup: the rows of a warpgroup's matrix product
 WORKERS = 2  # warpgroups that compute
 TILE = WORKERS * ROWS  # queries (keys, for dk and dv) of a program
 SLOTS = 2  # tiles in flight
+CACHE = 32 * 2**20  # bytes of the 50 MiB of H100's L2 that are counted on
 WGMMA = plgpu.Layout.WGMMA
 PER_ROW, PER_COLUMN = WGMMA.reduce(1), WGMMA.reduce(0)
 
@@ -86,15 +87,15 @@ def _forward(q, k, v, start, end, options):
             v_done=plgpu.Barrier(num_arrivals=WORKERS, num_barriers=SLOTS),
             turn=plgpu.Barrier(num_arrivals=WORKERS),
         ),
-        **_how((h, q.shape[1] // TILE, b), options, "forward"),
-    )(*blocks, start, end, q, k, v)
+        **_how(h, q.shape[1] // TILE, k, options, "forward"),
+    )(*_listed(blocks), start, end, q, k, v)
     return out[:, :tq, :, :head_dim], lse[:, :, :tq]
 
 
 def _backward(q, k, v, start, end, dout, lse, delta, options):
     head_dim = q.shape[3]
     q, k, v, dout = (_fill(x, 64, dim=3) for x in (q, k, v, dout))
-    (b, tq, h, d), (_, tk, hkv, _) = q.shape, k.shape
+    (_, tq, h, d), (_, tk, hkv, _) = q.shape, k.shape
     block = options.block_k
     blocks = block_map(start, end, tk, TILE, block)
     transposed = transposed_block_map(start, end, tk, block, TILE)
@@ -117,8 +118,8 @@ def _backward(q, k, v, start, end, dout, lse, delta, options):
             right_ready=plgpu.Barrier(num_barriers=SLOTS),
             **barriers,
         ),
-        **_how((h, q.shape[1] // TILE, b), options, "dq"),
-    )(*blocks, start, end, q, dout, lse, delta, k, v)  # fmt: skip
+        **_how(h, q.shape[1] // TILE, k, options, "dq"),
+    )(*_listed(blocks), start, end, q, dout, lse, delta, k, v)  # fmt: skip
     row = plgpu.SMEM((SLOTS, block), jnp.float32)
     dk, dv = plgpu.kernel(
         functools.partial(_dkv_kernel, options=options, group=h // hkv),
@@ -130,8 +131,8 @@ def _backward(q, k, v, start, end, dout, lse, delta, options):
             right_ready=plgpu.Barrier(num_arrivals=2, num_barriers=SLOTS),
             **barriers,
         ),
-        **_how((hkv, k.shape[1] // TILE, b), options, "dkv"),
-    )(*transposed, *seen_by, q, dout, lse, delta, k, v)  # fmt: skip
+        **_how(hkv, k.shape[1] // TILE, q, options, "dkv"),
+    )(*_listed(transposed), *seen_by, q, dout, lse, delta, k, v)  # fmt: skip
     dq, dk, dv = dq[:, :tq], dk[:, :tk], dv[:, :tk]
     return tuple(x[..., :head_dim] for x in (dq, dk, dv))
 
@@ -139,11 +140,19 @@ def _backward(q, k, v, start, end, dout, lse, delta, options):
 KERNELS = Kernels(_forward, _backward)
 
 
-def _how(grid: tuple[int, int, int], options: Options, name: str) -> dict:
+def _how(heads: int, tiles: int, walked: Array, options: Options, name: str) -> dict:
+    """Programs for every head and tile of the rows of `walked`, along which they walk.
+
+    Programs that start together differ in the last axes: they are of one tile, in all rows and in
+    as many heads as the cache holds keys and values of; the next tile's follow.
+    """
+    rows, length, _, d = walked.shape
+    fit = CACHE // (2 * rows * length * d * walked.dtype.itemsize)
+    section = max(n for n in range(1, heads + 1) if heads % n == 0 and n <= max(fit, 1))
     return dict(
         kernel_name=f"interval_attention_{name}",
-        grid=grid,
-        grid_names=("head", "tile", "batch"),
+        grid=(heads // section, tiles, section, rows),
+        grid_names=("section", "tile", "head", "batch"),
         num_threads=WORKERS + 1,
         thread_name="warpgroup",
         # Lowered alike by every JAX: the default is another from 0.11 on.
@@ -174,9 +183,19 @@ def _roles(compute, copy):
         copy()
 
 
-def _here():
+def _listed(blocks: BlockMap) -> tuple[Array, ...]:
+    """The lists, and before them the tiles in the order in which they are worked: the most blocks
+    first, so that none with many is begun when the other processors have nothing left.
+    """
+    order = jnp.argsort(-blocks.visited, axis=1).astype(jnp.int32)
+    return order, *blocks
+
+
+def _here(order):
     """Batch row, head and tile of this program."""
-    return lax.axis_index("batch"), lax.axis_index("head"), lax.axis_index("tile")
+    b, section = lax.axis_index("batch"), lax.axis_index("section")
+    head = section * lax.axis_size("head") + lax.axis_index("head")
+    return b, head, order[b, lax.axis_index("tile")]
 
 
 def _slot(step):
@@ -244,7 +263,7 @@ def _hide(score, start, end, first_column):
 
 
 def _forward_kernel(
-    index, partial, visited, start, end, q, k, v, out, lse,
+    order, index, partial, visited, start, end, q, k, v, out, lse,
     q_tile, k_tiles, v_tiles, lse_tile, q_ready, k_ready, v_ready, k_done, v_done, turn,
     *, options, group,
 ):  # fmt: skip
@@ -252,7 +271,7 @@ def _forward_kernel(
     values, at one go: the second product runs while the softmax of the first is taken
     (arXiv 2407.08608, algorithm 2), and the other warpgroup's products too.
     """
-    b, head, tile = _here()
+    b, head, tile = _here(order)
     bk, d = k_tiles.shape[1:]
     count = visited[b, tile]
 
@@ -360,11 +379,11 @@ def _forward_kernel(
 
 
 def _dq_kernel(
-    index, partial, visited, start, end, q, dout, lse, delta, k, v, dq,
+    order, index, partial, visited, start, end, q, dout, lse, delta, k, v, dq,
     q_tile, dout_tile, k_tiles, v_tiles, left_ready, right_ready, mine_ready, left_done, right_done,
     *, options, group,
 ):  # fmt: skip
-    b, head, tile = _here()
+    b, head, tile = _here(order)
     bk, d = k_tiles.shape[1:]
     count = visited[b, tile]
 
@@ -427,13 +446,13 @@ def _dq_kernel(
 
 
 def _dkv_kernel(
-    index, partial, visited, q_start, q_end, q, dout, lse, delta, k, v, dk, dv,
+    order, index, partial, visited, q_start, q_end, q, dout, lse, delta, k, v, dk, dv,
     k_tile, v_tile, q_tiles, dout_tiles, lse_rows, delta_rows, left_ready, right_ready, mine_ready,
     left_done, right_done,
     *, options, group,
 ):  # fmt: skip
     """Scores are keys by queries here. The query heads of a group follow each other."""
-    b, head, tile = _here()
+    b, head, tile = _here(order)
     bq, d = q_tiles.shape[1:]
     count = visited[b, tile]
 
