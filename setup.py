@@ -23,7 +23,7 @@ setup(
         "unijax.ops.attention": ["block_sizes.json"],
     },
     install_requires=[
-        "jax>=0.10.2,<0.11",
+        "jax>=0.10.2,<0.13",
         "flax>=0.12.8,<0.14",
         "optax>=0.2.8,<0.4",
         "orbax-checkpoint>=0.12.8,<0.14",
@@ -41,7 +41,7 @@ setup(
         "numpy>=1.26,<3",
         "scipy>=1.14,<2",
         "pyarrow>=18,<28",
-        "pillow>=11,<13",
+        "pillow>=11,<14",
         "matplotlib>=3.9,<4",
         "pyyaml>=6,<7",
         "tqdm>=4.66,<5",
