@@ -32,6 +32,37 @@ class Codes:
     guidance: float = 5.0
 
 
+# What is painted without a condition: of zeros in place of vectors, or of the vectors that an
+# unconditional prompt is written on with.
+FREE = ("zeros", "prompt")
+
+
+@dataclasses.dataclass(frozen=True)
+class Painting:
+    """A latent picture from noise, by a diffusion model that is shown vectors.
+
+    Attributes:
+      shape: of a latent picture, (height, width, channels).
+      condition: (params, vectors [B, N, F]) -> what `predict` is shown [B, M, K].
+      predict: (params, latents [B, *shape], timestep [B], shown) -> [B, *shape].
+      sampler: (steps) -> a sampler of `ops.diffusion`.
+      free: one of `FREE`.
+      steps: denoising steps where no number is asked for.
+      guidance: scale that is taken where none is asked for; 1 is without.
+    """
+
+    shape: tuple[int, int, int]
+    condition: str
+    predict: str
+    sampler: str
+    free: str
+    steps: int
+    guidance: float
+
+    def __post_init__(self):
+        assert self.free in FREE, self
+
+
 @dataclasses.dataclass(frozen=True)
 class Features:
     """One continuous vector after another, each the input of the next; then the pixels of all.
@@ -42,9 +73,11 @@ class Features:
       predict: (params, hidden [B, D]) -> vectors [B, F].
       embed: (params, vectors [B, F]) -> [B, D].
       read: (params, pixels in -1..1 [B, height, width, 3]) -> vectors [B, N, F].
-      show: (params, vectors [B, N, F]) -> pixels in -1..1.
+      show: (params, vectors [B, N, F], or what is painted of them) -> pixels in -1..1.
       tokenizer: group of the parameters that `read` and `show` use.
       guidance: scale that is taken where none is asked for, of the vectors; 1 is without.
+      painting: what makes a latent picture of the vectors; guidance is then its own. None: `show`
+        makes the picture.
     """
 
     role: str
@@ -55,6 +88,7 @@ class Features:
     show: str
     tokenizer: str
     guidance: float = 1.0
+    painting: Painting | None = None
 
 
 @dataclasses.dataclass(frozen=True)
