@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-import transformers
 
 from tests.walk import product_flops
 from tests.weights import distance, randomise, shapes_of, through
 from unijax.core import axes, tree
 from unijax.core.errors import UserError
 from unijax.interop.metaquery_parts import connector
+from unijax.interop.systems.metaquery import networks
 from unijax.interop.table import Table
 from unijax.models.connector import Connector, ConnectorConfig
 
@@ -24,69 +24,10 @@ PUBLISHED = {896: 315_811_584, 2048: 1_620_990_720, 3584: 4_946_676_480}
 SMALL = ConnectorConfig(32, 24, 3, head_dim=8, scale=1.5)
 
 
-class Norm(torch.nn.Module):
-    """Unit length, times the root of the head's width and a scale for every head."""
-
-    def __init__(self, heads: int, dim: int):
-        super().__init__()
-        self.gamma = torch.nn.Parameter(torch.ones(heads, 1, dim))
-
-    def forward(self, x):
-        return torch.nn.functional.normalize(x, dim=-1) * self.gamma * x.shape[-1] ** 0.5
-
-
-class Encoder(torch.nn.Module):
-    """transformers' Qwen2 layers, without a mask, queries and keys normed behind the rotation."""
-
-    def __init__(self, config: ConnectorConfig):
-        super().__init__()
-        heads, dim = config.blocks.num_attention_heads, config.head_dim
-        rope = {"rope_type": "default", "rope_theta": 1e4}
-        qwen = transformers.Qwen2Config(
-            vocab_size=1, hidden_size=config.width, intermediate_size=4 * config.width,
-            num_hidden_layers=config.num_hidden_layers, num_attention_heads=heads,
-            num_key_value_heads=heads, rope_parameters=rope, attn_implementation="eager",
-        )  # fmt: skip
-        model = transformers.Qwen2Model(qwen)
-        self.layers, self.rotary = model.layers, model.rotary_emb
-        for layer in self.layers:
-            layer.self_attn.q_norm, layer.self_attn.k_norm = Norm(heads, dim), Norm(heads, dim)
-
-    def forward(self, x):
-        module = transformers.models.qwen2.modeling_qwen2
-        tables = self.rotary(x, torch.arange(x.shape[1])[None])
-        for layer in self.layers:
-            attn, (b, n, d) = layer.self_attn, x.shape
-            h = layer.input_layernorm(x)
-            q, k, v = (
-                project(h).view(b, n, -1, attn.head_dim).transpose(1, 2)
-                for project in (attn.q_proj, attn.k_proj, attn.v_proj)
-            )
-            q, k = module.apply_rotary_pos_emb(q, k, *tables)
-            y = torch.nn.functional.scaled_dot_product_attention(attn.q_norm(q), attn.k_norm(k), v)
-            x = x + attn.o_proj(y.transpose(1, 2).reshape(b, n, d))
-            x = x + layer.mlp(layer.post_attention_layernorm(x))
-        return x
-
-
-def reference(config: ConnectorConfig) -> torch.nn.Sequential:
-    """In the order of the released code."""
-    linear = torch.nn.Linear
-    project = [
-        linear(config.hidden_size, config.output_size),
-        torch.nn.GELU(approximate="tanh"),
-        linear(config.output_size, config.output_size),
-    ]
-    norm = torch.nn.RMSNorm(config.output_size, eps=1e-5)
-    encoder = [Encoder(config)]
-    parts = encoder + project if config.order == "enc_proj" else project + encoder
-    return torch.nn.Sequential(*parts, norm)
-
-
 @pytest.mark.parametrize("order", ["enc_proj", "proj_enc"])
 def test_equal_to_the_reference(order):
     config = dataclasses.replace(SMALL, order=order)
-    theirs = randomise(reference(config))
+    theirs = randomise(networks.connector(config))
     names = Table(tuple(connector(config, "", "")))
     boxed = jax.eval_shape(Connector(config).init, jax.random.key(0), jnp.zeros((1, 1, 32)))
     params = through(names, theirs.state_dict(), shapes_of(nn.unbox(boxed)["params"]))
@@ -104,7 +45,7 @@ def test_published_counts(width):
     boxed = jax.eval_shape(Connector(config).init, jax.random.key(0), jnp.zeros((1, 1, width)))
     count = sum(x.size for x in jax.tree.leaves(nn.unbox(boxed)))
     with torch.device("meta"):
-        assert sum(p.numel() for p in reference(config).parameters()) == count
+        assert sum(p.numel() for p in networks.connector(config).parameters()) == count
     assert count == config.count_parameters() == PUBLISHED[width]
 
 

@@ -90,6 +90,16 @@ class QwenVisionConfig:
             )
 
     @property
+    def num_hidden_layers(self) -> int:
+        """As other towers call it."""
+        return self.depth
+
+    @property
+    def num_attention_heads(self) -> int:
+        """As other towers call it."""
+        return self.num_heads
+
+    @property
     def num_tokens(self) -> int:
         """Features of a square picture."""
         return (self.image_size // self.patch_size // self.spatial_merge_size) ** 2
