@@ -11,7 +11,7 @@ VENV := .venv$(OF)$(JAX:%=-jax%)
 BIN := $(VENV)/bin
 COMPILE := .venv-compile$(OF)$(JAX:%=-jax%)
 RUN := demo
-SYSTEMS := janus chameleon transfusion
+SYSTEMS := janus chameleon transfusion metaquery
 
 # A step on CPU frees and takes again gigabytes of buffers: kept in the process and on large pages
 # they cost a fifth to a half less time (docs/benchmarks.md, "Memory of CPU runs").
@@ -26,7 +26,9 @@ demo: $(VENV)/ready
 	$(BIN)/unijax demo --run-dir $(RUN)
 
 # Train a small one of each system that draws, on the same pictures, and open gallery/gallery.html.
+# Before them what the metaquery leaves frozen: a model that reads.
 gallery: $(VENV)/ready
+	$(BIN)/unijax train --config configs/llava_demo.py --run-dir gallery/llava_demo
 	$(BIN)/unijax gallery --run-dir gallery $(foreach name,$(SYSTEMS),--config configs/$(name)_demo.py)
 
 # What gates every change: linters, floors, then the tests.

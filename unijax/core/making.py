@@ -126,4 +126,44 @@ class InPlace:
     guidance: float
 
 
-Maker = Codes | Features | InPlace
+@dataclasses.dataclass(frozen=True)
+class Queries:
+    """Learned queries behind the prompt, all at once; what becomes of them is the condition of a
+    diffusion model of its own, which draws from noise; then the pixels.
+
+    Guidance is of words, and where the prompt shows pictures of these too (arXiv 2211.09800,
+    section 3.2): `u + image_guidance (i - u) + guidance (c - i)`, where i is without words, and u
+    without pictures too.
+
+    Attributes:
+      role: of its stream.
+      tokens: N, queries.
+      shape: of a latent picture, (height, width, channels).
+      embed: (params, rows) -> inputs [rows, N, D].
+      condition: (params, hidden [B, N, D]) -> what `predict` is shown [B, N, C].
+      predict: (params, latents [B, *shape], timestep [B], shown) -> [B, *shape].
+      sampler: (steps) -> a sampler of `ops.diffusion`.
+      read: (params, pixels in -1..1 [B, height, width, 3]) -> latents [B, *shape].
+      show: (params, latents [B, *shape]) -> pixels in -1..1.
+      tokenizer: group of the parameters that `read` and `show` use.
+      steps: denoising steps where no number is asked for.
+      guidance: of words, where none is asked for; 1 is without.
+      image_guidance: of pictures.
+    """
+
+    role: str
+    tokens: int
+    shape: tuple[int, int, int]
+    embed: str
+    condition: str
+    predict: str
+    sampler: str
+    read: str
+    show: str
+    tokenizer: str
+    steps: int
+    guidance: float
+    image_guidance: float
+
+
+Maker = Codes | Features | InPlace | Queries

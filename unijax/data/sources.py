@@ -14,6 +14,7 @@ from unijax.data.document import Document, stable_hash
 from unijax.data.render import DocumentKey, RenderConfig, render
 from unijax.data.split import fit
 from unijax.data.tasks import MAY_BE_CUT
+from unijax.data.templates import check_marks
 from unijax.data.tokenizer import Tokenizer
 
 
@@ -165,6 +166,7 @@ def open_sources(
     records: Mapping[str, Records] | None = None,
 ) -> dict[str, DocumentSource]:
     """The sources of a config, by name; `records` may give those that are already open."""
+    check_marks(config.template, tokenizer.tokens, tokenizer.where)
     how = rendering(config, layout)
     sources, own = {}, {}
     for source in config.sources:

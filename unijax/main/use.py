@@ -7,7 +7,7 @@ from unijax.core.errors import UserError
 from unijax.core.files import read_plain, writable_directory
 from unijax.core.record import build
 from unijax.data import tokenizer as tokenizers
-from unijax.data.templates import TEMPLATES
+from unijax.data.templates import TEMPLATES, check_marks
 from unijax.evaluate.captioned import GUIDANCE, Ask, Draw
 from unijax.main.run import DTYPES
 from unijax.sample.interleaved import compose
@@ -35,11 +35,14 @@ def open_sampler(run_dir: str | pathlib.Path) -> Sampler:
     dtype = DTYPES[config.get("dtype", "float32")]
     system = of.system(build(of.config, config["model"], "model"), dtype=dtype, param_dtype=dtype)
     data = config.get("data", {})
+    template = data.get("template", "janus_pro")
+    tokenizer = tokenizers.load(step_directory(run_dir).parent.parent / "tokenizer")
+    check_marks(template, tokenizer.tokens, tokenizer.where)
     return Sampler(
         system,
         read_params(run_dir),
-        tokenizers.load(step_directory(run_dir).parent.parent / "tokenizer"),
-        TEMPLATES[data.get("template", "janus_pro")],
+        tokenizer,
+        TEMPLATES[template],
         data.get("und_rounding", "floor"),
         trained_length=data.get("row_length", 0),
     )

@@ -1,8 +1,9 @@
 """The vision towers that a recipe may have: which there are is said by the config alone.
 
-A config says `kind`: "siglip" (which may be left out), "eva" (EVA-01, EVA-02, EVA-CLIP) or "clip".
-Each tower sees pictures as its releases do: SigLIP from -1 to 1, the others with the mean and
-deviation of CLIP's data. EVA and CLIP have a class token before the patches.
+A config says `kind`: "siglip" (which may be left out), "eva" (EVA-01, EVA-02, EVA-CLIP) or "clip";
+of a multimodal language model "qwen2_5_vl" too. Each tower sees pictures as its releases do: SigLIP
+from -1 to 1, the others with the mean and deviation of CLIP's data. EVA and CLIP have a class token
+before the patches.
 """
 
 import dataclasses
@@ -16,13 +17,16 @@ from unijax.core.errors import UserError
 from unijax.core.system import Params
 from unijax.models.clip import ClipVision, ClipVisionConfig
 from unijax.models.eva import Eva, EvaConfig
+from unijax.models.qwen_vision import QwenVision, QwenVisionConfig
 from unijax.models.siglip import Siglip, SiglipConfig
 from unijax.ops.image import by_clip_statistics
 
 POOLING = ("mean", "class")
 TowerConfig = SiglipConfig | EvaConfig | ClipVisionConfig
+ReaderConfig = SiglipConfig | EvaConfig | ClipVisionConfig | QwenVisionConfig
 CONFIGS = {config.kind: config for config in (SiglipConfig, EvaConfig, ClipVisionConfig)}
-NAMES = {"siglip": "SigLIP", "eva": "EVA", "clip": "CLIP"}  # of kinds, for people
+# Of kinds, for people.
+NAMES = {"siglip": "SigLIP", "eva": "EVA", "clip": "CLIP", "qwen2_5_vl": "Qwen2.5-VL's tower"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,14 +38,17 @@ class Tower:
       remat: of the layers: "none", "dots" or "full" (`nn.stack`).
     """
 
-    config: TowerConfig
+    config: ReaderConfig
     remat: str = "none"
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
 
     @property
-    def module(self) -> Siglip | Eva | ClipVision:
-        of = {SiglipConfig: Siglip, EvaConfig: Eva, ClipVisionConfig: ClipVision}
+    def module(self) -> Siglip | Eva | ClipVision | QwenVision:
+        of = {
+            SiglipConfig: Siglip, EvaConfig: Eva, ClipVisionConfig: ClipVision,
+            QwenVisionConfig: QwenVision,
+        }  # fmt: skip
         kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         return of[type(self.config)](self.config, remat=self.remat, **kinds)
 
@@ -53,7 +60,7 @@ class Tower:
     @property
     def class_tokens(self) -> int:
         """Tokens before those of the patches."""
-        return int(not isinstance(self.config, SiglipConfig))
+        return int(isinstance(self.config, EvaConfig | ClipVisionConfig))
 
     def init(self, key: Array) -> Params:
         """Fresh `{"params": ...}`, boxed with logical names."""
@@ -86,7 +93,7 @@ class Tower:
                 f"{size} x {size}, the image_size of the {self.name} tower",
                 "Change data.size, or the tower's image_size.",
             )
-        if self.class_tokens:
+        if not isinstance(self.config, SiglipConfig):
             pixels = by_clip_statistics(pixels)
         dropped = {"seed": seed, "masked": masked} if isinstance(self.config, EvaConfig) else {}
         return self.module.apply({"params": params}, pixels, **dropped)
@@ -123,7 +130,7 @@ def check_pooling(where: str, pooling: str, config: TowerConfig) -> None:
         raise UserError(where, found, f"one of {[*allowed]}", "Correct the config.")
 
 
-def check_whole(where: str, config: TowerConfig) -> None:
+def check_whole(where: str, config: ReaderConfig) -> None:
     """Raises a UserError for a tower that would leave something out of what a decoder reads."""
     for name in ("drop_path", "patch_dropout", "mask_token"):
         if getattr(config, name, 0):

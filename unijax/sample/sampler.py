@@ -13,12 +13,12 @@ from jaxtyping import UInt8
 from tqdm import tqdm
 
 from unijax.core.errors import UserError
-from unijax.core.making import Codes, Features, InPlace
+from unijax.core.making import Codes, Features, InPlace, Queries
 from unijax.core.processes import to_host
 from unijax.core.stream import Layout
 from unijax.core.system import Params, RowSystem
 from unijax.core.vocab import SpecialIds
-from unijax.data.document import Document, TextSpan, stable_hash
+from unijax.data.document import Document, ImageSpan, TextSpan, stable_hash
 from unijax.data.render import with_sources
 from unijax.data.templates import Template
 from unijax.data.tokenizer import Tokenizer, check_vocab
@@ -33,7 +33,9 @@ from unijax.sample.prompts import (
     drawing,
     unconditional,
     up_to_image,
+    wordless,
 )
+from unijax.sample.queries import draw_with_queries
 from unijax.sample.score import text_nll
 from unijax.sample.text import write_ids
 
@@ -159,7 +161,8 @@ class Sampler:
             expected = "a number, 0 or more (1 is without)"
             raise UserError("guidance", f"{guidance}", expected, "Change it.")
         layout, special = self.system.layout, self.tokenizer.special
-        wanted, nothing, seeds, seen = [], [], [], Counter()
+        wanted, seeds, seen = [], [], Counter()
+        others: list[list[Document]] = [[] for _ in range(self._guided_by(documents, guidance))]
         for i, document in enumerate(documents):
             spans = with_sources(document.spans, layout)
             document = dataclasses.replace(document, spans=tuple(spans))
@@ -167,26 +170,40 @@ class Sampler:
             self._check_length(
                 f"prompt {i}", self.prompting.length(asked), maker.tokens, maker.tokens
             )
-            free = unconditional(document, maker.role, layout, special)
-            free = up_to_image(free, maker.role, layout, special)
+            for other, free in zip(others, self._free(document, len(others))):
+                other += [up_to_image(free, maker.role, layout, special)] * n
             name = _words(asked, layout, special)
             begin = seen[name] if first is None else first[i]
             seen[name] += n
             wanted += [asked] * n
-            nothing += [free] * n
             seeds += [stable_hash(seed, *name, "picture", begin + j) for j in range(n)]
         seeds = np.array(seeds, np.uint32)
-        scale = None if guidance == 1 else jnp.float32(guidance)
+        scale = jnp.float32(guidance) if others else None
         made = []
         for rows, kept in _batches(np.arange(len(wanted)), self.batch, "drawing", "picture"):
-            prompts = [wanted[i] for i in rows]
-            if scale is not None:
-                prompts += [nothing[i] for i in rows]
+            prompts = [of[i] for of in (wanted, *others) for i in rows]
             prompt = self.prompting.batch(prompts)
             some = self._make(*prompt, seeds[rows], sampling.choice(), scale, steps)
             made.append(to_host(some)[: len(kept)])
         made = np.concatenate(made)
         return made.reshape(len(documents), n, *made.shape[1:])
+
+    def _guided_by(self, documents: Sequence[Document], guidance: float) -> int:
+        """How many prompts each is guided away from: none, one, or where pictures are shown to a
+        recipe that is guided by these too, two."""
+        maker = self.system.maker
+        shows = any(isinstance(s, ImageSpan) for d in documents for s in d.spans)
+        if isinstance(maker, Queries) and shows:
+            return 0 if guidance == 1 and maker.image_guidance == 1 else 2
+        return int(guidance != 1)
+
+    def _free(self, document: Document, count: int) -> list[Document]:
+        """What a prompt is guided away from: itself without words, then without pictures too."""
+        maker, layout = self.system.maker, self.system.layout
+        if layout.by_role[maker.role].unconditional == "words":
+            blacks = (False, True)[:count]
+            return [wordless(document, self.tokenizer, self.template, b) for b in blacks]
+        return [unconditional(document, maker.role, layout, self.tokenizer.special)] * count
 
     def _make(self, prompt, length, seeds, choice, guidance, steps):
         system, maker = self.system, self.system.maker
@@ -194,6 +211,11 @@ class Sampler:
             case InPlace():
                 steps = maker.steps if steps is None else steps
                 return draw_latents(system, self.params, prompt, length, seeds, guidance, steps)
+            case Queries():
+                steps = maker.steps if steps is None else steps
+                return draw_with_queries(
+                    system, self.params, prompt, length, seeds, guidance, steps
+                )
             case Features():
                 return draw_features(system, self.params, prompt, length, guidance)
             case Codes():

@@ -19,6 +19,7 @@ from unijax.data.config import DataConfig, SourceConfig, preparation
 from unijax.data.document import ImageRef, ImageSpan
 from unijax.data.pictures import PictureConfig, all_pictures
 from unijax.data.pictures import preparation as picture_preparation
+from unijax.data.render import BLACK
 from unijax.data.sources import DocumentSource
 from unijax.data.tasks import may_show
 from unijax.ops.image import to_signed
@@ -76,6 +77,9 @@ def tables(
         showing = [s for s in sources if any(may_show(s.config.task, role) for role in roles)]
         read = preparation(data, streams[0])
         refs = pictures(showing, roles)
+        if data.p_drop_images and "gen" not in roles:
+            black = ImageRef("a black picture", BLACK)
+            refs[black.key] = black
         kept = table(folder / "cache", name, params[how.group], forward, read, refs)
         found[name] = Cached(how.field, kept, how.shape, np.dtype(how.dtype))
     return found

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from unijax.core.errors import UserError
 from unijax.core.json_files import quoted, read_object
 from unijax.data.images import MIN_SIDE
-from unijax.data.templates import TEMPLATES
+from unijax.data.templates import JANUS
 from unijax.data.tokenizer import Tokenizer
 from unijax.interop.interface import Import
 from unijax.interop.sections import Section
@@ -66,7 +66,7 @@ class Preparation:
     """Of conversations and pictures.
 
     Attributes:
-      template: a key of `TEMPLATES`.
+      template: a key of `JANUS`.
       und_rounding: of the short side, see `data.images.for_understanding`.
       system_prompt: put before a conversation; empty for none.
       row_length: tokens of a row in training; 0 where it is not known.
@@ -155,7 +155,7 @@ def sft_format(template: str) -> str:
 
 def by_tokens(tokenizer: Tokenizer) -> tuple[str, str]:
     """The template whose roles are tokens, and what tells."""
-    pro = TEMPLATES["janus_pro"]
+    pro = JANUS["janus_pro"]
     if {pro.user, pro.assistant} <= set(tokenizer.tokens):
         return "janus_pro", f"{pro.user} is a token"
     return "janus", f"{pro.user} is no token"
@@ -176,7 +176,7 @@ def _deepseek_template(
 
 
 def _other_format(where: str, found: str) -> UserError:
-    names = " or ".join(f"--template {name}" for name in TEMPLATES)
+    names = " or ".join(f"--template {name}" for name in JANUS)
     return UserError(
         f"{where}.sft_format", found, f"one of {sorted(SFT_FORMATS)}",
         f"Say which template the model was trained with: {names}.",
