@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from tests.long import long
 from tests.systems.image_suite import ImageSuite
 from tests.systems.small import SmallPictures
 from unijax.core import cost
@@ -39,6 +40,7 @@ PROBE = SmallLabelled(
 )
 
 
+@long
 class TestFineTuning(ImageSuite):
     small = SMALL
     recipe = RECIPE

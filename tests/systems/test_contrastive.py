@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.long import long
 from tests.systems.image_suite import ImageSuite
 from tests.systems.small import SmallPictures
 from tests.walk import product_flops
@@ -37,6 +38,7 @@ SYSTEM = Contrastive(CONFIG)
 SMALL = SmallPictures(SYSTEM, size=16, text_length=6, vocab=CONFIG.text.vocab_size)
 
 
+@long
 class TestContrastive(ImageSuite):
     small = SMALL
     recipe = RECIPE

@@ -44,6 +44,7 @@ class OfATower(DecoderSuite):
         return {}
 
 
+@long
 class TestJanusWithEva02(OfATower):
     small = small(EVA02)
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.long import long
 from tests.systems.image_suite import ImageSuite
 from tests.systems.small import SmallPictures
 from unijax.core.batch import ImageBatch
@@ -49,6 +50,7 @@ class TestMim(ImageSuite):
     recipe = RECIPE
 
 
+@long
 class TestMimTaughtByEvaClip(ImageSuite):
     small = LIKE_EVA02
     recipe = RECIPE
