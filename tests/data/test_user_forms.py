@@ -10,7 +10,7 @@ from tests.data.conftest import LAYOUT, png, small_config
 from unijax.core.errors import UserError
 from unijax.data.config import GroupConfig, SourceConfig
 from unijax.data.loader import Loader
-from unijax.data.user import open_jsonl, open_mixed
+from unijax.data.user import open_jsonl, open_mixed, open_own
 
 ASK, SAY = {"role": "user", "content": "<image>\nwhat?"}, {"role": "assistant", "content": "a cat"}
 HUMAN, GPT = {"from": "human", "value": "<image>\nwhat?"}, {"from": "gpt", "value": "a cat"}
@@ -173,6 +173,21 @@ def test_a_turn_of_no_weight_is_given_not_learned(folder):
         line = {"messages": [ASK, SAY | {key: value}, *more], "images": ["a.png"]}
         learned = [m.get("learned", True) for m in read(folder, line)["messages"]]
         assert learned == [True, False, True, True]
+
+
+def test_a_picture_of_millions_of_escapes_is_refused(folder):
+    """15 million of `%41` took 10 s, and 40 bytes each."""
+    path = folder / "data.jsonl"
+    path.write_text(json.dumps({"image": "data:," + "%41" * 2**20 + "%41", "caption": "x"}))
+    with pytest.raises(UserError, match="1048577 characters written as %, at most 1048576"):
+        open_own(path)
+
+
+def test_a_conversation_of_a_hundred_thousand_turns_is_told_in_a_line(folder):
+    path = folder / "data.jsonl"
+    path.write_text(json.dumps({"messages": [{"role": "user", "content": "x"}] * 1000}))
+    with pytest.raises(UserError, match="user, user and 980 more; expected user and assistant"):
+        open_own(path)
 
 
 @pytest.mark.parametrize(

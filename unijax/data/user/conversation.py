@@ -33,6 +33,7 @@ _ROLE, _CONTENT = ("role", "from"), ("content", "value")
 _ASKS, _ANSWERS = ("human", "user", "query"), ("assistant", "gpt", "response")
 _SHOWS, _LEARNED = ("images", "image"), ("loss", "weight", "train")
 _NOTHING = (None, "", [])
+_SHOWN = 20  # roles of a conversation, in a message
 
 
 class _Next:
@@ -341,9 +342,12 @@ def _check(turns: list[_Turn], where: str) -> None:
     roles = [turn.role for turn in turns]
     spoken = roles[1:] if roles[:1] == ["system"] else roles
     if not spoken or spoken != ["user", "assistant"] * (len(spoken) // 2):
+        first = ", ".join(roles[:_SHOWN]) + f" and {len(roles) - _SHOWN} more" * (
+            len(roles) > _SHOWN
+        )
         raise UserError(
             where,
-            f"roles {', '.join(roles) or 'of no turn'}",
+            f"roles {first or 'of no turn'}",
             "user and assistant in turn, the assistant last, a system message at most at the front",
             "Correct the roles.",
         )

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from unijax.core.errors import UserError
+from unijax.core.files import open_plain
 from unijax.data.user import text
 
 _SEPARATORS = (",", ";", "\t", "|")  # spreadsheets take the semicolon where the comma is decimal
@@ -22,7 +23,7 @@ def rows_of(path: Path) -> Iterator[tuple[str, dict]]:
 
 
 def _jsonl(path: Path) -> Iterator[tuple[str, dict]]:
-    with text.reading(path, "a JSONL file"), path.open("rb") as file:
+    with text.reading(path, "a JSONL file"), open_plain(path) as file:
         for number, _, line in text.lines_of(file, path):
             yield f"{path}:{number}", text.parse(line, f"{path}:{number}")
 

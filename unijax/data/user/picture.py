@@ -11,6 +11,7 @@ from typing import Any
 from unijax.core.errors import UserError
 from unijax.core.files import read_plain
 
+_MOST_ESCAPES = 2**20  # of characters in a data: URI
 Picture = Callable[[], bytes]  # reads the encoded picture, when it is drawn
 
 
@@ -91,6 +92,8 @@ def _of_data(uri: str, where: str) -> bytes:
     try:
         if not comma:
             raise ValueError("no comma")
+        if (escapes := content.count("%")) > _MOST_ESCAPES:  # each is many bytes while it is read
+            raise ValueError(f"{escapes} characters written as %, at most {_MOST_ESCAPES}")
         if not kind.endswith(";base64"):
             return urllib.parse.unquote_to_bytes(content)
         letters = "".join(urllib.parse.unquote(content).split()).rstrip("=")

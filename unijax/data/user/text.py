@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from unijax.core.errors import UserError
+from unijax.core.files import open_plain
 
 MAX_LINE = 64 * 2**20  # bytes of a record: several pictures as base64, and no mistake in a file
 _MAX_DIGITS = 4300  # as Python's own limit, which is about time
@@ -91,7 +92,7 @@ def decoded(content: bytes, where: str, first_line: int | None = None) -> str:
 
 def read_text(path: Path) -> str:
     """A whole text file, its lines ending with a line feed alone."""
-    with reading(path, "a text file"), path.open("rb") as file:
+    with reading(path, "a text file"), open_plain(path) as file:
         check_encoding(file, path)
         content = file.read(MAX_LINE + 1)
     if len(content) > MAX_LINE:
