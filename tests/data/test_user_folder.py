@@ -60,11 +60,21 @@ def test_captions_may_end_in_capitals_and_other_texts_are_none(tmp_path):
     assert open_folder(tmp_path)[0]["category"] == "cat"
 
 
+def test_captions_that_end_in_caption_are_not_left_for_the_name_of_the_folder(tmp_path):
+    make(tmp_path, cat_a__png=PNG)
+    (tmp_path / "cat" / "a.caption").write_text("a red cat\n")
+    assert open_folder(tmp_path)[0]["captions"] == ["a red cat"]
+    (tmp_path / "cat" / "a.txt").write_text("another\n")
+    with pytest.raises(UserError, match=r"a\.txt: found captions there and in cat/a\.caption"):
+        open_folder(tmp_path)
+
+
 LONG = "x" * 200_000
 TABLES = {
     "mark": "\ufefffile_name,text\na.png,a cat\n",
     "semicolons": 'file_name;text\na.png;"a cat"\n',
     "semicolons and a mark": "\ufefffile_name;text\r\na.png;a cat\r\n",
+    "a mark that is named": "\ufeffsep=;\r\nfile_name;text\r\na.png;a cat\r\n",
     "tabs": "file_name\ttext\na.png\ta cat\n",
     "quoted names": '"file_name","text"\n"a.png","a cat"\n',
     "blank rows": "file_name,text\n,\n\na.png,a cat\n,,\n",
@@ -99,6 +109,7 @@ def test_a_field_of_a_table_may_be_long(tmp_path):
         ("file_name,text,text\na.png,x,y\n", 1, "two columns 'text'"),
         ("file_name,captoin\na.png,x\n", 2, "Did you mean 'caption'?"),
         ("file;text\na.png;x\n", 2, "found no file_name"),
+        ("sep=;\nfile_name;text\na.png;x\na.png\n", 4, "more or fewer fields"),
     ],
 )
 def test_mistakes_in_a_table_are_told_with_the_line_that_the_row_begins_in(

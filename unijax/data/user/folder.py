@@ -23,6 +23,7 @@ _STRANGERS = {
     ".heic", ".heif", ".jxl", ".svg", ".psd", ".tga", ".exr", ".dng", ".cr2", ".nef", ".pdf",
     ".eps", ".mp4", ".mov", ".webm", ".zip", ".tar", ".tgz",
 }  # fmt: skip
+_CAPTIONS = (".txt", ".caption")  # beside a picture
 # Where captions may stand under a name that nobody looks for.
 _TABLES = {".csv", ".tsv", ".json", ".jsonl", ".xlsx", ".parquet"}
 _OF_SYSTEMS = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"}
@@ -33,7 +34,8 @@ class Folder(UserRecords):
 
     * `metadata.jsonl` or `metadata.csv` in the folder, with the path as `file_name` and the keys of
       a JSONL line (`text` too, for a caption), a row for every picture;
-    * a text file of the same name beside every picture, a caption on each line;
+    * a text file of the same name beside every picture (`.txt` or `.caption`), a caption on each
+      line;
     * the name of the folder that the picture is in, as its category, label and caption.
 
     Args:
@@ -137,7 +139,7 @@ def _texts(folder: Path, names: list[str]) -> dict[str, str]:
     """Text files, by their names without the end."""
     texts: dict[str, str] = {}
     for name in names:
-        if _suffix(name) == ".txt" and texts.setdefault(_stem(name), name) != name:
+        if _suffix(name) in _CAPTIONS and texts.setdefault(_stem(name), name) != name:
             other = texts[_stem(name)]
             raise UserError(
                 str(folder / name), f"captions there and in {other}", "one of them", "Join them."
