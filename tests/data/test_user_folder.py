@@ -2,6 +2,7 @@
 
 import json
 import os
+import unicodedata
 
 import numpy as np
 import pytest
@@ -133,6 +134,16 @@ def test_nothing_that_may_be_a_picture_or_a_caption_is_left_out_in_silence(tmp_p
     os.symlink(tmp_path / "nothing.png", tmp_path / "cat" / "link.png")
     with pytest.raises(UserError, match=r"link\.png: found no picture"):
         open_folder(tmp_path)
+
+
+@pytest.mark.parametrize(("said", "kept"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_a_picture_whose_name_spells_its_accents_otherwise_was_not_there(tmp_path, said, kept):
+    # Files copied from macOS have them apart; tables typed elsewhere have them together.
+    (tmp_path / unicodedata.normalize(kept, "café.png")).write_bytes(PNG)
+    name = unicodedata.normalize(said, "café.png")
+    (tmp_path / "metadata.csv").write_text(f"file_name,text\n{name},a cup\n", encoding="utf-8")
+    (record,) = open_folder(tmp_path)
+    assert (record["captions"], record["image"]()) == (["a cup"], PNG)
 
 
 def test_links_are_followed_and_circles_are_not(tmp_path):

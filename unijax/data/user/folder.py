@@ -2,6 +2,7 @@
 
 import os
 import posixpath
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -179,9 +180,9 @@ def _from_metadata(folder: Path, file: str, pictures: list[str]) -> Iterator[tup
         row = {("caption" if key == "text" else key): value for key, value in row.items()}
         row["image"] = row.pop("file_name")
         for path in {str(row["image"]), str(row["image"]).replace("\\", "/")}:
-            named.add(os.path.relpath(folder / path, folder))
+            named.add(_accents(os.path.relpath(folder / path, folder)))
         yield where, row
-    missing = [name for name in pictures if name not in named]
+    missing = [name for name in pictures if _accents(name) not in named]
     if missing:
         raise UserError(
             str(folder / missing[0]),
@@ -189,6 +190,11 @@ def _from_metadata(folder: Path, file: str, pictures: list[str]) -> Iterator[tup
             "a row for every picture",
             "Add a row, or move the picture out.",
         )
+
+
+def _accents(name: str) -> str:
+    """As `picture` finds a file whichever way its name spells them."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _from_texts(
