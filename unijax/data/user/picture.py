@@ -3,6 +3,7 @@
 import base64
 import binascii
 import reprlib
+import unicodedata
 import urllib.parse
 from collections.abc import Callable
 from pathlib import Path
@@ -61,10 +62,11 @@ def picture(reference: Any, where: str, folder: Path) -> Picture:
 
 
 def _of_file(path: str, where: str, folder: Path) -> Picture:
-    # The second as Windows writes it.
-    files = [folder / path, folder / path.replace("\\", "/")]
+    # The second as Windows writes it; the last as macOS writes accents, or as others do.
+    slashes = path.replace("\\", "/")
+    names = path, slashes, *(unicodedata.normalize(form, slashes) for form in ("NFD", "NFC"))
     try:
-        file = next((file for file in files if file.is_file()), None)
+        file = next((folder / name for name in names if (folder / name).is_file()), None)
     except (OSError, ValueError):  # a name that is too long, or has a null byte
         file = None
     if file is None:
