@@ -200,7 +200,7 @@ def device_programs(devices: list) -> Iterator[tuple[str, Callable[[], Any]]]:
 
     with jax.set_mesh(mesh):
         of_attention = kernels.programs()  # as this device picks them
-    found = [*of_attention, *pieces.programs(), *drawing.programs()]
+    found = [*of_attention, *pieces.programs(), *drawing.programs(batches=(8,))]
     yield from ((p.name, partial(lower, p)) for p in found)
     yield "step of Janus-Pro 1B", lower_step
 

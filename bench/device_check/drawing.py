@@ -172,9 +172,14 @@ def denoising(of: Sizes, system: Transfusion, sampler: str, batch: int) -> Progr
     )
 
 
-def programs(small: bool = False) -> list[Program]:
-    """In the order in which they matter."""
+def programs(small: bool = False, batches: tuple[int, ...] = ()) -> list[Program]:
+    """In the order in which they matter.
+
+    Args:
+      batches: pictures, or answers, in place of those of the sizes.
+    """
     of = sizes(small)
+    of = dataclasses.replace(of, batches=batches or of.batches)
     found = [draw(of, n) for n in of.batches]
     found += [denoising(of, of.transfusion, of.samplers[0], n) for n in of.batches]
     found += [answer(of, n) for n in of.batches]
