@@ -8,6 +8,7 @@ import sys
 
 from clu.parameter_overview import get_parameter_overview
 from jax.sharding import AbstractMesh, Mesh
+from tqdm import tqdm
 
 from unijax.core import lease, tree
 from unijax.core.batch import PackedBatch
@@ -24,7 +25,9 @@ from unijax.data.pictures import PictureConfig
 from unijax.data.sources import open_sources
 from unijax.data.tokenizer import Tokenizer, check_vocab
 from unijax.data.tokenizer import load as load_tokenizer
-from unijax.main import samples
+from unijax.main import checking, samples
+from unijax.main.advice import RowsTold
+from unijax.main.checking import checked
 from unijax.main.pictures import pictures, zero_shot
 from unijax.main.run import RunConfig, make_mup_base, make_system
 from unijax.parallel.sharding import describe, make_mesh, reader, row_shards
@@ -40,8 +43,15 @@ from unijax.train.status import StatusKeeper
 # What a run directory holds before the first step is logged or saved.
 _WITHOUT_A_STEP = {
     "status.json", "parameters.txt", "tokenizer", "metrics.jsonl", "tensorboard", FOLDER,
-    origin.FOLDER, lease.FOLDER,
+    origin.FOLDER, lease.FOLDER, checking.FILE,
 }  # fmt: skip
+
+
+class TqdmHandler(logging.Handler):
+    """Writes lines of a log above a progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stderr)
 
 
 def train(
@@ -124,10 +134,13 @@ def _train(
     tables: dict[str, Cached] | None,
     status: StatusKeeper,
 ) -> TrainState:
+    run = checked(run, run_dir)
     mesh = make_mesh(run.mesh)
     if is_lead():
-        logging.basicConfig(format="%(message)s")
-        logging.getLogger("unijax").setLevel(logging.INFO)  # which kernels are picked
+        # Which kernels are picked; above the bar, where there is one.
+        logging.getLogger("unijax").setLevel(logging.INFO)
+        logging.basicConfig(format="%(message)s", handlers=[TqdmHandler()])
+        print(f"{run_dir}: reading data and parameters", file=sys.stderr)
     index, count = reader(mesh)
     share = {"process_index": index, "process_count": count}
     system, trainer = build(run, mesh)
@@ -140,7 +153,7 @@ def _train(
         batches, held_out = pictures(run, system, params, tokenizer, share, run_dir)
     else:
         if run.cache_frozen and tables is None:
-            tables = cached_tables(run, system, params, tokenizer, run_dir)
+            tables = cached_tables(run, system, params, tokenizer, run_dir, trainer)
         batches, held_out = rows(run, system, tokenizer, tables, share)
     checks = {}
     if held_out:
@@ -155,8 +168,13 @@ def _train(
             tokenizer.save(run_dir / "tokenizer")
         if init_from is not None and not origin.is_written(run_dir):
             origin.carry(init_from, run_dir)
-        write_file(run_dir / "parameters.txt", parameter_table(trainer))
+        table = parameter_table(trainer)
+        write_file(run_dir / "parameters.txt", table)
         print(describe(mesh, run.mesh.table), file=sys.stderr)
+        print(f"parameters of {run.system}: {table.splitlines()[-1]}", file=sys.stderr)
+    told = []
+    if isinstance(run.data, DataConfig):
+        told.append(RowsTold(run.data, system.layout, tokenizer))
     state = trainer.begin(params)
     try:
         return fit(
@@ -169,7 +187,7 @@ def _train(
             {"stage": run.stage.name, "config": to_json(run)},
             checks,
             stop_at,
-            [status],
+            [status, *told],
         )
     finally:
         batches.close()
@@ -264,20 +282,28 @@ def rows(
 
 
 def check_frozen(run: RunConfig, system: System, trainer: Trainer) -> None:
-    """Raises a UserError for an encoder that learns while a cache would stand for it."""
+    """Raises a UserError for encoders that learn while a cache would stand for them.
+
+    Of several in rows those that are frozen are kept; one at least must be.
+    """
     if not isinstance(system, RowSystem | EncodedSystem):
         return
+    kept, error = 0, None
     for name, how in system.encoded.items():
         if isinstance(run.data, DataConfig) and not run.data.slots.get(name):
             continue
         own = [rule for p, rule in trainer.rules.items() if tree.is_within(p, how.group)]
-        if learning := sum(not rule.frozen for rule in own):
-            raise UserError(
-                "cache_frozen",
-                f"{how.group}, of whose {len(own)} parameters {learning} are trained",
-                "an encoder that the rules of the stage freeze",
-                "Freeze it in stage.rules, or set cache_frozen=false.",
-            )
+        if not (learning := sum(not rule.frozen for rule in own)):
+            kept += 1
+            continue
+        error = UserError(
+            "cache_frozen",
+            f"{how.group}, of whose {len(own)} parameters {learning} are trained",
+            "an encoder that the rules of the stage freeze",
+            "Freeze it in stage.rules, or set cache_frozen=false.",
+        )
+    if error is not None and not kept:
+        raise error
 
 
 def shared_tables(run: RunConfig, folder: pathlib.Path) -> dict[str, Cached] | None:
@@ -291,15 +317,25 @@ def shared_tables(run: RunConfig, folder: pathlib.Path) -> dict[str, Cached] | N
     if run.before or not system.encoders <= run.init.keys():
         return None
     params = initial_params(run, trainer, None, folder)
-    return cached_tables(run, system, params, load_tokenizer(run.tokenizer), folder)
+    return cached_tables(run, system, params, load_tokenizer(run.tokenizer), folder, trainer)
 
 
 def cached_tables(
-    run: RunConfig, system: RowSystem, params: Params, tokenizer: Tokenizer, folder: pathlib.Path
-) -> dict[str, Cached]:
-    """Of every picture of all sources, held-out ones too, kept in `folder`."""
+    run: RunConfig, system: RowSystem, params: Params, tokenizer: Tokenizer, folder: pathlib.Path,
+    trainer: Trainer | None = None,
+) -> dict[str, Cached]:  # fmt: skip
+    """Of every picture of all sources, held-out ones too, kept in `folder`.
+
+    Of the encoders that `trainer` freezes, or of all: a picture for one that trains goes through it
+    in every step.
+    """
+    rules = {} if trainer is None else trainer.rules
+
+    def frozen(group: str) -> bool:
+        return all(rule.frozen for p, rule in rules.items() if tree.is_within(p, group))
+
     sources = list(open_sources(run.data, system.layout, tokenizer).values())
     if run.validation.batches:
         held = dataclasses.replace(run.data, groups=run.validation.groups)
         sources += open_sources(held, system.layout, tokenizer).values()
-    return cache.tables(system, params, run.data, sources, folder)
+    return cache.tables(system, params, run.data, sources, folder, frozen)
