@@ -20,7 +20,7 @@ from unijax.core.errors import Interrupted, Preempted, Unwritable, UserError
 from unijax.core.files import OF_DISK
 from unijax.core.json_files import shown
 from unijax.core.paths import local
-from unijax.main import interrupts, launch_verbs, limits, scaling_verbs
+from unijax.main import addresses, interrupts, launch_verbs, limits, scaling_verbs
 
 # Orbax and absl narrate every save, asyncio every failed write of one; what a user must know is
 # said by this project.
@@ -89,9 +89,11 @@ def _finite(text: str) -> float:
     return value
 
 
-def _strict(parser: argparse.ArgumentParser) -> None:
-    """No address in an argument that may be a place, and no number that is none."""
+def _strict(verb: str, parser: argparse.ArgumentParser) -> None:
+    """No address in an argument that takes none, and no number that is none."""
     for action in parser._actions:
+        if addresses.may_be(verb, action.dest):
+            continue
         if action.type is None and action.nargs != 0 and action.dest not in _WORDS:
             action.type = _place
         elif action.type is float:
@@ -281,8 +283,8 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
     scaling_verbs.add_parsers(verbs)
 
     launch_verbs.add_parsers(verbs)
-    for parser in verbs.choices.values():
-        _strict(parser)
+    for verb, parser in verbs.choices.items():
+        _strict(verb, parser)
     return top, verbs.choices
 
 
@@ -357,6 +359,7 @@ def _is_unread() -> bool:
 
 def _run(args: argparse.Namespace) -> int:
     try:
+        addresses.fetch(args)
         status = _verb(f"{args.verb}_")(args) or exit_codes.DONE
         sys.stdout.flush()
         return status

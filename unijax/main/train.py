@@ -3,17 +3,20 @@
 import dataclasses
 import logging
 import math
+import os
 import pathlib
 import sys
 
+import jax
 from clu.parameter_overview import get_parameter_overview
 from jax.sharding import AbstractMesh, Mesh
 from tqdm import tqdm
 
-from unijax.core import lease, tree
+from unijax.core import lease, storage, tree
 from unijax.core.batch import PackedBatch
 from unijax.core.errors import UserError
 from unijax.core.files import discard, writable_directory, write_file
+from unijax.core.paths import is_address
 from unijax.core.processes import is_lead, job_id
 from unijax.core.record import to_json
 from unijax.core.system import EncodedSystem, Params, RowSystem, System
@@ -31,7 +34,7 @@ from unijax.main.checking import checked
 from unijax.main.pictures import pictures, zero_shot
 from unijax.main.run import RunConfig, make_mup_base, make_system
 from unijax.parallel.sharding import describe, make_mesh, reader, row_shards
-from unijax.train import cache, origin, setup
+from unijax.train import cache, desk, origin, setup
 from unijax.train.carry import carried
 from unijax.train.checkpoint import FOLDER, read_params, whole_steps
 from unijax.train.loop import Evaluator, fit, validation
@@ -56,7 +59,7 @@ class TqdmHandler(logging.Handler):
 
 def train(
     run: RunConfig,
-    run_dir: pathlib.Path,
+    run_dir: str | pathlib.Path,
     init_from: str | None = None,
     stop_at: int | None = None,
     tables: dict[str, Cached] | None = None,
@@ -64,6 +67,7 @@ def train(
     """Trains, or resumes, the stage of `run` in `run_dir`.
 
     Args:
+      run_dir: a path, or an address: then `train.desk` keeps its small files on this machine.
       init_from: run directory whose parameters the stage starts from, all of them.
       stop_at: save and return at this step.
       tables: of `shared_tables`, for a run that keeps the outputs of its encoders.
@@ -76,27 +80,38 @@ def train(
         raise UserError(
             "tokenizer", "''", "the directory of the text tokenizer", "Name it in the config."
         )
-    was_there = run_dir.exists()
-    is_new = not was_there or (run_dir.is_dir() and not any(run_dir.iterdir()))
-    writable_directory(run_dir)
-    with lease.hold(run_dir):
-        _train_before(run, run_dir)
+    in_bucket = is_address(run_dir)
+    if in_bucket and run.cache_frozen and jax.process_count() > 1:
+        raise UserError(
+            "cache_frozen", "several processes and a run directory in a bucket",
+            "a directory that all of them see", "Set cache_frozen=false, or mount the bucket.",
+        )  # fmt: skip
+    was_there = not in_bucket and pathlib.Path(run_dir).exists()
+    if not in_bucket:
+        is_new = not was_there or not _names(pathlib.Path(run_dir))
+        writable_directory(run_dir)
+    with lease.hold(run_dir), desk.opened(run_dir) as folder:
+        _train_before(run, folder)
+        if in_bucket:
+            is_new = not _names(folder)
         try:
-            with StatusKeeper(run_dir, run.stage.steps) as status:
-                state = _train(run, run_dir, init_from, stop_at, tables, status)
+            with StatusKeeper(folder, run.stage.steps) as status:
+                state = _train(run, folder, init_from, stop_at, tables, status)
                 status.finish(int(state.step))
         except KeyboardInterrupt:
             if is_lead():
-                saved = max(whole_steps(run_dir), default=None)
+                saved = max(whole_steps(folder), default=None)
                 has = "nothing was saved yet" if saved is None else f"step {saved} is saved"
                 print(f"{run_dir}: {has}. The same command goes on from there", file=sys.stderr)
             raise
         except UserError:
-            if is_new and is_lead() and _is_worthless(run_dir):
-                for path in run_dir.iterdir():
+            if is_new and is_lead() and _is_worthless(folder):
+                for path in folder.iterdir():
                     discard(path)
-                if not was_there:
-                    run_dir.rmdir()
+                if in_bucket:
+                    desk.forget(folder)
+                elif not was_there:
+                    folder.rmdir()
             raise
     return state
 
@@ -111,8 +126,16 @@ def _train_before(run: RunConfig, run_dir: pathlib.Path) -> None:
             train(first, place)
 
 
-def _place_before(run_dir: pathlib.Path, name: str) -> pathlib.Path:
-    return run_dir / "before" / name
+def _place_before(run_dir: pathlib.Path, name: str) -> str | pathlib.Path:
+    home = desk.home(run_dir)
+    if is_address(home):
+        return storage.join(storage.normal(home), desk.BEFORE, name)
+    return run_dir / desk.BEFORE / name
+
+
+def _names(folder: pathlib.Path) -> list[str]:
+    """Of what is in a folder; of a file, its own."""
+    return os.listdir(folder) if folder.is_dir() else [folder.name]
 
 
 def _is_worthless(run_dir: pathlib.Path) -> bool:
@@ -255,7 +278,7 @@ def initial_params(
     for group, source in sorted(run.init.items(), key=lambda item: item[1].startswith(":")):
         name, _, there = source.partition(":")
         if name in (run.before or {}):
-            source = f"{_place_before(run_dir, name)}:{there or group}"
+            source = f"{storage.run_here(_place_before(run_dir, name))}:{there or group}"
         flat |= carried(source, group, like, flat)
     return tree.unflatten(flat)
 

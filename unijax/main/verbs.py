@@ -5,11 +5,13 @@ import dataclasses
 import math
 import pathlib
 import sys
+import tempfile
 from typing import Any
 
+from unijax.core import storage
 from unijax.core.errors import UserError
 from unijax.core.files import writable_directory
-from unijax.core.paths import local
+from unijax.core.paths import is_address, local
 from unijax.data.config import DataConfig
 from unijax.main import config as config_lib
 from unijax.main.run import RunConfig, make_system, resolve
@@ -97,9 +99,7 @@ def train_(args: argparse.Namespace) -> None:
 
     distributed.join()
     run = _with_checks(_resolved(args), args)
-    _tell_done(
-        run, args.run_dir, train(run, pathlib.Path(args.run_dir), args.init_from, args.stop_at)
-    )
+    _tell_done(run, args.run_dir, train(run, args.run_dir, args.init_from, args.stop_at))
 
 
 def _tell_done(run: RunConfig, run_dir: str, state: Any) -> None:
@@ -136,7 +136,7 @@ def finetune_(args: argparse.Namespace) -> None:
     run = chosen(run, run_dir, args.overrides)
     for line in run.chosen if is_lead() else ():
         print(line, file=sys.stderr)
-    _tell_done(run, args.run_dir, train(run, pathlib.Path(run_dir), args.init_from, args.stop_at))
+    _tell_done(run, args.run_dir, train(run, run_dir, args.init_from, args.stop_at))
 
 
 def plan_(args: argparse.Namespace) -> int:
@@ -224,10 +224,13 @@ def export_(args: argparse.Namespace) -> None:
     if not 0 < args.shard_gib < math.inf:
         raise UserError("--shard-gib", f"{args.shard_gib}", "a number above 0", "Change it.")
     shard = int(args.shard_gib * 2**30)
-    done = export_checkpoint(
-        args.run_dir, args.out, args.format, args.dtype, shard, licence=args.license
-    )
-    print(done)
+    how = (args.format, args.dtype, shard)
+    if not is_address(args.out):
+        print(export_checkpoint(args.run_dir, args.out, *how, licence=args.license))
+        return
+    with storage.published(storage.normal(args.out)) as folder:
+        done = export_checkpoint(args.run_dir, folder, *how, licence=args.license)
+    print(str(done).replace(str(folder), args.out))
 
 
 def verify_(args: argparse.Namespace) -> int:
@@ -259,6 +262,7 @@ def sample_(args: argparse.Namespace) -> None:
         (args.n, args.guidance, _sampling(args), args.seed, args.steps),
     )
     if args.prompts is not None:
+        out = local(args.out)  # what is drawn already is looked for there
         prompts, share = read_prompts(pathlib.Path(args.prompts)), share_of(args.share)
         writable_directory(out)
         drawn = draw_file(open_sampler(args.run_dir), prompts, out, *how, share)
@@ -267,8 +271,14 @@ def sample_(args: argparse.Namespace) -> None:
         )
         return
     drawn = open_sampler(args.run_dir).draw(args.prompt, *how)
-    paths = save_all(out, drawn, args.prompt)
-    print(f"{len(paths) - 1} pictures, and all of them in {paths[-1]}")
+    if not is_address(args.out):
+        paths = save_all(out, drawn, args.prompt)
+        print(f"{len(paths) - 1} pictures, and all of them in {paths[-1]}")
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        paths = save_all(pathlib.Path(folder), drawn, args.prompt)
+        storage.upload(pathlib.Path(folder), storage.normal(args.out))
+    print(f"{len(paths) - 1} pictures, and all of them in {storage.join(args.out, 'grid.png')}")
 
 
 def score_(args: argparse.Namespace) -> None:
