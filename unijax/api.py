@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from unijax.core import storage
 from unijax.core.files import read_plain
 from unijax.main import config as config_lib
 from unijax.main.run import RunConfig, resolve
@@ -30,14 +31,14 @@ class Run:
     """A run directory that was trained or imported. Its parameters are read when they are needed.
 
     Attributes:
-      path: of the directory.
+      path: of the directory; of a copy on this machine where it is at an address.
     """
 
     def __init__(self, path: str | pathlib.Path):
         """Raises UserError where there is no checkpoint."""
         from unijax.train.checkpoint import step_directory
 
-        self.path = pathlib.Path(path)
+        self.path = storage.run_here(path)
         step_directory(self.path)
 
     def __repr__(self) -> str:
@@ -176,7 +177,7 @@ def train(
     from unijax.main.train import train as run_training
 
     run = config(source, *overrides) if isinstance(source, str) else source
-    run_training(run, pathlib.Path(run_dir), None if init_from is None else str(init_from), stop_at)
+    run_training(run, run_dir, None if init_from is None else str(init_from), stop_at)
     return Run(run_dir)
 
 

@@ -35,7 +35,7 @@ def test_an_object_is_put_where_there_is_none_by_one_alone(bucket):
 def test_a_folder_is_published_as_one_thing_and_fetched_once(bucket, cache, monkeypatch):
     place = f"{bucket}/out/model"
     with storage.published(place) as folder:
-        (folder / "sub").mkdir(parents=True)
+        (folder / "sub").mkdir()
         (folder / "a.txt").write_text("a")
         (folder / "sub" / "b.txt").write_text("b")
     assert json.loads(storage.read(f"{place}/{storage.COMPLETE}")) == ["a.txt", "sub/b.txt"]
@@ -51,16 +51,14 @@ def test_a_folder_is_published_as_one_thing_and_fetched_once(bucket, cache, monk
 def test_what_is_half_done_is_no_folder_and_is_done_again(bucket, cache):
     place = f"{bucket}/out/half"
     half = storage.published(place)
-    half.__enter__().mkdir()
-    with pytest.raises(RuntimeError):
-        half.__exit__(RuntimeError, RuntimeError(), None)
+    half.__enter__()
+    assert not half.__exit__(RuntimeError, RuntimeError(), None)
     assert storage.listed(place) == {}
     storage.put(f"{place}/{storage.BEGUN}", b"")  # as of a process that was killed
     storage.put(f"{place}/a.txt", b"old")
     with pytest.raises(UserError, match="half done"):
         storage.here(place)
     with storage.published(place) as folder:
-        folder.mkdir()
         (folder / "b.txt").write_text("b")
     assert sorted(storage.listed(place)) == [storage.COMPLETE, "b.txt"]
 
@@ -68,7 +66,6 @@ def test_what_is_half_done_is_no_folder_and_is_done_again(bucket, cache):
 def test_a_missing_object_of_a_whole_folder_is_told(bucket, cache):
     place = f"{bucket}/out/lost"
     with storage.published(place) as folder:
-        folder.mkdir()
         (folder / "a.txt").write_text("a")
     storage.remove_one(f"{place}/a.txt")
     with pytest.raises(UserError, match="1 objects missing"):
@@ -113,11 +110,11 @@ def test_a_holder_in_a_bucket_that_was_given_up_writes_no_more(bucket):
 
 def test_a_holder_that_gives_no_sign_is_taken_over(bucket, monkeypatch):
     place = f"{bucket}/runs/silent"
-    held = lease.hold(place, seconds=1.0)
     monkeypatch.setattr(lease._Objects, "give_sign", lambda self, token: None)
     monkeypatch.setattr(lease, "_boot", lambda: "")  # of another machine
-    held.__enter__()
-    lease_of_one = lease._Objects(place).newest()
-    with lease.hold(place, seconds=1.0):
-        assert lease._Objects(place).newest() > lease_of_one
-    held.__exit__(None, None, None)
+    silent = lease._Lease(place, "", 1.0)
+    silent.take()
+    silent.check()
+    with lease.hold(place, seconds=1.0), pytest.raises(lease.Lost, match="taken over"):
+        silent.check()
+    silent.release()

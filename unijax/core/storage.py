@@ -16,6 +16,7 @@ import json
 import os
 import pathlib
 import re
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -196,6 +197,7 @@ def published(address: str) -> Iterator[pathlib.Path]:
         remove_one(join(address, name))
     with tempfile.TemporaryDirectory(prefix="unijax-") as temporary:
         folder = pathlib.Path(temporary) / address.rpartition("/")[2]
+        folder.mkdir()
         yield folder
         put(join(address, BEGUN), b"")
         names = upload(folder, address)
@@ -207,6 +209,11 @@ def published(address: str) -> Iterator[pathlib.Path]:
                 "Look at it.",
             )
         remove_one(join(address, BEGUN))
+
+
+def whole_directory(place: str | os.PathLike) -> contextlib.AbstractContextManager[pathlib.Path]:
+    """Yields a folder that stands at a path, or below an address, once it is whole."""
+    return published(normal(place)) if is_address(place) else atomic_directory(place)
 
 
 def fetched(address: str) -> pathlib.Path:
@@ -279,6 +286,8 @@ def _fetched(address: str, there: dict[str, list]) -> pathlib.Path:
         writable_directory(folder.parent)
         discard(folder)
         system = _system(address)
+        size = sum(about[0] for about in there.values())
+        print(f"fetching {address}: {len(there)} objects, {size / 1e6:,.1f} MB", file=sys.stderr)
         with atomic_directory(folder) as temporary, _told(address):
             for name in there:
                 file = temporary / place.name / name if name else temporary / place.name

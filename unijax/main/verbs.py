@@ -224,13 +224,10 @@ def export_(args: argparse.Namespace) -> None:
     if not 0 < args.shard_gib < math.inf:
         raise UserError("--shard-gib", f"{args.shard_gib}", "a number above 0", "Change it.")
     shard = int(args.shard_gib * 2**30)
-    how = (args.format, args.dtype, shard)
-    if not is_address(args.out):
-        print(export_checkpoint(args.run_dir, args.out, *how, licence=args.license))
-        return
-    with storage.published(storage.normal(args.out)) as folder:
-        done = export_checkpoint(args.run_dir, folder, *how, licence=args.license)
-    print(str(done).replace(str(folder), args.out))
+    done = export_checkpoint(
+        args.run_dir, args.out, args.format, args.dtype, shard, licence=args.license
+    )
+    print(done)
 
 
 def verify_(args: argparse.Namespace) -> int:
