@@ -191,7 +191,7 @@ class Checkpoints:
         return state, saved
 
     def _read_files(
-        self, directory: pathlib.Path, wanted: dict[str, Any], check: Callable[[dict], None]
+        self, directory: Place, wanted: dict[str, Any], check: Callable[[dict], None]
     ) -> tuple[dict, dict[str, Any]]:
         """The description, and the arrays by item."""
         saved, got = read_run(directory), {}
@@ -325,7 +325,7 @@ def _is_away(error: BaseException | None) -> bool:
     return number in (*TRANSIENT, errno.EACCES, errno.EPERM) or _is_away(error.__cause__)
 
 
-def _away(directory: pathlib.Path, error: Damaged | None) -> Unwritable:
+def _away(directory: Place, error: Damaged | None) -> Unwritable:
     found = error.found if error is not None else "files that another process cannot read for now"
     return Unwritable(
         str(directory), found, "files that can be read",
@@ -355,21 +355,14 @@ def whole_steps(run_dir: str | pathlib.Path) -> list[int]:
     return ocp.utils.checkpoint_steps(folder) if folder.is_dir() else []
 
 
-def step_directory(path: str | pathlib.Path) -> Place:
+def step_directory(path: str | Place) -> Place:
     """Of a run directory, of its `checkpoints`, or of one step in it: the newest step's directory.
 
     Raises:
       UserError: if there is none.
     """
     if is_address(path):
-        folder = checkpoints_of(path)
-        steps = _marked(folder)
-        if not steps:
-            raise UserError(
-                str(path), "no checkpoint", "a run directory that holds checkpoints/<step>/",
-                "Give the address that `unijax train` wrote to.",
-            )  # fmt: skip
-        return folder / str(max(steps))
+        return _step_in_bucket(storage.normal(path))
     path = pathlib.Path(path).absolute()
     step = None
     if path.name.isdigit() and path.parent.name == FOLDER:
@@ -387,6 +380,19 @@ def step_directory(path: str | pathlib.Path) -> Place:
     return path / str(max(whole) if step is None else step)
 
 
+def _step_in_bucket(address: str) -> Place:
+    root, _, step = address.partition(f"/{FOLDER}/")
+    folder = checkpoints_of(root)
+    steps = _marked(folder)
+    if not steps or (step and int(step) not in steps):
+        raise UserError(
+            address, f"no such checkpoint (steps here: {sorted(steps)})" if steps else
+            "no checkpoint", "a run directory that holds checkpoints/<step>/",
+            "Give the address that `unijax train` wrote to.",
+        )  # fmt: skip
+    return folder / (step or str(max(steps)))
+
+
 def signed(run: dict) -> dict:
     """The description as it is saved: with its schema, and a digest of all of it."""
     run = json.loads(json.dumps({"schema": SCHEMA} | run))
@@ -397,7 +403,7 @@ def _digest(run: dict) -> str:
     return hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()
 
 
-def read_run(path: str | pathlib.Path) -> dict:
+def read_run(path: str | Place) -> dict:
     """The JSON description of the newest (or the named) checkpoint, with its `step`.
 
     Raises:
@@ -420,7 +426,7 @@ def read_run(path: str | pathlib.Path) -> dict:
     return upgraded(run) | {"step": int(directory.name)}
 
 
-def read_params(path: str | pathlib.Path, like: Params | None = None) -> Params:
+def read_params(path: str | Place, like: Params | None = None) -> Params:
     """The parameters of a checkpoint: the moving average where one was kept, adapters folded in.
 
     Args:
@@ -450,7 +456,7 @@ def read_params(path: str | pathlib.Path, like: Params | None = None) -> Params:
 
 
 @contextlib.contextmanager
-def _readable(directory: pathlib.Path) -> Iterator[None]:
+def _readable(directory: Place) -> Iterator[None]:
     """What is wrong with files on disk, which comes in errors of several libraries, told as one."""
     try:
         yield
@@ -461,7 +467,7 @@ def _readable(directory: pathlib.Path) -> Iterator[None]:
         raise _damaged(directory, f"a checkpoint that cannot be read ({first[:200]})") from e
 
 
-def _damaged(directory: pathlib.Path, found: str) -> Damaged:
+def _damaged(directory: Place, found: str) -> Damaged:
     return Damaged(
         str(directory),
         found,
@@ -470,7 +476,7 @@ def _damaged(directory: pathlib.Path, found: str) -> Damaged:
     )
 
 
-def _stored_shapes(reader: ocp.StandardCheckpointer, item: pathlib.Path) -> Params:
+def _stored_shapes(reader: ocp.StandardCheckpointer, item: Place) -> Params:
     """Shapes and dtypes on disk, to be restored on the default device."""
     metadata = reader.metadata(item).item_metadata
     if metadata is None:
