@@ -60,9 +60,9 @@ def stream_ids(
     system: RowSystem,
     params: Params,
     prompt: PackedBatch,
-    length: Int[Array, "B"],
-    ends: Int[Array, "E"],
-    seeds: UInt32[Array, "B"],
+    length: Int[np.ndarray, "B"],
+    ends: Int[np.ndarray, "E"],
+    seeds: UInt32[np.ndarray, "B"],
     choice: Choice,
     limit: int,
     space: int,
@@ -70,18 +70,16 @@ def stream_ids(
     """The ids of `write_ids`, all that are written so far, a few more each time."""
     width = prompt.tokens.shape[1]
     start = width - length
-    first = jax.jit(_first, static_argnames=("system", "space"))
-    more = jax.jit(_more, static_argnames="system", donate_argnames="state")
-    state = first(system, params, prompt, start, ends, seeds, choice, space=space)
-    yield to_host(state[3])[:, :1]
+    state = _first_alone(system, params, prompt, start, ends, seeds, choice, space=space)
+    yield to_host(state[3])[:, :1].copy()  # the state is donated
     for at, end in parts(space - 1):
         *others, cache = state
         state = *others, grown(cache, width + end)
         for until in range(at + 1 + _TOGETHER, end + 1 + _TOGETHER, _TOGETHER):
             until = min(until, end + 1, limit)
-            state = more(system, params, start, ends, seeds, choice, state, jnp.int32(until))
+            state = _more_alone(system, params, start, ends, seeds, choice, state, jnp.int32(until))
             written = int(state[0])
-            yield to_host(state[3])[:, :written]
+            yield to_host(state[3])[:, :written].copy()
             if written >= limit or bool(jnp.all(state[2])):
                 return
 
@@ -112,3 +110,7 @@ def _more(system, params, start, ends, seeds, choice, state, until) -> tuple[Any
         return (at < until) & ~jnp.all(done)
 
     return jax.lax.while_loop(goes_on, next_id, state)
+
+
+_first_alone = jax.jit(_first, static_argnames=("system", "space"))
+_more_alone = jax.jit(_more, static_argnames="system", donate_argnames="state")
