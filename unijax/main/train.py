@@ -163,7 +163,6 @@ def _train(
         # Which kernels are picked; above the bar, where there is one.
         logging.getLogger("unijax").setLevel(logging.INFO)
         logging.basicConfig(format="%(message)s", handlers=[TqdmHandler()])
-        print(f"{run_dir}: reading data and parameters", file=sys.stderr)
     index, count = reader(mesh)
     share = {"process_index": index, "process_count": count}
     system, trainer = build(run, mesh)
