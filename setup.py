@@ -1,6 +1,7 @@
 from setuptools import find_packages, setup
 
 INTEROP = ["jinja2>=3.1,<4", "torch>=2.4", "transformers>=5.20,<6"]
+BUCKETS = ["s3fs>=2025.3", "gcsfs>=2025.3"]
 TEST = [
     "pytest>=8,<10",
     "pytest-xdist>=3.6,<4",
@@ -47,6 +48,11 @@ setup(
         "tqdm>=4.66,<5",
         "tensorboardX>=2.6.4,<3",
     ],
-    extras_require={"interop": INTEROP, "wandb": ["wandb>=0.18"], "test": TEST + INTEROP},
+    extras_require={
+        "interop": INTEROP,
+        "wandb": ["wandb>=0.18"],
+        "buckets": BUCKETS,
+        "test": TEST + INTEROP,
+    },
     entry_points={"console_scripts": ["unijax=unijax.main.cli:command"]},
 )

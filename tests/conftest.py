@@ -24,6 +24,8 @@ install_import_hook("unijax", "beartype.beartype")
 import jax
 import pytest
 
+from tests.buckets import bucket  # noqa: F401  (a fixture)
+
 jax.config.update("jax_default_matmul_precision", "highest")
 
 MAPS = pathlib.Path("/proc/self/maps")

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from typing import BinaryIO, TypeVar
 
 from unijax.core.errors import Unwritable, UserError
-from unijax.core.paths import local
+from unijax.core.paths import is_address, local
 
 T = TypeVar("T")
 
@@ -68,7 +68,7 @@ def unwritable(path: str | os.PathLike, error: OSError) -> UserError:
 @contextlib.contextmanager
 def guarded(directory: str | os.PathLike, check: Callable[[], None]) -> Iterator[None]:
     """While inside, nothing is committed under the directory unless `check` returns."""
-    key = pathlib.Path(os.path.abspath(directory))
+    key = _key(directory)
     _guards[key] = check
     try:
         yield
@@ -76,9 +76,13 @@ def guarded(directory: str | os.PathLike, check: Callable[[], None]) -> Iterator
         del _guards[key]
 
 
+def _key(path: str | os.PathLike) -> pathlib.Path:
+    return pathlib.Path(path if is_address(path) else os.path.abspath(path))
+
+
 def check_allowed(path: str | os.PathLike) -> None:
     """Raises what the guard of a directory above raises, where there is one."""
-    path = pathlib.Path(os.path.abspath(path))
+    path = _key(path)
     for directory, check in list(_guards.items()):
         if path.is_relative_to(directory):
             check()

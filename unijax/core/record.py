@@ -14,13 +14,14 @@ from unijax.core.errors import UserError
 from unijax.core.json_files import quoted
 
 
-def added(default: Any) -> Any:
+def added(default: Any, repr: bool = True) -> Any:
     """Such a field, left out of a record where it has this value: as if it had never come.
 
     So the names of runs, which are made of their records, stay what they were, and a run goes on
-    from checkpoints that know nothing of the field.
+    from checkpoints that know nothing of the field. Without `repr` it is no part of the fingerprint
+    of data either.
     """
-    return dataclasses.field(default=default, metadata={"added": True})
+    return dataclasses.field(default=default, metadata={"added": True}, repr=repr)
 
 
 def is_silent(field: dataclasses.Field, value: Any) -> bool:

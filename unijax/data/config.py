@@ -32,6 +32,7 @@ class SourceConfig:
       weight: share within its group, relative to the group's other sources.
       categories: only records of these categories; empty for all.
       limit: only so many records, a choice by their ids; 0 for all.
+      left_out: places of records of a user's own data that are not read, as messages name them.
       from_step, until_step: the steps in which the source is drawn from; until 0 means for ever. A
         step is `DataConfig.rows` rows given, so the change comes a few open rows late.
     """
@@ -46,6 +47,7 @@ class SourceConfig:
     limit: int = 0
     from_step: int = 0
     until_step: int = 0
+    left_out: tuple[str, ...] = added((), repr=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +82,8 @@ class DataConfig:
       und_rounding: of the short side in the resize: "floor" as in the released code of Janus, or
         "round" as in Hugging Face's processor.
       max_pixels: larger pictures are refused, before they are decoded.
+      may_change: whether a run goes on where records have come or gone since its checkpoint: each
+        source from as many draws, in the order of what there is now.
       seed: of shuffling and of every random choice.
       prefetch: batches prepared ahead.
       decode_threads: pictures decoded at once.
@@ -100,6 +104,7 @@ class DataConfig:
     p_drop_both: float = added(0.0)
     und_rounding: str = "floor"
     max_pixels: int = 50_000_000
+    may_change: bool = added(False, repr=False)
     seed: int = 0
     prefetch: int = 2
     decode_threads: int = 2

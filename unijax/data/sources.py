@@ -147,9 +147,11 @@ def _open(source: SourceConfig, seed: int, task: str | None, own: dict[str, Reco
             length = {"length": source.limit} if source.limit else {}
             return Scenes(split=source.split, seed=seed, **length)
     from unijax.data.user import open_own
+    from unijax.data.user.faults import Faults
 
     if source.path not in own:
-        own[source.path] = open_own(source.path, source.kind)
+        left_out = Faults(frozenset(source.left_out))
+        own[source.path] = open_own(source.path, source.kind, left_out)
     records = own[source.path]
     if task is None:
         return records

@@ -20,7 +20,7 @@ from unijax.core.errors import Interrupted, Preempted, Unwritable, UserError
 from unijax.core.files import OF_DISK
 from unijax.core.json_files import shown
 from unijax.core.paths import local
-from unijax.main import interrupts, launch_verbs, limits, scaling_verbs
+from unijax.main import addresses, interrupts, launch_verbs, limits, scaling_verbs
 
 # Orbax and absl narrate every save, asyncio every failed write of one; what a user must know is
 # said by this project.
@@ -89,9 +89,11 @@ def _finite(text: str) -> float:
     return value
 
 
-def _strict(parser: argparse.ArgumentParser) -> None:
-    """No address in an argument that may be a place, and no number that is none."""
+def _strict(verb: str, parser: argparse.ArgumentParser) -> None:
+    """No address in an argument that takes none, and no number that is none."""
     for action in parser._actions:
+        if addresses.may_be(verb, action.dest):
+            continue
         if action.type is None and action.nargs != 0 and action.dest not in _WORDS:
             action.type = _place
         elif action.type is float:
@@ -111,6 +113,18 @@ def _config_flags(parser: argparse.ArgumentParser) -> None:
         metavar="key=value",
         help="changes to the config, as stage.steps=100",
     )
+
+
+def _check_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--no-check", action="store_true",
+        help="do not decode all pictures of your own data before the first step",
+    )  # fmt: skip
+    parser.add_argument(
+        "--skip-bad", type=float, nargs="?", const=0.01, default=0.0, metavar="SHARE",
+        help="leave out records that are broken, up to this share (0.01 without a number); the run "
+        "also goes on where records have come or gone",
+    )  # fmt: skip
 
 
 def _sampling_flags(parser: argparse.ArgumentParser, temperature: float) -> None:
@@ -141,6 +155,8 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
         "--stop-at", type=int, help="save and stop at this step; the same command resumes"
     )
 
+    _check_flags(p)
+
     p = verbs.add_parser("finetune", help="train an imported checkpoint on your own data")
     _config_flags(p)
     p.add_argument("--init-from", required=True, help="run directory that `unijax import` wrote")
@@ -161,6 +177,15 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
         "--stop-at", type=int, help="save and stop at this step; the same command resumes"
     )
 
+    _check_flags(p)
+
+    p = verbs.add_parser("check", help="decode all of your own data; tell all that is broken")
+    p.add_argument("data", nargs="+", help="as --data of finetune; several are looked at in turn")
+    p.add_argument("--sheet", metavar="PNG", help="file for a contact sheet of its pictures")
+    p.add_argument("--config", metavar="FILE[:ARG]", help="to fill rows with it, as finetune would")
+    p.add_argument("--init-from", help="for the same: run directory of the checkpoint")
+    p.add_argument("--max-pixels", type=int, default=50_000_000, help="more are refused")
+
     p = verbs.add_parser("plan", help="compile a config's train step for hardware that is not here")
     _config_flags(p)
     p.add_argument("--topology", help="as v5p:4x4x8, v5e:16x16*2 or h100:8*4; the config's if none")
@@ -171,8 +196,11 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
         help="if it does not fit, so many changes are compiled to find one that does; 0 for none",
     )  # fmt: skip
 
-    p = verbs.add_parser("show", help="print rendered and packed rows of a config as text")
-    _config_flags(p)
+    p = verbs.add_parser("show", help="print rendered and packed rows as text")
+    p.add_argument("--config", metavar="FILE[:ARG]", help="of a file, or of one that is shipped")
+    p.add_argument("--data", action="append", help="your own, as finetune would read it")
+    p.add_argument("--init-from", help="for --data: run directory whose sizes and tokenizer count")
+    p.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the config")
     p.add_argument("--rows", type=int, default=2, help="how many")
 
     p = verbs.add_parser("config", help="list the keys of a config, or print one, resolved")
@@ -200,9 +228,9 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
     p.add_argument("--steps", type=int, help="of denoising; the system's own if not given")
     _sampling_flags(p, temperature=1.0)
 
-    p = verbs.add_parser("ask", help="ask about pictures, or without; several turns")
+    p = verbs.add_parser("ask", help="ask about pictures, or without; several turns, or a talk")
     p.add_argument("run_dir")
-    p.add_argument("question", nargs="*", help="one turn each; none reads turns from the terminal")
+    p.add_argument("question", nargs="*", help="one turn each, @PATH shows a picture; none: a talk")
     p.add_argument("--image", action="append", default=[], help="shown before the first question")
     p.add_argument("--max-tokens", type=int, default=256, help="of an answer")
     p.add_argument("--pictures", metavar="DIR", help="draws the pictures of answers into it")
@@ -255,8 +283,8 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
     scaling_verbs.add_parsers(verbs)
 
     launch_verbs.add_parsers(verbs)
-    for parser in verbs.choices.values():
-        _strict(parser)
+    for verb, parser in verbs.choices.items():
+        _strict(verb, parser)
     return top, verbs.choices
 
 
@@ -331,6 +359,7 @@ def _is_unread() -> bool:
 
 def _run(args: argparse.Namespace) -> int:
     try:
+        addresses.fetch(args)
         status = _verb(f"{args.verb}_")(args) or exit_codes.DONE
         sys.stdout.flush()
         return status

@@ -8,6 +8,7 @@ from unijax.core.errors import UserError
 from unijax.core.record import build
 from unijax.data.config import GroupConfig, SourceConfig
 from unijax.data.user import open_mixed
+from unijax.data.user.faults import Faults
 from unijax.main.run import RunConfig, ValidationConfig
 from unijax.systems.registry import recipe
 from unijax.train.checkpoint import read_run, step_directory
@@ -83,7 +84,7 @@ def _groups(run: RunConfig, paths: Sequence[pathlib.Path]) -> tuple[GroupConfig,
         same = stems.count(path.stem)
         stems.append(path.stem)
         stem = f"{path.stem}.{same + 1}" if same else path.stem
-        for task in _what_they_teach(path):
+        for task in _what_they_teach(path, run.check):
             source = SourceConfig(f"{stem}_{task}", task, "mixed", str(path))
             sources.setdefault(_GROUPS[task], []).append(source)
     groups = tuple(
@@ -101,9 +102,13 @@ def _groups(run: RunConfig, paths: Sequence[pathlib.Path]) -> tuple[GroupConfig,
     return groups
 
 
-def _what_they_teach(path: pathlib.Path) -> list[str]:
-    """The tasks that the records of a path can teach, in the order of `_GROUPS`."""
-    records, found = open_mixed(path), set()
+def _what_they_teach(path: pathlib.Path, checked: bool) -> list[str]:
+    """The tasks that the records of a path can teach, in the order of `_GROUPS`.
+
+    Args:
+      checked: later, where all that is broken is told at once.
+    """
+    records, found = open_mixed(path, Faults(gathers=checked)), set()
     for first, tasks in records.facts.tasks():
         if not tasks:
             record = records[first]

@@ -70,11 +70,16 @@ class RunConfig:
       mup_base: sizes, as `model`, at which the initialisation and the learning rates are as given;
         those of `model` follow by the maximal-update parametrisation (`train.mup`). None: they are
         as given at any size, the standard parametrisation.
+      check: decode all pictures of users' own data before the first step, and tell what is broken.
+      skip_bad: share of a user's records that may be broken: those are told, and left out.
       cache_frozen: compute features and codes of frozen encoders once, ahead of training.
       dtype: of compute.
       param_dtype: of trained parameters.
       remat: "none", "dots" or "full".
       accumulate: parts in which the rows of a step are worked, one after another, to save memory.
+      follow: keys whose values `unijax finetune` chooses by the checkpoint, the data and the device
+        where the command line does not say them (`main.defaults`).
+      chosen: what it chose, and why.
       seed: of initialisation and of the steps' keys; data has its own.
       hardware: topology that the run is meant for, as `unijax plan` takes it; empty for none.
     """
@@ -91,11 +96,15 @@ class RunConfig:
     init: dict[str, str] = dataclasses.field(default_factory=dict)
     before: dict[str, Any] | None = added(None)
     mup_base: Any = None
+    check: bool = added(True)
+    skip_bad: float = added(0.0)
     cache_frozen: bool = False
     dtype: str = "float32"
     param_dtype: str = "float32"
     remat: str = "none"
     accumulate: int = 1
+    follow: tuple[str, ...] = added(())
+    chosen: tuple[str, ...] = added(())
     seed: int = 0
     hardware: str = ""
 

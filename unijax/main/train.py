@@ -3,16 +3,20 @@
 import dataclasses
 import logging
 import math
+import os
 import pathlib
 import sys
 
+import jax
 from clu.parameter_overview import get_parameter_overview
 from jax.sharding import AbstractMesh, Mesh
+from tqdm import tqdm
 
-from unijax.core import lease, tree
+from unijax.core import lease, storage, tree
 from unijax.core.batch import PackedBatch
 from unijax.core.errors import UserError
 from unijax.core.files import discard, writable_directory, write_file
+from unijax.core.paths import is_address
 from unijax.core.processes import is_lead, job_id
 from unijax.core.record import to_json
 from unijax.core.system import EncodedSystem, Params, RowSystem, System
@@ -24,11 +28,13 @@ from unijax.data.pictures import PictureConfig
 from unijax.data.sources import open_sources
 from unijax.data.tokenizer import Tokenizer, check_vocab
 from unijax.data.tokenizer import load as load_tokenizer
-from unijax.main import samples
+from unijax.main import checking, samples
+from unijax.main.advice import RowsTold
+from unijax.main.checking import checked
 from unijax.main.pictures import pictures, zero_shot
 from unijax.main.run import RunConfig, make_mup_base, make_system
 from unijax.parallel.sharding import describe, make_mesh, reader, row_shards
-from unijax.train import cache, origin, setup
+from unijax.train import cache, desk, origin, setup
 from unijax.train.carry import carried
 from unijax.train.checkpoint import FOLDER, read_params, whole_steps
 from unijax.train.loop import Evaluator, fit, validation
@@ -40,13 +46,20 @@ from unijax.train.status import StatusKeeper
 # What a run directory holds before the first step is logged or saved.
 _WITHOUT_A_STEP = {
     "status.json", "parameters.txt", "tokenizer", "metrics.jsonl", "tensorboard", FOLDER,
-    origin.FOLDER, lease.FOLDER,
+    origin.FOLDER, lease.FOLDER, checking.FILE,
 }  # fmt: skip
+
+
+class TqdmHandler(logging.Handler):
+    """Writes lines of a log above a progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stderr)
 
 
 def train(
     run: RunConfig,
-    run_dir: pathlib.Path,
+    run_dir: str | pathlib.Path,
     init_from: str | None = None,
     stop_at: int | None = None,
     tables: dict[str, Cached] | None = None,
@@ -54,6 +67,7 @@ def train(
     """Trains, or resumes, the stage of `run` in `run_dir`.
 
     Args:
+      run_dir: a path, or an address: then `train.desk` keeps its small files on this machine.
       init_from: run directory whose parameters the stage starts from, all of them.
       stop_at: save and return at this step.
       tables: of `shared_tables`, for a run that keeps the outputs of its encoders.
@@ -66,27 +80,38 @@ def train(
         raise UserError(
             "tokenizer", "''", "the directory of the text tokenizer", "Name it in the config."
         )
-    was_there = run_dir.exists()
-    is_new = not was_there or (run_dir.is_dir() and not any(run_dir.iterdir()))
-    writable_directory(run_dir)
-    with lease.hold(run_dir):
-        _train_before(run, run_dir)
+    in_bucket = is_address(run_dir)
+    if in_bucket and run.cache_frozen and jax.process_count() > 1:
+        raise UserError(
+            "cache_frozen", "several processes and a run directory in a bucket",
+            "a directory that all of them see", "Set cache_frozen=false, or mount the bucket.",
+        )  # fmt: skip
+    was_there = not in_bucket and pathlib.Path(run_dir).exists()
+    if not in_bucket:
+        is_new = not was_there or not _names(pathlib.Path(run_dir))
+        writable_directory(run_dir)
+    with lease.hold(run_dir), desk.opened(run_dir) as folder:
+        _train_before(run, folder)
+        if in_bucket:
+            is_new = not _names(folder)
         try:
-            with StatusKeeper(run_dir, run.stage.steps) as status:
-                state = _train(run, run_dir, init_from, stop_at, tables, status)
+            with StatusKeeper(folder, run.stage.steps) as status:
+                state = _train(run, folder, init_from, stop_at, tables, status)
                 status.finish(int(state.step))
         except KeyboardInterrupt:
             if is_lead():
-                saved = max(whole_steps(run_dir), default=None)
+                saved = max(whole_steps(folder), default=None)
                 has = "nothing was saved yet" if saved is None else f"step {saved} is saved"
                 print(f"{run_dir}: {has}. The same command goes on from there", file=sys.stderr)
             raise
         except UserError:
-            if is_new and is_lead() and _is_worthless(run_dir):
-                for path in run_dir.iterdir():
+            if is_new and is_lead() and _is_worthless(folder):
+                for path in folder.iterdir():
                     discard(path)
-                if not was_there:
-                    run_dir.rmdir()
+                if in_bucket:
+                    desk.forget(folder)
+                elif not was_there:
+                    folder.rmdir()
             raise
     return state
 
@@ -101,8 +126,16 @@ def _train_before(run: RunConfig, run_dir: pathlib.Path) -> None:
             train(first, place)
 
 
-def _place_before(run_dir: pathlib.Path, name: str) -> pathlib.Path:
-    return run_dir / "before" / name
+def _place_before(run_dir: pathlib.Path, name: str) -> str | pathlib.Path:
+    home = desk.home(run_dir)
+    if is_address(home):
+        return storage.join(storage.normal(home), desk.BEFORE, name)
+    return run_dir / desk.BEFORE / name
+
+
+def _names(folder: pathlib.Path) -> list[str]:
+    """Of what is in a folder; of a file, its own."""
+    return os.listdir(folder) if folder.is_dir() else [folder.name]
 
 
 def _is_worthless(run_dir: pathlib.Path) -> bool:
@@ -124,10 +157,12 @@ def _train(
     tables: dict[str, Cached] | None,
     status: StatusKeeper,
 ) -> TrainState:
+    run = checked(run, run_dir)
     mesh = make_mesh(run.mesh)
     if is_lead():
-        logging.basicConfig(format="%(message)s")
-        logging.getLogger("unijax").setLevel(logging.INFO)  # which kernels are picked
+        # Which kernels are picked; above the bar, where there is one.
+        logging.getLogger("unijax").setLevel(logging.INFO)
+        logging.basicConfig(format="%(message)s", handlers=[TqdmHandler()])
     index, count = reader(mesh)
     share = {"process_index": index, "process_count": count}
     system, trainer = build(run, mesh)
@@ -140,7 +175,7 @@ def _train(
         batches, held_out = pictures(run, system, params, tokenizer, share, run_dir)
     else:
         if run.cache_frozen and tables is None:
-            tables = cached_tables(run, system, params, tokenizer, run_dir)
+            tables = cached_tables(run, system, params, tokenizer, run_dir, trainer)
         batches, held_out = rows(run, system, tokenizer, tables, share)
     checks = {}
     if held_out:
@@ -155,8 +190,13 @@ def _train(
             tokenizer.save(run_dir / "tokenizer")
         if init_from is not None and not origin.is_written(run_dir):
             origin.carry(init_from, run_dir)
-        write_file(run_dir / "parameters.txt", parameter_table(trainer))
+        table = parameter_table(trainer)
+        write_file(run_dir / "parameters.txt", table)
         print(describe(mesh, run.mesh.table), file=sys.stderr)
+        print(f"parameters of {run.system}: {table.splitlines()[-1]}", file=sys.stderr)
+    told = []
+    if isinstance(run.data, DataConfig):
+        told.append(RowsTold(run.data, system.layout, tokenizer))
     state = trainer.begin(params)
     try:
         return fit(
@@ -169,7 +209,7 @@ def _train(
             {"stage": run.stage.name, "config": to_json(run)},
             checks,
             stop_at,
-            [status],
+            [status, *told],
         )
     finally:
         batches.close()
@@ -237,7 +277,7 @@ def initial_params(
     for group, source in sorted(run.init.items(), key=lambda item: item[1].startswith(":")):
         name, _, there = source.partition(":")
         if name in (run.before or {}):
-            source = f"{_place_before(run_dir, name)}:{there or group}"
+            source = f"{storage.run_here(_place_before(run_dir, name))}:{there or group}"
         flat |= carried(source, group, like, flat)
     return tree.unflatten(flat)
 
@@ -264,20 +304,28 @@ def rows(
 
 
 def check_frozen(run: RunConfig, system: System, trainer: Trainer) -> None:
-    """Raises a UserError for an encoder that learns while a cache would stand for it."""
+    """Raises a UserError for encoders that learn while a cache would stand for them.
+
+    Of several in rows those that are frozen are kept; one at least must be.
+    """
     if not isinstance(system, RowSystem | EncodedSystem):
         return
+    kept, error = 0, None
     for name, how in system.encoded.items():
         if isinstance(run.data, DataConfig) and not run.data.slots.get(name):
             continue
         own = [rule for p, rule in trainer.rules.items() if tree.is_within(p, how.group)]
-        if learning := sum(not rule.frozen for rule in own):
-            raise UserError(
-                "cache_frozen",
-                f"{how.group}, of whose {len(own)} parameters {learning} are trained",
-                "an encoder that the rules of the stage freeze",
-                "Freeze it in stage.rules, or set cache_frozen=false.",
-            )
+        if not (learning := sum(not rule.frozen for rule in own)):
+            kept += 1
+            continue
+        error = UserError(
+            "cache_frozen",
+            f"{how.group}, of whose {len(own)} parameters {learning} are trained",
+            "an encoder that the rules of the stage freeze",
+            "Freeze it in stage.rules, or set cache_frozen=false.",
+        )
+    if error is not None and not kept:
+        raise error
 
 
 def shared_tables(run: RunConfig, folder: pathlib.Path) -> dict[str, Cached] | None:
@@ -291,15 +339,25 @@ def shared_tables(run: RunConfig, folder: pathlib.Path) -> dict[str, Cached] | N
     if run.before or not system.encoders <= run.init.keys():
         return None
     params = initial_params(run, trainer, None, folder)
-    return cached_tables(run, system, params, load_tokenizer(run.tokenizer), folder)
+    return cached_tables(run, system, params, load_tokenizer(run.tokenizer), folder, trainer)
 
 
 def cached_tables(
-    run: RunConfig, system: RowSystem, params: Params, tokenizer: Tokenizer, folder: pathlib.Path
-) -> dict[str, Cached]:
-    """Of every picture of all sources, held-out ones too, kept in `folder`."""
+    run: RunConfig, system: RowSystem, params: Params, tokenizer: Tokenizer, folder: pathlib.Path,
+    trainer: Trainer | None = None,
+) -> dict[str, Cached]:  # fmt: skip
+    """Of every picture of all sources, held-out ones too, kept in `folder`.
+
+    Of the encoders that `trainer` freezes, or of all: a picture for one that trains goes through it
+    in every step.
+    """
+    rules = {} if trainer is None else trainer.rules
+
+    def frozen(group: str) -> bool:
+        return all(rule.frozen for p, rule in rules.items() if tree.is_within(p, group))
+
     sources = list(open_sources(run.data, system.layout, tokenizer).values())
     if run.validation.batches:
         held = dataclasses.replace(run.data, groups=run.validation.groups)
         sources += open_sources(held, system.layout, tokenizer).values()
-    return cache.tables(system, params, run.data, sources, folder)
+    return cache.tables(system, params, run.data, sources, folder, frozen)

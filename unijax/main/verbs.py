@@ -1,15 +1,22 @@
 """What each verb of the command line does. Libraries are imported when they are needed."""
 
 import argparse
+import dataclasses
 import math
 import pathlib
+import sys
+import tempfile
+from typing import Any
 
+from unijax.core import storage
 from unijax.core.errors import UserError
 from unijax.core.files import writable_directory
-from unijax.core.paths import local
+from unijax.core.paths import is_address, local
+from unijax.data.config import DataConfig
 from unijax.main import config as config_lib
 from unijax.main.run import RunConfig, make_system, resolve
 from unijax.sample.logits import Sampling
+from unijax.systems.registry import recipe
 
 
 def _resolved(args: argparse.Namespace) -> RunConfig:
@@ -41,25 +48,95 @@ def config_(args: argparse.Namespace) -> None:
         print(json.dumps(to_json(run, whole=True), indent=1))
 
 
+def _with_checks(run: RunConfig, args: argparse.Namespace) -> RunConfig:
+    """The run with what the command line says of broken records."""
+    if not 0 <= args.skip_bad < 1:
+        found, expected = f"{args.skip_bad}", "a share of at least 0 and below 1"
+        raise UserError("--skip-bad", found, expected, "Write for example --skip-bad 0.01.")
+    if args.no_check and args.skip_bad:
+        expected = "one of them: what is not looked at is not known to be broken"
+        raise UserError("--skip-bad", "--no-check beside it", expected, "Leave one out.")
+    data = run.data
+    if args.skip_bad and isinstance(data, DataConfig):
+        data = dataclasses.replace(data, may_change=True)
+    skip = args.skip_bad or run.skip_bad
+    return dataclasses.replace(run, data=data, check=run.check and not args.no_check, skip_bad=skip)
+
+
+def _of_own_data(args: argparse.Namespace) -> RunConfig:
+    """As `unijax finetune` would train on it."""
+    from unijax.main.defaults import chosen
+    from unijax.main.finetune import with_user_data
+
+    if args.init_from is None:
+        raise UserError(
+            f"--data {args.data[0]}", "no --init-from", "the checkpoint that it is to train",
+            "Give its run directory: its tokenizer says how long texts are.",
+        )  # fmt: skip
+    args.config = args.config or "finetune"
+    run = with_user_data(_resolved(args), args.init_from, [pathlib.Path(p) for p in args.data])
+    return chosen(run, pathlib.Path(args.init_from, "none"), args.overrides)
+
+
+def check_(args: argparse.Namespace) -> int:
+    """`unijax check`: exit status 1 where something is broken."""
+    from unijax.data.tokenizer import load
+    from unijax.main.checking import filling, look
+
+    sheet = None if args.sheet is None else pathlib.Path(args.sheet)
+    wrong = look(args.data, sheet, args.max_pixels)
+    if args.init_from is not None and not wrong:
+        args.overrides = []
+        run = _of_own_data(args)
+        print(filling(run.data, make_system(run).layout, load(run.tokenizer)).table())
+    return 1 if wrong else 0
+
+
 def train_(args: argparse.Namespace) -> None:
     """`unijax train`."""
     from unijax.main import distributed
     from unijax.main.train import train
 
     distributed.join()
-    train(_resolved(args), pathlib.Path(args.run_dir), args.init_from, args.stop_at)
+    run = _with_checks(_resolved(args), args)
+    _tell_done(run, args.run_dir, train(run, args.run_dir, args.init_from, args.stop_at))
+
+
+def _tell_done(run: RunConfig, run_dir: str, state: Any) -> None:
+    """Where the result is, and what may be done with it."""
+    from unijax.core.processes import is_lead
+    from unijax.train.checkpoint import step_directory
+
+    if not is_lead():
+        return
+    step, steps = int(state.step), run.stage.steps
+    print(f"step {step} of {steps} is saved: {step_directory(run_dir)}")
+    if step < steps:
+        print("The same command goes on")
+    elif recipe(run.system).eats == "rows":
+        print(
+            f'Then: unijax sample {run_dir} --prompt "..." --out drawn; unijax export {run_dir} out'
+        )
 
 
 def finetune_(args: argparse.Namespace) -> None:
     """`unijax finetune`: the config's mixture over the user's own records."""
+    from unijax.core.processes import is_lead
     from unijax.main import distributed
+    from unijax.main.checking import checked
+    from unijax.main.defaults import chosen
     from unijax.main.finetune import with_user_data
     from unijax.main.train import train
 
     distributed.join()
     data, held_out = ([pathlib.Path(p) for p in paths] for paths in (args.data, args.held_out))
-    run = with_user_data(_resolved(args), args.init_from, data, held_out)
-    train(run, pathlib.Path(args.run_dir), args.init_from, args.stop_at)
+    run = _with_checks(_resolved(args), args)
+    run_dir = args.run_dir
+    run = checked(with_user_data(run, args.init_from, data, held_out), pathlib.Path(run_dir))
+    run = chosen(run, run_dir, args.overrides)
+    for line in run.chosen if is_lead() else ():
+        print(line, file=sys.stderr)
+    _tell_done(run, args.run_dir, train(run, run_dir, args.init_from, args.stop_at))
 
 
 def plan_(args: argparse.Namespace) -> int:
@@ -89,7 +166,12 @@ def show_(args: argparse.Namespace) -> None:
     from unijax.data import show
     from unijax.data.tokenizer import load
 
-    run = _resolved(args)
+    if args.config is None and args.data is None:
+        raise UserError(
+            "unijax show", "neither --config nor --data", "a config, or data of your own",
+            "Write for example --config janus_demo, or --data DATA --init-from RUN.",
+        )  # fmt: skip
+    run = _of_own_data(args) if args.data else _resolved(args)
     print(show.show(run.data, make_system(run).layout, load(run.tokenizer), args.rows))
 
 
@@ -177,6 +259,7 @@ def sample_(args: argparse.Namespace) -> None:
         (args.n, args.guidance, _sampling(args), args.seed, args.steps),
     )
     if args.prompts is not None:
+        out = local(args.out)  # what is drawn already is looked for there
         prompts, share = read_prompts(pathlib.Path(args.prompts)), share_of(args.share)
         writable_directory(out)
         drawn = draw_file(open_sampler(args.run_dir), prompts, out, *how, share)
@@ -185,8 +268,14 @@ def sample_(args: argparse.Namespace) -> None:
         )
         return
     drawn = open_sampler(args.run_dir).draw(args.prompt, *how)
-    paths = save_all(out, drawn, args.prompt)
-    print(f"{len(paths) - 1} pictures, and all of them in {paths[-1]}")
+    if not is_address(args.out):
+        paths = save_all(out, drawn, args.prompt)
+        print(f"{len(paths) - 1} pictures, and all of them in {paths[-1]}")
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        paths = save_all(pathlib.Path(folder), drawn, args.prompt)
+        storage.upload(pathlib.Path(folder), storage.normal(args.out))
+    print(f"{len(paths) - 1} pictures, and all of them in {storage.join(args.out, 'grid.png')}")
 
 
 def score_(args: argparse.Namespace) -> None:

@@ -37,7 +37,7 @@ from unijax.sample.prompts import (
 )
 from unijax.sample.queries import draw_with_queries
 from unijax.sample.score import text_nll
-from unijax.sample.text import write_ids
+from unijax.sample.text import stream_ids, write_ids
 
 # Codes, int32 [prompts, n, N], or latents, float32 [prompts, n, h, w, C].
 Made = np.ndarray
@@ -279,6 +279,37 @@ class Sampler:
         ]
         return self.continue_documents(documents, max_tokens, sampling, seed)
 
+    def stream(
+        self,
+        messages: Sequence[Message],
+        max_tokens: int = 256,
+        sampling: Sampling = GREEDY,
+        seed: int = 0,
+    ) -> Iterator[str]:
+        """As `answer`, of one conversation, a piece of text at a time.
+
+        Together they are the answer. Half of a character, or white space that may stand at the end,
+        is kept until it is known what follows.
+        """
+        document = conversation(messages, self.tokenizer, self.template, "conversation")
+        self._checked_length(document, max_tokens)
+        prompt, lengths = self.prompting.batch([document])
+        ends = (self.tokenizer.special.eos,)
+        rows = stream_ids(
+            self.system, self.params, prompt, lengths, np.array(ends, np.int32),
+            np.array([self._answer_seed(document, seed)], np.uint32), sampling.choice(), max_tokens,
+            space=bucket(max_tokens),
+        )  # fmt: skip
+        said = ""
+        for ids in rows:
+            text = self.text(_until(ids[0][:max_tokens], ends)).rstrip("\ufffd").rstrip()
+            if text.startswith(said) and len(text) > len(said):
+                yield text[len(said) :]
+                said = text
+        whole = self.text(_until(ids[0][:max_tokens], ends))
+        if whole != said:
+            yield whole.removeprefix(said)
+
     def continue_documents(
         self,
         documents: Sequence[Document],
@@ -305,15 +336,8 @@ class Sampler:
         seed: int,
     ) -> list[list[int]]:
         """Ids that go on after each document, up to the first of `ends`, which is among them."""
-        if max_tokens < 1:
-            raise UserError("max_tokens", f"{max_tokens}", "1 or more", "Change it.")
-        lengths, seeds = [], []
-        for document in documents:
-            lengths.append(self.prompting.length(document))
-            self._check_length(document.name, lengths[-1], max_tokens, 1)
-            ids = [getattr(span, "ids", "image") for span in document.spans]
-            seeds.append(stable_hash(seed, *ids, "answer"))
-        seeds = np.array(seeds, np.uint32)
+        lengths = [self._checked_length(document, max_tokens) for document in documents]
+        seeds = np.array([self._answer_seed(d, seed) for d in documents], np.uint32)
         found: list[list[int]] = [[]] * len(documents)
         by_length = np.argsort(lengths, kind="stable")  # neighbours share a width
         for rows, kept in _batches(by_length, self.batch, "answering", "answer"):
@@ -325,6 +349,18 @@ class Sampler:
             for i, row in zip(kept, to_host(ids)[:, :max_tokens]):
                 found[i] = _until(row, ends)
         return found
+
+    def _checked_length(self, document: Document, max_tokens: int) -> int:
+        """Of a prompt for an answer."""
+        if max_tokens < 1:
+            raise UserError("max_tokens", f"{max_tokens}", "1 or more", "Change it.")
+        length = self.prompting.length(document)
+        self._check_length(document.name, length, max_tokens, 1)
+        return length
+
+    def _answer_seed(self, document: Document, seed: int) -> int:
+        ids = [getattr(span, "ids", "image") for span in document.spans]
+        return stable_hash(seed, *ids, "answer")
 
     def _check_length(self, where: str, prompt: int, more: int, sure: int) -> None:
         """Of a prompt that at most `more` tokens follow, and at least `sure`."""

@@ -48,10 +48,12 @@ def tables(
     data: DataConfig,
     sources: Iterable[DocumentSource],
     folder: pathlib.Path,
+    frozen: Callable[[str], bool] = lambda group: True,
 ) -> dict[str, Cached]:
     """What the encoders of a recipe make of every picture of the sources, kept in `folder`.
 
     Args:
+      frozen: whether a group of parameters is not trained; others are not kept.
       params: of the system; its encoders' are used.
 
     Returns:
@@ -59,7 +61,7 @@ def tables(
     """
     found = {}
     for name, how in system.encoded.items():
-        if not data.slots.get(name):
+        if not data.slots.get(name) or not frozen(how.group):
             continue
         streams = [stream for stream in system.layout.streams if stream.slots == name]
         if len({stream.resize for stream in streams}) > 1:

@@ -22,8 +22,9 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 
-from unijax.core import tree
+from unijax.core import storage, tree
 from unijax.core.errors import Unwritable, UserError
 from unijax.core.files import (
     OF_DISK,
@@ -35,11 +36,13 @@ from unijax.core.files import (
     sync,
     writable_directory,
 )
+from unijax.core.paths import is_address
 from unijax.core.processes import all_agree, is_lead, of_the_lead, wait_for_all
 from unijax.core.system import Params
+from unijax.train import desk
 from unijax.train.checksum import checksums
 from unijax.train.lora import folded, is_adapter
-from unijax.train.orbax_manager import Manager, Temporary
+from unijax.train.orbax_manager import Manager, Marked, Place, Temporary
 from unijax.train.schema import READ, SCHEMA, upgraded
 from unijax.train.stage import Rule
 from unijax.train.state import TrainState, merge, split
@@ -74,13 +77,17 @@ class Checkpoints:
 
     def __init__(self, run_dir: str | pathlib.Path, keep: int, keep_every: int = 0):
         """`keep` newest ones stay, and the multiples of `keep_every` for good; 0 for none."""
-        self._directory = writable_directory(pathlib.Path(run_dir).absolute() / FOLDER)
+        self._run_dir = pathlib.Path(run_dir)
+        self._directory = checkpoints_of(desk.home(run_dir))
+        self._in_bucket = is_address(self._directory)
+        if not self._in_bucket:
+            writable_directory(self._directory)
         mark = int(of_the_lead(np.asarray(secrets.randbits(31), np.int32)))
         self._options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
             keep_period=keep_every or None,
             enable_async_checkpointing=True,
-            temporary_path_class=Temporary.of(f"{mark:08x}"),
+            temporary_path_class=Marked if self._in_bucket else Temporary.of(f"{mark:08x}"),
             # Where making them fails in the background, Orbax's threads wait for minutes.
             async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
         )
@@ -107,6 +114,7 @@ class Checkpoints:
         known = {"data": data_state, "checksums": checksums(arrays)}
         items = {name: ocp.args.StandardSave(part) for name, part in arrays.items()}
         items["run"] = ocp.args.JsonSave(signed(known | run))
+        desk.put(self._run_dir)  # the log up to it comes first
         with self._writing():
             self._manager.save(int(state.step), args=ocp.args.Composite(**items))
 
@@ -183,7 +191,7 @@ class Checkpoints:
         return state, saved
 
     def _read_files(
-        self, directory: pathlib.Path, wanted: dict[str, Any], check: Callable[[dict], None]
+        self, directory: Place, wanted: dict[str, Any], check: Callable[[dict], None]
     ) -> tuple[dict, dict[str, Any]]:
         """The description, and the arrays by item."""
         saved, got = read_run(directory), {}
@@ -199,6 +207,11 @@ class Checkpoints:
         if is_lead():
             aside = self._directory.parent / DAMAGED
             check_allowed(aside)
+            if self._in_bucket:
+                for step in steps:
+                    source, to = self._directory / str(step), aside / str(step)
+                    storage.move(storage.normal(source), storage.normal(to))
+        if is_lead() and not self._in_bucket:
             aside.mkdir(exist_ok=True)
             for step in steps:
                 discard(aside / str(step))
@@ -221,10 +234,18 @@ class Checkpoints:
         """Waits, and removes what a failed save left."""
         with contextlib.suppress(NotSaved), self._writing():
             self._manager.close()
-        self._remove_halves()
+        with contextlib.suppress(UserError):  # of a bucket; the next run sweeps
+            self._remove_halves()
 
     def _remove_halves(self) -> None:
-        if is_lead():
+        if is_lead() and self._in_bucket:
+            place = storage.normal(self._directory)
+            whole = set(map(str, _marked(self._directory)))
+            for name in storage.folders(place):
+                if name not in whole:
+                    check_allowed(self._directory)
+                    storage.remove(storage.join(place, name))
+        elif is_lead():
             for half in self._directory.glob("*.orbax-checkpoint-tmp"):
                 discard(half)
             sweep(self._directory)
@@ -232,7 +253,7 @@ class Checkpoints:
     def _check_room(self, nbytes: int) -> None:
         """Process 0 looks and all are told, so that none waits for one that could not write."""
         found = ""
-        if is_lead():
+        if is_lead() and not self._in_bucket:  # a bucket is never full
             try:
                 writable_directory(self._directory)
                 free = shutil.disk_usage(self._directory).free
@@ -255,7 +276,9 @@ class Checkpoints:
             with contextlib.suppress(OSError):
                 check_allowed(self._directory)  # one that another run holds is not a full disk
             # Orbax takes what it could not look at for missing, and then names the place alone.
-            if not _is_of_disk(e) and str(self._directory) not in str(e):
+            # Tensorstore tells what a bucket refuses as a ValueError in words of its own.
+            of_bucket = self._in_bucket and isinstance(e, ValueError | RuntimeError)
+            if not (_is_of_disk(e) or of_bucket or str(self._directory) in str(e)):
                 raise
             several = jax.process_count() > 1
             if not several:
@@ -302,7 +325,7 @@ def _is_away(error: BaseException | None) -> bool:
     return number in (*TRANSIENT, errno.EACCES, errno.EPERM) or _is_away(error.__cause__)
 
 
-def _away(directory: pathlib.Path, error: Damaged | None) -> Unwritable:
+def _away(directory: Place, error: Damaged | None) -> Unwritable:
     found = error.found if error is not None else "files that another process cannot read for now"
     return Unwritable(
         str(directory), found, "files that can be read",
@@ -310,18 +333,36 @@ def _away(directory: pathlib.Path, error: Damaged | None) -> Unwritable:
     )  # fmt: skip
 
 
-def whole_steps(run_dir: pathlib.Path) -> list[int]:
+def checkpoints_of(run_dir: str | pathlib.Path) -> Place:
+    """The folder of a run's checkpoints, or etils' path of it where that is an address."""
+    if is_address(run_dir):
+        return epath.Path(storage.join(storage.normal(run_dir), FOLDER))
+    return pathlib.Path(run_dir).absolute() / FOLDER
+
+
+def _marked(folder: Place) -> list[int]:
+    """Steps below an address whose marker is there."""
+    names = storage.listed(storage.normal(folder))
+    of = (name.split("/") for name in names if name.endswith(f"/{storage.COMMITTED}"))
+    return [int(parts[0]) for parts in of if len(parts) == 2 and parts[0].isdigit()]
+
+
+def whole_steps(run_dir: str | pathlib.Path) -> list[int]:
     """Steps of the checkpoints of a run directory that are on disk whole; none without a folder."""
-    folder = run_dir / FOLDER
+    folder = checkpoints_of(desk.home(run_dir))
+    if is_address(folder):
+        return _marked(folder)
     return ocp.utils.checkpoint_steps(folder) if folder.is_dir() else []
 
 
-def step_directory(path: str | pathlib.Path) -> pathlib.Path:
+def step_directory(path: str | Place) -> Place:
     """Of a run directory, of its `checkpoints`, or of one step in it: the newest step's directory.
 
     Raises:
       UserError: if there is none.
     """
+    if is_address(path):
+        return _step_in_bucket(storage.normal(path))
     path = pathlib.Path(path).absolute()
     step = None
     if path.name.isdigit() and path.parent.name == FOLDER:
@@ -339,6 +380,19 @@ def step_directory(path: str | pathlib.Path) -> pathlib.Path:
     return path / str(max(whole) if step is None else step)
 
 
+def _step_in_bucket(address: str) -> Place:
+    root, _, step = address.partition(f"/{FOLDER}/")
+    folder = checkpoints_of(root)
+    steps = _marked(folder)
+    if not steps or (step and int(step) not in steps):
+        raise UserError(
+            address, f"no such checkpoint (steps here: {sorted(steps)})" if steps else
+            "no checkpoint", "a run directory that holds checkpoints/<step>/",
+            "Give the address that `unijax train` wrote to.",
+        )  # fmt: skip
+    return folder / (step or str(max(steps)))
+
+
 def signed(run: dict) -> dict:
     """The description as it is saved: with its schema, and a digest of all of it."""
     run = json.loads(json.dumps({"schema": SCHEMA} | run))
@@ -349,7 +403,7 @@ def _digest(run: dict) -> str:
     return hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()
 
 
-def read_run(path: str | pathlib.Path) -> dict:
+def read_run(path: str | Place) -> dict:
     """The JSON description of the newest (or the named) checkpoint, with its `step`.
 
     Raises:
@@ -372,7 +426,7 @@ def read_run(path: str | pathlib.Path) -> dict:
     return upgraded(run) | {"step": int(directory.name)}
 
 
-def read_params(path: str | pathlib.Path, like: Params | None = None) -> Params:
+def read_params(path: str | Place, like: Params | None = None) -> Params:
     """The parameters of a checkpoint: the moving average where one was kept, adapters folded in.
 
     Args:
@@ -402,7 +456,7 @@ def read_params(path: str | pathlib.Path, like: Params | None = None) -> Params:
 
 
 @contextlib.contextmanager
-def _readable(directory: pathlib.Path) -> Iterator[None]:
+def _readable(directory: Place) -> Iterator[None]:
     """What is wrong with files on disk, which comes in errors of several libraries, told as one."""
     try:
         yield
@@ -413,7 +467,7 @@ def _readable(directory: pathlib.Path) -> Iterator[None]:
         raise _damaged(directory, f"a checkpoint that cannot be read ({first[:200]})") from e
 
 
-def _damaged(directory: pathlib.Path, found: str) -> Damaged:
+def _damaged(directory: Place, found: str) -> Damaged:
     return Damaged(
         str(directory),
         found,
@@ -422,7 +476,7 @@ def _damaged(directory: pathlib.Path, found: str) -> Damaged:
     )
 
 
-def _stored_shapes(reader: ocp.StandardCheckpointer, item: pathlib.Path) -> Params:
+def _stored_shapes(reader: ocp.StandardCheckpointer, item: Place) -> Params:
     """Shapes and dtypes on disk, to be restored on the default device."""
     metadata = reader.metadata(item).item_metadata
     if metadata is None:

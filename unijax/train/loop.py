@@ -18,6 +18,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
+from tqdm import tqdm
 
 from unijax.core.errors import UserError
 from unijax.core.files import discard, write_file
@@ -206,6 +207,8 @@ class _Run:
             self.state, saved = self._restore()
             self.batches.set_state(saved["data"])
             self._guard.resume(saved.get("guard"))
+            if is_lead():
+                tqdm.write(f"resumed from step {int(self.state.step)}", file=sys.stderr)
         self.step = int(self.state.step)
         self._saved_step = self.step if saved else -1
         self._open_log(saved)
@@ -294,7 +297,7 @@ class _Run:
         if self.step == self._saved_step:
             return
         self._report.flush()
-        with self._report.paused():
+        with self._report.paused(f"saving step {self.step}"):
             self._save(tries=_LAST_TRIES if last else 1, wait=last)
 
     def _save(self, tries: int, wait: bool) -> None:
@@ -338,7 +341,7 @@ class _Run:
         if self.step == self._evaluated.step:
             return
         self._report.flush()
-        with self._report.paused():
+        with self._report.paused(f"evaluating step {self.step}"):
             for name, evaluator in self.evaluators.items():
                 self.watchdog.beat(f"evaluating {name} at step {self.step}")
                 evaluator(self.state, self.step, self._writers)

@@ -26,6 +26,7 @@ from unijax.core.files import atomic_directory, writable_directory
 from unijax.core.paths import cache_dir
 from unijax.core.processes import tell_once
 from unijax.data.user import conversation
+from unijax.data.user.faults import Faults
 from unijax.data.user.lines import Lines
 from unijax.data.user.picture import short
 from unijax.data.user.record import KEYS, meant_by
@@ -40,7 +41,7 @@ _READ = {*KEYS, *conversation.LISTS, *itertools.chain(*conversation.PAIRS), "sys
 _CAPTIONS = {"caption", "captions", "text"}
 
 
-def open_tables(path: Path) -> UserRecords:
+def open_tables(path: Path, faults: Faults | None = None) -> UserRecords:
     """The rows of a table, or of all in a folder.
 
     Columns are what keys are in a JSONL line; others are left alone. A label of the kind ClassLabel
@@ -48,6 +49,7 @@ def open_tables(path: Path) -> UserRecords:
 
     Args:
       path: a .parquet, or a folder with some.
+      faults: how mistakes of single rows are taken.
 
     Raises:
       UserError: naming the file, and the row.
@@ -69,7 +71,7 @@ def open_tables(path: Path) -> UserRecords:
 
     change = _Pictures(folder / "pictures").put_in
     parent = path if path.is_dir() else path.parent
-    return Lines(folder / "rows.jsonl", path, parent, place, change, loose=True)
+    return Lines(folder / "rows.jsonl", path, parent, place, change, True, faults)
 
 
 class _Pictures:
