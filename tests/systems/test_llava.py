@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.long import long
 from tests.systems.decoder_suite import DecoderSuite
 from tests.systems.small import SPECIAL, SmallRows, words
 from unijax.core.batch import Kind
@@ -36,6 +37,7 @@ class TestLlava(DecoderSuite):
     recipe = RECIPE
 
 
+@long
 class TestQwen(DecoderSuite):
     """Qwen2.5-VL: marks, no begin of sequence, positions of three axes."""
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.long import long
 from tests.systems.decoder_suite import DecoderSuite
 from tests.systems.small import SmallRows, assert_close, words
 from unijax.core import tree
@@ -54,6 +55,7 @@ class TestSana(DecoderSuite):
     may_gather_positions = (*DecoderSuite.may_gather_positions, "sharding_constraint")
 
 
+@long
 class TestUNet(DecoderSuite):
     """Noise in place of a flow."""
 
