@@ -32,7 +32,7 @@ TOKENS = (
 VOCAB = 320
 TEXT = dict(
     vocab_size=VOCAB, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
-    num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256,
+    num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512,
 )  # fmt: skip
 
 

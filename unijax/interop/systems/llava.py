@@ -223,7 +223,7 @@ def _ours(config: LlavaConfig, params: Params, given: Prompts, theirs: Outputs) 
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _forward(config: LlavaConfig, params, texts, seen, pixels) -> Outputs:
+def _forward(config: LlavaConfig, params, texts, seen, pixels) -> dict[str, jax.Array]:
     system = Llava(config)
     features = system.encode_und(params, pixels)
     seen = seen.replace(images={"und": slots(features=features[:, None])})
