@@ -115,7 +115,7 @@ def _table(config: LlavaConfig, directory: pathlib.Path) -> Table:
     else:
         tower = names["tower"]
         entries += siglip(config.vision, "vision_model", tower, "out_proj")
-        entries += projector(config, "")
+        entries += projector(config.newline, "")
         dropped += [r"vision_tower\..*post_layernorm\..*", r"vision_tower\..*head\..*"]
     return Table(tuple(entries), dropped=tuple(dropped))
 
