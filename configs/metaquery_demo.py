@@ -55,7 +55,7 @@ def get_config(arg: str = "") -> ConfigDict:
     ]
     config.stage.optimizers.main.learning_rate = 1e-3
     config.data.rows = 2
-    config.data.slots = {"und": 6, "gen": 16}
+    config.data.slots = {"gen": 16}
     drawn = load(str(pathlib.Path(__file__).with_name("janus_demo.py")))
     for name in ("data", "validation"):
         groups = getattr(drawn, name).groups
