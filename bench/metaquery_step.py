@@ -201,7 +201,7 @@ class Theirs:
         self._adam.zero_grad(set_to_none=True)
         loss.backward()
         self._adam.step()
-        return float(loss)
+        return loss.item()
 
 
 def main() -> None:
@@ -240,7 +240,7 @@ def tensors(case: Case, params: dict) -> dict[str, torch.Tensor]:
     found = {}
     for entry in form.table(case.model, pathlib.Path()).entries:
         for name, x in foreign_tensors(entry, [flat[path] for path in entry.ours]):
-            found[name] = torch.from_numpy(np.ascontiguousarray(x))
+            found[name] = torch.from_numpy(np.array(x))
     return found
 
 
