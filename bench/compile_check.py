@@ -37,7 +37,7 @@ from bench.device_check.program import Program
 from unijax.core.mesh import SEQUENCE, TENSOR
 from unijax.main import config as config_lib
 from unijax.main.run import resolve
-from unijax.models import clip, eva, llama, siglip, unet
+from unijax.models import clip, eva, llama, sana, siglip, unet
 from unijax.ops.attention import attention, select_implementation
 from unijax.ops.attention.api import LARGEST_HEAD_DIM
 from unijax.ops.attention.cases import CASES, Case
@@ -55,7 +55,7 @@ TARGETS = {
 def sizes() -> dict[str, object]:
     """Every decoder, tower and U-Net that is published here, or that a config or a ladder uses."""
     published = llama.SIZES | siglip.SIZES | eva.SIZES | unet.SIZES
-    published |= clip.VISION_SIZES | clip.TEXT_SIZES
+    published |= clip.VISION_SIZES | clip.TEXT_SIZES | sana.SIZES
     found = {name: c for name, c in published.items() if name[-5:] != "_test"}
     for name, ladder in ladders().items():
         found |= {f"{name} ladder, {w}": ladder.rung(w).config.text for w in ladder.widths}
@@ -86,6 +86,8 @@ def kinds(config: object) -> set[tuple[int, int]]:
     if isinstance(config, unet.UNetConfig):
         levels = zip(config.block_out_channels, config.attention_levels)
         return {(1, width // config.num_attention_heads) for width, attends in levels if attends}
+    if isinstance(config, sana.SanaConfig):  # to its context; among themselves it is linear
+        return {(1, config.cross_attention_head_dim)}
     heads = config.num_attention_heads
     group = heads // getattr(config, "num_key_value_heads", heads)
     dim = getattr(config, "head_dim", None) or config.hidden_size // heads
@@ -200,7 +202,7 @@ def device_programs(devices: list) -> Iterator[tuple[str, Callable[[], Any]]]:
 
     with jax.set_mesh(mesh):
         of_attention = kernels.programs()  # as this device picks them
-    found = [*of_attention, *pieces.programs(), *drawing.programs()]
+    found = [*of_attention, *pieces.programs(), *drawing.programs(batches=(8,))]
     yield from ((p.name, partial(lower, p)) for p in found)
     yield "step of Janus-Pro 1B", lower_step
 

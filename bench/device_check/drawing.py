@@ -19,10 +19,13 @@ from unijax.ops.diffusion import SAMPLERS
 from unijax.sample.image import draw_codes
 from unijax.sample.in_place import draw_latents
 from unijax.sample.logits import Sampling
+from unijax.sample.queries import draw_with_queries
 from unijax.sample.text import write_ids
 from unijax.systems.janus import Janus
 from unijax.systems.lmfusion import SIZES as LMFUSION
 from unijax.systems.lmfusion import LMFusion
+from unijax.systems.metaquery import SIZES as METAQUERY
+from unijax.systems.metaquery import MetaQuery
 from unijax.systems.transfusion import SIZES as TRANSFUSION
 from unijax.systems.transfusion import Transfusion, TransfusionConfig
 
@@ -44,6 +47,7 @@ class Sizes:
     janus: Janus
     transfusion: Transfusion
     lmfusion: LMFusion | None
+    metaquery: MetaQuery | None
     batches: tuple[int, ...]
     prompt: int
     answer: int
@@ -57,15 +61,24 @@ def sizes(small: bool) -> Sizes:
     if not small:
         transfusion = Transfusion(TRANSFUSION["transfusion_0.76b_unet"], **kinds)
         lmfusion = LMFusion(LMFUSION["lmfusion_8b"], **kinds)
+        metaquery = MetaQuery(METAQUERY["metaquery_b_sana"], **kinds)
         return Sizes(
-            janus, transfusion, lmfusion, BATCHES, PROMPT, answer=128, steps=25,
-            samplers=tuple(SAMPLERS),
+            janus, transfusion, lmfusion, metaquery, BATCHES, PROMPT, answer=128, steps=25,
+            samplers=("ddim", *(name for name in SAMPLERS if name != "ddim")),
         )  # fmt: skip
     text = LlamaConfig(64, 32, 64, 1, 2, 2, 16)
     autoencoder = AutoencoderConfig(16, 4, (32, 32), 1, scaling_factor=1.0)
     config = TransfusionConfig(text, autoencoder, LatentPatchesConfig(8, 4, 2))
     return Sizes(
-        janus, Transfusion(config, **kinds), None, (1,), 16, answer=8, steps=2, samplers=("ddim",)
+        janus,
+        Transfusion(config, **kinds),
+        None,
+        None,
+        (1,),
+        16,
+        answer=8,
+        steps=2,
+        samplers=("ddim",),
     )
 
 
@@ -172,14 +185,46 @@ def denoising(of: Sizes, system: Transfusion, sampler: str, batch: int) -> Progr
     )
 
 
-def programs(small: bool = False) -> list[Program]:
-    """In the order in which they matter."""
+def with_queries(of: Sizes, system: MetaQuery, batch: int) -> Program:
+    """Latents of pictures that a generator makes of learned queries, with guidance of words."""
+    text, n = system.config.text, system.maker.tokens
+    calls = system.sampler_of(of.steps).calls
+
+    def make() -> tuple:
+        seeds = jnp.arange(batch, dtype=jnp.uint32)
+        return (*_given(system, 2 * batch, of.prompt), seeds, jnp.float32(3))
+
+    def fn(params, prompt, length, seeds, guidance):
+        return draw_with_queries(system, params, prompt, length, seeds, guidance, of.steps)
+
+    generator = system.config.generator.flops_per_image(n)
+    once = (of.prompt + n) * text.flops_per_token() + system.config.connector.flops(n)
+    return Program(
+        f"MetaQuery, {system.config.sampler}, {of.steps} steps, {batch}",
+        fn,
+        make,
+        flops=2.0 * batch * (calls * generator + once),
+        moved=float(calls) * size_of(decoding_shapes(system)["generator"]),
+        amount=batch,
+        unit="picture",
+    )
+
+
+def programs(small: bool = False, batches: tuple[int, ...] = ()) -> list[Program]:
+    """In the order in which they matter.
+
+    Args:
+      batches: pictures, or answers, in place of those of the sizes.
+    """
     of = sizes(small)
+    of = dataclasses.replace(of, batches=batches or of.batches)
     found = [draw(of, n) for n in of.batches]
     found += [denoising(of, of.transfusion, of.samplers[0], n) for n in of.batches]
     found += [answer(of, n) for n in of.batches]
     if of.lmfusion is not None:
         found.append(denoising(of, of.lmfusion, of.samplers[0], 1))
+    if of.metaquery is not None:
+        found += [with_queries(of, of.metaquery, n) for n in of.batches]
     middle = of.batches[len(of.batches) // 2]
     return found + [denoising(of, of.transfusion, name, middle) for name in of.samplers[1:]]
 

@@ -14,7 +14,9 @@ from bench.device_check.worker import Asked
 from unijax.core import tree
 from unijax.core.system import init_shapes
 from unijax.models.autoencoder import SIZES as AUTOENCODERS
-from unijax.models.autoencoder import AutoencoderConfig, AutoencoderKL
+from unijax.models.autoencoder import AutoencoderKL
+from unijax.models.dc_autoencoder import SIZES as DC_AUTOENCODERS
+from unijax.models.generators import Latents, LatentsConfig
 from unijax.models.vqgan import VQGAN
 from unijax.ops.cross_entropy import head_loss
 from unijax.systems.janus import Janus
@@ -28,6 +30,7 @@ KIND = jnp.bfloat16
 # Of AdamW in float32: gradients read twice (their norm first), parameters and both moments read
 # and written.
 MOVED_OF_A_PARAMETER = 8 + 8 + 16
+_FLOPS = "{}_flops_per_image"
 
 
 def head(of: step.Size, name: str, classes: int, chunk: int) -> Program:
@@ -63,21 +66,23 @@ def head(of: step.Size, name: str, classes: int, chunk: int) -> Program:
     )
 
 
-def image_tokenizers(of: step.Size, configs: dict[str, AutoencoderConfig]) -> list[Program]:
-    """Both ways of the VQ tokenizer and of KL autoencoders, in 16 bits."""
+def image_tokenizers(of: step.Size, configs: dict[str, LatentsConfig]) -> list[Program]:
+    """Both ways of the VQ tokenizer and of autoencoders with plain latents, in 16 bits."""
     own = dict(dtype=KIND, param_dtype=KIND)
     vq = of.model.vq
     found = [(f"VQ at {vq.image_size}", VQGAN(vq, **own), vq)]
-    found += [
-        (f"{name} at {c.image_size}", AutoencoderKL(c, **own), c) for name, c in configs.items()
-    ]
-    return [_way(*one, way) for one in found for way in ("encode", "decode")]
+    for name, config in configs.items():
+        module = Latents(config, **own).module
+        found.append((f"{name} at {config.image_size}", module, config))
+    ways = [(one, way) for one in found for way in ("encode", "decode")]
+    return [_way(*one, way) for one, way in ways if hasattr(one[2], _FLOPS.format(way))]
 
 
 def _way(name: str, module: nn.Module, config: Any, way: str) -> Program:
     side = config.image_size
     pixels = jax.ShapeDtypeStruct((PICTURES, side, side, 3), KIND)
-    seeds = [] if isinstance(module, VQGAN) else [jax.ShapeDtypeStruct((PICTURES,), jnp.uint32)]
+    drawn = isinstance(module, AutoencoderKL)
+    seeds = [] if not drawn else [jax.ShapeDtypeStruct((PICTURES,), jnp.uint32)]
 
     def init(*inputs: Array) -> Any:
         return nn.unbox(module.init(jax.random.key(0), *inputs))
@@ -93,7 +98,7 @@ def _way(name: str, module: nn.Module, config: Any, way: str) -> Program:
         shape = PICTURES, config.grid, config.grid, config.latent_channels
         return random_like(jax.ShapeDtypeStruct(shape, jnp.float32))
 
-    flops = getattr(config, f"{way}_flops_per_image")()
+    flops = getattr(config, _FLOPS.format(way))()
     return Program(
         f"{name}, {way}, {PICTURES}",
         functools.partial(module.apply, method=way),
@@ -145,6 +150,7 @@ def programs(small: bool = False) -> list[Program]:
     heads = [head(of, "text", text, chunk) for chunk in CHUNKS]
     heads += [head(of, "image", codes, chunk) for chunk in CHUNKS]
     configs = {name: AUTOENCODERS[name] for name in ("transfusion_vae", "sd_vae")}
+    configs |= {"dc_ae_f32c32": DC_AUTOENCODERS["dc_ae_f32c32"]}
     return [*heads[:2], update(of), *image_tokenizers(of, configs), *heads[2:]]
 
 

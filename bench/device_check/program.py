@@ -17,6 +17,7 @@ from bench.device_check.worker import Asked, attempt
 from unijax.plan.hardware import CHIPS, Chip, Topology
 
 ROUNDS = 5
+BESIDE = 4  # programs that are compiled at once
 SCALE = 0.02  # of random parameters
 _NOISE = np.random.default_rng(0).standard_normal(1 << 20, np.float32)
 
@@ -122,21 +123,22 @@ def line(program: Program, times: list[float], at: Chip | None, **more: Any) -> 
 
 
 def measure_all(programs: Sequence[Program], asked: Asked) -> None:
-    """Compiles all beside each other, then runs and times one after another, and tells.
+    """Compiles some beside each other, runs and times them one after another; then the next some.
 
     Nothing is timed while something compiles, but what has not compiled in three fifths of the time
     that is left is not waited for.
     """
-    pool = ThreadPoolExecutor(8)
-    tasks = {}
-    for program in programs:
-        attempt(program.name, asked, functools.partial(_begin, program, tasks, pool), needs=15)
-    wait([task for task, _ in tasks.values()], timeout=0.6 * asked.left)
-    for program in programs:
-        if program.name in tasks:
-            task, began = tasks[program.name]
-            measured = functools.partial(_measured, program, task, began)
-            attempt(program.name, asked, measured, needs=5)
+    pool = ThreadPoolExecutor(BESIDE)
+    for first in range(0, len(programs), BESIDE):
+        some, tasks = programs[first : first + BESIDE], {}
+        for program in some:
+            attempt(program.name, asked, functools.partial(_begin, program, tasks, pool), needs=15)
+        wait([task for task, _ in tasks.values()], timeout=max(0.6 * asked.left, 0))
+        for program in some:
+            if program.name in tasks:
+                task, began = tasks[program.name]
+                measured = functools.partial(_measured, program, task, began)
+                attempt(program.name, asked, measured, needs=5)
     pool.shutdown(wait=False, cancel_futures=True)
 
 

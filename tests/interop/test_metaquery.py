@@ -123,7 +123,11 @@ def test_a_release_says_its_sizes_by_the_names_of_its_parts(tmp_path):
     assert form.read_config(tmp_path, [], None) == SIZES["metaquery_l_sd"]
     for key, value, message in (
         ("mllm_id", "meta-llama/Llama-3.2-3B", "mllm_id: found .*; expected one that ends in"),
-        ("num_metaqueries", 0, "num_metaqueries: found 0; expected a whole number above 0"),
+        ("num_metaqueries", 0, "num_metaqueries: found 0; expected a whole number, 1 to"),
+        ("num_metaqueries", 10**12, "num_metaqueries: found 1000000000000"),
+        # Names of a billion layers would be written down before any tensor is looked for.
+        ("connector_num_hidden_layers", 10**9, "connector_num_hidden_layers: found 1000000000"),
+        ("connector_num_hidden_layers", "24", "connector_num_hidden_layers: found '24'"),
     ):
         path.write_text(json.dumps(said | {key: value}))
         with pytest.raises(UserError, match=message):

@@ -29,9 +29,9 @@ EVA02 = EvaConfig(
 CLIP = ClipVisionConfig(16, 8, 16, 32, 1, 2)
 
 
-def small(vision) -> SmallRows:
-    system = Janus(dataclasses.replace(SYSTEM.config, vision=vision))
-    return SmallRows(system, rules=(Rule("vqmodel/", frozen=True),))
+def small(vision, rules=(), **others) -> SmallRows:
+    system = Janus(dataclasses.replace(SYSTEM.config, vision=vision, **others))
+    return SmallRows(system, rules=(Rule("vqmodel/", frozen=True), *rules))
 
 
 class OfATower(DecoderSuite):

@@ -16,7 +16,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 from unijax.core.errors import Unwritable, UserError
 from unijax.core.paths import local
@@ -244,13 +244,23 @@ def read_plain(path: str | os.PathLike, most_bytes: int = -1) -> bytes:
       OSError: if it cannot be read, or is a pipe or device.
       UserError: for an address.
     """
-    handle = patiently(os.open, local(path), os.O_RDONLY | os.O_NONBLOCK)
-    with os.fdopen(handle, "rb") as file:
-        _check_plain(handle, path)
+    with open_plain(path) as file:
         content = file.read(most_bytes)
     if content is None:  # of /proc: nothing yet
         raise OSError(errno.EINVAL, "no plain file", str(path))
     return content
+
+
+def open_plain(path: str | os.PathLike) -> BinaryIO:
+    """The same, to be read in parts. One of /proc that has nothing yet says so by an OSError."""
+    handle = patiently(os.open, local(path), os.O_RDONLY | os.O_NONBLOCK)
+    file = os.fdopen(handle, "rb")
+    try:
+        _check_plain(handle, path)
+    except OSError:
+        file.close()
+        raise
+    return file
 
 
 def _check_plain(handle: int, path: str | os.PathLike) -> None:

@@ -20,6 +20,8 @@ class Codes:
       show: (params, codes [B, N]) -> pixels in -1..1.
       tokenizer: group of the parameters that `read` and `show` use.
       guidance: scale that is taken where none is asked for; 1 is without.
+      embeds_all: `embed` is (params, codes [B, N], number of one) -> [B, D]: the input is of all
+        codes up to that one; what stands behind it is nothing yet.
     """
 
     role: str
@@ -30,6 +32,7 @@ class Codes:
     show: str
     tokenizer: str
     guidance: float = 5.0
+    embeds_all: bool = False
 
 
 # What is painted without a condition: of zeros in place of vectors, or of the vectors that an

@@ -50,6 +50,7 @@ class Tokenizer:
         self.where = where
         self._backend = backend
         self.tokens = {**backend.control, **_resolve(where, backend, special)}
+        special_tokens.check_ids(where, self.tokens)  # or what `save` writes could not be read
         self.special = SpecialIds(**{role: self.tokens[t] for role, t in special.names.items()})
         self._names = dict(special.names)
         self._forbidden = frozenset(self.tokens.values())

@@ -6,7 +6,7 @@ from typing import Any
 from unijax.core.errors import UserError
 from unijax.core.json_files import quoted
 from unijax.interop import plain
-from unijax.interop.config_parts import DROPOUT
+from unijax.interop.config_parts import DROPOUT, rope_theta
 from unijax.interop.sections import LAYERS, POSITIONS, ROWS, SIDE, WIDTH, Section
 from unijax.models.llama import LlamaConfig
 from unijax.models.qwen_vision import QwenVisionConfig
@@ -40,6 +40,7 @@ def qwen2_text(c: Section, tied: bool, notes: list[str], axes: bool = False) -> 
       tied: whether its head is its table.
       axes: whether its positions have three axes.
     """
+    _check_kind(c, *(("qwen2_5_vl_text", "qwen2_5_vl") if axes else ("qwen2",)))
     c.require("hidden_act", "silu")
     c.require("use_sliding_window", False)
     for key in ("sliding_window", "max_window_layers", "layer_types"):
@@ -64,21 +65,21 @@ def qwen2_text(c: Section, tied: bool, notes: list[str], axes: bool = False) -> 
     return config
 
 
+def _check_kind(c: Section, *kinds: str) -> None:
+    """Refuses a group of another model; releases may leave its name out."""
+    if "model_type" in c:
+        c.require("model_type", *kinds)
+
+
 def text_section(where: str, values: Any) -> Section:
     """The group of a decoder."""
     return Section(where, values, _TEXT)
 
 
 def _rope(c: Section) -> tuple[float, tuple[int, ...]]:
-    theta, sections = c.real("rope_theta", 1e30), ()
-    for name in ("rope_scaling", "rope_parameters"):
-        rope = c.group(name)
-        for key in ("rope_type", "type"):
-            if rope.get(key) is not None:
-                rope.require(key, "default", "mrope")
-        if rope.get("rope_theta") is not None:
-            theta = rope.real("rope_theta", 1e30)
-        if rope.get("mrope_section") is not None:
+    theta, sections = rope_theta(c, ("default", "mrope"), ("mrope_section",)), ()
+    for rope in map(c.group, ("rope_scaling", "rope_parameters")):
+        if "mrope_section" in rope:
             sections = rope.wholes("mrope_section", WIDTH, 3)
     return theta, sections
 
@@ -86,6 +87,7 @@ def _rope(c: Section) -> tuple[float, tuple[int, ...]]:
 def qwen_vision(c: Any, where: str, notes: list[str], size: int) -> QwenVisionConfig:
     """Sizes of Qwen2.5-VL's tower, for square pictures of `size` pixels."""
     s = Section(where, c, _QWEN_VISION)
+    _check_kind(s, "qwen2_5_vl", "qwen2_5_vl_vision")
     s.require("hidden_act", "silu")
     s.require("in_channels", 3)
     s.require("in_chans", 3)
@@ -113,6 +115,7 @@ def qwen_vision(c: Any, where: str, notes: list[str], size: int) -> QwenVisionCo
 def siglip_vision(c: Any, where: str, notes: list[str]) -> SiglipConfig:
     """Sizes of the SigLIP tower of a LLaVA, whose features are those before its last norm."""
     s = Section(where, c, _SIGLIP)
+    _check_kind(s, "siglip_vision_model")
     s.require("num_channels", 3)
     s.require("hidden_act", *_ACTIVATIONS)
     size, patch = s.whole("image_size", SIDE), s.whole("patch_size", SIDE)

@@ -1,9 +1,10 @@
 """The vision towers that a recipe may have: which there are is said by the config alone.
 
 A config says `kind`: "siglip" (which may be left out), "eva" (EVA-01, EVA-02, EVA-CLIP) or "clip";
-of a multimodal language model "qwen2_5_vl" too. Each tower sees pictures as its releases do: SigLIP
-from -1 to 1, the others with the mean and deviation of CLIP's data. EVA and CLIP have a class token
-before the patches.
+of a multimodal language model "qwen2_5_vl" too; "codes" are those of a VQ tokenizer, or what they
+mean (`models.semantic`). Each tower sees pictures as its releases do: SigLIP and VQ from -1 to 1,
+the others with the mean and deviation of CLIP's data. EVA and CLIP have a class token before the
+patches.
 """
 
 import dataclasses
@@ -11,22 +12,26 @@ import dataclasses
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
-from jaxtyping import Bool, Float, UInt32
+from jaxtyping import Bool, Float, Int, UInt32
 
 from unijax.core.errors import UserError
 from unijax.core.system import Params
 from unijax.models.clip import ClipVision, ClipVisionConfig
 from unijax.models.eva import Eva, EvaConfig
 from unijax.models.qwen_vision import QwenVision, QwenVisionConfig
+from unijax.models.semantic import CodesConfig, CodesTower
 from unijax.models.siglip import Siglip, SiglipConfig
 from unijax.ops.image import by_clip_statistics
 
 POOLING = ("mean", "class")
-TowerConfig = SiglipConfig | EvaConfig | ClipVisionConfig
-ReaderConfig = SiglipConfig | EvaConfig | ClipVisionConfig | QwenVisionConfig
-CONFIGS = {config.kind: config for config in (SiglipConfig, EvaConfig, ClipVisionConfig)}
+TowerConfig = SiglipConfig | EvaConfig | ClipVisionConfig | CodesConfig
+ReaderConfig = TowerConfig | QwenVisionConfig
+CONFIGS = {c.kind: c for c in (SiglipConfig, EvaConfig, ClipVisionConfig, CodesConfig)}
 # Of kinds, for people.
-NAMES = {"siglip": "SigLIP", "eva": "EVA", "clip": "CLIP", "qwen2_5_vl": "Qwen2.5-VL's tower"}
+NAMES = {
+    "siglip": "SigLIP", "eva": "EVA", "clip": "CLIP", "codes": "VQ",
+    "qwen2_5_vl": "Qwen2.5-VL's tower",
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,10 +49,10 @@ class Tower:
     param_dtype: DTypeLike = jnp.float32
 
     @property
-    def module(self) -> Siglip | Eva | ClipVision | QwenVision:
+    def module(self) -> Siglip | Eva | ClipVision | CodesTower | QwenVision:
         of = {
             SiglipConfig: Siglip, EvaConfig: Eva, ClipVisionConfig: ClipVision,
-            QwenVisionConfig: QwenVision,
+            CodesConfig: CodesTower, QwenVisionConfig: QwenVision,
         }  # fmt: skip
         kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         return of[type(self.config)](self.config, remat=self.remat, **kinds)
@@ -93,7 +98,7 @@ class Tower:
                 f"{size} x {size}, the image_size of the {self.name} tower",
                 "Change data.size, or the tower's image_size.",
             )
-        if not isinstance(self.config, SiglipConfig):
+        if not isinstance(self.config, SiglipConfig | CodesConfig):
             pixels = by_clip_statistics(pixels)
         dropped = {"seed": seed, "masked": masked} if isinstance(self.config, EvaConfig) else {}
         return self.module.apply({"params": params}, pixels, **dropped)
@@ -115,6 +120,10 @@ class Tower:
         whole, last = self.config.flops_per_image, self.config.last_flops_per_image
         return float(whole(**training)), float(last(**training))
 
+    def of_codes(self, params: Params, codes: Int[Array, "B N"]) -> Float[Array, "B N D"]:
+        """Features of a VQ tokenizer's codes, of a tower of that kind."""
+        return self.module.apply({"params": params}, codes, method="read")
+
     def patches(
         self, params: Params, pixels: Float[Array, "B height width 3"]
     ) -> Float[Array, "B N D"]:
@@ -124,7 +133,7 @@ class Tower:
 
 def check_pooling(where: str, pooling: str, config: TowerConfig) -> None:
     """Raises a UserError for a way that the tower's tokens cannot be pooled in."""
-    allowed = POOLING[: 1 if isinstance(config, SiglipConfig) else 2]
+    allowed = POOLING[: 2 if isinstance(config, EvaConfig | ClipVisionConfig) else 1]
     if pooling not in allowed:
         found = f"{pooling!r} of a {NAMES[config.kind]} tower"
         raise UserError(where, found, f"one of {[*allowed]}", "Correct the config.")

@@ -21,11 +21,13 @@ from unijax.core.batch import Kind, PackedBatch, Target
 from unijax.core.cost import Cost
 from unijax.core.errors import UserError
 from unijax.core.making import Codes
+from unijax.core.record import added
 from unijax.core.stream import Layout, Stream
 from unijax.core.system import Encoded, Loss, Metrics, Params, Recipe, Sums
 from unijax.models import llama, siglip, vqgan
 from unijax.models.llama import LlamaConfig
-from unijax.models.towers import Tower, TowerConfig, check_whole
+from unijax.models.semantic import CodesConfig
+from unijax.models.towers import NAMES, Tower, TowerConfig, check_whole
 from unijax.models.vqgan import VQConfig
 from unijax.nn.layers import Embed
 from unijax.nn.projector import CodeHead, Projector
@@ -40,16 +42,28 @@ from unijax.systems.slots import values_of
 class JanusConfig:
     """Sizes of the parts. Image codes come from `vq`, adaptors end at the decoder's width.
 
+    Attributes:
+      one_encoder: codes enter as the features that the tower for understanding has of them, in
+        place of rows of a code table (the paper's ablation B; table 5).
+
     Raises:
-      UserError: for a tower that does not show every patch, or more of them than a document holds.
+      UserError: for a tower that does not show every patch, or more of them than a document holds;
+        for one that has no features of codes, where these are wanted.
     """
 
     text: LlamaConfig
     vision: TowerConfig
     vq: VQConfig
     head_chunk: int = 512  # positions of a device whose logits exist at one time
+    one_encoder: bool = added(False)
 
     def __post_init__(self):
+        if self.one_encoder and getattr(self.vision, "vq", None) != self.vq:
+            raise UserError(
+                "model.one_encoder", f"a {NAMES[self.vision.kind]} tower for understanding",
+                "model.vision of kind 'codes', whose vq is model.vq",
+                "Set model.vision so, or model.one_encoder=false.",
+            )  # fmt: skip
         check_whole("model.vision", self.vision)
         most = self.text.max_position_embeddings
         if self.vision.num_tokens >= most:
@@ -92,6 +106,14 @@ class Janus(ImageCodes, Language):
     sees_whole = ()
 
     @property
+    def unused(self) -> tuple[str, ...]:
+        """Of VQ tokenizers what makes pictures; a step makes codes."""
+        makes = ImageCodes.unused
+        if isinstance(self.config.vision, CodesConfig):
+            makes += tuple(f"vision_model/{path}" for path in makes)
+        return makes
+
+    @property
     def layout(self) -> Layout:
         """Images to read are padded to a square, those to make are cropped; marks are given."""
         vision, vq = self.config.vision, self.config.vq
@@ -119,9 +141,10 @@ class Janus(ImageCodes, Language):
 
     @property
     def maker(self) -> Codes:
+        one = self.config.one_encoder
         return Codes(
-            "gen", self.config.vq.num_tokens, "code_logits", "embed_codes", "encode_codes",
-            "decode_codes", "vqmodel",
+            "gen", self.config.vq.num_tokens, "code_logits", "embed_code" if one else "embed_codes",
+            "encode_codes", "decode_codes", "vqmodel", embeds_all=one,
         )  # fmt: skip
 
     @property
@@ -147,7 +170,14 @@ class Janus(ImageCodes, Language):
 
     @property
     def generation_aligner(self) -> Projector:
-        return Projector(self.config.text.hidden_size, in_axis=axes.CODE_DIM, **self._kinds)
+        into = {} if self.config.one_encoder else {"in_axis": axes.CODE_DIM}
+        return Projector(self.config.text.hidden_size, **into, **self._kinds)
+
+    @property
+    def _code_width(self) -> int:
+        """Of what the generation adaptor takes in."""
+        c = self.config
+        return c.vision.hidden_size if c.one_encoder else c.vq.embed_dim
 
     @property
     def generation_head(self) -> CodeHead:
@@ -162,7 +192,7 @@ class Janus(ImageCodes, Language):
         hidden = jnp.zeros((1, 1, width), self.dtype)
         picture = jnp.zeros((1, c.vq.image_size, c.vq.image_size, 3), self.dtype)
         features = jnp.zeros((1, 1, c.vision.hidden_size), self.dtype)
-        code = jnp.zeros((1, 1, c.vq.embed_dim), self.dtype)
+        code = jnp.zeros((1, 1, self._code_width), self.dtype)
         parts = {
             "language_model": lambda k: self.language_model.init(k, ids, method="init_all"),
             "vision_model": self.vision_model.init,
@@ -172,6 +202,8 @@ class Janus(ImageCodes, Language):
             "generation_aligner": lambda k: self.generation_aligner.init(k, code),
             "generation_head": lambda k: self.generation_head.init(k, hidden),
         }
+        if c.one_encoder:
+            del parts["generation_embeddings"]
         keys = jax.random.split(key, len(parts))
         return {name: fn(k)["params"] for (name, fn), k in zip(parts.items(), keys)}
 
@@ -187,9 +219,23 @@ class Janus(ImageCodes, Language):
         return self.aligner.apply({"params": params["aligner"]}, features)
 
     def embed_codes(self, params: Params, codes: Int[Array, "*b"]) -> Float[Array, "*b D"]:
-        table = {"params": params["generation_embeddings"]}
-        x = self.generation_embeddings.apply(table, codes)
+        """Inputs of codes; with one encoder, of all codes of pictures `[..., N]`."""
+        if self.config.one_encoder:
+            n = self.config.vq.num_tokens
+            x = self.vision_model.of_codes(params["vision_model"], codes.reshape(-1, n))
+            x = x.reshape(*codes.shape, -1)
+        else:
+            table = {"params": params["generation_embeddings"]}
+            x = self.generation_embeddings.apply(table, codes)
         return self.generation_aligner.apply({"params": params["generation_aligner"]}, x)
+
+    def embed_code(
+        self, params: Params, codes: Int[Array, "B N"], at: Int[Array, ""]
+    ) -> Float[Array, "B D"]:
+        """The input of one code, of which those up to it are known."""
+        x = self.vision_model.of_codes(params["vision_model"], codes)
+        one = jax.lax.dynamic_index_in_dim(x, at, axis=1, keepdims=False)
+        return self.generation_aligner.apply({"params": params["generation_aligner"]}, one)
 
     def embed(
         self, params: Params, batch: PackedBatch, codes: Int[Array, "B I N"] | None = None
@@ -288,8 +334,13 @@ class Janus(ImageCodes, Language):
     def costs(self) -> tuple[Cost, ...]:
         text, vision, vq = self.config.text, self.config.vision, self.config.vq
         width, codes = text.hidden_size, vq.num_embeddings
-        into_und, into_gen = vision.hidden_size, vq.embed_dim
+        into_und, into_gen = vision.hidden_size, self._code_width
+        shared = ()
+        if self.config.one_encoder:
+            each = vision.semantic_flops_per_image() / vision.num_tokens
+            shared = (Cost("semantic", "tower", "vision_model", cost.tokens_of("gen"), each),)
         return (
+            *shared,
             *text.costs("language_model"),
             Cost("adaptors", "adaptor", "aligner", cost.tokens_of("und"),
                  2.0 * (into_und + width) * width),
@@ -316,10 +367,10 @@ class Janus(ImageCodes, Language):
 
     @property
     def lookups(self) -> dict[str, str]:
-        return {
-            "language_model/embed_tokens/embedding": cost.TOKENS,
-            "generation_embeddings/embedding": cost.tokens_of("gen"),
-        }
+        found = {"language_model/embed_tokens/embedding": cost.TOKENS}
+        if not self.config.one_encoder:
+            found["generation_embeddings/embedding"] = cost.tokens_of("gen")
+        return found
 
 
 RECIPE = Recipe("janus", Janus, JanusConfig, "rows", SIZES, "unijax.systems.janus_ladders:LADDERS")

@@ -7,6 +7,7 @@ training begins; pictures are found then, and decoded when they are drawn.
 from pathlib import Path
 
 from unijax.core.errors import UserError
+from unijax.core.files import open_plain
 from unijax.data.user.archives import Archives
 from unijax.data.user.folder import PICTURES, Folder, files_in
 from unijax.data.user.lines import Lines
@@ -47,8 +48,8 @@ def _kind_of(path: Path) -> str:
     if not path.is_file():
         return "jsonl"  # whose opening says what is wrong
     try:
-        with path.open("rb") as file:
-            begin = file.read(512)
+        with open_plain(path) as file:
+            begin = file.read(512) or b""
     except OSError:
         return "jsonl"
     if begin.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"PK\3\4")):

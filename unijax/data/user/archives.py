@@ -157,6 +157,7 @@ def _samples(file: Path) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
                         f"{file}: {member.name}", "the file twice", "one", "Take one out."
                     )
                 found[end.lower()] = (member.offset_data, member.size)
+            _check_end(archive, file)
     except tarfile.TarError as error:
         raise UserError(
             str(file), f"{error}", "a tar archive that is not compressed", "Repair or unpack it."
@@ -167,6 +168,19 @@ def _samples(file: Path) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
         ) from None
     if found:
         yield last, found
+
+
+def _check_end(archive: tarfile.TarFile, file: Path) -> None:
+    """Python's reader takes a header that is damaged or cut short for the end of the archive."""
+    archive.fileobj.seek(archive.offset)
+    block = archive.fileobj.read(tarfile.BLOCKSIZE)
+    if any(block) or 0 < len(block) < tarfile.BLOCKSIZE:
+        whole = len(block) == tarfile.BLOCKSIZE
+        found = "an archive that is damaged" if whole else "an archive that is cut short"
+        raise UserError(
+            str(file), f"{found} at byte {archive.offset:,}", "all of the file",
+            "Fetch it again, or pack it anew.",
+        )  # fmt: skip
 
 
 def _check_member(member: tarfile.TarInfo, size: int, where: str) -> None:

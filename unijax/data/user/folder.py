@@ -2,6 +2,7 @@
 
 import os
 import posixpath
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,7 @@ _STRANGERS = {
     ".heic", ".heif", ".jxl", ".svg", ".psd", ".tga", ".exr", ".dng", ".cr2", ".nef", ".pdf",
     ".eps", ".mp4", ".mov", ".webm", ".zip", ".tar", ".tgz",
 }  # fmt: skip
+_CAPTIONS = (".txt", ".caption")  # beside a picture
 # Where captions may stand under a name that nobody looks for.
 _TABLES = {".csv", ".tsv", ".json", ".jsonl", ".xlsx", ".parquet"}
 _OF_SYSTEMS = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"}
@@ -33,7 +35,8 @@ class Folder(UserRecords):
 
     * `metadata.jsonl` or `metadata.csv` in the folder, with the path as `file_name` and the keys of
       a JSONL line (`text` too, for a caption), a row for every picture;
-    * a text file of the same name beside every picture, a caption on each line;
+    * a text file of the same name beside every picture (`.txt` or `.caption`), a caption on each
+      line;
     * the name of the folder that the picture is in, as its category, label and caption.
 
     Args:
@@ -137,7 +140,7 @@ def _texts(folder: Path, names: list[str]) -> dict[str, str]:
     """Text files, by their names without the end."""
     texts: dict[str, str] = {}
     for name in names:
-        if _suffix(name) == ".txt" and texts.setdefault(_stem(name), name) != name:
+        if _suffix(name) in _CAPTIONS and texts.setdefault(_stem(name), name) != name:
             other = texts[_stem(name)]
             raise UserError(
                 str(folder / name), f"captions there and in {other}", "one of them", "Join them."
@@ -177,9 +180,9 @@ def _from_metadata(folder: Path, file: str, pictures: list[str]) -> Iterator[tup
         row = {("caption" if key == "text" else key): value for key, value in row.items()}
         row["image"] = row.pop("file_name")
         for path in {str(row["image"]), str(row["image"]).replace("\\", "/")}:
-            named.add(os.path.relpath(folder / path, folder))
+            named.add(_accents(os.path.relpath(folder / path, folder)))
         yield where, row
-    missing = [name for name in pictures if name not in named]
+    missing = [name for name in pictures if _accents(name) not in named]
     if missing:
         raise UserError(
             str(folder / missing[0]),
@@ -187,6 +190,11 @@ def _from_metadata(folder: Path, file: str, pictures: list[str]) -> Iterator[tup
             "a row for every picture",
             "Add a row, or move the picture out.",
         )
+
+
+def _accents(name: str) -> str:
+    """As `picture` finds a file whichever way its name spells them."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _from_texts(

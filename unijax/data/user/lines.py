@@ -3,6 +3,7 @@
 import codecs
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -10,6 +11,7 @@ from typing import BinaryIO
 import numpy as np
 
 from unijax.core.errors import UserError
+from unijax.core.files import open_plain
 from unijax.core.processes import tell_once
 from unijax.data.user import text
 from unijax.data.user.notes import Notes
@@ -17,6 +19,7 @@ from unijax.data.user.record import to_record
 from unijax.data.user.records import FactsOf, UserRecords
 
 _WINDOW = 2**20  # bytes of an array that are looked at together
+_SPACE = re.compile("[ \\t\\n\\r\ufeff]*")
 
 
 class Lines(UserRecords):
@@ -47,7 +50,7 @@ class Lines(UserRecords):
         self._folder = path.parent if folder is None else folder
         self._change, self._loose = change, loose
         facts, notes, places = FactsOf(), Notes(), []
-        with text.reading(path, "a JSONL file"), path.open("rb") as file:
+        with text.reading(path, "a JSONL file"), open_plain(path) as file:
             self._file = os.open(path, os.O_RDONLY)
             is_array = _is_array(file, path)
             self._place = place or (_in_array if is_array else _on_line)(path)
@@ -146,10 +149,7 @@ class _Window:
     def skip(self, wanted: str) -> None:
         """To what is no white space; where that is wanted, the file must not end before it."""
         while True:
-            end = self._at
-            while end < len(self._text) and self._text[end] in " \t\n\r\ufeff":
-                end += 1
-            self._move(end)
+            self._move(_SPACE.match(self._text, self._at).end())
             if self.here or self._ends:
                 break
             self._fill(_WINDOW)

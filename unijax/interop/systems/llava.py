@@ -65,9 +65,8 @@ def _onevision_config(directory: pathlib.Path, notes: list[str], like: Any) -> L
     top.require("vision_feature_select_strategy", "full")
     top.require("projector_hidden_act", "gelu")
     top.require("multimodal_projector_bias", True)
-    top.require("tie_word_embeddings", True, False)
     text = text_section(f"{path}: text_config", top.get("text_config"))
-    tied = top.get("tie_word_embeddings")
+    tied = _is_tied(top)  # what the whole model says, and not its part, counts there
     vision = siglip_vision(top.get("vision_config"), f"{path}: vision_config", notes)
     top.plain(plain.ANYWHERE)
     own = ("image_grid_pinpoints", "image_token_index", "video_token_index", "vision_aspect_ratio",
@@ -81,12 +80,22 @@ def _qwen_config(directory: pathlib.Path, notes: list[str], like: Any) -> LlavaC
     values = read_config(directory)
     # Releases have the decoder's keys at the top, transformers 5 writes them in a group.
     own = values.get("text_config") or {k: v for k, v in values.items() if k != "vision_config"}
-    tied = bool(values.get("tie_word_embeddings", own.get("tie_word_embeddings", False)))
-    text = qwen2_text(text_section(f"{path}: text_config", own), tied, [], axes=True)
+    group = text_section(f"{path}: text_config", own)
+    top = Section(f"{path}", values, {"tie_word_embeddings": False})
+    text = qwen2_text(group, _is_tied(top, group), [], axes=True)
     size = SIDE if like is None else like.vision.image_size
     where = f"{path}: vision_config"
     vision = qwen_vision_config(values.get("vision_config"), where, notes, size)
     return LlavaConfig(text, vision)
+
+
+def _is_tied(*places: Section) -> bool:
+    """Whether the head is the table, by the first that says so; the last may have a default."""
+    said = next((p for p in places if "tie_word_embeddings" in p), places[-1])
+    if said.get("tie_word_embeddings") is None:
+        return False
+    said.require("tie_word_embeddings", True, False)
+    return said.get("tie_word_embeddings")
 
 
 def _names(config: LlavaConfig, directory: pathlib.Path) -> dict[str, str]:

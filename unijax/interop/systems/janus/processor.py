@@ -111,7 +111,8 @@ def read_processor(
     _check_images(source, format, config, processor, notes)
     if format == "hf":
         _check_ids(source, tokenizer, notes)
-    notes += processor.unknown(_PROCESSOR_HARMLESS)
+    said = ("sft_format",) if format == "deepseek" else ()  # the user's word may stand for it
+    notes += processor.unknown((*_PROCESSOR_HARMLESS, *said))
     prompted = True  # `VLChatProcessor` has no switch for it
     if format == "hf":
         prompted = "use_default_system_prompt" in processor
@@ -225,11 +226,14 @@ def _check_ids(source: pathlib.Path, tokenizer: Tokenizer, notes: list[str]) -> 
     generation = Section(str(path), read_object(path) if path.exists() else None)
     contents = {"config.json": Section("config.json", read_object(source / "config.json"))}
     contents |= {path.name: generation, "generation_kwargs": generation.group("generation_kwargs")}
-    said += [(path.name, f"{name}_token_id", getattr(special, name)) for name in ("bos", "pad")]
+    said += [
+        (path.name, f"{name}_token_id", getattr(special, name)) for name in ("bos", "eos", "pad")
+    ]
     said.append(("generation_kwargs", "boi_token_id", special.boi))
     for name, key, ours in said:
-        if key in contents[name] and contents[name].get(key) != ours:
-            found = quoted(contents[name].get(key))
+        value = contents[name].get(key)
+        if key in contents[name] and value not in (ours, [ours]):  # several may end a text
+            found = quoted(value)
             notes.append(f"{key} in {name} is {found}; the tokenizer says {ours}, which is taken")
 
 
@@ -264,8 +268,7 @@ def _check_images(
     else:
         _check_size(images, "size", {"height": size, "width": size}, notes)
     for key in ("do_resize", "do_rescale", "do_normalize", "do_pad"):
-        if images.get(key) is not None:
-            images.require(key, True)
+        images.require(key, True)  # null is no default there: the step is left out
     if images.get("do_center_crop") is not None:
         images.require("do_center_crop", False)
     images.require("resample", 3)

@@ -25,6 +25,7 @@ from unijax.interop.metaquery_parts import connector
 from unijax.interop.opening import check_same, existing_directory
 from unijax.interop.parts import llama_size, llama_widths, tower_size
 from unijax.interop.plain_sizes import check_limits
+from unijax.interop.sections import LAYERS, ROWS, Section
 from unijax.interop.source_tokenizer import tell_padding
 from unijax.interop.systems import llava
 from unijax.interop.systems.metaquery import compare
@@ -63,13 +64,9 @@ def _read_config(directory: pathlib.Path, notes: list[str], like: Any) -> MetaQu
     )
     size = next(size for size, name in BASES.items() if name == base)
     config = SIZES[f"metaquery_{size}_{generator}"]
-    queries = values.get("num_metaqueries")
-    if type(queries) is not int or queries < 1:
-        raise UserError(
-            f"{where}: num_metaqueries", quoted(queries), "a whole number above 0",
-            "Correct the file.",
-        )  # fmt: skip
-    layers = values.get("connector_num_hidden_layers", 24)
+    top = Section(where, values, {"connector_num_hidden_layers": 24})
+    queries = top.whole("num_metaqueries", ROWS)
+    layers = top.whole("connector_num_hidden_layers", LAYERS)
     part = dataclasses.replace(config.connector, num_hidden_layers=layers)
     return dataclasses.replace(config, queries=queries, connector=part)
 
