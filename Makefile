@@ -26,9 +26,7 @@ demo: $(VENV)/ready
 	$(BIN)/unijax demo --run-dir $(RUN)
 
 # Train a small one of each system that draws, on the same pictures, and open gallery/gallery.html.
-# Before them what the metaquery leaves frozen: a model that reads.
 gallery: $(VENV)/ready
-	$(BIN)/unijax train --config configs/llava_demo.py --run-dir gallery/llava_demo
 	$(BIN)/unijax gallery --run-dir gallery $(foreach name,$(SYSTEMS),--config configs/$(name)_demo.py)
 
 # What gates every change: linters, floors, then the tests.

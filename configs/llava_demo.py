@@ -1,6 +1,6 @@
 """A small LLaVA, which reads pictures and words: what configs/metaquery_demo.py leaves frozen.
 
-    unijax train --config configs/llava_demo.py --run-dir gallery/llava_demo
+    unijax train --config configs/llava_demo.py --run-dir runs/llava
 
 Reproduces nothing published: the decoder and the data of configs/janus_demo.py without its pictures
 to draw, over the shipped tower, on two CPU cores in minutes.

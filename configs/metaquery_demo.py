@@ -1,12 +1,12 @@
 """A small MetaQuery: queries and a Sana of 5M parameters beside a frozen model that reads.
 
-    unijax train --config configs/llava_demo.py --run-dir gallery/llava_demo      # the frozen model
     unijax train --config configs/metaquery_demo.py --run-dir runs/metaquery
     make gallery                                    # beside the other systems, on the same pictures
 
 Reproduces nothing published: all parts of MetaQuery, small, over the latents of the shipped
-autoencoder, on the pictures of configs/janus_demo.py. The generator starts at random and trains
-with queries and connector, by a rectified flow as published.
+autoencoder, on the pictures of configs/janus_demo.py. First the model that reads is trained, by
+configs/llava_demo.py (runs/metaquery/before/base); then it stays as it is. The generator starts at
+random and trains with queries and connector, by a rectified flow as published.
 """
 
 import dataclasses
@@ -21,9 +21,11 @@ QUERIES = 16
 WIDTH = 192  # of the generator
 
 
-def get_config(arg: str = "gallery/llava_demo") -> ConfigDict:
-    """`arg` is the run directory of the frozen model."""
+def get_config(arg: str = "") -> ConfigDict:
+    """`arg` is a run of configs/llava_demo.py; without one it is trained first."""
     config = load(str(pathlib.Path(__file__).with_name("llava_demo.py"))).unlock()
+    if not arg:
+        config.before = {"base": load(str(pathlib.Path(__file__).with_name("llava_demo.py")))}
     config.reproduces = "MetaQuery in the gallery"
     config.system = "metaquery"
     width = config.model.text.hidden_size
@@ -42,7 +44,9 @@ def get_config(arg: str = "gallery/llava_demo") -> ConfigDict:
         }
     )
     frozen = ("language_model", "vision_model", "aligner")
-    config.init = dict.fromkeys(frozen, arg) | {"autoencoder": "assets/weights/kl_demo.safetensors"}
+    config.init = {name: arg or f"base:{name}" for name in frozen} | {
+        "autoencoder": "assets/weights/kl_demo.safetensors"
+    }
     config.stage.name = "draw"
     config.stage.steps = 2000
     config.stage.rules = [
@@ -51,7 +55,7 @@ def get_config(arg: str = "gallery/llava_demo") -> ConfigDict:
     ]
     config.stage.optimizers.main.learning_rate = 1e-3
     config.data.rows = 2
-    config.data.slots = {"und": 6, "gen": 16}
+    config.data.slots = {"gen": 16}
     drawn = load(str(pathlib.Path(__file__).with_name("janus_demo.py")))
     for name in ("data", "validation"):
         groups = getattr(drawn, name).groups

@@ -14,7 +14,7 @@ from tests.interop.conftest import SPECIAL
 from unijax.core.errors import UserError
 from unijax.data import images
 from unijax.data import tokenizer as tokenizer_lib
-from unijax.data.templates import TEMPLATES
+from unijax.data.templates import JANUS
 from unijax.interop.exporting import export_checkpoint
 from unijax.interop.importing import import_checkpoint
 from unijax.interop.systems.janus.chat_template import chat_template
@@ -248,10 +248,10 @@ def test_another_sft_format_is_refused_unless_the_user_says_which(read, tmp_path
 
 
 def chat(name):
-    return chat_template(TEMPLATES[name], SPECIAL["image_token"], SPECIAL["eos_token"])
+    return chat_template(JANUS[name], SPECIAL["image_token"], SPECIAL["eos_token"])
 
 
-@pytest.mark.parametrize("name", list(TEMPLATES))
+@pytest.mark.parametrize("name", list(JANUS))
 @pytest.mark.parametrize(
     "place",
     ["chat_template.jinja", "chat_template.json", "processor_config.json", "tokenizer_config.json",

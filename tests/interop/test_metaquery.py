@@ -66,8 +66,14 @@ CONFIGS = {
 
 @pytest.fixture(scope="module", params=CONFIGS)
 def run(request, tmp_path_factory):
-    place = tmp_path_factory.mktemp("run") / "run"
-    return write_run(place, "metaquery", CONFIGS[request.param])
+    config, place = CONFIGS[request.param], tmp_path_factory.mktemp("run") / "run"
+    run = write_run(place, "metaquery", config)
+    if config.merges:  # its pictures have marks
+        path = run / "tokenizer" / "special_tokens.json"
+        content = json.loads(path.read_text())
+        content["names"] |= {"vision_start": "<|User|>", "vision_end": "<|Assistant|>"}
+        path.write_text(json.dumps(content))
+    return run
 
 
 @pytest.fixture(scope="module")

@@ -2,11 +2,13 @@
 
 import dataclasses
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.long import long
 from tests.systems.decoder_suite import DecoderSuite
 from tests.systems.small import SPECIAL, SmallRows, words
 from unijax.core.batch import Kind
@@ -36,6 +38,7 @@ class TestLlava(DecoderSuite):
     recipe = RECIPE
 
 
+@long
 class TestQwen(DecoderSuite):
     """Qwen2.5-VL: marks, no begin of sequence, positions of three axes."""
 
@@ -54,8 +57,7 @@ class TestQwen(DecoderSuite):
 def test_a_picture_that_comes_twice_has_ends_of_rows():
     module = PictureTokens(6, newline=True)
     x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 9, 4), np.float32))
-    params = jax.tree.map(lambda v: v, module.init(jax.random.key(0), x))
-    params = jax.tree.map(lambda b: b.unbox() if hasattr(b, "unbox") else b, params)
+    params = nn.unbox(module.init(jax.random.key(0), x))
     found = module.apply(params, x)
     alone = PictureTokens(6, newline=False).apply(
         {"params": {"projector": params["params"]["projector"]}}, x

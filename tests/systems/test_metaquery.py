@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.long import long
 from tests.systems.decoder_suite import DecoderSuite
 from tests.systems.small import SmallRows, assert_close, words
 from unijax.core import tree
@@ -46,14 +47,19 @@ class TestSana(DecoderSuite):
     small = SmallRows(SYSTEM, rules=(Rule("autoencoder/", frozen=True),))
     recipe = RECIPE
     edges = 0.03
-    # Depthwise convolutions are written as shifted products, which the walk does not count.
-    edges_in_rows = 0.02
     # The autoencoder spreads its images; the queries of a picture are found among all positions,
     # and its condition is read whole by a generator that is not split along it.
     may_gather = (*DecoderSuite.may_gather, "concatenate", "Connector", "Sana")
     may_gather_positions = (*DecoderSuite.may_gather_positions, "sharding_constraint")
 
+    def forward_flops(self, batch) -> int:
+        """With depthwise convolutions, which are written as shifted products."""
+        each = 2 * SANA.sample_size**2 * 9 * 2 * SANA.hidden
+        pictures = batch.images["gen"].weight.size
+        return super().forward_flops(batch) + pictures * SANA.num_layers * each
 
+
+@long
 class TestUNet(DecoderSuite):
     """Noise in place of a flow."""
 

@@ -8,7 +8,6 @@ import numpy as np
 from unijax.interop.parts import Entries
 from unijax.interop.table import LINEAR, Entry, Transform, linear
 from unijax.models.qwen_vision import FRAMES, QwenVisionConfig
-from unijax.systems.llava import LlavaConfig
 
 
 def _patch_to_theirs(kernel: np.ndarray) -> np.ndarray:
@@ -47,12 +46,13 @@ def qwen_vision(config: QwenVisionConfig, ours: str, theirs: str) -> Entries:
     return entries
 
 
-def projector(config: LlavaConfig, theirs: str) -> Entries:
-    """LLaVA's, and the vector at the end of a row; `theirs` ends with a dot or is empty."""
+def projector(newline: bool, theirs: str) -> Entries:
+    """LLaVA's, and the vector at the end of a row if there is one; `theirs` ends with a dot or is
+    empty."""
     ours, other = "aligner/projector", f"{theirs}multi_modal_projector"
     entries = [
         *linear(f"{ours}/fc1", f"{other}.linear_1"),
         *linear(f"{ours}/hidden_layers_0", f"{other}.linear_2"),
     ]
-    newline = Entry(("aligner/image_newline",), f"{theirs}image_newline")
-    return [*entries, newline] if config.newline else entries
+    end = Entry(("aligner/image_newline",), f"{theirs}image_newline")
+    return [*entries, end] if newline else entries

@@ -11,7 +11,7 @@ import re
 from unijax.interop.table import CONV, LEADING_ONE, LINEAR, PATCHES, Entry, Table, linear, norm
 from unijax.models.llama import LlamaConfig
 from unijax.models.siglip import SiglipConfig
-from unijax.models.towers import NAMES, TowerConfig
+from unijax.models.towers import NAMES, ReaderConfig, TowerConfig
 from unijax.models.vqgan import VQConfig
 
 Entries = list[Entry]
@@ -217,7 +217,7 @@ def llama_size(config: LlamaConfig) -> dict[str, str]:
     return {"decoder": f"{size}, {config.vocab_size:,} rows of the vocabulary"}
 
 
-def tower_size(config: TowerConfig) -> dict[str, str]:
+def tower_size(config: ReaderConfig) -> dict[str, str]:
     """A tower's."""
     return {
         "tower": f"{NAMES[config.kind]}, {config.num_hidden_layers} layers of width "

@@ -21,7 +21,6 @@ from jaxtyping import Float
 from unijax.core import axes
 from unijax.core.errors import UserError
 from unijax.core.mesh import IMAGES, WHOLE, lay
-from unijax.core.record import added
 from unijax.nn.conv_blocks import SAME_3X3
 from unijax.nn.glu_mb_conv import GLUMBConv
 from unijax.nn.layers import Conv, Dense, DepthwiseConv, RMSNorm
@@ -48,7 +47,7 @@ class DCAutoencoderConfig:
     transformer_levels: int = 3  # the last so many levels have EfficientViT blocks
     attention_head_dim: int = 32
     scaling_factor: float = 0.41407  # of latents for a diffusion model
-    kind: str = added("dc")
+    kind: str = "dc"  # among autoencoders
 
     def __post_init__(self):
         channels = self.block_out_channels

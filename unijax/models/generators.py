@@ -19,7 +19,8 @@ from unijax.models.dc_autoencoder import AutoencoderDC, DCAutoencoderConfig
 from unijax.models.sana import Sana, SanaConfig
 from unijax.models.unet import UNet, UNetConfig
 
-GeneratorConfig = SanaConfig | UNetConfig
+# The first of each is meant where a config says no kind.
+GeneratorConfig = UNetConfig | SanaConfig
 LatentsConfig = AutoencoderConfig | DCAutoencoderConfig
 
 

@@ -22,7 +22,6 @@ from jaxtyping import Float, Int
 from unijax.core import axes
 from unijax.core.errors import UserError
 from unijax.core.mesh import POSITIONS, ROWS, WHOLE, lay
-from unijax.core.record import added
 from unijax.nn.layers import Dense, RMSNorm
 from unijax.nn.stack import stack
 from unijax.ops.attention import attention
@@ -57,7 +56,7 @@ class QwenVisionConfig:
     out_hidden_size: int = 2048
     min_pixels: int = 3136  # of a picture, as its processor has it
     max_pixels: int = 12845056
-    kind: str = added("qwen2_5_vl")
+    kind: str = "qwen2_5_vl"  # among towers
 
     def __post_init__(self):
         unit = self.patch_size * self.spatial_merge_size

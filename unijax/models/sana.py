@@ -17,7 +17,6 @@ from jaxtyping import Float
 from unijax.core import axes
 from unijax.core.errors import UserError
 from unijax.core.mesh import ROWS, WHOLE, lay
-from unijax.core.record import added
 from unijax.nn.glu_mb_conv import GLUMBConv
 from unijax.nn.layers import Dense, RMSNorm
 from unijax.nn.spatial_transformer import Attention
@@ -47,7 +46,7 @@ class SanaConfig:
     cross_attention_head_dim: int = 112
     caption_channels: int = 2304  # width of the context
     mlp_ratio: float = 2.5
-    kind: str = added("sana")
+    kind: str = "sana"  # among generators
 
     def __post_init__(self):
         crossed = self.num_cross_attention_heads * self.cross_attention_head_dim

@@ -82,6 +82,8 @@ def tables(
         if data.p_drop_images and "gen" not in roles:
             black = ImageRef("a black picture", BLACK)
             refs[black.key] = black
+        if not refs:
+            continue  # no source shows one
         kept = table(folder / "cache", name, params[how.group], forward, read, refs)
         found[name] = Cached(how.field, kept, how.shape, np.dtype(how.dtype))
     return found

@@ -30,6 +30,7 @@ from unijax.interop.qwen_configs import qwen_vision as qwen_vision_config
 from unijax.interop.rows import ROWS, addresses, rows, slots
 from unijax.interop.sections import Section
 from unijax.interop.source_tokenizer import tell_padding
+from unijax.interop.sources import open_directory
 from unijax.interop.table import Table
 from unijax.ops.image import CLIP_MEAN, CLIP_STD
 from unijax.systems.llava import Llava, LlavaConfig
@@ -65,7 +66,7 @@ def _onevision_config(directory: pathlib.Path, notes: list[str], like: Any) -> L
     top.require("projector_hidden_act", "gelu")
     top.require("multimodal_projector_bias", True)
     text = text_section(f"{path}: text_config", top.get("text_config"))
-    tied = _is_tied(text, top)
+    tied = _is_tied(top)  # what the whole model says, and not its part, counts there
     vision = siglip_vision(top.get("vision_config"), f"{path}: vision_config", notes)
     top.plain(plain.ANYWHERE)
     own = ("image_grid_pinpoints", "image_token_index", "video_token_index", "vision_aspect_ratio",
@@ -97,20 +98,25 @@ def _is_tied(*places: Section) -> bool:
     return said.get("tie_word_embeddings")
 
 
-def _names(config: LlavaConfig) -> dict[str, str]:
-    """What tensors of the decoder and of the tower begin with, and the head."""
+def _names(config: LlavaConfig, directory: pathlib.Path) -> dict[str, str]:
+    """What tensors of the decoder and of the tower begin with, and the head.
+
+    The release has a name more before those of the tower than transformers 5 writes.
+    """
     if config.merges:
         return {"decoder": "model", "tower": "visual.", "head": "lm_head.weight"}
+    written = any(directory.glob("*.safetensors")) or any(directory.glob("*.bin"))
+    found = open_directory(directory).tensors if written else ()
+    longer = any(name.startswith("vision_tower.vision_model.") for name in found)
     return {
         "decoder": "language_model.model",
-        "tower": "vision_tower.",
+        "tower": "vision_tower.vision_model." if longer else "vision_tower.",
         "head": "language_model.lm_head.weight",
     }
 
 
 def _table(config: LlavaConfig, directory: pathlib.Path) -> Table:
-    del directory
-    names = _names(config)
+    names = _names(config, directory)
     entries: Entries = llama(config.text, "language_model", names["decoder"], names["head"])
     dropped = [r"(language_model\.)?lm_head\.weight"] if config.text.tie_word_embeddings else []
     if config.merges:
@@ -118,7 +124,7 @@ def _table(config: LlavaConfig, directory: pathlib.Path) -> Table:
     else:
         tower = names["tower"]
         entries += siglip(config.vision, "vision_model", tower, "out_proj")
-        entries += projector(config, "")
+        entries += projector(config.newline, "")
         dropped += [r"vision_tower\..*post_layernorm\..*", r"vision_tower\..*head\..*"]
     return Table(tuple(entries), dropped=tuple(dropped))
 
@@ -226,7 +232,7 @@ def _ours(config: LlavaConfig, params: Params, given: Prompts, theirs: Outputs) 
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _forward(config: LlavaConfig, params, texts, seen, pixels) -> Outputs:
+def _forward(config: LlavaConfig, params, texts, seen, pixels) -> dict[str, jax.Array]:
     system = Llava(config)
     features = system.encode_und(params, pixels)
     seen = seen.replace(images={"und": slots(features=features[:, None])})

@@ -21,7 +21,7 @@ from unijax.interop.config_parts import model_type, read_config
 from unijax.interop.diffusers_configs import class_of
 from unijax.interop.hf_tokenizer import write_hf_tokenizer
 from unijax.interop.interface import Comparison, Export, Format, Import, Interop, Part
-from unijax.interop.metaquery_parts import backbone, connector
+from unijax.interop.metaquery_parts import connector
 from unijax.interop.opening import check_same, existing_directory
 from unijax.interop.parts import llama_size, llama_widths, tower_size
 from unijax.interop.plain_sizes import check_limits
@@ -29,6 +29,7 @@ from unijax.interop.sections import LAYERS, ROWS, Section
 from unijax.interop.source_tokenizer import tell_padding
 from unijax.interop.systems import llava
 from unijax.interop.systems.metaquery import compare
+from unijax.interop.systems.metaquery.tables import backbone
 from unijax.interop.table import Entry, Table
 from unijax.systems.metaquery import BASES, SIZES, MetaQueryConfig
 
