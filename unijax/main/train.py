@@ -34,9 +34,9 @@ from unijax.main.checking import checked
 from unijax.main.pictures import pictures, zero_shot
 from unijax.main.run import RunConfig, make_mup_base, make_system
 from unijax.parallel.sharding import describe, make_mesh, reader, row_shards
-from unijax.train import cache, desk, origin, setup
+from unijax.train import base, cache, desk, origin, setup
 from unijax.train.carry import carried
-from unijax.train.checkpoint import FOLDER, read_params, whole_steps
+from unijax.train.checkpoint import FOLDER, read_params, step_directory, whole_steps
 from unijax.train.loop import Evaluator, fit, validation
 from unijax.train.lora import without
 from unijax.train.setup import Trainer
@@ -86,6 +86,8 @@ def train(
             "cache_frozen", "several processes and a run directory in a bucket",
             "a directory that all of them see", "Set cache_frozen=false, or mount the bucket.",
         )  # fmt: skip
+    if not run.loop.save_frozen:
+        _check_base(run_dir, init_from)
     was_there = not in_bucket and pathlib.Path(run_dir).exists()
     if not in_bucket:
         is_new = not was_there or not _names(pathlib.Path(run_dir))
@@ -114,6 +116,21 @@ def train(
                     folder.rmdir()
             raise
     return state
+
+
+def _check_base(run_dir: str | pathlib.Path, init_from: str | None) -> None:
+    """Raises a UserError where there is no run on disk that keeps what a run does not."""
+    if init_from is None:
+        raise UserError(
+            "loop.save_frozen", "false, for a run that starts from no other",
+            "--init-from, the run directory that holds what is frozen", "Give it, or set it true.",
+        )  # fmt: skip
+    if is_address(run_dir) or is_address(init_from):
+        raise UserError(
+            "loop.save_frozen", "false, for a run in a bucket or on one there",
+            "both runs on disk: the one names where the other lies",
+            "Set loop.save_frozen=true, which keeps all parameters.",
+        )  # fmt: skip
 
 
 def _train_before(run: RunConfig, run_dir: pathlib.Path) -> None:
@@ -197,6 +214,9 @@ def _train(
     told = []
     if isinstance(run.data, DataConfig):
         told.append(RowsTold(run.data, system.layout, tokenizer))
+    description = {"stage": run.stage.name, "config": to_json(run)}
+    if not run.loop.save_frozen:
+        description |= base.record(run_dir, step_directory(init_from))
     state = trainer.begin(params)
     try:
         return fit(
@@ -206,7 +226,7 @@ def _train(
             run.stage.steps,
             run.loop,
             run_dir,
-            {"stage": run.stage.name, "config": to_json(run)},
+            description,
             checks,
             stop_at,
             [status, *told],
