@@ -66,7 +66,8 @@ def _onevision_config(directory: pathlib.Path, notes: list[str], like: Any) -> L
     top.require("projector_hidden_act", "gelu")
     top.require("multimodal_projector_bias", True)
     text = text_section(f"{path}: text_config", top.get("text_config"))
-    tied = _is_tied(top)  # what the whole model says, and not its part, counts there
+    _is_tied(text)  # is refused where it is no answer; what the whole model says is what counts
+    tied = _is_tied(top)
     vision = siglip_vision(top.get("vision_config"), f"{path}: vision_config", notes)
     top.plain(plain.ANYWHERE)
     own = ("image_grid_pinpoints", "image_token_index", "video_token_index", "vision_aspect_ratio",
