@@ -160,6 +160,9 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
     p.add_argument(
         "--stop-at", type=int, help="save and stop at this step; the same command resumes"
     )
+    p.add_argument(
+        "--lora", type=int, metavar="RANK", help="train low-rank adapters of the decoder alone"
+    )
 
     p = verbs.add_parser("plan", help="compile a config's train step for hardware that is not here")
     _config_flags(p)
@@ -223,11 +226,13 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
     )  # fmt: skip
     p.add_argument("--tokenizer", help="for parts: directory of the tokenizer")
     p.add_argument("--template", help="of conversations; the source's if none")
+    p.add_argument("--init-from", help="the source holds peft's adapters of this run directory")
 
     p = verbs.add_parser("export", help="a run directory into PyTorch weights")
     p.add_argument("run_dir")
     p.add_argument("out")
     p.add_argument("--format", help="one of the system's (docs/weights.md); its first if none")
+    p.add_argument("--adapters", action="store_true", help="the run's adapters alone, for peft")
     p.add_argument("--shard-gib", type=float, default=5.0, help="most of one file")
     p.add_argument("--dtype", choices=("float32", "bfloat16", "float16"))
     p.add_argument(

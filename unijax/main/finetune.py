@@ -11,6 +11,7 @@ from unijax.data.user import open_mixed
 from unijax.main.run import RunConfig, ValidationConfig
 from unijax.systems.registry import recipe
 from unijax.train.checkpoint import read_run, step_directory
+from unijax.train.stage import LoraRule, Rule
 
 # The group of the mixture that a task belongs to.
 _GROUPS = {
@@ -73,6 +74,27 @@ def with_user_data(
         validation=validation,
         tokenizer=str(step_directory(init_from).parent.parent / "tokenizer"),
     )
+
+
+def with_adapters(run: RunConfig, rank: int) -> RunConfig:
+    """The run with low-rank adapters in every linear layer of the decoder, which alone train.
+
+    They are of scale 1, and learn at ten times the rate of whole fine-tuning (arXiv 2405.09673,
+    section 4.3, finds an order of magnitude best). Checkpoints hold the adapters alone.
+
+    Raises:
+      UserError: for a rank below 1.
+    """
+    lora = (LoraRule("language_model/layers/", rank, float(rank)),)
+    optimizers = {
+        name: dataclasses.replace(o, learning_rate=10 * o.learning_rate)
+        for name, o in run.stage.optimizers.items()
+        if name == "main"
+    }
+    rules = (Rule(".*/lora_[ab]$"), Rule("", frozen=True))
+    stage = dataclasses.replace(run.stage, lora=lora, rules=rules, optimizers=optimizers)
+    loop = dataclasses.replace(run.loop, save_frozen=False)
+    return dataclasses.replace(run, stage=stage, loop=loop)
 
 
 def _groups(run: RunConfig, paths: Sequence[pathlib.Path]) -> tuple[GroupConfig, ...]:

@@ -28,9 +28,9 @@ from unijax.main import samples
 from unijax.main.pictures import pictures, zero_shot
 from unijax.main.run import RunConfig, make_mup_base, make_system
 from unijax.parallel.sharding import describe, make_mesh, reader, row_shards
-from unijax.train import cache, origin, setup
+from unijax.train import base, cache, origin, setup
 from unijax.train.carry import carried
-from unijax.train.checkpoint import FOLDER, read_params, whole_steps
+from unijax.train.checkpoint import FOLDER, read_params, step_directory, whole_steps
 from unijax.train.loop import Evaluator, fit, validation
 from unijax.train.lora import without
 from unijax.train.setup import Trainer
@@ -66,6 +66,11 @@ def train(
         raise UserError(
             "tokenizer", "''", "the directory of the text tokenizer", "Name it in the config."
         )
+    if not run.loop.save_frozen and init_from is None:
+        raise UserError(
+            "loop.save_frozen", "false, for a run that starts from no other",
+            "--init-from, the run directory that holds what is frozen", "Give it, or set it true.",
+        )  # fmt: skip
     was_there = run_dir.exists()
     is_new = not was_there or (run_dir.is_dir() and not any(run_dir.iterdir()))
     writable_directory(run_dir)
@@ -157,6 +162,9 @@ def _train(
             origin.carry(init_from, run_dir)
         write_file(run_dir / "parameters.txt", parameter_table(trainer))
         print(describe(mesh, run.mesh.table), file=sys.stderr)
+    description = {"stage": run.stage.name, "config": to_json(run)}
+    if not run.loop.save_frozen:
+        description |= base.record(run_dir, step_directory(init_from))
     state = trainer.begin(params)
     try:
         return fit(
@@ -166,7 +174,7 @@ def _train(
             run.stage.steps,
             run.loop,
             run_dir,
-            {"stage": run.stage.name, "config": to_json(run)},
+            description,
             checks,
             stop_at,
             [status],

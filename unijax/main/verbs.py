@@ -53,12 +53,14 @@ def train_(args: argparse.Namespace) -> None:
 def finetune_(args: argparse.Namespace) -> None:
     """`unijax finetune`: the config's mixture over the user's own records."""
     from unijax.main import distributed
-    from unijax.main.finetune import with_user_data
+    from unijax.main.finetune import with_adapters, with_user_data
     from unijax.main.train import train
 
     distributed.join()
     data, held_out = ([pathlib.Path(p) for p in paths] for paths in (args.data, args.held_out))
     run = with_user_data(_resolved(args), args.init_from, data, held_out)
+    if args.lora is not None:
+        run = with_adapters(run, args.lora)
     train(run, pathlib.Path(args.run_dir), args.init_from, args.stop_at)
 
 
@@ -96,8 +98,14 @@ def show_(args: argparse.Namespace) -> None:
 def import_(args: argparse.Namespace) -> None:
     """`unijax import`: a whole checkpoint, or networks that were trained alone."""
     from unijax.interop.importing import import_checkpoint, import_parts
+    from unijax.interop.peft import import_adapters
 
     parts = _parts(args.part)
+    if args.init_from is not None and args.source is None:
+        raise UserError(
+            "unijax import", "--init-from without a source", "a directory of peft's adapters",
+            "See unijax import --help.",
+        )  # fmt: skip
     if (args.source is None) == (not parts):
         raise UserError(
             "unijax import",
@@ -105,7 +113,9 @@ def import_(args: argparse.Namespace) -> None:
             "a checkpoint directory, or --part NAME=PATH with --config",
             "See unijax import --help.",
         )
-    if args.source is not None:
+    if args.init_from is not None:
+        done = import_adapters(args.source, args.init_from, args.run_dir)
+    elif args.source is not None:
         done = import_checkpoint(args.source, args.run_dir, args.tokenizer, args.template)
     else:
         if args.config is None:
@@ -138,9 +148,13 @@ def _parts(given: list[str]) -> dict[str, str]:
 def export_(args: argparse.Namespace) -> None:
     """`unijax export`."""
     from unijax.interop.exporting import export_checkpoint
+    from unijax.interop.peft import export_adapters
 
     if not 0 < args.shard_gib < math.inf:
         raise UserError("--shard-gib", f"{args.shard_gib}", "a number above 0", "Change it.")
+    if args.adapters:
+        print(export_adapters(args.run_dir, args.out, args.format))
+        return
     shard = int(args.shard_gib * 2**30)
     done = export_checkpoint(
         args.run_dir, args.out, args.format, args.dtype, shard, licence=args.license

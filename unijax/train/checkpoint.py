@@ -3,7 +3,8 @@
 A run directory holds `checkpoints/<step>/` with four items: `params` (the whole tree, trained and
 frozen together, so that any reader can use it alone), `ema` where one is kept, `optimizer`, and
 `run` (JSON: schema, stage, resolved config, state of the data iterator, checksums of the arrays,
-and a digest of all that).
+and a digest of all that). A run that trains on top of another (`train.base`) leaves out of `params`
+what that one holds.
 """
 
 import contextlib
@@ -37,8 +38,9 @@ from unijax.core.files import (
 )
 from unijax.core.processes import all_agree, is_lead, of_the_lead, wait_for_all
 from unijax.core.system import Params
+from unijax.train import base as base_lib
 from unijax.train.checksum import checksums
-from unijax.train.lora import folded, is_adapter
+from unijax.train.lora import alone, folded, is_adapter, without
 from unijax.train.orbax_manager import Manager, Temporary
 from unijax.train.schema import READ, SCHEMA, upgraded
 from unijax.train.stage import Rule
@@ -72,8 +74,14 @@ class NotSaved(Unwritable):
 class Checkpoints:
     """The checkpoints of one run directory, for writing and resuming."""
 
-    def __init__(self, run_dir: str | pathlib.Path, keep: int, keep_every: int = 0):
-        """`keep` newest ones stay, and the multiples of `keep_every` for good; 0 for none."""
+    def __init__(
+        self, run_dir: str | pathlib.Path, keep: int, keep_every: int = 0, whole: bool = True
+    ):
+        """`keep` newest ones stay, and the multiples of `keep_every` for good; 0 for none.
+
+        Unless they are to be `whole` they lack what is frozen, but for adapters (`train.base`).
+        """
+        self._whole = whole
         self._directory = writable_directory(pathlib.Path(run_dir).absolute() / FOLDER)
         mark = int(of_the_lead(np.asarray(secrets.randbits(31), np.int32)))
         self._options = ocp.CheckpointManagerOptions(
@@ -103,8 +111,10 @@ class Checkpoints:
         arrays = {"params": merge(state.params, state.frozen), "optimizer": state.opt_state}
         if state.ema is not None:
             arrays["ema"] = state.ema
-        self._check_room(sum(x.nbytes for x in jax.tree.leaves(arrays)))
         known = {"data": data_state, "checksums": checksums(arrays)}
+        if not self._whole:
+            arrays["params"] = merge(state.params, alone(state.frozen))
+        self._check_room(sum(x.nbytes for x in jax.tree.leaves(arrays)))
         items = {name: ocp.args.StandardSave(part) for name, part in arrays.items()}
         items["run"] = ocp.args.JsonSave(signed(known | run))
         with self._writing():
@@ -116,6 +126,7 @@ class Checkpoints:
         rules: dict[str, Rule],
         check: Callable[[dict], None],
         tell: Callable[[int, Damaged], None],
+        frozen: Params | None = None,
     ) -> tuple[TrainState, dict]:
         """The newest checkpoint that is whole, in the shapes, dtypes and shardings of `like`.
 
@@ -124,6 +135,7 @@ class Checkpoints:
         Args:
           check: takes the description of the run, ahead of the arrays, and may raise.
           tell: takes the step of a damaged checkpoint, and what is wrong with it.
+          frozen: what the run froze, where its checkpoints lack that.
 
         Returns:
           The state and the description.
@@ -134,7 +146,7 @@ class Checkpoints:
         damaged: dict[int, Damaged] = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
-                found = self._read(step, like, rules, check)
+                found = self._read(step, like, rules, check, frozen or {})
                 break
             except Damaged as e:
                 damaged[step] = e
@@ -147,10 +159,16 @@ class Checkpoints:
         return found
 
     def _read(
-        self, step: int, like: TrainState, rules: dict[str, Rule], check: Callable[[dict], None]
+        self,
+        step: int,
+        like: TrainState,
+        rules: dict[str, Rule],
+        check: Callable[[dict], None],
+        frozen: Params,
     ) -> tuple[TrainState, dict]:
         directory = self._directory / str(step)
-        wanted = {"params": merge(like.params, like.frozen), "optimizer": like.opt_state}
+        kept = like.frozen if self._whole else alone(like.frozen)
+        wanted = {"params": merge(like.params, kept), "optimizer": like.opt_state}
         if like.ema is not None:
             wanted["ema"] = like.ema
         saved, got, error = {}, {}, None
@@ -169,6 +187,10 @@ class Checkpoints:
         if not all_agree(error is None):
             raise error or _damaged(directory, "files that another process cannot read")
         sums = saved.get("checksums", {})  # `train.streaming` writes none
+        if not self._whole:
+            below = tree.flatten(without(frozen))
+            base_lib.check(str(directory), saved, below)
+            got["params"] = merge(tree.unflatten(below), got["params"])
         for name, found in checksums({name: got[name] for name in wanted}).items():
             if sums.get(name, found) != found:
                 raise _damaged(directory, f"other values than were saved in {name}")
@@ -385,20 +407,27 @@ def read_params(path: str | pathlib.Path, like: Params | None = None) -> Params:
       UserError: if there is no checkpoint, it is damaged, or of another size or system.
     """
     directory = step_directory(path)
+    run = read_run(directory)
+    below: dict[str, jax.Array] = {}
+    if (base := base_lib.of(run, directory)) is not None:
+        below = tree.flatten(read_params(base, like))
     with _readable(directory), ocp.StandardCheckpointer() as reader:
         stored = tree.flatten(_stored_shapes(reader, directory / "params"))
         target = stored
         if like is not None:
             wanted = tree.flatten(abstract(like))
             plain = {p: a.shape for p, a in stored.items() if not is_adapter(p)}
+            plain = {p: a.shape for p, a in below.items()} | plain
             check_same(str(path), plain, {p: a.shape for p, a in wanted.items()})
-            target = stored | wanted
+            target = stored | {p: a for p, a in wanted.items() if p in stored}
+        below = {p: x for p, x in below.items() if p not in stored}
+        base_lib.check(str(directory), run, below)
         params = reader.restore(directory / "params", tree.unflatten(target))
         if (directory / "ema").exists():
             averaged = tree.flatten(_stored_shapes(reader, directory / "ema"))
             ema = {p: target[p] for p in averaged}
             params = merge(params, reader.restore(directory / "ema", tree.unflatten(ema)))
-    return tree.unflatten(folded(tree.flatten(params)))
+    return tree.unflatten(folded(below | tree.flatten(params)))
 
 
 @contextlib.contextmanager
