@@ -203,7 +203,7 @@ def test_random_parts_masks_and_labels_follow_from_the_seed_of_the_picture(data)
 
 def test_what_an_encoder_made_stands_beside_its_picture(data):
     cached = Cached("features", lambda key: np.full(3, int(key[:6], 16)), (3,), np.float32)
-    batch = next(PictureLoader(config(data), None, cached=cached))
+    batch = next(PictureLoader(config(data), None, cached={"vision": cached}))
     keys = {
         known(data)[p.tobytes()]: f for p, f in zip(batch.pixels, batch.features[:, 0].tolist())
     }

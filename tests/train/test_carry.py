@@ -140,3 +140,24 @@ def test_a_copy_of_another_group_or_of_a_part_of_it():
         assert found[f"a/{name}"] is not begun[f"b/tower/{name}"]
     with pytest.raises(UserError, match=r"init\.a: found :c, which does not hold the same"):
         carried(":c", "a", ours, begun)
+
+
+def test_new_rows_of_a_vocabulary_begin_as_the_mean_of_the_old_ones(file, capsys):
+    """Marks that a decoder learns beside its words; a smaller table is no start."""
+    rng = np.random.default_rng(0)
+
+    def decoder(ids: int) -> dict[str, np.ndarray]:
+        shapes = {"embed_tokens/embedding": (ids, 4), "lm_head/kernel": (4, ids)}
+        return {n: rng.normal(size=s).astype(np.float32) for n, s in shapes.items()}
+
+    old = decoder(5)
+    source = file(language_model=old)
+    found = carried(source, "language_model", like({"language_model": decoder(7)}), {})
+    for name, axis in (("embed_tokens/embedding", 0), ("lm_head/kernel", 1)):
+        x = np.moveaxis(np.asarray(found[f"language_model/{name}"]), axis, 0)
+        table = np.moveaxis(old[name], axis, 0)
+        np.testing.assert_array_equal(x[:5], table)
+        np.testing.assert_allclose(x[5:], np.tile(table.mean(axis=0), (2, 1)), rtol=1e-6)
+    assert "with new rows, the mean of the others: language_model/embed" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"embed_tokens/embedding \(5, 4\) instead of \(3, 4\)"):
+        carried(source, "language_model", like({"language_model": decoder(3)}), {})

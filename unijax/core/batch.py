@@ -87,6 +87,7 @@ class ImageBatch:
       label: which of the classes it is of.
       masked: True for a patch, in raster order, that is not to be seen.
       features: what a frozen encoder made of the picture ahead of time.
+      latents: mean and log-variance of a KL autoencoder, likewise.
     """
 
     pixels: Leaf  # uint8 [B, height, width, 3]
@@ -97,3 +98,4 @@ class ImageBatch:
     label: Leaf = None  # int32 [B]
     masked: Leaf = None  # bool [B, N]
     features: Leaf = None  # float [B, ...]
+    latents: Leaf = None  # float [B, h, w, 2 C]

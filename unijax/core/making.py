@@ -48,7 +48,6 @@ class Painting:
       sampler: (steps) -> a sampler of `ops.diffusion`.
       free: one of `FREE`.
       steps: denoising steps where no number is asked for.
-      guidance: scale that is taken where none is asked for; 1 is without.
     """
 
     shape: tuple[int, int, int]
@@ -57,7 +56,6 @@ class Painting:
     sampler: str
     free: str
     steps: int
-    guidance: float
 
     def __post_init__(self):
         assert self.free in FREE, self
@@ -75,9 +73,9 @@ class Features:
       read: (params, pixels in -1..1 [B, height, width, 3]) -> vectors [B, N, F].
       show: (params, vectors [B, N, F], or what is painted of them) -> pixels in -1..1.
       tokenizer: group of the parameters that `read` and `show` use.
-      guidance: scale that is taken where none is asked for, of the vectors; 1 is without.
-      painting: what makes a latent picture of the vectors; guidance is then its own. None: `show`
-        makes the picture.
+      guidance: scale that is taken where none is asked for: of the vectors, or, where these are
+        painted, of that; 1 is without.
+      painting: how a latent picture is made of the vectors; None: `show` makes pixels of them.
     """
 
     role: str

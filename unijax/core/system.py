@@ -249,8 +249,8 @@ class EncodedSystem(System, Protocol):
     """A recipe of pictures that a frozen encoder may have seen ahead of training.
 
     Attributes:
-      encoded: by name, the encoder that a cache may stand for; `ImageBatch.features` has room for
-        one.
+      encoded: by name, the encoders that a cache may stand for, each with a field of `ImageBatch`
+        of its own.
     """
 
     @property

@@ -94,7 +94,7 @@ class PictureLoader:
       process_index, process_count: the p-th of P processes takes the p-th part of every batch.
       shuffle: False goes through the records in their order: held-out batches.
       masking: of patches, for a recipe that masks some.
-      cached: what a frozen encoder made of every picture.
+      cached: what frozen encoders made of every picture, by name.
     """
 
     metrics: Mapping[str, float]
@@ -108,7 +108,7 @@ class PictureLoader:
         process_count: int = 1,
         shuffle: bool = True,
         masking: Masking | None = None,
-        cached: Cached | None = None,
+        cached: Mapping[str, Cached] | None = None,
     ):
         if config.batch % process_count:
             raise UserError(
@@ -117,7 +117,7 @@ class PictureLoader:
             )  # fmt: skip
         self.metrics, self.documents = {}, {}
         self._config, self._tokenizer = config, tokenizer
-        self._masking, self._cached = masking, cached
+        self._masking, self._cached = masking, list((cached or {}).values())
         self._prepare = preparation(config)
         local = config.batch // process_count
         parts = [self._source(source, shuffle) for source in config.sources if source.weight > 0]
@@ -163,7 +163,8 @@ class PictureLoader:
 
     def _batch(self, pictures: list[Drawn]) -> ImageBatch:
         config = self._config
-        pixels, texts, labels, features = [], [], [], []
+        pixels, texts, labels = [], [], []
+        made = {one.field: [] for one in self._cached}
         seeds = [
             stable_hash(config.seed, drawn.source, drawn.draw, "picture") for drawn in pictures
         ]
@@ -175,15 +176,15 @@ class PictureLoader:
                 texts.append(self._caption(record, drawn))
             if config.classes:
                 labels.append(label(record, drawn.source, config.classes))
-            if self._cached is not None:
-                features.append(self._cached.lookup(image.key))
+            for one in self._cached:
+                made[one.field].append(one.lookup(image.key))
         batch = ImageBatch(
             pixels=np.stack(pixels),
             weight=np.ones(len(pixels), np.float32),
             seed=np.array(seeds, np.uint32),
             label=np.array(labels, np.int32) if labels else None,
             masked=self._masks(seeds),
-            features=np.stack(features) if features else None,
+            **{field: np.stack(values) for field, values in made.items()},
         )
         if not config.text_length:
             return batch

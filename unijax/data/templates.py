@@ -117,6 +117,39 @@ class Template:
 
 
 @dataclasses.dataclass(frozen=True)
+class Headers(Template):
+    """A conversation in the manner of Llama 3: a header with the role, two newlines, the text, and
+    the end of the turn, which is the tokenizer's end-of-sequence.
+
+    Source: the prompt format of Meta's model card of Llama 3.1. A system turn is one like others.
+    """
+
+    user: str = "user"
+    assistant: str = "assistant"
+    marks: tuple[str, str] = ("<|start_header_id|>", "<|end_header_id|>")
+
+    def render(self, messages: Sequence[dict], where: str = "messages") -> list[Piece]:
+        """As `Template.render`; an assistant's turn without text is where it goes on."""
+        pieces: list[Piece] = []
+        for index, message in enumerate(messages):
+            system = message["role"] == "system" and index == 0
+            role = "system" if system else self._name(message["role"], where)
+            assistant = role == self.assistant
+            trained = assistant and message.get("learned", True)
+            pieces += [Role(self.marks[0]), Text(role), Role(self.marks[1]), Text(self.separator)]
+            content = _strip(message["content"])
+            if assistant and not content:
+                continue
+            for part in content:
+                if isinstance(part, str):
+                    pieces.append(Text(part, trained))
+                else:
+                    pieces.append(Image("gen" if assistant else "und", part))
+            pieces.append(Eos(trained))
+        return pieces
+
+
+@dataclasses.dataclass(frozen=True)
 class ChatML:
     """A conversation between marks, as Qwen2's: `<|im_start|>ROLE`, the text, `<|im_end|>`.
 
@@ -203,6 +236,8 @@ JANUS = {
     "janus": Template("User", "Assistant"),
 }
 TEMPLATES = JANUS | {
+    "llama3": Headers(),
+    "emu": Template("[USER]", "[ASSISTANT]", " "),
     "qwen2.5_vl": ChatML(system="You are a helpful assistant.", draws=DRAWS),
     "llava_onevision": ChatML(" ", "\n", "", draws=DRAWS),
 }

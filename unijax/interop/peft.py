@@ -134,7 +134,8 @@ def _tensors(
             "Export the whole model, with the adapters merged.",
         )  # fmt: skip
     dropout = flat.get(f"{layer.ours}/lora_dropout", np.zeros(1))
-    return rank, scales.pop() * rank, float(np.ravel(dropout)[0])
+    # As it was said, not as float32 has it.
+    return rank, scales.pop() * rank, float(str(np.float32(np.ravel(dropout)[0])))
 
 
 def _config(rules: Mapping[str, tuple[int, float, float]]) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def pictures(
         how["masking"] = system.masking
     if run.cache_frozen:
         every = run.data.sources + (held if run.validation.batches else ())
-        how["cached"] = cache.picture_table(system, params, run.data, every, run_dir)
+        how["cached"] = cache.picture_tables(system, params, run.data, every, run_dir)
     loader = PictureLoader(run.data, tokenizer, **how)
     if not run.validation.batches:
         return loader, []

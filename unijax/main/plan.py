@@ -111,8 +111,8 @@ def abstract_batch(run: RunConfig, sharding: Any) -> Any:
         if isinstance(system, MaskedSystem):
             shapes["masked"] = ((b, system.masking.grid**2), bool)
         if run.cache_frozen and isinstance(system, EncodedSystem):
-            (how,) = system.encoded.values()
-            shapes["features"] = ((b, *how.shape), jnp.dtype(how.dtype))
+            for how in system.encoded.values():
+                shapes[how.field] = ((b, *how.shape), jnp.dtype(how.dtype))
         if d.text_length:
             shapes |= {"text": ((b, d.text_length), jnp.int32), "text_length": ((b,), jnp.int32)}
         return ImageBatch(

@@ -26,6 +26,7 @@ from unijax.sample.decoding import bucket
 from unijax.sample.image import draw_codes, draw_features, read, show
 from unijax.sample.in_place import draw_latents
 from unijax.sample.logits import GREEDY, Sampling
+from unijax.sample.painting import paint
 from unijax.sample.prompts import (
     Message,
     Prompting,
@@ -39,7 +40,8 @@ from unijax.sample.queries import draw_with_queries
 from unijax.sample.score import text_nll
 from unijax.sample.text import write_ids
 
-# Codes, int32 [prompts, n, N], or latents, float32 [prompts, n, h, w, C].
+# Codes, int32 [prompts, n, N], vectors, float32 [prompts, n, N, F], or latents, float32 [prompts,
+# n, h, w, C].
 Made = np.ndarray
 
 _LOG = logging.getLogger("unijax.sample")
@@ -118,12 +120,15 @@ class Sampler:
 
     def rebuild(self, pixels: UInt8[np.ndarray, "n H W 3"]) -> UInt8[np.ndarray, "n H W 3"]:
         """What the image tokenizer alone makes of pictures: no drawn one can be better."""
-        part = self._image_tokenizer()
-        read_ = [
-            to_host(read(self.system, part, pixels[rows]))[: len(kept)]
-            for rows, kept in _batches(np.arange(len(pixels)), self.batch, "encoding", "picture")
-        ]
-        return self.show(np.concatenate(read_)[:, None])[:, 0]
+        painted = getattr(self.system.maker, "painting", None) is not None
+        part = self.params if painted else self._image_tokenizer()
+        found = []
+        for rows, kept in _batches(np.arange(len(pixels)), self.batch, "encoding", "picture"):
+            some = read(self.system, part, pixels[rows])
+            if painted:
+                some = self._paint(some, rows.astype(np.uint32), None, None)
+            found.append(to_host(some)[: len(kept)])
+        return self.show(np.concatenate(found)[:, None])[:, 0]
 
     def make(
         self,
@@ -136,6 +141,24 @@ class Sampler:
         first: Sequence[int] | None = None,
     ) -> Made:
         """Codes, or latents, of n pictures of every prompt; `show` makes pixels of them.
+
+        Args: as of `make_and_keep`.
+        """
+        return self.make_and_keep(documents, n, guidance, sampling, seed, steps, first)[0]
+
+    def make_and_keep(
+        self,
+        documents: Sequence[Document],
+        n: int = 1,
+        guidance: float | None = None,
+        sampling: Sampling = Sampling(),  # noqa: B008 (frozen)
+        seed: int = 0,
+        steps: int | None = None,
+        first: Sequence[int] | None = None,
+    ) -> tuple[Made, Made]:
+        """As `make`, and of each picture the tokens that it was written with.
+
+        These differ where a picture is painted of vectors, which stand in the row.
 
         Args:
           documents: prompts, up to where the image begins.
@@ -179,14 +202,19 @@ class Sampler:
             seeds += [stable_hash(seed, *name, "picture", begin + j) for j in range(n)]
         seeds = np.array(seeds, np.uint32)
         scale = jnp.float32(guidance) if others else None
-        made = []
+        painting = getattr(maker, "painting", None)
+        if painting is not None and painting.free == "zeros":
+            others = []  # zeros need no prompt of their own
+        made, kept_tokens = [], []
         for rows, kept in _batches(np.arange(len(wanted)), self.batch, "drawing", "picture"):
             prompts = [of[i] for of in (wanted, *others) for i in rows]
             prompt = self.prompting.batch(prompts)
-            some = self._make(*prompt, seeds[rows], sampling.choice(), scale, steps)
+            some, tokens = self._make(*prompt, seeds[rows], sampling.choice(), scale, steps)
             made.append(to_host(some)[: len(kept)])
-        made = np.concatenate(made)
-        return made.reshape(len(documents), n, *made.shape[1:])
+            kept_tokens.append(to_host(tokens)[: len(kept)])
+        shape = len(documents), n
+        made, tokens = np.concatenate(made), np.concatenate(kept_tokens)
+        return made.reshape(*shape, *made.shape[1:]), tokens.reshape(*shape, *tokens.shape[1:])
 
     def _guided_by(self, documents: Sequence[Document], guidance: float) -> int:
         """How many prompts each is guided away from: none, one, or where pictures are shown to a
@@ -206,20 +234,34 @@ class Sampler:
         return [unconditional(document, maker.role, layout, self.tokenizer.special)] * count
 
     def _make(self, prompt, length, seeds, choice, guidance, steps):
+        """What `show` takes, and the tokens of the rows."""
         system, maker = self.system, self.system.maker
         match maker:
             case InPlace():
                 steps = maker.steps if steps is None else steps
-                return draw_latents(system, self.params, prompt, length, seeds, guidance, steps)
+                made = draw_latents(system, self.params, prompt, length, seeds, guidance, steps)
             case Queries():
                 steps = maker.steps if steps is None else steps
-                return draw_with_queries(
+                made = draw_with_queries(
                     system, self.params, prompt, length, seeds, guidance, steps
                 )
+            case Features(painting=None):
+                made = draw_features(system, self.params, prompt, length, guidance)
             case Features():
-                return draw_features(system, self.params, prompt, length, guidance)
+                vectors = draw_features(system, self.params, prompt, length, None)
+                return self._paint(vectors, seeds, guidance, steps), vectors[: len(seeds)]
             case Codes():
-                return draw_codes(system, self.params, prompt, length, seeds, choice, guidance)
+                made = draw_codes(system, self.params, prompt, length, seeds, choice, guidance)
+        return made, made
+
+    def _paint(self, vectors, seeds, guidance, steps):
+        """Latents of vectors; behind those of the pictures stand those of no condition."""
+        painting = self.system.maker.painting
+        free = vectors[len(seeds) :] if len(vectors) > len(seeds) else None
+        steps = painting.steps if steps is None else steps
+        return paint(
+            self.system, painting, self.params, vectors[: len(seeds)], free, seeds, guidance, steps
+        )
 
     def _image_tokenizer(self) -> Params:
         group = self.system.maker.tokenizer

@@ -151,7 +151,7 @@ class Painter(ImageLatents):
         """As a maker says it; `methods` are of the recipe, in place of the painter's own names."""
         c = self.config
         shape = (c.autoencoder.grid, c.autoencoder.grid, c.autoencoder.latent_channels)
-        return Painting(shape=shape, free=c.free, steps=c.steps, guidance=c.guidance, **methods)
+        return Painting(shape=shape, free=c.free, steps=c.steps, **methods)
 
     def dropped(
         self, condition: Float[Array, "B M K"], seed: UInt32[Array, " B"]

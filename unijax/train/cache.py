@@ -85,14 +85,14 @@ def tables(
     return found
 
 
-def picture_table(
+def picture_tables(
     system: System,
     params: Params,
     data: PictureConfig,
     sources: tuple[SourceConfig, ...],
     folder: pathlib.Path,
-) -> Cached:
-    """What the encoder of a recipe of pictures makes of every one of the sources.
+) -> dict[str, Cached]:
+    """What the encoders of a recipe of pictures make of every one of the sources, by name.
 
     Raises:
       UserError: if the recipe has none, or pictures are seen otherwise each time.
@@ -103,19 +103,19 @@ def picture_table(
             "a frozen encoder, and pictures that are seen alike each time they come",
             "Set cache_frozen=false, so that it sees them in the step.",
         )  # fmt: skip
-    ((name, how),) = system.encoded.items()
-
-    def forward(part, pixels):
-        signed = to_signed(pixels, system.dtype)
-        return getattr(system, how.method)({how.group: part}, signed)
-
     for source in sources:
         if source.kind == "scenes" and not source.limit:
             raise _endless(source.name, "endlessly many")
-    refs = all_pictures(sources, data.seed)
-    part, read = params[how.group], picture_preparation(data)
-    kept = table(folder / "cache", name, part, forward, read, refs)
-    return Cached(how.field, kept, how.shape, np.dtype(how.dtype))
+    refs, read, found = all_pictures(sources, data.seed), picture_preparation(data), {}
+    for name, how in system.encoded.items():
+
+        def forward(part, pixels, how=how):
+            signed = to_signed(pixels, system.dtype)
+            return getattr(system, how.method)({how.group: part}, signed)
+
+        kept = table(folder / "cache", name, params[how.group], forward, read, refs)
+        found[name] = Cached(how.field, kept, how.shape, np.dtype(how.dtype))
+    return found
 
 
 def _endless(source: str, count: object) -> UserError:

@@ -2,7 +2,8 @@
 
 The parts have to be the same but for what EVA's releases change between stages, too: a mask token
 is left behind, the norm that EVA-CLIP adds within attention starts fresh, and positions and patches
-of another size are resized (`ops.resize`).
+of another size are resized (`ops.resize`). A decoder may know more ids than the other run's: each
+new row of its table and of its head begins as the mean of those that were there.
 """
 
 import math
@@ -70,7 +71,9 @@ def carried(
     check_same(f"init.{group}: {source}", same, wanted)
     _tell(source, "left behind", back.keys() - found.keys())
     _tell(source, "starting fresh", ours.keys() - wanted.keys())
-    _tell(source, "resized", resized)
+    grown = {p for p in resized if _grows(p, found[p], wanted[p])}
+    _tell(source, "with new rows, the mean of the others", grown)
+    _tell(source, "resized", resized - grown)
     values = read(back[p] for p in wanted)
     out = {}
     for path, x in wanted.items():
@@ -116,11 +119,27 @@ def _open(source: str) -> tuple[dict[str, tuple[int, ...]], Read]:
 def _resizes(path: str, old: tuple[int, ...], new: tuple[int, ...]) -> bool:
     """Whether a table of a picture's positions, or a projection of patches, is of another size
     alone. Positions of texts lie in a row, and have no other size."""
+    if _grows(path, old, new):
+        return True
     is_one = path.endswith(("/embeddings/position_embedding/embedding", "/patch_embedding/kernel"))
     return is_one and old != new and old[1:] == new[1:]
 
 
+def _grows(path: str, old: tuple[int, ...], new: tuple[int, ...]) -> bool:
+    """Whether it is a decoder's table or head, for more ids than there were."""
+    ids = {"embed_tokens/embedding": 0, "lm_head/kernel": 1}
+    axis = next((a for name, a in ids.items() if path.endswith(f"/{name}")), None)
+    if axis is None or len(old) != 2 or len(new) != 2:
+        return False
+    return old[1 - axis] == new[1 - axis] and old[axis] < new[axis]
+
+
 def _resized(path: str, x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    if _grows(path, x.shape, shape):
+        axis = int(x.shape[0] == shape[0])
+        mean = np.mean(x, axis=axis, keepdims=True, dtype=np.float32).astype(x.dtype)
+        more = np.repeat(mean, shape[axis] - x.shape[axis], axis=axis)
+        return np.concatenate([x, more], axis=axis)
     if path.endswith("/embedding"):
         grid = math.isqrt(shape[0])
         return np.asarray(resize_positions(x, grid, shape[0] - grid**2))
