@@ -49,6 +49,17 @@ SHIPPED = [
     "configs/mim_demo.py",
     "configs/clip_demo.py",
     *(f"configs/classify_demo.py:{how}" for how in ("probe", "finetune", "random")),
+    *(
+        f"configs/metamorph.py:{stage}"
+        for stage in (
+            "connector,readme", "connector,script", "vpit,readme", "vpit,script",
+            "visualiser,script", "visualiser,readme", "visualiser,default",
+        )
+    ),
+    "configs/visualiser_demo.py",
+    *(f"configs/metamorph_demo.py:{stage}" for stage in ("connector", "vpit")),
+    *(f"configs/emu.py:{stage}" for stage in ("pretrain", "painter", "instruct")),
+    *(f"configs/emu_demo.py:{stage}" for stage in ("all", "pretrain", "painter", "instruct")),
 ]  # fmt: skip
 
 

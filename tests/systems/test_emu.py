@@ -1,6 +1,7 @@
 """Emu: what every decoder must do, and what its paper says of vectors, targets and painting."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -54,6 +55,10 @@ PARAMS = SMALL.params
 N = CONFIG.num_tokens
 
 
+def loss_of(small: SmallRows):
+    return jax.jit(functools.partial(small.loss, frozen=frozenset()))
+
+
 def document() -> Document:
     und, gen = SMALL.images["und"][0], SMALL.images["gen"][0]
     return Document("d", (words(8), und, words(9, 10), gen, words(11)))
@@ -62,7 +67,7 @@ def document() -> Document:
 def test_thirty_three_states_say_the_next_inputs():
     """A loop: from the begin mark to the last vector, against the embeddings one further on."""
     batch = SMALL.batch([[Document("t", (words(8, 9, 10),)), document()]])
-    sums, metrics = SMALL.loss(PARAMS, batch, None, frozenset())
+    sums, metrics = loss_of(SMALL)(PARAMS, batch, None)
     x = SYSTEM.embed(PARAMS, batch)
     hidden = SYSTEM.states(PARAMS, x, batch)[0]
     total = count = 0
@@ -129,17 +134,19 @@ def test_the_painter_learns_from_what_the_decoder_says(painting):
     """A loop over pictures: the regressed vectors are the condition of each."""
     system, params = painting.system, painting.params
     batch = painting.batch([[document()], [Document("e", (words(9), painting.images["gen"][1]))]])
-    sums, metrics = painting.loss(params, batch, None, frozenset())
-    hidden = system.states(params, system.embed(params, batch), batch)
+    sums, metrics = loss_of(painting)(params, batch, None)
+    states = jax.jit(lambda p, b: system.states(p, system.embed(p, b), b))
+    errors_of = jax.jit(system.painter.errors)
+    hidden, encode = states(params, batch), jax.jit(system.painter.encode_moments)
     errors = []
     for row, slot, image in ((0, 0, 1), (0, 1, 2), (1, 0, 1)):
         at = np.flatnonzero(np.asarray(batch.image[row]) == image)
         said = system.regress(params, hidden[row, at - 1])
         slots = batch.images[IMAGE]
         pixels = to_signed(slots.pixels[row, slot])[None]
-        moments = system.painter.encode_moments(params, pixels)
+        moments = encode(params, pixels)
         seed = slots.seed[row, slot][None]
-        errors.append(float(system.painter.errors(params, moments, said[None], seed)[0][0]))
+        errors.append(float(errors_of(params, moments, said[None], seed)[0][0]))
     np.testing.assert_allclose(sums["noise"], sum(errors), rtol=1e-4)
     np.testing.assert_allclose(metrics["noise/loss"], (sum(errors), 3), rtol=1e-4)
     assert float(system.weights(batch)["noise"]) == 3

@@ -1,6 +1,7 @@
 """MetaMorph: what every decoder must do, and what its paper says of features and losses."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -95,7 +96,8 @@ def test_the_state_before_a_feature_answers_with_it_and_marks_are_words():
 def test_its_losses_are_those_of_the_released_code():
     """Shifted cross-entropy, and minus the mean cosine of normalised predictions and features."""
     batch = SMALL.batch([[document()], [Document("t", (words(8, 9, 10),))]])
-    sums, metrics = SMALL.loss(PARAMS, batch, None, frozenset())
+    loss = jax.jit(functools.partial(SMALL.loss, frozen=frozenset()))
+    sums, metrics = loss(PARAMS, batch, None)
     hidden = SYSTEM.states(PARAMS, SYSTEM.embed(PARAMS, batch), batch)
     pixels = batch.images[IMAGE].pixels[0, 1:2]
     features = torch.from_numpy(np.array(SYSTEM.encode_features(PARAMS, to_signed(pixels))[0]))

@@ -1,6 +1,7 @@
 """MetaMorph's visualiser: what every system of pictures must do, its loss, its condition."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -53,9 +54,10 @@ class TestVisualiser(ImageSuite):
     def test_nothing_is_drawn_in_evaluation_that_training_draws_otherwise(self):
         """But conditions, which training drops: of a picture by its seed, whatever the key."""
         batch = self.a_batch()
+        loss = jax.jit(functools.partial(self.small.loss, frozen=frozenset()))
         found = [
-            float(self.small.loss(self.small.params, batch, key, frozenset())[0]["noise"])
-            for key in (jax.random.key(0), jax.random.key(1))
+            float(loss(self.small.params, batch, jax.random.key(seed))[0]["noise"])
+            for seed in range(2)
         ]
         assert found[0] == found[1]
 
@@ -81,16 +83,17 @@ def test_its_condition_is_the_released_projectors():
 
 def test_its_loss_is_the_painters_of_what_the_tower_saw():
     batch = SMALL.batch([1, 0, 1])
-    sums, metrics = SMALL.loss(PARAMS, batch, None, frozenset())
+    loss = jax.jit(functools.partial(SMALL.loss, frozen=frozenset()))
+    sums, metrics = loss(PARAMS, batch, None)
     pixels = to_signed(batch.pixels)
-    features = SYSTEM.encode_features(PARAMS, pixels)
+    features = jax.jit(SYSTEM.encode_features)(PARAMS, pixels)
     painter = Painter(CONFIG.visualiser.painter)
-    moments = painter.encode_moments(PARAMS, pixels)
+    moments = jax.jit(painter.encode_moments)(PARAMS, pixels)
     condition = SYSTEM.conditioned(PARAMS, features)
-    error, _ = painter.errors(PARAMS, moments, condition, batch.seed)
+    error, _ = jax.jit(painter.errors)(PARAMS, moments, condition, batch.seed)
     np.testing.assert_allclose(sums["noise"], error[0] + error[2], rtol=1e-5)
     cached = batch.replace(features=features, latents=moments)
-    again, _ = SMALL.loss(PARAMS, cached, None, frozenset())
+    again, _ = loss(PARAMS, cached, None)
     np.testing.assert_allclose(again["noise"], sums["noise"], rtol=1e-5)
     quarters = [metrics[f"noise/loss/q{q}"] for q in range(4)]
     np.testing.assert_allclose(np.sum(quarters, axis=0), metrics["noise/loss"], rtol=1e-5)
