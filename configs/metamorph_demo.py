@@ -5,9 +5,10 @@
     unijax train --config configs/metamorph_demo.py:connector --run-dir runs/connector
 
 Reproduces nothing published: the decoder and the data of configs/janus_demo.py, over 16 features of
-the shipped vision tower, which the shipped painter (configs/visualiser_demo.py) makes pictures of.
-Both stages of MetaMorph are here: the connector alone, then all but what is frozen; the demo is the
-second, from scratch.
+the shipped vision tower. First the visualiser is trained, which makes pictures of them, by
+configs/visualiser_demo.py (runs/metamorph/before/visualiser); then it stays as it is. Both stages
+of MetaMorph are here: the connector alone, then all but what is frozen; the demo is the second,
+from scratch.
 """
 
 import pathlib
@@ -23,7 +24,8 @@ def get_config(arg: str = "vpit") -> ConfigDict:
     """`arg` is a stage: connector or vpit."""
     here = pathlib.Path(__file__)
     config = load(str(here.with_name("janus_demo.py"))).unlock()
-    painter = load(str(here.with_name("visualiser_demo.py"))).model
+    visualiser = load(str(here.with_name("visualiser_demo.py")))
+    painter = visualiser.model
     config.system = "metamorph"
     config.model = {
         "text": config.model.text,
@@ -31,12 +33,12 @@ def get_config(arg: str = "vpit") -> ConfigDict:
         "visualiser": painter.visualiser,
         "grid": painter.grid,
     }
-    shipped = "assets/weights/visualiser_demo.safetensors"
+    config.before = {"visualiser": visualiser}
     config.init = {
         "vision_model": "assets/weights/siglip_demo.safetensors",
         "autoencoder": "assets/weights/kl_demo.safetensors",
-        "condition": shipped,
-        "unet": shipped,
+        "condition": "visualiser:condition",
+        "unet": "visualiser:unet",
     }
     rules = [{"pattern": _FROZEN, "frozen": True}]
     if arg == "connector":

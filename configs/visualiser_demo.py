@@ -32,7 +32,7 @@ GRID = 4
 def get_config(arg: str = "") -> ConfigDict:
     """Takes no argument."""
     config = ConfigDict()
-    config.reproduces = "the shipped painter, assets/weights/visualiser_demo.safetensors"
+    config.reproduces = "MetaMorph's visualiser, small"
     config.system = "visualiser"
     config.model = {
         "vision": dataclasses.asdict(VISION),

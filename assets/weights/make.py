@@ -21,12 +21,11 @@ from unijax.train.weights import save_weights
 
 HERE = pathlib.Path(__file__).parent
 CONFIGS = HERE.parent.parent / "configs"
-# name: the groups of the run that are kept, by their names in the systems that use them
+# name: the group of the run that is kept, and its name in the systems that use it
 KEPT = {
-    "vq_demo": {"vqmodel": "generator"},
-    "siglip_demo": {"vision_model": "vision_model"},
-    "kl_demo": {"autoencoder": "generator"},
-    "visualiser_demo": {"condition": "condition", "unet": "unet"},
+    "vq_demo": ("generator", "vqmodel"),
+    "siglip_demo": ("vision_model", "vision_model"),
+    "kl_demo": ("generator", "autoencoder"),
 }
 
 
@@ -36,12 +35,11 @@ def main() -> None:
     parser.add_argument("--runs", type=pathlib.Path, default=pathlib.Path("runs"))
     parser.add_argument("--only", choices=KEPT, help="one of them")
     args = parser.parse_args()
-    for name, groups in KEPT.items():
+    for name, (group, called) in KEPT.items():
         if args.only in (None, name):
             run_dir = args.runs / name
             train(resolve(load(str(CONFIGS / f"{name}.py"))), run_dir)
-            found = read_params(run_dir)
-            params = {called: found[group] for called, group in groups.items()}
+            params = {called: read_params(run_dir)[group]}
             save_weights(HERE / f"{name}.safetensors", params, jnp.float16)
             with atomic_file(HERE / f"{name}.config.json") as temporary:
                 temporary.write_text(json.dumps(read_run(run_dir)["config"], indent=1) + "\n")
