@@ -11,7 +11,6 @@ import re
 from unijax.interop.table import CONV, LEADING_ONE, LINEAR, PATCHES, Entry, Table, linear, norm
 from unijax.models.llama import LlamaConfig
 from unijax.models.siglip import SiglipConfig
-from unijax.models.towers import NAMES, ReaderConfig, TowerConfig
 from unijax.models.vqgan import VQConfig
 
 Entries = list[Entry]
@@ -217,12 +216,11 @@ def llama_size(config: LlamaConfig) -> dict[str, str]:
     return {"decoder": f"{size}, {config.vocab_size:,} rows of the vocabulary"}
 
 
-def tower_size(config: ReaderConfig) -> dict[str, str]:
+def siglip_size(config: SiglipConfig) -> dict[str, str]:
     """A tower's."""
-    return {
-        "tower": f"{NAMES[config.kind]}, {config.num_hidden_layers} layers of width "
-        f"{config.hidden_size}, pictures of {config.image_size} px in {config.num_tokens} tokens",
-    }
+    size = f"SigLIP, {config.num_hidden_layers} layers of width {config.hidden_size}"
+    pictures = f"pictures of {config.image_size} px in {config.num_tokens} tokens"
+    return {"tower": f"{size}, {pictures}"}
 
 
 def vq_size(config: VQConfig) -> dict[str, str]:
@@ -243,7 +241,7 @@ def llama_widths(config: LlamaConfig) -> dict[str, int]:
     }
 
 
-def tower_widths(config: TowerConfig) -> dict[str, int]:
+def siglip_widths(config: SiglipConfig) -> dict[str, int]:
     """The same of a tower."""
     return {
         "hidden_size of the tower": config.hidden_size,

@@ -123,9 +123,7 @@ def _theirs(model: ForeignModel, prompts: object) -> Outputs:
     except UserError:
         raise
     except ImportError as e:
-        # What the extra does not bring; timm needs torchvision, and brings it.
-        alone = {"diffusers": "diffusers", "timm": "timm", "torchvision": "timm"}
-        package = alone.get(e.name, "'unijax[interop]'")
+        package = "diffusers" if e.name == "diffusers" else "'unijax[interop]'"
         raise UserError(
             "verify", f"{e}", f"PyTorch and {model.format.loads}", f"pip install {package}"
         ) from e

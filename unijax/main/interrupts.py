@@ -1,7 +1,4 @@
-"""Ctrl-C: what is being written is ended by the first one, all at once by the second.
-
-While a run trains, `train.preemption` hears the first one, and saves.
-"""
+"""Ctrl-C, once and again: what is being written is ended by the first, all at once by the third."""
 
 import contextlib
 import os
@@ -13,6 +10,8 @@ from collections.abc import Iterator
 
 from unijax.core.exit_codes import INTERRUPTED
 
+_MORE = b"\nending; what is being saved is written first. Once more ends at once\n"
+
 
 @contextlib.contextmanager
 def told() -> Iterator[None]:
@@ -21,25 +20,20 @@ def told() -> Iterator[None]:
     if not in_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield
         return
-    was_told = False
+    count = 0
 
     def tell(number: int, frame: types.FrameType | None) -> None:
-        nonlocal was_told
-        if was_told:
+        nonlocal count
+        count += 1
+        if count == 1:
+            raise KeyboardInterrupt
+        os.write(sys.__stderr__.fileno(), _MORE)
+        if count > 2:
             os._exit(INTERRUPTED)
-        was_told = True
-        raise KeyboardInterrupt
 
     signal.signal(signal.SIGINT, tell)
     try:
         yield
     finally:
-        if not was_told:  # else what ends now may be interrupted still: threads that write
+        if count == 0:  # else what ends now may be interrupted still: threads that write
             signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def leave(status: int) -> None:
-    """Ends an interrupted process here: Python's own end crashes where JAX's threads still work."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)

@@ -6,13 +6,9 @@ from typing import Any
 from unijax.core.errors import UserError
 
 # What the state on disk is made of. All else of a config may change between two parts of a run.
-FIXED = (
-    "system", "model", "stage.rules", "stage.lora", "stage.ema_decay", "loop.save_frozen",
-)  # fmt: skip
+FIXED = ("system", "model", "stage.rules", "stage.lora", "stage.ema_decay")
 # Of the data, what the rows do not hang on.
-FREE_OF_DATA = (
-    "data.prefetch", "data.decode_threads", "data.max_pixels", "data.may_change",
-)  # fmt: skip
+FREE_OF_DATA = ("data.prefetch", "data.decode_threads", "data.max_pixels")
 OPTIMIZERS = "stage.optimizers."
 # The state of every optimizer before checkpoints said which it is (`train.kinds.VERSIONS`).
 FIRST = "adamw 1"
