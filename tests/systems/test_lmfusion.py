@@ -177,9 +177,12 @@ def test_the_twin_begins_as_the_imported_language_model(tmp_path):
     trainer = SMALL.trainer(SMALL.stage, MeshConfig(), jax.devices()[:1])
     imported = {"language_model": PARAMS["language_model"]}
     save_weights(tmp_path / "llama.safetensors", imported, jnp.float32)
-    init = {"language_model": str(tmp_path / "llama.safetensors"), "image_twin": ":language_model"}
-    run = resolve(load("configs/lmfusion.py"))
-    params = initial_params(dataclasses.replace(run, init=init), trainer, None)
+    llama = str(tmp_path / "llama.safetensors")
+    config = load("configs/lmfusion.py").unlock()
+    config.init = {"language_model": llama, "image_twin": ":language_model"}
+    run = resolve(config)
+    assert [*run.init] == ["image_twin", "language_model"], "in no order to go by"
+    params = initial_params(run, trainer, None)
     for part in ("layers", "norm"):
         want = PARAMS["language_model"][part]
         jax.tree.map(np.testing.assert_array_equal, params["image_twin"][part], want)

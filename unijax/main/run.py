@@ -55,8 +55,8 @@ class RunConfig:
       data: sources, mixture, rows.
       stage: what is trained, and how.
       tokenizer: directory of the text tokenizer; empty where there is no text.
-      init: parts that do not start at random, in this order: {group: weight file}, or
-        {group: `:NAME`}, another group of the model, of which it is a copy, or of a part.
+      init: parts that do not start at random: {group: weight file}, or {group: `:NAME`}, another
+        group of the model, of which it is a copy, or of a part, as that one starts.
       mup_base: sizes, as `model`, at which the initialisation and the learning rates are as given;
         those of `model` follow by the maximal-update parametrisation (`train.mup`). None: they are
         as given at any size, the standard parametrisation.

@@ -201,7 +201,8 @@ def initial_params(run: RunConfig, trainer: Trainer, init_from: str | None) -> P
         params = read_params(init_from, without(trainer.abstract))
         return merge(params, trainer.adapters(run.seed))
     params = trainer.init(run.seed)
-    for group, path in run.init.items():
+    # Copies of other groups come last: a config keeps its keys in the order of their names.
+    for group, path in sorted(run.init.items(), key=lambda item: item[1].startswith(":")):
         if group not in params:
             raise UserError(
                 "init", f"no parameter group {group!r}", f"one of {sorted(params)}", "Correct it."
