@@ -10,7 +10,7 @@ MARKS = (pytest.mark.long, pytest.mark.skipif(not LONG, reason="make test-long")
 
 
 def long(test: Callable) -> Callable:
-    """A test, or some of its cases by `pytest.param(..., marks=MARKS)`, for `make test-long`."""
+    """For `make test-long` alone; of a test's cases: `pytest.param(..., marks=MARKS)`."""
     for mark in MARKS:
         test = mark(test)
     return test
