@@ -1,6 +1,7 @@
 from setuptools import find_packages, setup
 
 INTEROP = ["jinja2>=3.1,<4", "torch>=2.4", "transformers>=5.20,<6"]
+BUCKETS = ["s3fs>=2025.3", "gcsfs>=2025.3"]
 TEST = [
     "pytest>=8,<10",
     "pytest-xdist>=3.6,<4",
@@ -16,10 +17,14 @@ setup(
     version="0.1.0",
     description="Unified multimodal models in JAX: train, sample and ship Janus and its kin",
     python_requires=">=3.11",
-    packages=find_packages(include=["unijax", "unijax.*", "launch"]),
-    package_data={"unijax.ops.attention": ["block_sizes.json"]},
+    # launch/, configs/ and assets/ lie at the top of the repository, linked into unijax/.
+    packages=find_packages(include=["unijax", "unijax.*"]),
+    package_data={
+        "unijax": ["configs/*.py", "assets/**/*"],
+        "unijax.ops.attention": ["block_sizes.json"],
+    },
     install_requires=[
-        "jax>=0.10.2,<0.11",
+        "jax>=0.10.2,<0.13",
         "flax>=0.12.8,<0.14",
         "optax>=0.2.8,<0.4",
         "orbax-checkpoint>=0.12.8,<0.14",
@@ -37,12 +42,17 @@ setup(
         "numpy>=1.26,<3",
         "scipy>=1.14,<2",
         "pyarrow>=18,<28",
-        "pillow>=11,<13",
+        "pillow>=11,<14",
         "matplotlib>=3.9,<4",
         "pyyaml>=6,<7",
         "tqdm>=4.66,<5",
         "tensorboardX>=2.6.4,<3",
     ],
-    extras_require={"interop": INTEROP, "wandb": ["wandb>=0.18"], "test": TEST + INTEROP},
-    entry_points={"console_scripts": ["unijax=unijax.main.cli:main"]},
+    extras_require={
+        "interop": INTEROP,
+        "wandb": ["wandb>=0.18"],
+        "buckets": BUCKETS,
+        "test": TEST + INTEROP,
+    },
+    entry_points={"console_scripts": ["unijax=unijax.main.cli:command"]},
 )

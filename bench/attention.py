@@ -1,7 +1,7 @@
 """Time of attention on the device that is there, ours and its peers', on the same rows.
 
-    python bench/attention.py [--cases "plain causal"] [--rounds 20] [--dtype bfloat16]
-    python bench/attention.py --tune
+    python -m bench.attention [--cases "plain causal"] [--rounds 20] [--dtype bfloat16]
+    python -m bench.attention --tune
 
 Forward, backward, and both in one program, of every case of the table that tests and compile-check
 share; milliseconds (the median of the rounds) and TFLOP/s on true FLOPs: those of the (query, key)
@@ -19,16 +19,15 @@ import functools
 import importlib.util
 import os
 import sys
-import time
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch needs some memory too
 
-import attention_peers
-import attention_tune
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bench import attention_peers, attention_tune
+from bench.clock import seconds
 from unijax.ops.attention import IMPLEMENTATIONS, attention, attention_pairs, select_implementation
 from unijax.ops.attention.cases import CASES, Case, case_intervals
 from unijax.ops.attention.reference import attention_reference
@@ -49,25 +48,32 @@ def ours(case: Case, start, end, dtype) -> dict:
 
 
 def jax_programs(attend, inputs):
-    """Compiled `() -> results`: forward, backward from what forward keeps, both."""
+    """Compiled `() -> results`: forward, backward from what forward keeps, both; and what waits."""
     q, k, v, dout = inputs
 
     def keep(q, k, v):
         return jax.vjp(attend, q, k, v)[1]
 
+    forward = jax.jit(attend).lower(q, k, v).compile()
+    both = jax_both(attend, inputs)
+    pull = jax.jit(keep)(q, k, v)
+    backward = jax.jit(lambda pull, dout: pull(dout)).lower(pull, dout).compile()
+    return (
+        lambda: forward(q, k, v),
+        lambda: backward(pull, dout),
+        both,
+    ), jax.block_until_ready
+
+
+def jax_both(attend, inputs):
+    """Compiled `() -> output and gradients`."""
+
     def both(q, k, v, dout):
         out, pull = jax.vjp(attend, q, k, v)
         return out, *pull(dout)
 
-    forward = jax.jit(attend).lower(q, k, v).compile()
-    both = jax.jit(both).lower(q, k, v, dout).compile()
-    pull = jax.jit(keep)(q, k, v)
-    backward = jax.jit(lambda pull, dout: pull(dout)).lower(pull, dout).compile()
-    return (
-        lambda: jax.block_until_ready(forward(q, k, v)),
-        lambda: jax.block_until_ready(backward(pull, dout)),
-        lambda: jax.block_until_ready(both(q, k, v, dout)),
-    )
+    compiled = jax.jit(both).lower(*inputs).compile()
+    return lambda: compiled(*inputs)
 
 
 def torch_programs(attend, inputs):
@@ -80,39 +86,29 @@ def torch_programs(attend, inputs):
     )
     for x in (q, k, v):
         x.requires_grad_()
-    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+
+    def wait(_):
+        if device == "cuda":
+            torch.cuda.synchronize()
 
     def forward():
         with torch.no_grad():
-            out = attend(q, k, v)
-        wait()
-        return out
+            return attend(q, k, v)
 
     def both():
         out = attend(q, k, v)
-        gradients = torch.autograd.grad(out, (q, k, v), dout)
-        wait()
-        return out, *gradients
+        return out, *torch.autograd.grad(out, (q, k, v), dout)
 
     kept = attend(q, k, v)
 
     def backward():
-        gradients = torch.autograd.grad(kept, (q, k, v), dout, retain_graph=True)
-        wait()
-        return gradients
+        return torch.autograd.grad(kept, (q, k, v), dout, retain_graph=True)
 
-    return forward, backward, both
+    return (forward, backward, both), wait
 
 
-def milliseconds(program, rounds: int) -> float:
-    for _ in range(2):
-        program()
-    times = []
-    for _ in range(rounds):
-        began = time.perf_counter()
-        program()
-        times.append(1e3 * (time.perf_counter() - began))
-    return float(np.median(times))
+def milliseconds(program, rounds: int, wait=jax.block_until_ready) -> float:
+    return 1e3 * float(np.median(seconds(program, rounds, wait)))
 
 
 def error(results, want) -> float:
@@ -129,7 +125,7 @@ def random_inputs(case: Case, dtype) -> list:
         (case.tokens, case.heads), (case.keys, case.kv_heads), (case.keys, case.kv_heads),
         (case.tokens, case.heads),
     )]  # fmt: skip
-    return [jnp.asarray(rng.standard_normal(s), dtype) for s in shapes]
+    return [jnp.asarray(rng.standard_normal(s, np.float32), dtype) for s in shapes]
 
 
 def with_sizes(case: Case, implementation: str, sizes: dict, dtype, rounds: int) -> float:
@@ -139,11 +135,15 @@ def with_sizes(case: Case, implementation: str, sizes: dict, dtype, rounds: int)
     def attend(q, k, v):
         return attention(q, k, v, *ends, implementation=implementation, **sizes)
 
-    return milliseconds(jax_programs(attend, random_inputs(case, dtype))[2], rounds)
+    return milliseconds(jax_both(attend, random_inputs(case, dtype)), rounds)
 
 
-def measure(case: Case, dtype, rounds: int):
-    """Yields `(contender, ms of forward, backward, both, error)` or `(contender, what failed)`."""
+def measure(case: Case, dtype, rounds: int, contenders=None):
+    """Yields `(contender, ms of forward, backward, both, error)` or `(contender, what failed)`.
+
+    Args:
+      contenders: names of those that are measured; None: all.
+    """
     start, end = case_intervals(case)
     inputs = random_inputs(case, dtype)
     # The seeing queries alone count: peers give those that see nothing the mean of all values.
@@ -164,18 +164,20 @@ def measure(case: Case, dtype, rounds: int):
             continue
         peers |= {name: (make, programs) for name, make in table.items()}
     for name, (attend, programs) in peers.items():
+        if contenders is not None and name not in contenders:
+            continue
         try:
             if not name.startswith("unijax"):
                 attend = attend(case, start, end)
             if attend is None:
                 continue
-            passes = programs(attend, inputs)
+            passes, wait = programs(attend, inputs)
             results = passes[-1]()
             first = results[0] * (
                 seeing if programs is jax_programs else results[0].new_tensor(seeing)
             )
             wrong = error((first,), want)
-            yield name, *(milliseconds(program, rounds) for program in passes), wrong
+            yield name, *(milliseconds(program, rounds, wait) for program in passes), wrong
         except Exception as problem:  # a peer's, whatever it is
             yield name, f"{type(problem).__name__}: {str(problem).splitlines()[0][:80]}"
 
@@ -218,7 +220,7 @@ def main():
         parser.error("--tune is for rows as they are: leave --tokens out")
     if options.tune:
         clock = functools.partial(with_sizes, dtype=dtype, rounds=options.rounds)
-        command = " ".join(["python bench/attention.py", *sys.argv[1:]])
+        command = " ".join(["python -m bench.attention", *sys.argv[1:]])
         return attention_tune.write(attention_tune.tune(cases, dtype.name, clock, command))
     print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}, {dtype}\n")
     titles = [f"{what} ms | true TFLOP/s" for what in FORWARDS]

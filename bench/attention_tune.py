@@ -1,4 +1,4 @@
-"""Sizes of blocks by trial: what `bench/attention.py --tune` does."""
+"""Sizes of blocks by trial: what `python -m bench.attention --tune` does."""
 
 import dataclasses
 import itertools

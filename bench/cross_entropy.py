@@ -1,7 +1,7 @@
 """Memory and time of a head's loss with its gradients: in chunks, and with all logits at once.
 
-    python bench/cross_entropy.py [--tokens 1024] [--rounds 3] [--dtype float32]
-    python bench/cross_entropy.py --dtype bfloat16 --topology v5e:4x2
+    python -m bench.cross_entropy [--tokens 1024] [--rounds 3] [--dtype float32]
+    python -m bench.cross_entropy --dtype bfloat16 --topology v5e:4x2
 
 Prints two tables in Markdown, of the heads of the 1B model. Memory is what the compiler reports for
 temporaries of a device (`memory_analysis`), for one device with one row and for meshes of 8 (on CPU
@@ -23,10 +23,10 @@ os.environ["XLA_FLAGS"] = (
 import jax
 import jax.numpy as jnp
 import numpy as np
-from attention_chunked import spent
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from bench.attention_chunked import spent
 from unijax.core.mesh import DATA, FSDP, TENSOR
 from unijax.ops.cross_entropy import head_loss
 from unijax.plan import hardware

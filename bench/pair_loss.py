@@ -1,7 +1,7 @@
 """Memory and time of contrastive losses with their gradients: in tiles, and of all logits.
 
-    python bench/pair_loss.py [--width 1024] [--chunk 1024] [--rounds 3]
-    python bench/pair_loss.py --topology v5e:4x2
+    python -m bench.pair_loss [--width 1024] [--chunk 1024] [--rounds 3]
+    python -m bench.pair_loss --topology v5e:4x2
 
 Prints two tables in Markdown. Memory is what the compiler reports for temporaries of a device
 (`memory_analysis`), for one device and for rows over 8 (on CPU virtual ones); nothing runs for it.
@@ -22,10 +22,10 @@ os.environ["XLA_FLAGS"] = (
 import jax
 import jax.numpy as jnp
 import numpy as np
-from attention_chunked import spent
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from bench.attention_chunked import spent
 from unijax.core.mesh import DATA
 from unijax.ops.pair_loss import sigmoid_loss, softmax_loss
 from unijax.plan import hardware

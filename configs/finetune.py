@@ -7,9 +7,11 @@
 Follows stage 3 of Janus-Pro (technical report, table 2): everything but the image tokenizer trains,
 constant learning rate, prompts masked, conditions dropped with probability 0.1, understanding :
 text : generation 5 : 1 : 4 as far as the data has them. Our choices: a learning rate of 1e-5 with
-100 steps of warm-up, rows of 2048 tokens, 8 rows a step, 1000 steps; what a run on a given set
-should look like is in docs/results.md. With --held-out FILE, validation losses and samples of
-records that are not trained on.
+100 steps of warm-up, 8 rows a step, 1000 steps. The precision, the length of a row (2048 tokens at
+most), the pictures of a row, what of frozen encoders is kept and what is computed again follow the
+checkpoint, the data and the device; each is said with its reason, and a key of the command line
+decides it. What a run on a given set should look like is in docs/results.md. With --held-out FILE,
+validation losses and samples of records that are not trained on.
 """
 
 import dataclasses
@@ -29,6 +31,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.dtype = "bfloat16"
     config.param_dtype = "float32"
     config.remat = "full"
+    config.follow = ("dtype", "data.row_length", "data.slots", "cache_frozen", "remat")
     config.seed = 0
     config.stage = {
         "name": "finetune",

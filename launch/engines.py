@@ -5,11 +5,11 @@ import shutil
 import subprocess
 from typing import Protocol
 
-from launch import gke, local, sky, slurm, tpu
-from launch.shell import quoted
-from launch.spec import Launch, expand
 from unijax.core.errors import UserError
 from unijax.core.files import atomic_file
+from unijax.launch import gke, local, sky, slurm, tpu
+from unijax.launch.shell import quoted
+from unijax.launch.spec import Launch, expand
 
 RUNS = "runs.txt"  # name of the run, tab, command
 

@@ -9,12 +9,12 @@ the number of the rule that matched, and the rules of the JobSet's `failurePolic
 import pathlib
 from typing import Any
 
-from launch import tpu_slices
-from launch.shell import PORT, environment, quoted
-from launch.spec import Launch, Run, expand
-from launch.yaml_text import dump
 from unijax.core import exit_codes
 from unijax.core.errors import UserError
+from unijax.launch import tpu_slices
+from unijax.launch.shell import PORT, environment, quoted
+from unijax.launch.spec import Launch, Run, expand
+from unijax.launch.yaml_text import dump
 
 PROGRAM = "kubectl"
 FILE = "jobsets.yaml"

@@ -6,9 +6,9 @@ Nothing starts a run again here; the same command goes on where it was, and pass
 import pathlib
 import shlex
 
-from launch.shell import environment, quoted
-from launch.spec import Launch, Run, expand
 from unijax.core.errors import UserError
+from unijax.launch.shell import environment, quoted
+from unijax.launch.spec import Launch, Run, expand
 
 PROGRAM = "bash"
 FILE = "local.sh"

@@ -3,8 +3,8 @@
 import shlex
 from collections.abc import Sequence
 
-from launch.spec import Launch, Run
 from unijax.core import exit_codes
+from unijax.launch.spec import Launch, Run
 
 PORT = 8476  # of JAX's coordinator, on machines that run one process of one run
 
@@ -16,7 +16,7 @@ def quoted(argv: Sequence[str]) -> str:
 
 def environment(launch: Launch, run: Run | None = None) -> list[str]:
     """Lines that enter the working directory and the environment."""
-    lines = [f"cd {shlex.quote(launch.workdir)}"] if launch.workdir else []
+    lines = [f"cd {shlex.quote(launch.workdir)} || exit"] if launch.workdir else []
     lines += launch.setup.splitlines()
     lines += [f"export {name}={shlex.quote(value)}" for name, value in launch.env.items()]
     if run is not None:

@@ -7,12 +7,12 @@ SkyPilot itself starts a job again whose machines are gone. Exit codes it is tol
 import pathlib
 from typing import Any
 
-from launch import tpu_slices
-from launch.shell import PORT, environment, quoted
-from launch.spec import Launch, Run, expand
-from launch.yaml_text import dump
 from unijax.core import exit_codes
 from unijax.core.errors import UserError
+from unijax.launch import tpu_slices
+from unijax.launch.shell import PORT, environment, quoted
+from unijax.launch.spec import Launch, Run, expand
+from unijax.launch.yaml_text import dump
 
 PROGRAM = "sky"
 

@@ -10,9 +10,9 @@ left alone.
 import pathlib
 import shlex
 
-from launch.shell import CLASSIFY, environment, quoted
-from launch.spec import FOLDER, Launch, Run, expand
 from unijax.core.errors import UserError
+from unijax.launch.shell import CLASSIFY, environment, quoted
+from unijax.launch.spec import FOLDER, Launch, Run, expand
 
 PROGRAM = "sbatch"
 FILE = "job.sbatch"

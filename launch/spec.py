@@ -222,6 +222,7 @@ class Launch:
                 "an absolute path, as it is the same place on every machine",
                 "Write it in full.",
             )
+        _check_lines(dataclasses.asdict(self))
         for run in self.runs:
             if run == FOLDER:
                 raise UserError(
@@ -242,6 +243,17 @@ class Launch:
                 raise UserError(
                     f"sweep.{key}", repr(values), "a list of values", "Write for example [1, 2]."
                 )
+
+
+def _check_lines(values: Any, key: str = "") -> None:
+    """Raises UserError for a text of several lines: each would be a line of a script of its own."""
+    inside = values.items() if isinstance(values, dict) else ()
+    inside = enumerate(values) if isinstance(values, list | tuple) else inside
+    for name, value in inside:
+        if key or name not in ("setup", "command", "env"):  # lines of shell; quoted; quoted
+            _check_lines(value, f"{key}.{name}" if key else f"{name}")
+    if isinstance(values, str) and not values.isprintable():
+        raise UserError(key, repr(values), "one line of text", "Correct the launch file.")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,12 +4,12 @@ import pathlib
 import time
 from collections.abc import Sequence
 
-from launch.engines import RUNS
-from launch.spec import FOLDER
 from unijax.core import status as status_lib
 from unijax.core.errors import UserError
 from unijax.core.json_files import shown
 from unijax.core.status import Status
+from unijax.launch.engines import RUNS
+from unijax.launch.spec import FOLDER
 
 _HEAD = (
     "run", "state", "step", "of", "loss", "tokens/s", "s/step", "MFU", "goodput", "GiB", "updated",

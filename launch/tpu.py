@@ -7,11 +7,11 @@ and the same `unijax launch` asks anew for those runs alone.
 
 import pathlib
 
-from launch import tpu_slices
-from launch.shell import environment, quoted
-from launch.spec import Launch, Run, expand
 from unijax.core import exit_codes
 from unijax.core.errors import UserError
+from unijax.launch import tpu_slices
+from unijax.launch.shell import environment, quoted
+from unijax.launch.spec import Launch, Run, expand
 
 PROGRAM = "gcloud"
 FILE = "submit.sh"

@@ -6,6 +6,12 @@ import pathlib
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of torch: tests run side by side
+# Programs of tests run once or twice: what makes them fast costs more than it saves.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true "
+    "--xla_cpu_parallel_codegen_split_count=1",
+)
 # Most of a test's time is compiling: what was compiled once is kept.
 CACHE = pathlib.Path(__file__).parent.parent / ".pytest_cache" / "jax"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
@@ -17,6 +23,8 @@ install_import_hook("unijax", "beartype.beartype")
 
 import jax
 import pytest
+
+from tests.buckets import bucket  # noqa: F401  (a fixture)
 
 jax.config.update("jax_default_matmul_precision", "highest")
 

@@ -141,12 +141,68 @@ def test_a_sign_of_a_holder_elsewhere_is_noticed(tmp_path):
     signs.wait()
 
 
-def test_a_damaged_lease_is_waited_for(tmp_path, monkeypatch):
+def with_field(name: str, value: object) -> bytes:
+    """A lease of another machine, but for one of its fields."""
+    owner = {
+        "host": "elsewhere", "pid": 1, "job": "", "since": 1.0, "seconds": 0.3, "boot": "another",
+        "began": 1, "mark": "",
+    }  # fmt: skip
+    return json.dumps(owner | {name: value}).encode()
+
+
+NO_LEASES = {
+    "cut short": b'{"host": ',
+    "no UTF-8": bytes(range(128, 256)),
+    "nested deep": b"[" * 100_000,
+    "thousands of digits": b"1" * 5000,
+    "another object": b"[]",
+    "seconds in words": with_field("seconds", "soon"),
+    "seconds that never pass": with_field("seconds", float("nan")),
+    "a time that no calendar has": with_field("since", 1e30),
+    "a process in a list": with_field("pid", ["\0"]),
+}
+
+
+@pytest.mark.parametrize("content", NO_LEASES.values(), ids=NO_LEASES)
+def test_a_damaged_lease_is_waited_for(tmp_path, monkeypatch, content):
+    """Tracebacks, or a wait without end."""
     monkeypatch.setattr(lease, "SECONDS", 0.3)
     (tmp_path / lease.FOLDER).mkdir()
-    (tmp_path / lease.FOLDER / "9").write_text('{"host": ')
+    (tmp_path / lease.FOLDER / "9").write_bytes(content)
     with lease.hold(tmp_path):
         assert os.listdir(tmp_path / lease.FOLDER) == ["10"]
+        (tmp_path / lease.FOLDER / "10").write_bytes(content)
+        with pytest.raises(lease.Lost, match="removed or damaged"):
+            write_file(tmp_path / "status.json", "{}")
+
+
+NO_FILES = {
+    "a folder": lambda path: path.mkdir(),
+    "a pipe": os.mkfifo,
+    "a device": lambda path: path.symlink_to("/dev/zero"),
+    "a circle of links": lambda path: path.symlink_to(path.name),
+}
+
+
+@pytest.mark.parametrize("make", NO_FILES.values(), ids=NO_FILES)
+def test_what_has_the_name_of_a_lease_and_is_no_file_is_waited_for(tmp_path, monkeypatch, make):
+    """A pipe was waited for without end, a device read into all of the memory."""
+    monkeypatch.setattr(lease, "SECONDS", 0.3)
+    (tmp_path / lease.FOLDER).mkdir()
+    make(tmp_path / lease.FOLDER / "9")
+    with lease.hold(tmp_path):
+        assert os.listdir(tmp_path / lease.FOLDER) == ["10"]
+        (tmp_path / lease.FOLDER / "10").unlink()
+        make(tmp_path / lease.FOLDER / "10")
+        with pytest.raises(lease.Lost, match="removed or damaged"):
+            write_file(tmp_path / "status.json", "{}")
+
+
+def test_names_of_other_files_beside_a_lease_are_no_numbers(tmp_path):
+    (tmp_path / lease.FOLDER).mkdir()
+    (tmp_path / lease.FOLDER / "\N{SUPERSCRIPT TWO}").write_text("")
+    with lease.hold(tmp_path):
+        write_file(tmp_path / "status.json", "{}")
 
 
 def test_what_was_given_back_leaves_nothing_and_its_number_is_not_its_holder(tmp_path):

@@ -89,3 +89,12 @@ def test_roles_stand_once_and_agree_where_they_share_slots():
         other = Stream("gen", "und", **({"kind": Kind.GEN, "tokens": 4, "size": 16} | how))
         with pytest.raises(AssertionError):
             Layout((UND, other))
+
+
+def test_a_mark_may_ask_for_its_id():
+    """And is the same mark to whoever tells streams of rows apart."""
+    layout = Layout((stream(before=Mark("boi", id=7)),))
+    layout.check(SpecialIds(eos=1, bos=0, pad=2, boi=7, eoi=8))
+    with pytest.raises(UserError, match="boi with the id 6; expected 7, which this system has"):
+        layout.check(SpecialIds(eos=1, bos=0, pad=2, boi=6, eoi=8))
+    assert repr(layout) == repr(Layout((stream(before=Mark("boi")),)))

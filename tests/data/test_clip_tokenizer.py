@@ -39,7 +39,7 @@ def test_ids_and_texts_are_open_clips(text):
 @given(st.lists(WORDS, max_size=40).map(" ".join), st.sampled_from([2, 3, 16, CONTEXT]))
 def test_long_texts_are_cut_and_keep_their_end(text, length):
     row = np.zeros(length, np.int64)
-    ids = OURS.encode_whole(text, length)
+    ids = OURS.caption(text, length)
     row[: len(ids)] = ids
     np.testing.assert_array_equal(row, THEIRS(text, context_length=length)[0])
     assert (ids[0], ids[-1]) == (OURS.start, OURS.end)
@@ -64,7 +64,7 @@ def test_marks_that_a_text_spells_stay_text():
 
 
 def test_marks_say_nothing():
-    assert OURS.decode(OURS.encode_whole("Two Cats")) == "two cats "
+    assert OURS.decode(OURS.caption("Two Cats")) == "two cats "
 
 
 def test_a_missing_or_damaged_list_is_named(tmp_path, monkeypatch):

@@ -360,3 +360,52 @@ def test_pictures_that_are_decoded_in_python_are_small():
     np.testing.assert_array_equal(decode(small)[0], [(255, 0, 0), (0, 255, 0)])
     large = small + b" " * image_bytes.MAX_SLOW_BYTES
     assert "of a PPM written as text; expected at most 8388608" in message(large)
+    dib = struct.pack("<IiiHHIIiiII", 40, 64, 64, 1, 8, 1, 0, 0, 0, 256, 256) + bytes(1024)
+    assert "of a run-length BMP" in message(dib + bytes(image_bytes.MAX_SLOW_BYTES))
+
+
+def test_a_file_of_a_hundred_thousand_parts_is_refused():
+    """Each part is a step in Python: 20 MB of empty comments took 9 s, a million palettes 5 s."""
+    jpeg, png = encoded(pixels(8, 8), form="JPEG"), encoded(pixels(8, 8))
+    gif = encoded(pixels(8, 8), form="GIF")
+    table = 13 + (3 << (gif[10] & 7) + 1)  # where the table of colours ends
+    many, chunk = image_bytes.MAX_PARTS + 1, struct.pack(">I4sI", 0, b"teXt", 0)
+    scan = jpeg.index(b"\xff\xda")
+    inside = {
+        "before the scan": jpeg[:2] + b"\xff\xfe\0\2" * many + jpeg[2:],
+        "behind the scan": jpeg[:-2] + b"\xff\xfe\0\2" * many + jpeg[-2:],
+        "chunks": png[:33] + chunk * many + png[33:],
+        "extensions": gif[:table] + b"!\xfe\0" * many + gif[table:],
+        "blocks": gif[:table] + b"!\xfe" + b"\1x" * many + b"\0" + gif[table:],
+    }
+    for name, content in inside.items():
+        assert f"more than {image_bytes.MAX_PARTS} parts" in message(content), name
+    # What fills up and has no length is passed over at once.
+    filled = jpeg[:scan] + b"\xff" * 10**5 + b"\xff\0" * 10**5 + jpeg[scan:]
+    np.testing.assert_array_equal(decode(filled), decode(jpeg))
+
+
+def test_a_ppm_of_comments_is_read_at_once_or_refused():
+    """8 MB of comments, or 50 MB of spaces before the pixels, took more than a minute."""
+    comments = b"#x\n" * 10**6
+    text = decode(b"P3\n" + comments + b"2 1 # wide\n255 255 0 0 " + comments + b" 0 255 0")
+    np.testing.assert_array_equal(text[0], [(255, 0, 0), (0, 255, 0)])
+    for header in (b"P6" + b" " * 10**5, b"P6 #" + b"x" * 10**5 + b"\n", b"P4 " + comments):
+        assert "do not begin within 65536 bytes" in message(header + b"2 1 255\n" + bytes(6))
+    binary = decode(b"P6 # a\n2 # b\r1\t255\n" + bytes([255, 0, 0, 0, 255, 0]))
+    np.testing.assert_array_equal(binary, text)
+
+
+@pytest.mark.parametrize("largest", [1, 3, 100, 254, 256, 1000, 65534, 65535])
+@pytest.mark.parametrize("magic", ["P5", "P6"])
+def test_samples_of_any_largest_value_are_scaled_as_pillow_does_but_not_one_by_one(magic, largest):
+    """16 million of them took more than a minute."""
+    kind = ">u2" if largest > 255 else "u1"
+    count = 1 if magic == "P5" else 3
+    samples = np.random.default_rng(0).integers(0, np.iinfo(kind).max, (5, 4, count))
+    content = f"{magic}\n4 5 {largest}\n".encode() + samples.astype(kind).tobytes()
+    with Image.open(io.BytesIO(content)) as theirs:
+        wanted = np.asarray(theirs)
+    with Image.open(io.BytesIO(image_bytes.read(content, "a").content)) as ours:
+        assert ours.tile[0].codec_name == "raw"
+        np.testing.assert_array_equal(np.asarray(ours), wanted)

@@ -1,5 +1,6 @@
 """Batches of single pictures: order, shares, processes, resuming, captions, errors."""
 
+import hashlib
 import json
 
 import numpy as np
@@ -7,9 +8,13 @@ import pytest
 
 from tests.data.conftest import png
 from unijax.core.errors import UserError
+from unijax.core.masking import Masking
 from unijax.data import images
+from unijax.data.batch import Cached
+from unijax.data.block_mask import block_mask
 from unijax.data.config import SourceConfig
 from unijax.data.pictures import PictureConfig, PictureLoader
+from unijax.data.random_crop import random_crop
 
 WHOLE = {"cat", *(f"{word} {i}" for i in range(10) for word in ("picture", "number"))}
 
@@ -175,3 +180,51 @@ def test_mistakes_are_told(data, tokenizer):
         next(PictureLoader(config(data, sources=bare, text_length=6), tokenizer))
     with pytest.raises(UserError, match="expected a picture of at most 9 pixels"):
         next(PictureLoader(config(data, max_pixels=9), None))
+
+
+def test_random_parts_masks_and_labels_follow_from_the_seed_of_the_picture(data):
+    source = (SourceConfig("cats", "describe", "folder", str(data / "folder")),)
+    settings = config(data, sources=source, crop="random", classes=("dog", "cat"))
+    masking = Masking(4, 7)
+    batch = next(PictureLoader(settings, None, masking=masking))
+    paths = sorted((data / "folder" / "cat").glob("*.png"))
+    known = [images.decode(p.read_bytes(), "", 10**6) for p in paths]
+    for pixels, masked, seed in zip(batch.pixels, batch.masked, batch.seed):
+        parts = [random_crop(whole, 16, int(seed)) for whole in known]
+        assert any(np.array_equal(pixels, part) for part in parts)
+        np.testing.assert_array_equal(masked, block_mask(int(seed), 4, 4, 7).reshape(-1))
+    assert batch.masked.sum(axis=1).tolist() == [7] * 8
+    np.testing.assert_array_equal(batch.label, [1] * 8)
+    parts = [next(PictureLoader(settings, None, p, 4, masking=masking)) for p in range(4)]
+    for name in ("pixels", "masked", "label", "seed"):
+        pieces = np.concatenate([getattr(part, name) for part in parts])
+        np.testing.assert_array_equal(pieces, getattr(batch, name))
+
+
+def test_what_an_encoder_made_stands_beside_its_picture(data):
+    cached = Cached("features", lambda key: np.full(3, int(key[:6], 16)), (3,), np.float32)
+    batch = next(PictureLoader(config(data), None, cached={"vision": cached}))
+    keys = {
+        known(data)[p.tobytes()]: f for p, f in zip(batch.pixels, batch.features[:, 0].tolist())
+    }
+    for name, found in keys.items():
+        key = hashlib.sha1((data / name).read_bytes()).hexdigest()
+        assert found == int(key[:6], 16)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"crop_scale": (0.5,)}, r"data\.crop_scale: found \(0\.5,\)"),
+        ({"crop_scale": (0.0, 1.0)}, r"data\.crop_scale: found \(0\.0, 1\.0\)"),
+        ({"classes": ("a", "a")}, r"data\.classes: found \('a', 'a'\); expected each once"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(data, changes, message):
+    with pytest.raises(UserError, match=message):
+        config(data, **changes)
+
+
+def test_a_picture_of_no_class_is_told(data):
+    with pytest.raises(UserError, match=r"found no category; expected one of data\.classes: dog"):
+        next(PictureLoader(config(data, classes=("dog",)), None))

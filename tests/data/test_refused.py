@@ -15,12 +15,13 @@ from unijax.data.loader import Loader, fixed_batches
 def test_a_state_of_other_data_is_refused(tokenizer):
     loader = Loader(small_config(), LAYOUT, tokenizer, RECORDS)
     state = loader.get_state()
-    for other in (
-        Loader(small_config(seed=1), LAYOUT, tokenizer, RECORDS),
-        Loader(small_config(), LAYOUT, tokenizer, RECORDS | {"text": RECORDS["text"][:-1]}),
+    fewer = RECORDS | {"text": RECORDS["text"][:-1]}
+    for config, records, found in (
+        (small_config(seed=1), RECORDS, "data state: found a state of other data"),
+        (small_config(), fewer, "data: found other records than the run began with"),
     ):
-        with pytest.raises(UserError, match="data state: found a state of other data"):
-            other.set_state(state)
+        with pytest.raises(UserError, match=found):
+            Loader(config, LAYOUT, tokenizer, records).set_state(state)
     Loader(small_config(prefetch=2, decode_threads=5), LAYOUT, tokenizer, RECORDS).set_state(state)
 
 

@@ -247,6 +247,40 @@ def test_an_empty_condition_leaves_the_image_alone():
     assert drop_condition(spans, 3, 9, LAYOUT)[3:] == spans[3:4]
 
 
+def test_words_and_pictures_are_left_out_as_the_released_code_does(tokenizer):
+    """Of one draw: words on [0, 0.2), pictures on [0.1, 0.3), both where these meet."""
+    words = Layout((UND, dataclasses.replace(GEN, unconditional="words")))
+    config = RenderConfig(words, TEMPLATES["janus_pro"], 0.0, 0.2, False, 0, 0.2, 0.1)
+    record = {
+        "id": "e",
+        "messages": [
+            {"role": "user", "content": [b"hat", "put this on"]},
+            {"role": "assistant", "content": [b"cat in hat"]},
+        ],
+        "drawings": 1,
+    }
+    key = lambda i: DocumentKey("s", 0, i)  # noqa: E731
+    whole = render(record, "draw", key(0), tokenizer, dataclasses.replace(
+        config, p_drop_condition=0.0, p_drop_images=0.0, p_drop_both=0.0))  # fmt: skip
+    asked = to_spans(TEMPLATES["janus_pro"].asking([ImageRef("r", b"hat")], ""), tokenizer)
+    counts = dict.fromkeys(((True, True), (True, False), (False, True), (False, False)), 0)
+    for i in range(3000):
+        spans = render(record, "draw", key(i), tokenizer, config).spans
+        shown, made = (s for s in spans if isinstance(s, ImageSpan))
+        assert (shown.role, made.role) == ("und", "gen")
+        assert made.image.raw == b"cat in hat"
+        has_picture = isinstance(shown.image.raw, bytes)
+        assert has_picture or not shown.image.raw.any()
+        ids = [s.ids for s in spans if isinstance(s, TextSpan)]
+        has_words = ids == [s.ids for s in whole.spans if isinstance(s, TextSpan)]
+        if not has_words:
+            assert spans[-1] is made
+            assert ids == [s.ids for s in asked if isinstance(s, TextSpan)]
+        counts[has_words, has_picture] += 1
+    for both, share in ((True, True), 0.7), ((False, True), 0.1), ((True, False), 0.1):
+        assert abs(counts[both] / 3000 - share) < 0.034, counts  # four standard deviations
+
+
 def test_conditions_are_dropped_as_often_as_told(tokenizer):
     config = dataclasses.replace(CONFIG, p_drop_condition=0.1)
     pad = tokenizer.special.pad

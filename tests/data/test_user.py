@@ -175,7 +175,7 @@ def test_a_mixed_file_gives_each_task_the_lines_that_teach_it(folder):
 
 def test_a_file_is_opened_once_for_all_the_sources_that_read_it(folder, tokenizer, monkeypatch):
     path, opened = str(write(folder, *GOOD)), []
-    monkeypatch.setattr(user, "Lines", lambda path: opened.append(path) or Lines(path))
+    monkeypatch.setattr(user, "Lines", lambda path, **how: opened.append(path) or Lines(path))
     tasks = ("describe", "question", "chat", "name")
     groups = (GroupConfig("und", 1.0, tuple(SourceConfig(t, t, "mixed", path) for t in tasks)),)
     sources = open_sources(small_config(groups=groups), LAYOUT, tokenizer)

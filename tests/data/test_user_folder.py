@@ -2,6 +2,7 @@
 
 import json
 import os
+import unicodedata
 
 import numpy as np
 import pytest
@@ -60,11 +61,21 @@ def test_captions_may_end_in_capitals_and_other_texts_are_none(tmp_path):
     assert open_folder(tmp_path)[0]["category"] == "cat"
 
 
+def test_captions_that_end_in_caption_are_not_left_for_the_name_of_the_folder(tmp_path):
+    make(tmp_path, cat_a__png=PNG)
+    (tmp_path / "cat" / "a.caption").write_text("a red cat\n")
+    assert open_folder(tmp_path)[0]["captions"] == ["a red cat"]
+    (tmp_path / "cat" / "a.txt").write_text("another\n")
+    with pytest.raises(UserError, match=r"a\.txt: found captions there and in cat/a\.caption"):
+        open_folder(tmp_path)
+
+
 LONG = "x" * 200_000
 TABLES = {
     "mark": "\ufefffile_name,text\na.png,a cat\n",
     "semicolons": 'file_name;text\na.png;"a cat"\n',
     "semicolons and a mark": "\ufefffile_name;text\r\na.png;a cat\r\n",
+    "a mark that is named": "\ufeffsep=;\r\nfile_name;text\r\na.png;a cat\r\n",
     "tabs": "file_name\ttext\na.png\ta cat\n",
     "quoted names": '"file_name","text"\n"a.png","a cat"\n',
     "blank rows": "file_name,text\n,\n\na.png,a cat\n,,\n",
@@ -99,6 +110,7 @@ def test_a_field_of_a_table_may_be_long(tmp_path):
         ("file_name,text,text\na.png,x,y\n", 1, "two columns 'text'"),
         ("file_name,captoin\na.png,x\n", 2, "Did you mean 'caption'?"),
         ("file;text\na.png;x\n", 2, "found no file_name"),
+        ("sep=;\nfile_name;text\na.png;x\na.png\n", 4, "more or fewer fields"),
     ],
 )
 def test_mistakes_in_a_table_are_told_with_the_line_that_the_row_begins_in(
@@ -122,6 +134,16 @@ def test_nothing_that_may_be_a_picture_or_a_caption_is_left_out_in_silence(tmp_p
     os.symlink(tmp_path / "nothing.png", tmp_path / "cat" / "link.png")
     with pytest.raises(UserError, match=r"link\.png: found no picture"):
         open_folder(tmp_path)
+
+
+@pytest.mark.parametrize(("said", "kept"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_a_picture_whose_name_spells_its_accents_otherwise_was_not_there(tmp_path, said, kept):
+    # Files copied from macOS have them apart; tables typed elsewhere have them together.
+    (tmp_path / unicodedata.normalize(kept, "café.png")).write_bytes(PNG)
+    name = unicodedata.normalize(said, "café.png")
+    (tmp_path / "metadata.csv").write_text(f"file_name,text\n{name},a cup\n", encoding="utf-8")
+    (record,) = open_folder(tmp_path)
+    assert (record["captions"], record["image"]()) == (["a cup"], PNG)
 
 
 def test_links_are_followed_and_circles_are_not(tmp_path):

@@ -10,7 +10,7 @@ from tests.data.conftest import LAYOUT, png, small_config
 from unijax.core.errors import UserError
 from unijax.data.config import GroupConfig, SourceConfig
 from unijax.data.loader import Loader
-from unijax.data.user import open_jsonl, open_mixed
+from unijax.data.user import open_jsonl, open_mixed, open_own
 
 ASK, SAY = {"role": "user", "content": "<image>\nwhat?"}, {"role": "assistant", "content": "a cat"}
 HUMAN, GPT = {"from": "human", "value": "<image>\nwhat?"}, {"from": "gpt", "value": "a cat"}
@@ -167,12 +167,43 @@ def test_the_assistants_words_are_words_where_the_pictures_are_the_users(folder)
     assert turns(read(folder, line)) == [("user", "which tag?"), ("assistant", "<image>")]
 
 
+def test_a_part_that_numbers_its_picture_is_that_picture_not_the_next(folder):
+    def part(i):
+        return {"type": "image", "index": i, "text": None}
+
+    edit = {"type": "text", "text": "as this one", "index": None}
+    said = [ASK | {"content": [part(1), edit]}, SAY | {"content": [part(0)]}]
+    record = read(folder, {"messages": said, "images": ["a.png", "b.png"]})
+    assert turns(record) == [
+        ("user", [{"see": "b"}, "\nas this one"]), ("assistant", [{"see": "a"}])
+    ]  # fmt: skip
+    said[1]["content"] = [part(1)]
+    said += [ASK | {"content": [part(0), edit]}, SAY]
+    record = read(folder, {"messages": said, "images": ["a.png", "b.png"]})
+    assert [x["see"] for _, c in turns(record) for x in c if isinstance(x, dict)] == ["b", "b", "a"]
+
+
 def test_a_turn_of_no_weight_is_given_not_learned(folder):
     more = [ASK | {"content": "sure?"}, SAY | {"content": "yes", "weight": 1}]
     for key, value in (("weight", 0), ("loss", False), ("train", False)):
         line = {"messages": [ASK, SAY | {key: value}, *more], "images": ["a.png"]}
         learned = [m.get("learned", True) for m in read(folder, line)["messages"]]
         assert learned == [True, False, True, True]
+
+
+def test_a_picture_of_millions_of_escapes_is_refused(folder):
+    """15 million of `%41` took 10 s, and 40 bytes each."""
+    path = folder / "data.jsonl"
+    path.write_text(json.dumps({"image": "data:," + "%41" * 2**20 + "%41", "caption": "x"}))
+    with pytest.raises(UserError, match="1048577 characters written as %, at most 1048576"):
+        open_own(path)
+
+
+def test_a_conversation_of_a_hundred_thousand_turns_is_told_in_a_line(folder):
+    path = folder / "data.jsonl"
+    path.write_text(json.dumps({"messages": [{"role": "user", "content": "x"}] * 1000}))
+    with pytest.raises(UserError, match="user, user and 980 more; expected user and assistant"):
+        open_own(path)
 
 
 @pytest.mark.parametrize(
@@ -206,6 +237,16 @@ def test_a_turn_of_no_weight_is_given_not_learned(folder):
         ({"messages": [ASK | {"content": "draw"}, SAY | {"content": "<image>", "weight": 0},
                        ASK | {"content": "ok?"}, SAY], "images": ["a.png"]},
          "a picture in a turn of the assistant that is not learned"),
+        ({"conversatons": [HUMAN, GPT]}, "Did you mean 'conversations'?"),
+        ({"messages": [ASK | {"content": [{"type": "image", "index": 1}]}, SAY],
+          "images": ["a.png"]}, "1 images, and parts that are the images [1]"),
+        ({"messages": [ASK | {"content": [{"type": "image", "index": 1}]}, SAY],
+          "images": ["a.png", "b.png"]}, "2 images, and parts that are the images [1]"),
+        *[({"image": "a.png", "conversations": [HUMAN | {"value": f"{words} what?"}, GPT]},
+           f"a picture without a marker, and the words '{found}'")
+          for words, found in (("<IMAGE>",) * 2, ("<|image_pad|>",) * 2, ("<image_1>",) * 2,
+                               ("Picture 1: <img>a.png</img>", "<img>"), ("[IMG]",) * 2,
+                               ("<ImageHere>",) * 2)],
         ({"messages": [{"role": "system", "content": [{"image": "a.png"}]}, ASK | {"content": "x"},
                        SAY]}, "a picture in the system message"),
     ],

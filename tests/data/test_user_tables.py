@@ -57,6 +57,21 @@ def test_captioned_pictures_of_a_table(tmp_path, capsys):
     assert "copied" not in capsys.readouterr().err
 
 
+def test_captions_of_a_table_may_be_a_list_or_stand_under_txt(tmp_path):
+    (record,) = open_mixed(write(tmp_path / "a.parquet", [{"image": hf(0), "caption": ["x", "y"]}]))
+    assert record["captions"] == ["x", "y"]
+    rows = [{"__key__": "0001", "jpg": hf(1), "txt": "a cat", "json": {"width": 3}}]
+    (record,) = open_mixed(write(tmp_path / "b.parquet", rows))
+    assert (record["captions"], record["image"]()) == (["a cat"], PICTURES[1])
+
+
+def test_of_two_columns_of_one_name_none_is_taken_in_silence(tmp_path):
+    made = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["text", "text"])
+    pq.write_table(made, tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"a\.parquet: found two columns 'text'"):
+        open_mixed(tmp_path / "a.parquet")
+
+
 def test_labels_are_names_of_classes_and_numbers_are_text(tmp_path):
     features = {"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}
     rows = [{"jpg": hf(0), "label": 1, "id": 5}, {"jpg": hf(1), "label": -1, "id": 6}]
@@ -274,6 +289,9 @@ def test_damaged_archives_are_told(tmp_path):
     whole = path.read_bytes()
     for content, message in (
         (whole[:3000], r"a\.tar: a\.jpg: found an archive that is cut short"),
+        # Python's reader takes what follows for the end, and the second file were lost.
+        (whole[: 512 + 5120 + 100], r"a\.tar: found an archive that is cut short at byte 5,632"),
+        (whole[: 512 + 5120] + b"x" * 512 + whole[6144:], r"a\.tar: found an archive that is dam"),
         (b"\x1f\x8b" + whole, r"a\.tar: found a compressed file"),
         (b"x" * 5000, r"a\.tar: found .*; expected a tar archive"),
     ):

@@ -50,6 +50,26 @@ def test_a_caption_ends_where_a_line_feed_is(folder, inside):
     assert captions(folder) == [[one]] * 2
 
 
+def test_carriage_returns_end_the_lines_of_a_text_that_has_no_line_feed(folder):
+    (folder / "a.txt").write_bytes(b"a cat\rtwo\r")
+    (folder / "b.txt").write_bytes(b"a dog\r")
+    assert captions(folder) == [["a cat", "two"], ["a dog"]]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le"])
+def test_utf_16_without_a_mark_is_no_text_of_null_bytes(folder, encoding):
+    for name in "ab":
+        (folder / f"{name}.txt").write_bytes("one\ntwo".encode(encoding))
+    with pytest.raises(UserError, match=r"a\.txt:1: found null bytes: UTF-16 without its mark"):
+        captions(folder)
+    for name in "ab":
+        (folder / f"{name}.txt").unlink()
+    cells = "file_name,text\na.png,cat\nb.png,dog\n"
+    (folder / "metadata.csv").write_bytes(cells.encode(encoding))
+    with pytest.raises(UserError, match=r"metadata\.csv:1: found null bytes"):
+        captions(folder)
+
+
 def test_lines_of_json_may_begin_with_a_byte_order_mark(folder):
     path = folder / "data.jsonl"
     line = b'{"text": "a\xe2\x80\xa8b"}'

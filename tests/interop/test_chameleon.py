@@ -282,6 +282,19 @@ def test_codes_that_do_not_stand_together_are_refused(source, tmp_path):
         import_checkpoint(tmp_path / "in", tmp_path / "run")
 
 
+@pytest.mark.parametrize(
+    "key", [{"norm_type": "batch"}, {"codebook_l2_norm": True}, {"use_mid_attention": False}]
+)
+def test_another_image_tokenizer_is_refused_by_what_it_does_otherwise(source, tmp_path, key):
+    shutil.copytree(source[0], tmp_path / "in")
+    path = tmp_path / "in" / "config.json"
+    content = json.loads(path.read_text())
+    content["vq_config"] |= key
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=f"vq_config.{next(iter(key))}: found"):
+        open_model(tmp_path / "in")
+
+
 @pytest.mark.parametrize("format", ["hf", "meta"])
 def test_changed_files_give_one_clear_error_or_are_read(exported, tmp_path, format):
     names = {

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from transformers import JanusProcessor
 
 from unijax.data.document import ImageRef
-from unijax.data.templates import TEMPLATES, to_text
+from unijax.data.templates import JANUS, to_text
 from unijax.interop.systems.janus.chat_template import chat_template
 from unijax.sample.prompts import question
 
@@ -21,7 +21,7 @@ def processor(export_dir):
 
 
 def written(processor, messages, go_on=False, name="janus_pro"):
-    text = chat_template(TEMPLATES[name], IMAGE, EOS)
+    text = chat_template(JANUS[name], IMAGE, EOS)
     return processor.apply_chat_template(messages, chat_template=text, add_generation_prompt=go_on)
 
 
@@ -43,10 +43,10 @@ def asked(images, said):
 @given(
     turns=st.lists(st.tuples(st.integers(0, 2), SAID), min_size=1, max_size=5),
     system=st.none() | WORDS,
-    name=st.sampled_from(list(TEMPLATES)),
+    name=st.sampled_from(list(JANUS)),
 )
 def test_it_writes_what_training_renders(processor, turns, system, name):
-    template, ours, theirs = TEMPLATES[name], [], []
+    template, ours, theirs = JANUS[name], [], []
     if system is not None:
         ours.append({"role": "system", "content": system})
         theirs.append(turn("system", text(system)))

@@ -14,7 +14,7 @@ from tests.interop.conftest import SPECIAL
 from unijax.core.errors import UserError
 from unijax.data import images
 from unijax.data import tokenizer as tokenizer_lib
-from unijax.data.templates import TEMPLATES
+from unijax.data.templates import JANUS
 from unijax.interop.exporting import export_checkpoint
 from unijax.interop.importing import import_checkpoint
 from unijax.interop.systems.janus.chat_template import chat_template
@@ -170,6 +170,8 @@ def put(folder, name, content):
         ({"do_normalize": False}, "do_normalize"),
         ({"do_resize": False}, "do_resize"),
         ({"do_pad": False}, "do_pad"),
+        # Their class leaves a step out that is null: by pixels, 64 x 24 of 64 x 64.
+        *[({key: None}, key) for key in ("do_resize", "do_rescale", "do_normalize", "do_pad")],
         ({"do_center_crop": True}, "do_center_crop"),
         ({"resample": 2}, "resample"),
         ({"min_size": 28}, "min_size"),
@@ -213,9 +215,11 @@ def test_a_processor_that_keeps_the_placeholder_is_refused(read, tmp_path):
 
 def test_ids_in_the_configs_that_are_not_the_tokenizers_are_told(read, tmp_path):
     put(tmp_path, "generation_config.json", {
-        "pad_token_id": 7, "bos_token_id": 0, "generation_kwargs": {"boi_token_id": 9}
+        "pad_token_id": 7, "bos_token_id": 0, "eos_token_id": [1, 7],
+        "generation_kwargs": {"boi_token_id": 9},
     })  # fmt: skip
     notes = " ".join(read(tmp_path, "hf")[1])
+    assert "eos_token_id in generation_config.json is [1, 7]; the tokenizer says 1" in notes
     assert "pad_token_id in generation_config.json is 7; the tokenizer says 2" in notes
     assert "boi_token_id in generation_kwargs is 9; the tokenizer says 3" in notes
     assert "bos_token_id" not in notes
@@ -238,14 +242,17 @@ def test_another_sft_format_is_refused_unless_the_user_says_which(read, tmp_path
     put(tmp_path, "processor_config.json", {"sft_format": sft_format})
     with pytest.raises(UserError, match="--template janus_pro or --template janus"):
         read(tmp_path, "deepseek")
-    assert read(tmp_path, "deepseek", "janus")[0].template == "janus"
+    done, notes = read(tmp_path, "deepseek", "janus")
+    assert done.template == "janus"
+    said = [note.replace(str(tmp_path), "") for note in notes]
+    assert not any("sft_format" in note for note in said)  # "is taken to change nothing"
 
 
 def chat(name):
-    return chat_template(TEMPLATES[name], SPECIAL["image_token"], SPECIAL["eos_token"])
+    return chat_template(JANUS[name], SPECIAL["image_token"], SPECIAL["eos_token"])
 
 
-@pytest.mark.parametrize("name", list(TEMPLATES))
+@pytest.mark.parametrize("name", list(JANUS))
 @pytest.mark.parametrize(
     "place",
     ["chat_template.jinja", "chat_template.json", "processor_config.json", "tokenizer_config.json",

@@ -11,6 +11,7 @@ from transformers import (
     SiglipConfig,
 )
 
+from tests.interop.deepseek import deepseek_config
 from unijax.core.errors import UserError
 from unijax.interop.config_parts import llama_config, siglip_config
 from unijax.interop.importing import import_parts
@@ -203,6 +204,23 @@ def test_other_towers_and_image_tokenizers_are_refused_by_name(hf_dir, tmp_path,
     with pytest.raises(UserError) as error:
         read_sizes(edited(hf_dir, tmp_path, section, changes), "hf")
     assert f"{section}.{next(iter(changes))}: found" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "part",
+    ["vision_config", "aligner_config", "gen_vision_config", "gen_aligner_config",
+     "gen_head_config"],
+)  # fmt: skip
+def test_a_part_of_another_name_is_refused_in_deepseeks_form(hf_model, tmp_path, part):
+    content = deepseek_config()
+    kind = part.removesuffix("_config")
+    content[part]["model_type"] = kind
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    read_sizes(tmp_path, "deepseek")
+    content[part]["model_type"] = "dinov2"
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=f"{part}.model_type: found 'dinov2'; expected '{kind}'"):
+        read_sizes(tmp_path, "deepseek")
 
 
 @pytest.mark.parametrize("kind", ["siglip2", "siglip2_vision_model", "clip_vision_model", "janus"])

@@ -87,6 +87,15 @@ def test_the_writer_holds_its_caller_to_every_tensor_once(tmp_path):
         writer.close()
 
 
+def test_a_stray_index_beside_the_whole_file_is_not_read(tmp_path, rng):
+    # transformers reads the whole file; the shards that the index names are gone.
+    tensors = some_tensors(rng)
+    write(tmp_path / "m", tensors, 2**30)
+    index = tmp_path / "m" / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"half": "model-00001-of-00002.safetensors"}}))
+    assert_same(open_directory(tmp_path / "m"), tensors)
+
+
 @pytest.mark.parametrize("sharded", [False, True])
 def test_pytorch_bin(tmp_path, rng, sharded):
     tensors = some_tensors(rng)

@@ -10,11 +10,11 @@ import subprocess
 import pytest
 import yaml
 
-from launch import engines, tpu_slices
 from tests.goldens import check_golden
 from tests.launch.cases import CASES, SWEEP
 from unijax.core import exit_codes
 from unijax.core.errors import UserError
+from unijax.launch import engines, tpu_slices
 from unijax.main.launching import build_launch
 
 FILES = {

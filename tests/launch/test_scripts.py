@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from launch import engines
-from launch.shell import CLASSIFY
 from unijax.core import exit_codes
+from unijax.launch import engines
+from unijax.launch.shell import CLASSIFY
 from unijax.main.launching import build_launch
 
 PRINTS = """\

@@ -2,9 +2,9 @@
 
 import pytest
 
-from launch.spec import expand
 from tests.launch.cases import LADDER, SWEEP
 from unijax.core.errors import UserError
+from unijax.launch.spec import expand
 from unijax.main.launching import build_launch
 
 
@@ -65,6 +65,9 @@ def test_values_are_written_as_the_trainer_reads_them():
         ({"slurm": {"warning_seconds": -3}}, "slurm: found hours 24 and warning_seconds -3"),
         ({"env": {"A B": "1"}}, "env: found 'A B'"),
         ({"runs": {"launch": []}}, "runs: found 'launch'; expected another name"),
+        ({"slurm": {"partition": "gpu\nrm -r x"}}, "slurm.partition: found 'gpu\\nrm -r x'"),
+        ({"slurm": {"options": ["a", "b\n"]}}, "slurm.options.1: found"),
+        ({"workdir": "/a\nb"}, "workdir: found"),
     ],
 )
 def test_mistakes_are_told(changes, said):

@@ -6,10 +6,10 @@ import os
 
 import pytest
 
-from launch.table import table
 from unijax.core import status
 from unijax.core.errors import UserError
 from unijax.core.status import Status
+from unijax.launch.table import table
 
 NOW = 1_800_000_000.0
 RUNNING = Status(
@@ -82,7 +82,12 @@ HOSTILE = {
 }
 
 
-@pytest.mark.parametrize("hostile", [*HOSTILE, "digits", "pipe", "folder", "a time of 400 digits"])
+OTHERS = (
+    "digits", "pipe", "folder", "a time of 400 digits", "a state of escapes", "a file of /proc",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("hostile", [*HOSTILE, *OTHERS])
 def test_a_hostile_status_hides_no_other_run_and_is_not_waited_for(tmp_path, hostile):
     write(tmp_path, RUNNING)
     (tmp_path / "b").mkdir()
@@ -94,6 +99,10 @@ def test_a_hostile_status_hides_no_other_run_and_is_not_waited_for(tmp_path, hos
         file.mkdir()
     elif hostile == "digits":
         file.write_text(json.dumps(whole | {"step_seconds": {"p50": 10**400}}))
+    elif hostile == "a state of escapes":
+        file.write_text(json.dumps(whole | {"state": "\x1b[31m\n"}))
+    elif hostile == "a file of /proc":
+        file.symlink_to("/proc/kmsg")  # which has nothing yet, or may not be read
     elif hostile == "a time of 400 digits":
         file.write_text(json.dumps(whole | {"updated": 10**400}))
     else:
@@ -102,6 +111,7 @@ def test_a_hostile_status_hides_no_other_run_and_is_not_waited_for(tmp_path, hos
     lines = table(tmp_path, NOW).splitlines()
     assert [line.split()[:2] for line in lines[1:3]] == [["a", "running"], ["b", "unreadable"]]
     assert len(lines[4]) < 1000
+    assert all(line.isprintable() for line in lines)
 
 
 def test_escape_sequences_do_not_reach_the_terminal(tmp_path):

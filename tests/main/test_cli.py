@@ -1,6 +1,7 @@
 """The command line: one clear message, no traceback, a status, nothing half-written."""
 
 import errno
+import json
 import pathlib
 
 import pytest
@@ -49,7 +50,74 @@ def test_flags_stand_anywhere():
 
 
 def test_unknown_verb(capsys):
-    assert "invalid choice: 'trian'" in fails(capsys, "trian")
+    assert "unknown verb 'trian'. Did you mean train?" in fails(capsys, "trian")
+    assert "unknown verb 'xyz'. See `unijax --help`." in fails(capsys, "xyz")
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out.startswith("unijax ")
+
+
+def test_help_tells_defaults(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["sample", "--help"])
+    said = capsys.readouterr().out
+    assert "pictures of each prompt (4)" in said
+    assert "(None)" not in said
+
+
+def test_keys_of_a_config_are_listed_with_what_they_are(capsys):
+    assert main(["config", "--help-keys"]) == 0
+    said = capsys.readouterr().out
+    assert "stage.optimizers.NAME.learning_rate  float, required" in said
+    assert "data.open_rows  int = 32\n    rows filled at once." in said
+    assert main(["config", "--help-keys", "loop.save_every"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) >= 1
+    assert "Did you mean 'loop.keep'?" in fails(capsys, "config", "--help-keys", "loop.kep")
+
+
+def test_every_key_of_a_config_says_what_it_is():
+    from unijax.main.keys import keys
+
+    for system in ("janus", "tokenizer"):
+        lines = keys(system).splitlines()
+        bare = [
+            line.split()[0]
+            for line, after in zip(lines, [*lines[1:], ""])
+            if not line.startswith(" ") and not after.startswith(" ")
+        ]
+        groups = {"stage", "loop", "data", "model", "mesh", "validation"}
+        assert [key for key in bare if key.split(".")[0] not in groups] == []
+
+
+def test_a_config_is_printed_resolved(capsys):
+    assert main(["config", "--config", "janus_demo", "stage.steps=7"]) == 0
+    assert json.loads(capsys.readouterr().out)["stage"]["steps"] == 7
+
+
+def test_a_key_at_the_top_names_the_file(capsys, tmp_path):
+    """`error: : found unknown key 'comand'` named none."""
+    (tmp_path / "a.yaml").write_text("name: a\ncomand: b\n")
+    said = fails(capsys, "launch", str(tmp_path / "a.yaml"), "--engine", "local")
+    assert f"error: {tmp_path / 'a.yaml'}: found unknown key 'comand'" in said
+    config = "from ml_collections import ConfigDict\ndef get_config():\n"
+    (tmp_path / "c.py").write_text(f"{config}    return ConfigDict({{'sytem': 'janus'}})\n")
+    said = fails(capsys, "show", "--config", str(tmp_path / "c.py"))
+    assert f"error: {tmp_path / 'c.py'}: found unknown key 'sytem'" in said
+
+
+def test_a_name_of_the_hub_says_how_to_fetch_it(capsys, tmp_path):
+    words = ("import", "deepseek-ai/Janus-Pro-1B", "--run-dir", str(tmp_path / "r"))
+    assert "hf download deepseek-ai/Janus-Pro-1B" in fails(capsys, *words)
+    assert "hf download" not in fails(capsys, "import", "nowhere", *words[2:])
+
+
+@pytest.mark.parametrize("flag", ["--temperature", "--top-p", "--guidance"])
+def test_a_number_that_is_none_is_refused(capsys, flag):
+    said = fails(capsys, "sample", "r", "--prompt", "a", "--out", "o", flag, "nan")
+    assert "expected a finite number" in said
 
 
 def test_misspelt_key_names_the_right_one(capsys, tmp_path):
@@ -134,6 +202,10 @@ def test_show_prints_rows_as_text(capsys):
         ("tokenizer=", "tokenizer: found ''"),
         ("loop.log_every=0", "loop.log_every: found 0; expected 1 or more"),
         ("loop.keep=0", "loop.keep: found 0"),
+        ("stage.optimizers.main.learning_rate=nan", "learning_rate: found nan"),
+        ("stage.optimizers.main.learning_rate=-1", "learning_rate: found -1.0"),
+        ("data.p_drop_condition=nan", "data.p_drop_condition: found nan"),
+        ("loop.hang_seconds=inf", "loop.hang_seconds: found inf"),
         ("loop.writers=jsnl", "loop.writers: found ['jsnl']"),
         ("remat=bogus", "remat: found 'bogus'; expected one of"),
         ("stage.rules.0.pattern=(", "expected a regular expression"),
@@ -185,3 +257,23 @@ def test_a_disk_that_can_no_longer_be_written_is_no_mistake_and_is_tried_again(
     status = main(["train", "--config", TINY, "--run-dir", "r"])
     assert exit_codes.failure(status) == "node"
     assert "runs/a: found No space left on device" in capsys.readouterr().err
+
+
+# Where a bucket works, tests/main/test_bucket_runs.py has it.
+ADDRESSES = [
+    ["train", "--config", TINY, "--run-dir", "r", "tokenizer=gs://bucket/tokenizer"],
+    ["train", "--config", TINY, "--run-dir", "r", "data.groups.0.sources.0.path=s3://bucket/a"],
+    ["import", "--run-dir", "r", "--config", TINY, "--part", "vq=gs://bucket/vq"],
+    ["plan", "--config", TINY, "--json", "gs://bucket/plan.json"],
+    ["sweep", "--config", TINY, "--dir", "gs://bucket/sweep"],
+    ["fit", "gs://bucket/runs.parquet", "--out", "o"],
+    ["status", "gs://bucket/runs"],
+]
+
+
+@pytest.mark.parametrize("argv", ADDRESSES, ids=" ".join)
+def test_an_address_is_no_folder_of_this_machine(capsys, tmp_path, monkeypatch, argv):
+    """`export RUN gs://bucket/out` succeeded, into the folder `./gs:/bucket/out`."""
+    monkeypatch.chdir(tmp_path)
+    assert "a path of this machine" in fails(capsys, *argv)
+    assert not list(tmp_path.iterdir())

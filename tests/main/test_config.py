@@ -15,6 +15,9 @@ SHIPPED = [
     "configs/janus.py:stage2",
     "configs/janus.py:stage3",
     *(f"configs/janus_pro.py:{size},stage{n}" for size in ("1b", "7b") for n in (1, 2, 3)),
+    *(f"configs/janus_ablations.py:{letter},stage3" for letter in "ABCDEF"),
+    *(f"configs/janus_ablations.py:{letter},demo" for letter in "ABC"),
+    *(f"configs/semantic_tokenizer.py:{stage}" for stage in ("imagenet", "more", "demo")),
     "configs/janus_demo.py",
     "configs/janus_composition.py",
     "configs/vq_demo.py",
@@ -27,9 +30,39 @@ SHIPPED = [
     "configs/chameleon_demo.py",
     "configs/lmfusion.py",
     "configs/lmfusion.py:shallow,0.1",
+    "configs/lmfusion_demo.py",
+    *(
+        f"configs/metaquery.py:{arg}"
+        for arg in ("b,sana,pretrain", "xl,sana,pretrain,code", "l,sd,pretrain,code",
+                    "b,sana,instruct", "l,sana,instruct,code", "b,sana,edit,code")
+    ),
+    "configs/llava_demo.py",
+    "configs/metaquery_demo.py",
     "configs/siglip_demo.py",
     "configs/finetune.py",
     "configs/scaling_micro.py",
+    *(
+        f"configs/eva_mim.py:{size}"
+        for size in ("eva01_g", "eva02_ti", "eva02_s", "eva02_b", "eva02_l", "eva02_l_m38m")
+    ),
+    *(
+        f"configs/eva_clip.py:{size}"
+        for size in ("g", "g_plus", "b16", "l14", "l14_336", "e14", "e14_plus")
+    ),
+    "configs/mim_demo.py",
+    "configs/clip_demo.py",
+    *(f"configs/classify_demo.py:{how}" for how in ("probe", "finetune", "random")),
+    *(
+        f"configs/metamorph.py:{stage}"
+        for stage in (
+            "connector,readme", "connector,script", "vpit,readme", "vpit,script",
+            "visualiser,script", "visualiser,readme", "visualiser,default",
+        )
+    ),
+    "configs/visualiser_demo.py",
+    *(f"configs/metamorph_demo.py:{stage}" for stage in ("connector", "vpit")),
+    *(f"configs/emu.py:{stage}" for stage in ("pretrain", "painter", "instruct")),
+    *(f"configs/emu_demo.py:{stage}" for stage in ("all", "pretrain", "painter", "instruct")),
 ]  # fmt: skip
 
 
@@ -44,6 +77,39 @@ def test_golden_config(spec):
 def test_what_a_checkpoint_records_resolves_to_the_same_run(spec):
     run = resolve(config_lib.load(spec))
     assert resolve(json.loads(json.dumps(to_json(run)))) == run
+
+
+@pytest.mark.parametrize(
+    ("arg", "published"),
+    [
+        # The paper's schedule, and the released configs, written a second time.
+        ("b,sana,pretrain", (1e-4, 1e-5, 4000, 48_828, 256)),
+        ("b,sana,pretrain,code", (1e-4, 1e-5, 5000, None, 256)),
+        ("xl,sana,pretrain,code", (5e-5, 1e-6, 5000, None, 256)),
+        ("l,sd,pretrain,code", (1e-4, 1e-5, 5000, None, 77)),
+        ("b,sana,instruct,code", (5e-5, 1e-6, 2000, None, 256)),
+        ("l,sana,instruct,code", (1e-4, 1e-5, 2000, None, 256)),
+        ("b,sana,edit", (1e-4, 1e-5, 100, 1000, 256)),
+        ("b,sana,edit,code", (1e-4, 1e-5, 5000, None, 256)),
+    ],
+)
+def test_published_tables_of_metaquery(arg, published):
+    rate, least, warmup, steps, queries = published
+    run = resolve(config_lib.load(f"configs/metaquery.py:{arg}"))
+    optimizer = run.stage.optimizers["main"]
+    assert optimizer.learning_rate == rate
+    assert optimizer.learning_rate * optimizer.final_share == pytest.approx(least)
+    assert optimizer.warmup_steps == warmup
+    assert steps in (None, run.stage.steps)
+    assert (optimizer.b1, optimizer.b2, optimizer.eps) == (0.9, 0.95, 1e-8)
+    assert (optimizer.weight_decay, optimizer.clip_norm) == (0.1, 0.5)
+    assert run.model.queries == queries
+    trained = {"generator"} if ",sana" in arg else set()
+    frozen = {rule.pattern.rstrip("/") for rule in run.stage.rules if rule.frozen}
+    assert not frozen & ({"queries", "connector"} | trained)
+    assert frozen >= {"language_model", "vision_model", "autoencoder"} | (
+        set() if trained else {"generator"}
+    )
 
 
 @pytest.mark.parametrize("stage", ["stage1", "stage2", "stage3"])

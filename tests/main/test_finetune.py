@@ -11,13 +11,16 @@ from PIL import Image
 from tests.goldens import check_golden
 from unijax.core import tree
 from unijax.core.errors import UserError
+from unijax.core.system import init_shapes
 from unijax.data import tokenizer as tokenizers
 from unijax.data.loader import Loader
 from unijax.main.config import load
-from unijax.main.finetune import with_user_data
+from unijax.main.finetune import with_adapters, with_user_data
 from unijax.main.run import make_system, resolve
 from unijax.main.train import train
 from unijax.train.checkpoint import read_params
+from unijax.train.lora import matched
+from unijax.train.stage import match_rules
 
 COLOURS = ("red", "green", "blue", "white")
 # What is our choice in the config, reduced to the size of the checkpoint.
@@ -167,3 +170,21 @@ def test_records_that_teach_nothing_are_told(whole, data, tmp_path):
     path = write(tmp_path, "bare.jsonl", [{"image": "a.png"}])
     with pytest.raises(UserError, match=r"bare\.jsonl"):
         tuned(whole[0], [path])
+
+
+def test_adapters_of_a_rank_are_of_the_decoder_alone_and_learn_faster():
+    run = resolve(load("configs/finetune.py"), SMALL)
+    adapted = with_adapters(run, 16)
+    (rule,) = adapted.stage.lora
+    assert (rule.rank, rule.alpha, rule.pattern) == (16, 16.0, "language_model/layers/")
+    rates = [r.stage.optimizers["main"].learning_rate for r in (adapted, run)]
+    assert rates[0] == pytest.approx(10 * rates[1])
+    assert not adapted.loop.save_frozen
+    system = make_system(adapted)
+    assert {path.split("/")[0] for path in matched(make_system(run), adapted.stage.lora)} == {
+        "language_model"
+    }
+    trained = match_rules(adapted.stage, list(tree.flatten(init_shapes(system))))
+    assert all(path.endswith(("_a", "_b")) for path, r in trained.items() if not r.frozen)
+    with pytest.raises(UserError, match="rank: found 0; expected 1 or more"):
+        with_adapters(run, 0)

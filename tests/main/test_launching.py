@@ -7,11 +7,11 @@ import sys
 
 import pytest
 
-from launch.engines import ENGINES
-from launch.spec import expand
 from tests.main.test_cli import TINY, fails
 from unijax.core import status
 from unijax.core.status import Status
+from unijax.launch.engines import ENGINES
+from unijax.launch.spec import expand
 from unijax.main import cli
 from unijax.main.launching import check, load
 

@@ -8,7 +8,6 @@ import jax
 import numpy as np
 import pytest
 
-from launch.spec import expand
 from tests.goldens import check_golden
 from tests.long import long
 from tests.main import tiny
@@ -20,6 +19,7 @@ from unijax.core.errors import UserError
 from unijax.core.record import to_json
 from unijax.data.loader import Loader
 from unijax.data.tokenizer import load as load_tokenizer
+from unijax.launch.spec import expand
 from unijax.main import sweep
 from unijax.main.cli import main, parse
 from unijax.main.launching import build_launch

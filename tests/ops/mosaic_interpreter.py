@@ -148,12 +148,19 @@ def _deref(self, eqn, token, values):
     return token, [values[0].value]
 
 
+def _store(self, eqn, token, values):
+    cell, value = values
+    cell.value = value
+    return token, [value]
+
+
 RULES = {
     discharge.run_state_p: _run_state,
     gpu_primitives.load_p: _load,
     gpu_core.layout_cast_p: _layout_cast,
     gpu_primitives.wgmma_ref_p: _wgmma,
     gpu_primitives.wgmma_accumulator_deref_p: _deref,
+    gpu_primitives.wgmma_accumulator_store_p: _store,
 }
 
 

@@ -3,10 +3,12 @@
 from typing import ClassVar
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from tests.ops.attention_suite import NASTY, AttentionSuite
 from tests.ops.mosaic_interpreter import mosaic_interpreter
+from unijax.ops.attention import pallas_mosaic_gpu
 
 
 class TestMosaicGpu(AttentionSuite):
@@ -37,6 +39,12 @@ class TestMosaicGpu(AttentionSuite):
     @pytest.mark.parametrize("name", NASTY)
     def test_nasty_rows(self, name):
         super().test_nasty_rows(name, whole=(3,))
+
+    def test_heads_in_sections(self, monkeypatch):
+        """As where the keys and values of all heads do not fit in the cache."""
+        monkeypatch.setattr(pallas_mosaic_gpu, "CACHE", 1)
+        end = np.arange(self.tokens, dtype=np.int32)[None] + 1
+        self.check(self.form(heads=4, kv_heads=2), 0 * end, end)
 
     def test_large_scores(self):
         pytest.skip("in 16 bits the gradients of such scores are rounding alone")

@@ -1,6 +1,10 @@
 """Tables as people write them: 12B, thousands apart, decimal commas, semicolons, comments."""
 
+import decimal
+
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -95,8 +99,12 @@ def test_a_loss_of_three_decimals_is_no_count_of_thousands(tmp_path):
     # Nothing else in the file tells what its commas are.
     runs = read(tmp_path, HEAD.replace(",", ";") + "\na;7000000;2e9;3,125\n")
     assert runs.loss("text")[0] == 3.125
-    runs = read(tmp_path, HEAD.replace(",", ";") + "\na;7,000;2e9;3,125\n")
-    assert runs["parameters"][0] == 7000
+
+
+def test_a_comma_in_a_loss_tells_what_those_in_counts_are(tmp_path):
+    # No loss has thousands: 7.000 millions became 7000 parameters where the loss was 3.125.
+    runs = read(tmp_path, HEAD.replace(",", ";") + "\na;7,000;2,500;3,125\n")
+    assert (runs["parameters"][0], runs["tokens"][0], runs.loss("text")[0]) == (7, 2.5, 3.125)
 
 
 @pytest.mark.parametrize(
@@ -125,6 +133,23 @@ def test_text_of_numbers_in_a_parquet_is_read_alike(tmp_path):
     ])  # fmt: skip
     runs = table.read(tmp_path / "runs.parquet")
     np.testing.assert_array_equal(runs["tokens"], [r["tokens"] for r in rows()])
+    assert (runs.loss("text") == 3.25).all()
+
+
+@pytest.mark.parametrize("kind", [pa.large_string(), pa.string_view(), pa.decimal128(20, 4)])
+def test_numbers_as_other_libraries_write_them_to_parquet(tmp_path, kind):
+    # Data frames write long strings, databases decimals: "values of type large_string".
+    found = [r | {"loss_text_nats_per_token": 3.25} for r in rows()]
+    made = pa.Table.from_pylist(found)
+    for i, name in enumerate(made.column_names):
+        if name in ("tokens", "loss_text_nats_per_token"):
+            values = [str(r[name]) for r in found]
+            if pa.types.is_decimal(kind):
+                values = [decimal.Decimal(v) for v in values]
+            made = made.set_column(i, name, pa.array(values, kind))
+    pyarrow.parquet.write_table(made, tmp_path / "runs.parquet")
+    runs = table.read(tmp_path / "runs.parquet")
+    np.testing.assert_array_equal(runs["tokens"], [r["tokens"] for r in found])
     assert (runs.loss("text") == 3.25).all()
 
 

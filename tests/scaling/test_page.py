@@ -288,8 +288,16 @@ def test_an_interval_of_mixed_notation():
     ]  # fmt: skip
     assert page.numbers(477.8, 0.0, 1.2e6)[1] == "0"
     assert page.numbers(1.398, 3.748e-6, 2.343) == ["1.398", "0.000003748", "2.343"]
+    assert page.numbers(1.398, 1e-300, 2.343)[1] == "1.000×10<sup>-300</sup>"
     assert shorts(1.1e9, 9.8e8, 2.34e10) == ["1.1B", "0.98B", "23.4B"]
     assert shorts(9.7e8, 2.5e5, 1.2e12) == ["970M", "0.25M", "1200000M"]
+
+
+def test_an_end_of_an_interval_that_is_no_number_stopped_the_report():
+    inf, nan = float("inf"), float("nan")
+    assert page.numbers(1.5, -inf, inf) == ["1.5", "−∞", "∞"]
+    assert page.numbers(nan, 0.0, 2e7) == ["unknown", "0", "2.000×10<sup>7</sup>"]
+    assert page.numbers(inf) == ["∞"]
 
 
 @pytest.mark.parametrize(

@@ -147,6 +147,19 @@ def test_mistakes_of_other_laws_that_went_unnamed(kind, seed):
     assert kind in {cause for d in said_of(study)[0] for cause in d.causes}
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_checkpoints_of_the_longest_run_of_each_size_were_a_law_of_another_form(seed):
+    # Their learning rate had not decayed: no end of an axis has these runs and no others.
+    rng = np.random.default_rng(seed)
+    n, d = map(np.ravel, np.meshgrid(np.geomspace(2e7, 2e9, 6), np.geomspace(5, 160, 5)))
+    points = Points(n, n * d, loss(n, n * d) * np.exp(rng.normal(0, 0.002, len(n))))
+    here = d < 150
+    (first, *_) = said(with_loss(points, here, 1 + 0.05 * rng.uniform(0.9, 1.1, len(n))))
+    assert first.causes[0] == "decay"
+    assert set(first.runs) == ids(points, ~here)
+    assert "of the greatest length at each size" in first.text
+
+
 def test_perplexities_of_the_large_sizes_were_sought_among_the_small_ones():
     points = isoflop(BUDGETS, noise=0.002)
     here = points.parameters > np.quantile(points.parameters, 0.7)

@@ -12,11 +12,11 @@ import time
 
 import pytest
 
-from launch import engines
 from tests.logs import lines
 from tests.slurm.cluster import Cluster, missing
 from tests.slurm.runs import NOT_ASKED, SHORT, TINY, same_bits
 from unijax.core import status
+from unijax.launch import engines
 from unijax.main.launching import load
 
 pytestmark = NOT_ASKED

@@ -1,5 +1,7 @@
 """The contrastive recipe: the loss against loops, equal captions, filling, padding of texts."""
 
+import dataclasses
+import functools
 import math
 
 import hypothesis
@@ -9,20 +11,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.long import long
 from tests.systems.image_suite import ImageSuite
 from tests.systems.small import SmallPictures
+from tests.walk import product_flops
 from unijax.core import cost, tree
 from unijax.core.batch import ImageBatch
 from unijax.core.errors import UserError
 from unijax.models.clip import ClipTextConfig
+from unijax.models.eva import EvaConfig
 from unijax.models.siglip import SiglipConfig
-from unijax.systems.contrastive import (
-    RECIPE,
-    Contrastive,
-    ContrastiveConfig,
-    equal_texts,
-    pair_loss,
-)
+from unijax.systems.contrastive import RECIPE, Contrastive, ContrastiveConfig, text_labels
 
 CONFIG = ContrastiveConfig(
     vision=SiglipConfig(
@@ -39,9 +38,87 @@ SYSTEM = Contrastive(CONFIG)
 SMALL = SmallPictures(SYSTEM, size=16, text_length=6, vocab=CONFIG.text.vocab_size)
 
 
+@long
 class TestContrastive(ImageSuite):
     small = SMALL
     recipe = RECIPE
+
+
+# As CLIP and EVA-CLIP are: class tokens, the last token of a text, the softmax loss.
+EVA = EvaConfig(
+    16, 42, 2, 2, image_size=16, patch_size=8, hidden_act="swiglu", rope_grid=2, mlp_norm=True,
+    attention_norm=True, init="eva_clip",
+)  # fmt: skip
+TEXT = ClipTextConfig(11, 6, 24, 48, 2, 4)
+CLIP_LIKE = Contrastive(ContrastiveConfig(EVA, TEXT, 16, "softmax", "class", True, chunk=3))
+
+
+class TestClipLike(ImageSuite):
+    small = SmallPictures(CLIP_LIKE, size=16, text_length=6, vocab=11)
+    recipe = RECIPE
+
+    def worked(self, batch):
+        """On CPU attention works the pairs that its mask leaves out, too."""
+        images, tokens = batch.text.shape
+        return super().worked(batch) | {"pairs/text": float(images * tokens**2)}
+
+
+def test_the_softmax_loss_asks_both_ways():
+    small = TestClipLike.small
+    images = small.batch([1, 0, 1, 1])
+    loss = jax.jit(functools.partial(small.loss, frozen=frozenset()))
+    sums, metrics = loss(small.params, images, None)
+    pixels = images.pixels / 127.5 - 1
+    x = np.asarray(jax.jit(CLIP_LIKE.embed_images)(small.params, pixels), np.float64)
+    y = jax.jit(CLIP_LIKE.embed_texts)(small.params, images.text, images.text_length)
+    real = [0, 2, 3]
+    scale = math.exp(float(small.params["similarity"]["scale"]))
+    logits = scale * x[real] @ np.asarray(y, np.float64)[real].T
+    own = np.diagonal(logits)
+    asked = [np.log(np.exp(logits).sum(axis=a)) - own for a in (0, 1)]
+    np.testing.assert_allclose(sums["contrastive"], sum(map(sum, asked)) / 2, rtol=1e-4)
+    assert float(metrics["image_to_text"][0]) == (own >= logits.max(axis=1)).sum()
+    assert set(small.params["similarity"]) == {"scale"}
+
+
+def test_an_image_is_the_projected_class_token():
+    small, params = TestClipLike.small, TestClipLike.small.params
+    pixels = small.batch([1, 1]).pixels / 127.5 - 1
+    token = jax.jit(CLIP_LIKE.vision_model)(params["vision_model"], pixels)[:, 0]
+    projection = params["vision_projection"]
+    want = token @ projection["kernel"] + projection["bias"]
+    want /= np.linalg.norm(want, axis=1, keepdims=True)
+    found = jax.jit(CLIP_LIKE.embed_images)(params, pixels)
+    np.testing.assert_allclose(found, want, atol=1e-6)
+
+
+def test_patches_are_left_out_in_training_alone_and_counted_so():
+    vision = dataclasses.replace(EVA, patch_dropout=0.5)
+    system = Contrastive(dataclasses.replace(CLIP_LIKE.config, vision=vision))
+    small = dataclasses.replace(TestClipLike.small, system=system)
+    images, key = small.batch([1] * 4), jax.random.key(0)
+    run = functools.partial(small.loss, frozen=frozenset())
+    whole, less = (jax.jit(run)(small.params, images, k)[0] for k in (None, key))
+    assert float(whole["contrastive"]) != float(less["contrastive"])
+    flops = product_flops(jax.make_jaxpr(run)(small.params, images, key).jaxpr)
+    found = cost.forward(system.costs, system.amounts(images))
+    assert sum(map(float, found.values())) == pytest.approx(flops, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"loss": "triplet"},
+            r"model.loss: found 'triplet'; expected one of \['sigmoid', 'softmax'",
+        ),
+        ({"chunk": 0}, r"model.chunk: found 0; expected 1 or more"),
+        ({"vision_pooling": "class"}, r"found 'class' of a SigLIP tower; expected one of \['mean'"),
+    ],
+)
+def test_a_comparison_that_cannot_be_is_refused(changes, message):
+    with pytest.raises(UserError, match=message):
+        dataclasses.replace(CONFIG, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -101,18 +178,12 @@ def test_the_loss_is_the_sum_over_pairs(params, texts, weight):
     assert float(metrics["image_to_text"][0]) == found
 
 
-def test_pairs_of_extreme_logits_stay_finite():
-    logits = jnp.array([[1e4, -1e4], [-1e4, 1e4]])
-    assert float(jnp.max(pair_loss(logits, jnp.eye(2, dtype=bool)))) == 0
-    np.testing.assert_allclose(pair_loss(logits, ~jnp.eye(2, dtype=bool)), 1e4, rtol=1e-6)
-
-
 @hypothesis.settings(max_examples=50, deadline=None)
 @hypothesis.given(TEXTS, st.integers(0, 2))
 def test_equal_texts_are_those_that_read_the_same(texts, pad):
     b = batch(texts, pad=pad)
-    same = np.asarray(equal_texts(b.text, b.text_length))
-    assert same.tolist() == [[a == b for b in texts] for a in texts]
+    labels = np.asarray(text_labels(b.text, b.text_length)).tolist()
+    assert [[x == y for y in labels] for x in labels] == [[x == y for y in texts] for x in texts]
 
 
 def test_what_stands_behind_a_text_has_no_influence(params):

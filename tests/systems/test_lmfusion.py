@@ -182,10 +182,10 @@ def test_the_twin_begins_as_the_imported_language_model(tmp_path):
     config.init = {"language_model": llama, "image_twin": ":language_model"}
     run = resolve(config)
     assert [*run.init] == ["image_twin", "language_model"], "in no order to go by"
-    params = initial_params(run, trainer, None)
+    params = initial_params(run, trainer, None, tmp_path)
     for part in ("layers", "norm"):
         want = PARAMS["language_model"][part]
         jax.tree.map(np.testing.assert_array_equal, params["image_twin"][part], want)
     wrong = dataclasses.replace(run, init={"image_twin": ":autoencoder"})
     with pytest.raises(UserError, match=r"init\.image_twin: found :autoencoder, which does not"):
-        initial_params(wrong, trainer, None)
+        initial_params(wrong, trainer, None, tmp_path)

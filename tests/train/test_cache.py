@@ -6,7 +6,11 @@ import os
 import numpy as np
 import pytest
 
+from unijax.data.config import DataConfig
 from unijax.data.document import ImageRef
+from unijax.models.llama import LlamaConfig
+from unijax.models.siglip import SiglipConfig
+from unijax.systems.llava import Llava, LlavaConfig
 from unijax.train import cache
 
 
@@ -81,3 +85,12 @@ def test_halves_of_tables_are_swept_when_nobody_wrote_to_them_for_a_day(tmp_path
     values(tmp_path)
     assert not old.exists()
     assert new.exists()
+
+
+def test_slots_that_no_source_fills_have_no_table(tmp_path):
+    """Of a stage that draws alone, with a tower for what others show."""
+    text = LlamaConfig(48, 32, 48, 1, 4, 2, 8)
+    system = Llava(LlavaConfig(text, SiglipConfig(8, 4, 16, 32, 1, 2), begins=True))
+    data = DataConfig(groups=(), row_length=16, rows=1, slots={"und": 1})
+    assert cache.tables(system, {"vision_model": {}}, data, [], tmp_path) == {}
+    assert not list(tmp_path.iterdir())

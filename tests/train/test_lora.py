@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import shutil
 
 import flax.linen as nn
 import jax
@@ -295,7 +296,8 @@ def runs(tmp_path_factory):
     stage = dataclasses.replace(
         base.stage, name="lora", steps=6, ema_decay=0.0, rules=ALONE, lora=LORA[:2]
     )
-    run = dataclasses.replace(base, stage=stage)
+    loop = dataclasses.replace(base.loop, save_frozen=False)
+    run = dataclasses.replace(base, stage=stage, loop=loop)
     state = train(run, folder / "lora", init_from=str(folder / "base"))
     return folder, run, state
 
@@ -320,6 +322,66 @@ def test_a_run_of_adapters_begins_from_its_base_and_is_read_folded(runs):
     assert moved == {f"language_model/layers/{name}/kernel" for name in names}
 
 
+def test_a_checkpoint_of_adapters_alone_holds_them_alone(runs, tmp_path):
+    """And is read to what a whole one is."""
+    folder, run, state = runs
+    kept = tree.flatten(state.frozen) | tree.flatten(state.params)
+    held = StoredParams(folder / "lora").adapters()
+    assert held.keys() == {p for p in kept if lora.is_adapter(p)}
+    loop = dataclasses.replace(run.loop, save_frozen=True)
+    train(dataclasses.replace(run, loop=loop), tmp_path, init_from=str(folder / "base"))
+    sizes = [
+        sum(f.stat().st_size for f in path.rglob("params/**/*") if f.is_file())
+        for path in (folder / "lora", tmp_path)
+    ]
+    assert sizes[0] < sizes[1] / 5
+    found, want = (tree.flatten(read_params(p)) for p in (folder / "lora", tmp_path))
+    assert found.keys() == want.keys()
+    for path, x in want.items():
+        np.testing.assert_array_equal(found[path], x, path)
+
+
+def test_a_base_is_found_where_both_were_moved_and_missed_where_it_is_gone(runs, tmp_path):
+    folder, _, _ = runs
+    want = tree.flatten(read_params(folder / "lora"))
+    for name in ("base", "lora"):
+        shutil.copytree(folder / name, tmp_path / "moved" / name)
+    (folder / "base").rename(folder / "away")
+    try:
+        found = tree.flatten(read_params(tmp_path / "moved" / "lora"))
+        for path, x in want.items():
+            np.testing.assert_array_equal(found[path], x, path)
+        for read in (read_params, StoredParams):
+            with pytest.raises(UserError, match=r"left in .*base.*, which is gone"):
+                read(folder / "lora")
+    finally:
+        (folder / "away").rename(folder / "base")
+
+
+def test_a_base_with_other_values_is_refused(runs, tmp_path):
+    """Of the same shapes: a run of another seed stands in its place."""
+    folder, run, _ = runs
+    shutil.copytree(folder / "lora", tmp_path / "lora")
+    stage = dataclasses.replace(run.stage, lora=(), rules=(Rule(""),), steps=3)
+    loop = dataclasses.replace(run.loop, save_frozen=True)
+    train(dataclasses.replace(run, seed=7, stage=stage, loop=loop), tmp_path / "base")
+    (folder / "base").rename(folder / "away")
+    try:
+        with pytest.raises(UserError, match=r"trained on another base: \d+ parameters differ"):
+            read_params(tmp_path / "lora")
+        stored = StoredParams(tmp_path / "lora")
+        with pytest.raises(UserError, match=r"trained on another base: \d+ parameters differ"):
+            stored.read(stored.arrays)
+    finally:
+        (folder / "away").rename(folder / "base")
+
+
+def test_a_run_without_what_is_frozen_needs_a_run_that_holds_it(runs, tmp_path):
+    _, run, _ = runs
+    with pytest.raises(UserError, match="save_frozen: found false, for a run that starts from no"):
+        train(run, tmp_path / "run")
+
+
 def test_an_export_reads_them_folded(runs):
     folder, _, _ = runs
     stored, want = StoredParams(folder / "lora"), tree.flatten(read_params(folder / "lora"))
@@ -334,6 +396,8 @@ def test_a_run_of_adapters_resumes_to_the_bit(runs, tmp_path):
     resumed = train(run, tmp_path, init_from=str(folder / "base"))
     for a, b in zip(*(jax.tree.leaves(jax.device_get(s)) for s in (whole, resumed)), strict=True):
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+    with pytest.raises(UserError, match=r"on another base: \d+ parameters differ"):
+        train(run, tmp_path, init_from=str(folder / "lora"))
     other = dataclasses.replace(run.stage, lora=(dataclasses.replace(LORA[0], rank=4), LORA[1]))
     with pytest.raises(UserError, match=r"a run with stage\.lora\.0\.rank=3; expected .*=4"):
         train(dataclasses.replace(run, stage=other), tmp_path)

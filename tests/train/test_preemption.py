@@ -13,25 +13,26 @@ from tests.logs import lines
 from tests.train.test_loop import run, same_bits
 from tests.train.toy import ToyBatches, toy_stage
 from unijax.core import exit_codes, status
-from unijax.core.errors import Preempted, UserError
+from unijax.core.errors import Interrupted, Preempted, UserError
 from unijax.train.status import StatusKeeper
 
 
-class Interrupted(ToyBatches):
-    """SIGTERM arrives while a batch is drawn."""
+class Asked(ToyBatches):
+    """A signal arrives while a batch is drawn."""
 
-    def __init__(self, at: int):
+    def __init__(self, at: int, number: int = signal.SIGTERM):
         super().__init__()
-        self._at = at
+        self._at, self._number = at, number
 
     def __next__(self):
         if self._drawn == self._at:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), self._number)
         return super().__next__()
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("at", [6, 9])
-def test_a_preempted_run_resumes_to_the_bits_and_the_log_of_one_that_was_not(tmp_path, at):
+def test_a_preempted_run_resumes_to_the_bits_and_the_log_of_one_that_was_not(tmp_path, at, number):
     """Step 7 cuts a period of 5 steps: its sums are saved, too. At 10 an evaluation is due."""
     evaluated = []
 
@@ -41,8 +42,9 @@ def test_a_preempted_run_resumes_to_the_bits_and_the_log_of_one_that_was_not(tmp
     whole = run(tmp_path / "whole", evaluators=evaluators(), eval_every=10)
     expected, evaluated = evaluated, []
     with pytest.raises(Preempted) as e:
-        run(tmp_path / "cut", batches=Interrupted(at), evaluators=evaluators(), eval_every=10)
+        run(tmp_path / "cut", batches=Asked(at, number), evaluators=evaluators(), eval_every=10)
     assert e.value.step == at + 1
+    assert isinstance(e.value, Interrupted) == (number == signal.SIGINT)
     resumed = run(tmp_path / "cut", evaluators=evaluators(), eval_every=10)
     assert same_bits(whole, resumed)
     assert lines(tmp_path / "cut") == lines(tmp_path / "whole")
@@ -50,7 +52,7 @@ def test_a_preempted_run_resumes_to_the_bits_and_the_log_of_one_that_was_not(tmp
 
 
 def test_sigterm_at_the_last_step_is_the_end_of_the_run(tmp_path):
-    assert int(run(tmp_path, batches=Interrupted(19)).step) == 20
+    assert int(run(tmp_path, batches=Asked(19)).step) == 20
 
 
 def test_sigterm_again_and_again_is_told_as_one(tmp_path):
@@ -87,7 +89,7 @@ def test_status_follows_the_run(tmp_path, monkeypatch):
         seen.append(status.read(tmp_path))
 
     with pytest.raises(Preempted):
-        keep(tmp_path, batches=Interrupted(6), evaluators={"look": look}, eval_every=5)
+        keep(tmp_path, batches=Asked(6), evaluators={"look": look}, eval_every=5)
     assert seen[0].state == "running"
     now = status.read(tmp_path)
     assert (now.state, now.step, now.steps, now.attempt) == ("preempted", 7, 20, 1)
@@ -104,6 +106,25 @@ def test_status_follows_the_run(tmp_path, monkeypatch):
     assert again.step_seconds
     for name in ("state", "step", "loss", "tokens_per_second", "goodput", "step_seconds"):
         assert getattr(again, name) == getattr(now, name)
+
+
+def test_a_mistake_before_the_first_step_leaves_a_finished_run_done(tmp_path):
+    """A failed finetune turned the status of a run that was done into "failed"."""
+    keep(tmp_path)
+    before = status.read(tmp_path)
+    with pytest.raises(UserError), StatusKeeper(tmp_path, 50):
+        raise UserError("data", "a broken record", "a whole one", "Mend it.")
+    now = status.read(tmp_path)
+    assert (now.state, now.step, now.steps) == ("done", before.step, before.steps)
+
+
+def test_ctrl_c_is_no_failure(tmp_path):
+    with pytest.raises(Interrupted):
+        keep(tmp_path, batches=Asked(6, signal.SIGINT))
+    assert (status.read(tmp_path).state, status.read(tmp_path).step) == ("stopped", 7)
+    with pytest.raises(KeyboardInterrupt), StatusKeeper(tmp_path, 20):
+        raise KeyboardInterrupt
+    assert status.read(tmp_path).state == "stopped"
 
 
 def test_status_tells_what_stopped_a_run(tmp_path):

@@ -84,6 +84,10 @@ class ImageBatch:
       seed: a function of (run seed, source, draw): randomness belongs to the picture.
       text: token ids, right-padded with zeros.
       text_length: number of valid ids.
+      label: which of the classes it is of.
+      masked: True for a patch, in raster order, that is not to be seen.
+      features: what a frozen encoder made of the picture ahead of time.
+      latents: mean and log-variance of a KL autoencoder, likewise.
     """
 
     pixels: Leaf  # uint8 [B, height, width, 3]
@@ -91,3 +95,7 @@ class ImageBatch:
     seed: Leaf = None  # uint32 [B]
     text: Leaf = None  # int32 [B, S]
     text_length: Leaf = None  # int32 [B]
+    label: Leaf = None  # int32 [B]
+    masked: Leaf = None  # bool [B, N]
+    features: Leaf = None  # float [B, ...]
+    latents: Leaf = None  # float [B, h, w, 2 C]

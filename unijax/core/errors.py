@@ -1,15 +1,34 @@
 """Exceptions for what a user can cause, and for what happens to a run."""
 
+import unicodedata
+
+_LONGEST = 4000  # characters of a message's part: files may have put anything into it
+
 
 class UserError(ValueError):
     """A mistake in the input. Says where, what was found, what was expected and what to do.
 
-    The command line prints it as one message, without a traceback, and exits with status 2.
+    The command line prints it as one message, without a traceback, and exits with status 2. What a
+    terminal would obey, not show, is escaped in it.
     """
 
     def __init__(self, where: str, found: str, expected: str, fix: str):
         self.where, self.found, self.expected, self.fix = where, found, expected, fix
+        where, found, expected, fix = map(_readable, (where, found, expected, fix))
         super().__init__(f"{where}: found {found}; expected {expected}. {fix}")
+
+
+def _readable(text: str) -> str:
+    if len(text) > _LONGEST:
+        text = f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
+    if text.isprintable():
+        return text
+    return "".join(c if _is_shown(c) else c.encode("unicode_escape").decode() for c in text)
+
+
+def _is_shown(c: str) -> bool:
+    """Spaces of other scripts are; Python's `isprintable` knows the plain one alone."""
+    return c.isprintable() or c in "\t\n" or unicodedata.category(c) == "Zs"
 
 
 class Unwritable(UserError):
@@ -22,6 +41,14 @@ class Unwritable(UserError):
 class Preempted(Exception):
     """The run was asked to end (SIGTERM), and has saved. The same command resumes it."""
 
+    HOW = "preempted"
+
     def __init__(self, step: int):
         self.step = step
-        super().__init__(f"preempted; saved step {step}. The same command resumes")
+        super().__init__(f"{self.HOW}; saved step {step}. The same command resumes")
+
+
+class Interrupted(Preempted):
+    """The same by Ctrl-C."""
+
+    HOW = "interrupted"

@@ -13,6 +13,7 @@ HUNG = 84  # it did not go on; below PEER_LOST: the others of the run may hang f
 PREEMPTED = 85  # SIGTERM came, the state is saved, the same command resumes
 PEER_LOST = 86  # another process, or the network between, went away
 INTERRUPTED = 130  # Ctrl-C
+UNREAD = 141  # who read what it prints is gone: 128 + SIGPIPE, as of other programs
 
 # 143: SIGTERM before there was anything to save.
 PREEMPTION = (PREEMPTED, 143)

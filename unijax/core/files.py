@@ -16,9 +16,10 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 from unijax.core.errors import Unwritable, UserError
+from unijax.core.paths import is_address, local
 
 T = TypeVar("T")
 
@@ -67,7 +68,7 @@ def unwritable(path: str | os.PathLike, error: OSError) -> UserError:
 @contextlib.contextmanager
 def guarded(directory: str | os.PathLike, check: Callable[[], None]) -> Iterator[None]:
     """While inside, nothing is committed under the directory unless `check` returns."""
-    key = pathlib.Path(os.path.abspath(directory))
+    key = _key(directory)
     _guards[key] = check
     try:
         yield
@@ -75,9 +76,13 @@ def guarded(directory: str | os.PathLike, check: Callable[[], None]) -> Iterator
         del _guards[key]
 
 
+def _key(path: str | os.PathLike) -> pathlib.Path:
+    return pathlib.Path(path if is_address(path) else os.path.abspath(path))
+
+
 def check_allowed(path: str | os.PathLike) -> None:
     """Raises what the guard of a directory above raises, where there is one."""
-    path = pathlib.Path(os.path.abspath(path))
+    path = _key(path)
     for directory, check in list(_guards.items()):
         if path.is_relative_to(directory):
             check()
@@ -200,7 +205,7 @@ def writable_directory(path: str | os.PathLike) -> pathlib.Path:
     Raises:
       UserError: if not; `Unwritable` where the disk, not the path, is at fault.
     """
-    path = pathlib.Path(path)
+    path = local(path)
     try:
         patiently(_make, path)
         patiently(_try_file, path)
@@ -233,19 +238,33 @@ def write_file(path: str | os.PathLike, content: str | bytes, lasting: bool = Tr
         patiently(write, temporary)
 
 
-def read_plain(path: str | os.PathLike) -> bytes:
+def read_plain(path: str | os.PathLike, most_bytes: int = -1) -> bytes:
     """The content of a file that a user named. What is no plain file would be waited for.
+
+    Args:
+      most_bytes: of a longer file, the beginning; -1 for all.
 
     Raises:
       OSError: if it cannot be read, or is a pipe or device.
+      UserError: for an address.
     """
-    handle = patiently(os.open, path, os.O_RDONLY | os.O_NONBLOCK)
-    with os.fdopen(handle, "rb") as file:
-        _check_plain(handle, path)
-        content = file.read()
+    with open_plain(path) as file:
+        content = file.read(most_bytes)
     if content is None:  # of /proc: nothing yet
         raise OSError(errno.EINVAL, "no plain file", str(path))
     return content
+
+
+def open_plain(path: str | os.PathLike) -> BinaryIO:
+    """The same, to be read in parts. One of /proc that has nothing yet says so by an OSError."""
+    handle = patiently(os.open, local(path), os.O_RDONLY | os.O_NONBLOCK)
+    file = os.fdopen(handle, "rb")
+    try:
+        _check_plain(handle, path)
+    except OSError:
+        file.close()
+        raise
+    return file
 
 
 def _check_plain(handle: int, path: str | os.PathLike) -> None:
@@ -316,7 +335,7 @@ def atomic_file(path: str | os.PathLike, lasting: bool = True) -> Iterator[pathl
     Raises:
       UserError: if the place cannot be written or the disk is full.
     """
-    path = pathlib.Path(path)
+    path = local(path)
     check_allowed(path)
     temporary = hidden(path)
     try:
@@ -341,7 +360,7 @@ def atomic_directory(path: str | os.PathLike) -> Iterator[pathlib.Path]:
       UserError: if `path` exists and is not an empty directory, or the place cannot be written. One
         that is raised inside names `path`, too, not the temporary directory.
     """
-    path = pathlib.Path(path)
+    path = local(path)
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise UserError(
             str(path),

@@ -5,6 +5,7 @@ import json
 import pathlib
 
 from unijax.core.errors import UserError
+from unijax.core.files import read_plain
 
 MOST_BYTES = 2**25  # of a file: an index of a hundred thousand tensors has half of it
 
@@ -29,7 +30,7 @@ def read_object(path: pathlib.Path, most_bytes: int = MOST_BYTES) -> dict:
             raise UserError(
                 str(path), f"{size:,} bytes", f"at most {most_bytes:,}", "Is it the right file?"
             )
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = json.loads(read_plain(path, most_bytes).decode("utf-8-sig"))
     except RecursionError:
         raise UserError(str(path), "brackets nested too deep", "JSON", _AGAIN) from None
     except OSError as e:

@@ -2,10 +2,14 @@
 
 import os
 import sys
+from collections.abc import Callable
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from tqdm import tqdm
+
+from unijax.core.errors import UserError
 
 
 def is_lead() -> bool:
@@ -22,7 +26,7 @@ def tell_once(about: str, line: str) -> None:
     JAX is not started for it: a program that only looks at data leaves the devices alone.
     """
     if about not in _told and not (jax.distributed.is_initialized() and not is_lead()):
-        print(line, file=sys.stderr)
+        tqdm.write(line, file=sys.stderr)  # above a bar, where there is one
     _told.add(about)
 
 
@@ -47,6 +51,21 @@ def of_the_lead(x: np.ndarray) -> np.ndarray:
     if jax.process_count() == 1:
         return x
     return np.asarray(multihost_utils.broadcast_one_to_all(x))
+
+
+def text_of_the_lead(make: Callable[[], str]) -> str:
+    """What the lead makes, on every process; its UserError too, so that none waits for another."""
+    error, made = None, b""
+    if is_lead():
+        try:
+            made = make().encode()
+        except UserError as e:
+            error = e
+    if not all_agree(error is None):
+        raise error or UserError("process 0", "a mistake", "none", "It says which.")
+    length = int(of_the_lead(np.asarray(len(made), np.int32)))
+    padded = np.frombuffer(made.ljust(length), np.uint8)
+    return of_the_lead(padded).tobytes().decode()
 
 
 def all_agree(ok: bool) -> bool:

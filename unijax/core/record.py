@@ -5,6 +5,7 @@ A field that came when runs were on record already is `added`.
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from typing import Any
@@ -13,13 +14,14 @@ from unijax.core.errors import UserError
 from unijax.core.json_files import quoted
 
 
-def added(default: Any) -> Any:
+def added(default: Any, repr: bool = True) -> Any:
     """Such a field, left out of a record where it has this value: as if it had never come.
 
     So the names of runs, which are made of their records, stay what they were, and a run goes on
-    from checkpoints that know nothing of the field.
+    from checkpoints that know nothing of the field. Without `repr` it is no part of the fingerprint
+    of data either.
     """
-    return dataclasses.field(default=default, metadata={"added": True})
+    return dataclasses.field(default=default, metadata={"added": True}, repr=repr)
 
 
 def is_silent(field: dataclasses.Field, value: Any) -> bool:
@@ -65,7 +67,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in args:
             return None
-        (hint,) = [a for a in args if a is not type(None)]
+        hints = [a for a in args if a is not type(None)]
+        hint = hints[0] if len(hints) == 1 else _of_kind(hints, value, where)
         return _convert(hint, value, where)
     if dataclasses.is_dataclass(hint):
         return build(hint, value, where)
@@ -79,12 +82,25 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return {k: _convert(args[1], value[k], f"{where}.{k}") for k in value}
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(where, f"{value}", "a finite number", "Correct the config.")
     if hint in (int, float, str, bool):
         if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
             raise _wrong_type(where, value, hint.__name__)
         return value
     assert hint is Any, (where, hint)
     return value
+
+
+def _of_kind(classes: list[type], value: Any, where: str) -> type:
+    """Which of several dataclasses a group of keys means: by its `kind`, the first without one."""
+    if not _is_group(value):
+        raise UserError(where, quoted(value), "a group of keys", "Correct it.")
+    by_kind = {cls.kind: cls for cls in classes}
+    kind = value.get("kind", classes[0].kind)
+    if kind not in by_kind:
+        raise UserError(f"{where}.kind", quoted(kind), f"one of {[*by_kind]}", "Correct it.")
+    return by_kind[kind]
 
 
 def _wrong_type(where: str, value: Any, expected: str) -> UserError:

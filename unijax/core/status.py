@@ -101,6 +101,8 @@ def _checked(status: Status) -> Status:
         if not isinstance(value, _KINDS.get(field.type, field.type)) or isinstance(value, bool):
             raise TypeError(f"{field.name} is {shown(value)}")
         _check_number(field.name, value)
+    if status.state not in STATES:
+        raise ValueError(f"state is {shown(status.state)}")
     for name, seconds in status.step_seconds.items():
         if not isinstance(seconds, int | float):
             raise TypeError(f"step_seconds is {shown(status.step_seconds)}")

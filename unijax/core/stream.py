@@ -14,8 +14,9 @@ from unijax.core.vocab import SpecialIds
 RESIZES = ("pad", "centre")
 
 # What stands in place of the condition of an image, now and then (classifier-free guidance): as
-# many pad ids, attended like any other, or nothing.
-UNCONDITIONAL = ("pad", "empty")
+# many pad ids, attended like any other; or nothing; or a conversation in which the user says
+# nothing, though what he shows stays.
+UNCONDITIONAL = ("pad", "empty", "words")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,10 +26,13 @@ class Mark:
     Attributes:
       name: in `SpecialIds`.
       learned: whether it is an answer of the position before it.
+      id: what the tokenizer has to call it, where the recipe has a vector for that id; else any.
     """
 
     name: str
     learned: bool = False
+    # Not among what tells streams of rows apart: it follows from the tokenizer, which does.
+    id: int | None = dataclasses.field(default=None, repr=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,3 +151,11 @@ class Layout:
                 f"one for each of {', '.join(self.special)}, which rows of this system contain",
                 "Name them in that file, beside the tokenizer.",
             )
+        for mark in (m for s in self.streams for m in (s.before, s.after) if m is not None):
+            if mark.id not in (None, found := getattr(special, mark.name)):
+                raise UserError(
+                    "special_tokens.json",
+                    f"{mark.name} with the id {found}",
+                    f"{mark.id}, which this system has a vector for",
+                    "Take the tokenizer of the model, or change model.marks.",
+                )

@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Callable
 
 from unijax.core.errors import UserError
-from unijax.core.files import remove, sweep
+from unijax.core.files import open_plain, remove, sweep
 from unijax.core.processes import tell_once
 
 FILE = "sums.json"
@@ -14,7 +14,7 @@ _DAY = 86_400.0  # seconds
 
 
 def _sum(path: pathlib.Path) -> str:
-    with path.open("rb") as file:
+    with open_plain(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -11,6 +11,7 @@ from jax import Array
 from unijax.core.batch import Kind, PackedBatch
 from unijax.core.cost import Cost
 from unijax.core.making import Maker
+from unijax.core.masking import Masking
 from unijax.core.stream import Layout
 
 Params = dict[str, Any]  # nested dicts of arrays
@@ -197,6 +198,63 @@ class RowSystem(System, Protocol):
           kind: of all positions, or of each, `[B, T]`.
         """
         ...
+
+
+@runtime_checkable
+class TextSystem(System, Protocol):
+    """A recipe that compares pictures with texts.
+
+    Attributes:
+      vocab_size: rows of the table of text ids.
+    """
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    def embed_images(self, params: Params, pixels: Array) -> Array:
+        """Unit vectors `[B, D]` of pictures in -1..1 `[B, height, width, 3]`."""
+        ...
+
+    def embed_texts(self, params: Params, text: Array, length: Array) -> Array:
+        """Unit vectors `[B, D]` of right-padded ids `[B, S]`."""
+        ...
+
+
+@runtime_checkable
+class ClassSystem(System, Protocol):
+    """A recipe that tells pictures of some classes apart.
+
+    Attributes:
+      classes: how many.
+    """
+
+    @property
+    def classes(self) -> int: ...
+
+
+@runtime_checkable
+class MaskedSystem(System, Protocol):
+    """A recipe of pictures some patches of which are masked.
+
+    Attributes:
+      masking: how many of how many.
+    """
+
+    @property
+    def masking(self) -> Masking: ...
+
+
+@runtime_checkable
+class EncodedSystem(System, Protocol):
+    """A recipe of pictures that a frozen encoder may have seen ahead of training.
+
+    Attributes:
+      encoded: by name, the encoders that a cache may stand for, each with a field of `ImageBatch`
+        of its own.
+    """
+
+    @property
+    def encoded(self) -> Mapping[str, Encoded]: ...
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,6 +18,7 @@ class SpecialIds:
       eoi: end of image.
       image_placeholder: the text id that stands where an understood image goes, in formats that
         need one (exported processors); packed rows address the image instead.
+      vision_start, vision_end: beside an image that is read, where that has marks of its own.
     """
 
     eos: int
@@ -26,3 +27,5 @@ class SpecialIds:
     boi: int | None = None
     eoi: int | None = None
     image_placeholder: int | None = None
+    vision_start: int | None = None
+    vision_end: int | None = None

@@ -10,17 +10,12 @@ import numpy as np
 from jaxtyping import Bool
 
 from unijax.core.errors import UserError
+from unijax.core.masking import masked_count
 from unijax.data.document import stable_hash
 
-SHARE = 105 / 256
 SMALLEST = 16 / 256  # block, as a share of the patches
 LEAST_ASPECT = 0.3
 ATTEMPTS = 10  # at a block, before what is left is filled patch by patch
-
-
-def masked_count(rows: int, columns: int) -> int:
-    """How many patches of a grid are masked, by EVA's share."""
-    return round(SHARE * rows * columns)
 
 
 def block_mask(

@@ -6,7 +6,9 @@ Text is cleaned, cut into words and encoded as in OpenAI's `simple_tokenizer.py`
 
 import html
 import lzma
+import shutil
 from collections.abc import Iterable
+from pathlib import Path
 
 import ftfy
 import regex
@@ -33,9 +35,13 @@ def _byte_letters() -> dict[str, int]:
 
 
 class ClipTokenizer:
-    """Text to ids and back. Reads the shipped list of merges.
+    """Text to ids and back.
+
+    Args:
+      directory: of the list of merges; by default the shipped one.
 
     Attributes:
+      where: the same, for messages.
       start, end: ids that stand before and behind every text.
       vocab_size: ids are below this.
 
@@ -43,8 +49,10 @@ class ClipTokenizer:
       UserError: if the list is missing or damaged.
     """
 
-    def __init__(self):
-        merges = _read_merges()
+    def __init__(self, directory: str | Path | None = None):
+        folder = assets_dir() / "tokenizer" / "clip" if directory is None else Path(directory)
+        self.where, self._file = str(folder), folder / MERGES_FILE
+        merges = _read_merges(self._file)
         self._letters = _byte_letters()
         pieces = [*self._letters, *(letter + _END_OF_WORD for letter in self._letters)]
         pieces += ["".join(pair) for pair in merges]
@@ -63,9 +71,15 @@ class ClipTokenizer:
         words = _WORD.findall(clean(text))
         return self._library.encode(words, is_pretokenized=True, add_special_tokens=False).ids
 
-    def encode_whole(self, text: str, length: int = CONTEXT) -> list[int]:
+    def caption(self, text: str, length: int = CONTEXT) -> list[int]:
         """What a text tower reads: start, the text, end; of `length` ids at most, the end kept."""
         return [self.start, *self.encode(text)[: length - 2], self.end]
+
+    def save(self, directory: str | Path) -> None:
+        """Writes what `ClipTokenizer` reads."""
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(self._file, directory / MERGES_FILE)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of the ids, a space behind every word. Start and end say nothing."""
@@ -80,8 +94,7 @@ def clean(text: str) -> str:
     return " ".join(text.split()).lower()
 
 
-def _read_merges() -> list[tuple[str, str]]:
-    path = assets_dir() / "tokenizer" / "clip" / MERGES_FILE
+def _read_merges(path: Path) -> list[tuple[str, str]]:
     try:
         lines = lzma.decompress(path.read_bytes()).decode().split("\n")
     except (OSError, lzma.LZMAError, UnicodeDecodeError) as error:

@@ -32,6 +32,7 @@ class SourceConfig:
       weight: share within its group, relative to the group's other sources.
       categories: only records of these categories; empty for all.
       limit: only so many records, a choice by their ids; 0 for all.
+      left_out: places of records of a user's own data that are not read, as messages name them.
       from_step, until_step: the steps in which the source is drawn from; until 0 means for ever. A
         step is `DataConfig.rows` rows given, so the change comes a few open rows late.
     """
@@ -46,6 +47,7 @@ class SourceConfig:
     limit: int = 0
     from_step: int = 0
     until_step: int = 0
+    left_out: tuple[str, ...] = added((), repr=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,10 +77,13 @@ class DataConfig:
       template: of conversations, a name in `data.templates.TEMPLATES`.
       p_first_sentence: see `RenderConfig`.
       p_drop_condition: see `RenderConfig`.
+      p_drop_images, p_drop_both: see `RenderConfig`.
       learn_prompts: see `RenderConfig`: False for instructions, True for pretraining on all text.
       und_rounding: of the short side in the resize: "floor" as in the released code of Janus, or
         "round" as in Hugging Face's processor.
       max_pixels: larger pictures are refused, before they are decoded.
+      may_change: whether a run goes on where records have come or gone since its checkpoint: each
+        source from as many draws, in the order of what there is now.
       seed: of shuffling and of every random choice.
       prefetch: batches prepared ahead.
       decode_threads: pictures decoded at once.
@@ -95,8 +100,11 @@ class DataConfig:
     p_first_sentence: float = 0.25
     p_drop_condition: float = 0.1
     learn_prompts: bool = added(False)
+    p_drop_images: float = added(0.0)
+    p_drop_both: float = added(0.0)
     und_rounding: str = "floor"
     max_pixels: int = 50_000_000
+    may_change: bool = added(False, repr=False)
     seed: int = 0
     prefetch: int = 2
     decode_threads: int = 2
@@ -121,7 +129,7 @@ def rendering(config: DataConfig, layout: Layout) -> RenderConfig:
     template: Template = TEMPLATES[config.template]
     return RenderConfig(
         layout, template, config.p_first_sentence, config.p_drop_condition, config.learn_prompts,
-        config.seed,
+        config.seed, config.p_drop_images, config.p_drop_both,
     )  # fmt: skip
 
 
@@ -146,10 +154,23 @@ def check(config: DataConfig, layout: Layout) -> None:
         _at_least(f"data.{name}", getattr(config, name), 1)
     for name in ("prefetch", "seed"):
         _at_least(f"data.{name}", getattr(config, name), 0)
-    for name in ("p_first_sentence", "p_drop_condition"):
+    for name in ("p_first_sentence", "p_drop_condition", "p_drop_images", "p_drop_both"):
         p = getattr(config, name)
         if not 0 <= p <= 1:
             raise UserError(f"data.{name}", f"{p}", "a probability, 0 to 1", "Correct it.")
+    one, other, both = config.p_drop_condition, config.p_drop_images, config.p_drop_both
+    if both > min(one, other) or one + other - both > 1:
+        raise UserError(
+            "data.p_drop_both", f"{both}, of {one} and {other}",
+            "at most each of p_drop_condition and p_drop_images, and all of it at most 1",
+            "Correct them.",
+        )  # fmt: skip
+    gen = layout.by_role.get("gen")
+    if other and (gen is None or gen.unconditional != "words"):
+        raise UserError(
+            "data.p_drop_images", f"{other}", "0: this system leaves out a whole condition",
+            "Set p_drop_condition.",
+        )  # fmt: skip
     for name, count in config.slots.items():
         _one_of("data.slots", name, layout.slots)
         _at_least(f"data.slots.{name}", count, 0)

@@ -29,13 +29,19 @@ _TAGS = {
     "pad": "pad_tag",
 }  # fmt: skip
 # What released tokenizers call them: DeepSeek's, for whose processor those four are the defaults,
-# and Chameleon's, in transformers' form and in Meta's.
+# Chameleon's, in transformers' form and in Meta's, and Qwen2's, with what MetaQuery adds.
 _RELEASED = {
-    "bos": ("<｜begin▁of▁sentence｜>", "<s>"), "eos": ("<｜end▁of▁sentence｜>", "</s>"),
-    "pad": ("<｜▁pad▁｜>", "<pad>"), "boi": ("<begin_of_image>", "<racm3:break>"),
-    "eoi": ("<end_of_image>", "<eoss>"),
-    "image_placeholder": ("<image_placeholder>", "<image>", "<reserved08707>"),
+    "bos": ("<｜begin▁of▁sentence｜>", "<s>"),
+    "eos": ("<｜end▁of▁sentence｜>", "</s>", "<|im_end|>"),
+    "pad": ("<｜▁pad▁｜>", "<pad>", "<|endoftext|>"),
+    "boi": ("<begin_of_image>", "<racm3:break>", "<begin_of_img>"),
+    "eoi": ("<end_of_image>", "<eoss>", "<end_of_img>"),
+    "image_placeholder": ("<image_placeholder>", "<image>", "<reserved08707>", "<|image_pad|>"),
 }  # fmt: skip
+# Marks of pictures that are read; no key of Hugging Face names them.
+_OF_PICTURES = {"vision_start": "<|vision_start|>", "vision_end": "<|vision_end|>"}
+# A tokenizer with this token is Qwen2's, whose texts begin with no token and may have no pictures.
+_CHATML, _CHATML_NEEDS = "<|im_start|>", ("eos", "pad")
 _NESTED = ("extra_special_tokens", "model_specific_special_tokens")
 _LISTS = ("additional_special_tokens", "extra_special_tokens")
 _FILES = ("tokenizer_config.json", "special_tokens_map.json", "processor_config.json")
@@ -73,7 +79,9 @@ def read(directory: Path, vocabulary: set[str]) -> SpecialTokens:
             found = _Named(directory, names["eos"])
         if found is not None:
             names[role], sources[found.token] = found.token, found.file
-    if missing := [HF_KEYS[role] for role in HF_KEYS if role not in names]:
+    names |= {role: token for role, token in _OF_PICTURES.items() if token in known}
+    needs = _CHATML_NEEDS if _CHATML in known else tuple(HF_KEYS)
+    if missing := [HF_KEYS[role] for role in needs if role not in names]:
         looked = [name for name in _FILES if (directory / name).exists()]
         raise UserError(
             str(directory),

@@ -8,14 +8,23 @@ import dataclasses
 import itertools
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+import numpy as np
 
 from unijax.core.errors import UserError
+
+T = TypeVar("T")
 
 # A progressive JPEG has about ten; each goes over all of its pixels.
 MAX_SCANS = 100
 # Of formats that Pillow decodes in Python, a few seconds of work.
 MAX_SLOW_BYTES = 8 * 2**20
+# Segments of a JPEG, chunks of a PNG, blocks of a GIF: each takes a step in Python, however short.
+MAX_PARTS = 2**17
+# Of a PPM, which Pillow reads byte by byte up to the pixels.
+_MAX_HEADER = 2**16
 # EXIF and XMP are read for how a picture is turned, and are never longer where they are of use.
 _MAX_METADATA = 2**18
 
@@ -47,9 +56,9 @@ def read(content: bytes, where: str) -> Encoded:
     """
     try:
         if content.startswith(b"\x89PNG\r\n\x1a\n"):
-            return _png(content)
+            return _png(content, where)
         if content.startswith((b"GIF87a", b"GIF89a")):
-            return _gif(content)
+            return _gif(content, where)
         if content.startswith(b"\xff\xd8"):
             return _jpeg(content, where)
         if content.startswith((b"II", b"MM")):
@@ -60,7 +69,7 @@ def read(content: bytes, where: str) -> Encoded:
     except (IndexError, struct.error):  # cut short: the decoder says so
         return Encoded(content)
     _check_slow(content, where)
-    return Encoded(content)
+    return _ppm(content, where) if _PPM.match(content) else Encoded(content)
 
 
 # Of files that are no picture here, what they begin with, and where.
@@ -102,10 +111,10 @@ def scans_of_tiff(content: bytes, strips: int, where: str) -> None:
     _check_scans(content.count(b"\xff\xda") - strips, where)
 
 
-def _png(content: bytes) -> Encoded:
+def _png(content: bytes, where: str) -> Encoded:
     kept, frames, significant, transparent = [content[:8]], False, None, None
     bits, colour = content[24], content[25]
-    for kind, start, end in _png_chunks(content):
+    for kind, start, end in _bounded(_png_chunks(content), where):
         body = content[start + 8 : end - 4]
         if kind == b"acTL":
             frames = len(body) >= 4 and struct.unpack_from(">I", body)[0] > 1
@@ -121,6 +130,17 @@ def _png(content: bytes) -> Encoded:
     if transparent is not None and colour in (0, 2) and len(transparent) >= 2 * (1 + colour):
         key = struct.unpack_from(">H" if colour == 0 else ">HHH", transparent)
     return Encoded(b"".join(kept), frames, bits, significant, key)
+
+
+def _bounded(parts: Iterable[T], where: str) -> Iterator[T]:
+    """Raises a UserError where a file has more parts than MAX_PARTS."""
+    for count, part in enumerate(parts):
+        if count == MAX_PARTS:
+            raise UserError(
+                where, f"a picture in more than {MAX_PARTS} parts", "fewer segments or chunks",
+                "Save the picture anew.",
+            )  # fmt: skip
+        yield part
 
 
 def _png_chunks(content: bytes) -> Iterator[tuple[bytes, int, int]]:
@@ -140,20 +160,22 @@ def _tells_orientation(kind: bytes, body: bytes) -> bool:
     return kind == b"iTXt" and body.startswith(b"XML:com.adobe.xmp\0\0")  # not compressed
 
 
-def _gif(content: bytes) -> Encoded:
+def _gif(content: bytes, where: str) -> Encoded:
     """The first frame alone."""
+    count = iter(_bounded(itertools.count(), where))
     at = 13 + _colours(content[10])
     kept, images = [content[:at]], 0
     while content[at : at + 1] in (b"!", b","):
+        next(count)
         if content[at] == 0x2C and images:
             return Encoded(b"".join([*kept, b";"]), frames=True)
         start = at
         if content[at] == 0x2C:
             images += 1
-            at = _after_blocks(content, at + 11 + _colours(content[at + 9]))
+            at = _after_blocks(content, at + 11 + _colours(content[at + 9]), where)
             kept.append(content[start:at])
         else:
-            at = _after_blocks(content, at + 2)
+            at = _after_blocks(content, at + 2, where)
             if content[start + 1] == 0xF9 and not images:  # transparency is said there
                 kept.append(content[start:at])
     return Encoded(b"".join([*kept, content[at:]]))
@@ -164,34 +186,40 @@ def _colours(flags: int) -> int:
     return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
 
 
-def _after_blocks(content: bytes, at: int) -> int:
-    while at < len(content) and content[at]:
+def _after_blocks(content: bytes, at: int, where: str) -> int:
+    for _ in _bounded(itertools.count(), where):
+        if at >= len(content) or not content[at]:
+            break
         at += 1 + content[at]
     return at + 1
 
 
 def _jpeg(content: bytes, where: str) -> Encoded:
     kept, at, seen = [content[:2]], 2, set()
-    while (at := content.find(b"\xff", at)) >= 0 and at + 4 <= len(content):
-        marker = content[at + 1]
-        if marker in _ALONE:
-            at += 1
-            continue
-        if marker in (0xDA, 0xD9):
-            break
-        end = at + 2 + struct.unpack_from(">H", content, at + 2)[0]
-        name = _application(marker, content[at + 4 : end])
-        if name is not None and name not in seen:
-            kept.append(content[at:end])
-        seen |= {name} - {""}
+    for marker, start, end in _bounded(_jpeg_segments(content), where):
         at = end
-    rest = content[at:] if at >= 0 else b""
-    _check_scans(_scans(rest), where)
+        name = _application(marker, content[start + 4 : end])
+        if name is not None and name not in seen:
+            kept.append(content[start:end])
+        seen |= {name} - {""}
+    rest = content[at:]
+    _check_scans(_scans(rest, where), where)
     return Encoded(b"".join([*kept, rest]))
 
 
-# Markers without a length: restarts, another beginning, and what is none (0, 1, 255).
-_ALONE = {0x00, 0x01, *range(0xD0, 0xD9), 0xFF}
+# Not those without a length: restarts, another beginning, and what is none (0, 1, 255).
+_SEGMENT = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])")
+
+
+def _jpeg_segments(content: bytes) -> Iterator[tuple[int, int, int]]:
+    """Marker, start and end of every segment up to the first scan; the last may be cut short."""
+    at = 2
+    while (match := _SEGMENT.search(content, at)) and match[1] not in (b"\xda", b"\xd9"):
+        start = match.start()
+        at = start + 2 + struct.unpack_from(">H", content, start + 2)[0]
+        yield match[1][0], start, at
+
+
 # By marker, how the segments begin that say how samples become colours or how the picture stands.
 _APPLICATIONS = {
     0xE0: (b"JFIF\0",),
@@ -212,20 +240,22 @@ def _application(marker: int, body: bytes) -> bytes | str | None:
 
 
 # Behind a byte of 255 in coded data stands 0 or the number of a restart.
-_MARKER = re.compile(rb"\xff+([\xc0-\xcf\xd9-\xfe])")
+_MARKER = re.compile(rb"\xff([\xc0-\xcf\xd9-\xfe])")
 
 
-def _scans(content: bytes) -> int:
-    at = scans = 0
-    while match := _MARKER.search(content, at):
-        marker, at = match[1][0], match.end()
-        if marker == 0xD9:
-            break
-        scans += marker == 0xDA
+def _scans(content: bytes, where: str) -> int:
+    return sum(marker == 0xDA for marker in _bounded(_jpeg_markers(content), where))
+
+
+def _jpeg_markers(content: bytes) -> Iterator[int]:
+    """Those of segments from the first scan to the picture's end."""
+    at = 0
+    while (match := _MARKER.search(content, at)) and match[1] != b"\xd9":
+        yield match[1][0]
+        at = match.end()
         if at + 2 > len(content):
             break
         at += struct.unpack_from(">H", content, at)[0]
-    return scans
 
 
 def _check_scans(scans: int, where: str) -> None:
@@ -278,9 +308,15 @@ def _directories_are_sane(content: bytes | memoryview) -> bool:
     return claimed <= 2 * len(content) + 2**16
 
 
+# Lengths of the header that a DIB begins with, and so its first bytes.
+_DIB = tuple(struct.pack("<I", length) for length in (40, 52, 56, 64, 108, 124))
+
+
 def _check_slow(content: bytes, where: str) -> None:
-    plain = content[:2] in (b"P1", b"P2", b"P3")
-    run_lengths = content[:2] == b"BM" and content[30:31] in (b"\1", b"\2")
+    plain = content[:2] in _PLAIN
+    begin = 14 if content[:2] == b"BM" else 0  # of a DIB, a BMP without its first header
+    is_bitmap = begin or content[:4] in _DIB
+    run_lengths = is_bitmap and content[begin + 16 : begin + 17] in (b"\1", b"\2")
     if (plain or run_lengths) and len(content) > MAX_SLOW_BYTES:
         raise UserError(
             where,
@@ -288,3 +324,43 @@ def _check_slow(content: bytes, where: str) -> None:
             f"at most {MAX_SLOW_BYTES}, as it is read slowly",
             "Save the picture as PNG.",
         )
+
+
+_PPM = re.compile(rb"P[0-6fy]")
+_PLAIN = (b"P1", b"P2", b"P3")  # written as text
+_COMMENT = re.compile(rb"#[^\r\n]*[\r\n]?")
+_SPACE = re.compile(rb"[ \t\n\v\f\r]+")
+# A magic word and numbers: width and height, and but for bitmaps the largest sample.
+_HEADER = rb"P[^\s#]{1,5}+(?:(?:\s|#[^\r\n]*+[\r\n])++[^\s#]++){%d}\s"
+_HEADERS = {count: re.compile(_HEADER % count) for count in (2, 3)}
+
+
+def _ppm(content: bytes, where: str) -> Encoded:
+    """The same picture in a form that Pillow reads quickly.
+
+    What is written as text goes on without its comments, each of which Pillow would copy it for;
+    samples whose largest is another than 255 or 65535, which it would scale in Python, are scaled.
+    """
+    if content[:2] in _PLAIN:
+        return Encoded(_SPACE.sub(b" ", _COMMENT.sub(b"", content)))
+    pattern = _HEADERS[2 if content[:2] == b"P4" else 3]
+    header = pattern.match(content[:_MAX_HEADER])
+    if header is None and len(content) > _MAX_HEADER:
+        raise UserError(
+            where, f"a PPM whose pixels do not begin within {_MAX_HEADER} bytes",
+            "a width, a height and the largest sample, then pixels", "Save the picture anew.",
+        )  # fmt: skip
+    if header is None or content[:2] in (b"P4", b"Pf"):
+        return Encoded(content)
+    magic, *sizes, largest = _COMMENT.sub(b"", header[0]).split()
+    largest = int(largest) if largest.isdigit() and len(largest) < 6 else 0
+    white = 65535 if largest > 255 and magic == b"P5" else 255
+    if not 0 < largest < 65536 or largest == white:
+        return Encoded(content)
+    kind = np.dtype(">u2" if largest > 255 else "u1")
+    table = np.minimum(np.round(np.arange(2 ** (8 * kind.itemsize)) / largest * white), white)
+    samples = np.frombuffer(
+        content, kind, (len(content) - header.end()) // kind.itemsize, header.end()
+    )
+    scaled = table.astype(">u2" if white > 255 else "u1")[samples].tobytes()
+    return Encoded(b" ".join([magic, *sizes, b"%d\n" % white]) + scaled)

@@ -10,12 +10,16 @@ import numpy as np
 
 from unijax.core.batch import ImageBatch
 from unijax.core.errors import UserError
+from unijax.core.masking import Masking
+from unijax.core.record import added
 from unijax.core.stream import RESIZES
+from unijax.data.batch import Cached
+from unijax.data.block_mask import block_mask
+from unijax.data.captions import CaptionTokenizer
 from unijax.data.config import SourceConfig, check_source
 from unijax.data.document import ImageRef, stable_hash
 from unijax.data.prepare import Preparation
 from unijax.data.sources import Order, open_records
-from unijax.data.tokenizer import Tokenizer
 
 _FOREVER = 2**40  # draws: more than any run makes
 
@@ -29,10 +33,13 @@ class PictureConfig:
       size: side of the square picture.
       batch: pictures of the global batch.
       text_length: S, tokens of a caption, longer ones are cut; 0 for pictures alone.
-      crop: "pad" keeps the whole picture in a grey square, "centre" crops the long side.
+      crop: "pad" keeps the whole picture in a grey square, "centre" crops the long side, "random"
+        takes a random part, mirrored or not, of every draw anew (`data.random_crop`).
       max_pixels: larger pictures are refused.
       seed: of order and choice of captions.
       prefetch: batches prepared ahead.
+      crop_scale: of the area of a random part, least and most share of the picture's.
+      classes: categories of records, in the order of their labels; none: no labels.
     """
 
     sources: tuple[SourceConfig, ...]
@@ -43,12 +50,23 @@ class PictureConfig:
     max_pixels: int = 50_000_000
     seed: int = 0
     prefetch: int = 2
+    crop_scale: tuple[float, ...] = added((0.2, 1.0))
+    classes: tuple[str, ...] = added(())
 
     def __post_init__(self):
-        if self.crop not in RESIZES:
+        crops = (*RESIZES, "random")
+        if self.crop not in crops:
             raise UserError(
-                "data.crop", repr(self.crop), "'pad' or 'centre'", "Correct the config."
+                "data.crop", repr(self.crop), f"one of {[*crops]}", "Correct the config."
             )
+        scale = self.crop_scale
+        if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
+            raise UserError(
+                "data.crop_scale", f"{scale}", "least and most share, above 0 and up to 1",
+                "Correct the config.",
+            )  # fmt: skip
+        if len({*self.classes}) < len(self.classes):
+            raise UserError("data.classes", f"{self.classes}", "each once", "Correct the config.")
         for source in self.sources:
             check_source(f"data.sources.{source.name}", source)
         if not any(source.weight > 0 for source in self.sources):
@@ -75,6 +93,8 @@ class PictureLoader:
       tokenizer: of the captions; None where `text_length` is 0.
       process_index, process_count: the p-th of P processes takes the p-th part of every batch.
       shuffle: False goes through the records in their order: held-out batches.
+      masking: of patches, for a recipe that masks some.
+      cached: what frozen encoders made of every picture, by name.
     """
 
     metrics: Mapping[str, float]
@@ -83,10 +103,12 @@ class PictureLoader:
     def __init__(
         self,
         config: PictureConfig,
-        tokenizer: Tokenizer | None,
+        tokenizer: CaptionTokenizer | None,
         process_index: int = 0,
         process_count: int = 1,
         shuffle: bool = True,
+        masking: Masking | None = None,
+        cached: Mapping[str, Cached] | None = None,
     ):
         if config.batch % process_count:
             raise UserError(
@@ -95,6 +117,8 @@ class PictureLoader:
             )  # fmt: skip
         self.metrics, self.documents = {}, {}
         self._config, self._tokenizer = config, tokenizer
+        self._masking, self._cached = masking, list((cached or {}).values())
+        self._prepare = preparation(config)
         local = config.batch // process_count
         parts = [self._source(source, shuffle) for source in config.sources if source.weight > 0]
         weights = [source.weight for source in config.sources if source.weight > 0]
@@ -108,6 +132,9 @@ class PictureLoader:
         batches = mixed.batch(config.batch, batch_fn=list).map(materialise)
         options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=max(config.prefetch, 1))
         self._batches = iter(batches.to_iter_dataset(options))
+
+    def __iter__(self) -> "PictureLoader":
+        return self
 
     def __next__(self) -> ImageBatch:
         batch, self.documents = next(self._batches)
@@ -136,26 +163,28 @@ class PictureLoader:
 
     def _batch(self, pictures: list[Drawn]) -> ImageBatch:
         config = self._config
-        prepare = Preparation(config.size, config.crop, max_pixels=config.max_pixels)
-        pixels, texts = [], []
-        for drawn in pictures:
-            record = drawn.read()
-            if "image" not in record:
-                raise UserError(
-                    record.get("where", f"{drawn.source}: {record['id']}"), "no image",
-                    "a picture in every record", "Take the record out.",
-                )  # fmt: skip
-            image = ImageRef(f"{drawn.source}: {record['id']}", record["image"])
-            pixels.append(prepare(image))
-            if config.text_length:
-                texts.append(self._caption(record, drawn))
+        pixels, texts, labels = [], [], []
+        made = {one.field: [] for one in self._cached}
         seeds = [
             stable_hash(config.seed, drawn.source, drawn.draw, "picture") for drawn in pictures
         ]
+        for drawn, seed in zip(pictures, seeds):
+            record = drawn.read()
+            image = reference(record, drawn.source, seed)
+            pixels.append(self._prepare(image))
+            if config.text_length:
+                texts.append(self._caption(record, drawn))
+            if config.classes:
+                labels.append(label(record, drawn.source, config.classes))
+            for one in self._cached:
+                made[one.field].append(one.lookup(image.key))
         batch = ImageBatch(
             pixels=np.stack(pixels),
             weight=np.ones(len(pixels), np.float32),
             seed=np.array(seeds, np.uint32),
+            label=np.array(labels, np.int32) if labels else None,
+            masked=self._masks(seeds),
+            **{field: np.stack(values) for field, values in made.items()},
         )
         if not config.text_length:
             return batch
@@ -164,6 +193,13 @@ class PictureLoader:
             row[: len(ids)] = ids
         length = np.array([len(ids) for ids in texts], np.int32)
         return batch.replace(text=text, text_length=length)
+
+    def _masks(self, seeds: list[int]) -> np.ndarray | None:
+        """bool [B, N], in raster order."""
+        if self._masking is None:
+            return None
+        side, count = self._masking.grid, self._masking.count
+        return np.stack([block_mask(seed, side, side, count).reshape(-1) for seed in seeds])
 
     def _caption(self, record: dict, drawn: Drawn) -> list[int]:
         captions = record.get("captions")
@@ -176,4 +212,45 @@ class PictureLoader:
             )
         rng = np.random.default_rng(stable_hash(self._config.seed, drawn.source, drawn.draw))
         caption = captions[int(rng.integers(len(captions)))]
-        return self._tokenizer.encode(caption)[: self._config.text_length]
+        return self._tokenizer.caption(caption, self._config.text_length)
+
+
+def preparation(config: PictureConfig) -> Preparation:
+    """How pictures are prepared."""
+    return Preparation(
+        config.size, config.crop, max_pixels=config.max_pixels, scale=config.crop_scale
+    )
+
+
+def reference(record: dict, source: str, seed: int) -> ImageRef:
+    """The picture of a record. Raises a UserError where there is none."""
+    if "image" not in record:
+        raise UserError(
+            record.get("where", f"{source}: {record['id']}"), "no image",
+            "a picture in every record", "Take the record out.",
+        )  # fmt: skip
+    return ImageRef(f"{source}: {record['id']}", record["image"], seed)
+
+
+def label(record: dict, source: str, classes: tuple[str, ...]) -> int:
+    """Which of the classes a record is of. Raises a UserError for one of none of them."""
+    category = record.get("category")
+    if category not in classes:
+        raise UserError(
+            f"{source}: {record['id']}",
+            f"the category {category!r}" if category else "no category",
+            f"one of data.classes: {', '.join(classes)}",
+            "Name it there, or narrow the source with `categories`.",
+        )
+    return classes.index(category)
+
+
+def all_pictures(sources: tuple[SourceConfig, ...], seed: int) -> dict[str, ImageRef]:
+    """Every picture of the sources, by its key."""
+    found: dict[str, ImageRef] = {}
+    for source in sources:
+        records = open_records(source, seed)
+        for index in range(len(records)):
+            image = reference(records[index], source.name, 0)
+            found.setdefault(image.key, image)
+    return found

@@ -35,6 +35,9 @@ class RenderConfig:
       p_first_sentence: how often a caption to draw from keeps only its first sentence.
       p_drop_condition: how often the condition of an image to generate is replaced, as its stream
         says, for classifier-free guidance.
+      p_drop_images: how often black pictures stand for those that an image is made from, where a
+        stream leaves out words alone.
+      p_drop_both: how often both happens, of those.
       learn_prompts: whether text that a task gives is learned like what it asks for.
       seed: of every random choice, together with the document's own name.
     """
@@ -45,6 +48,8 @@ class RenderConfig:
     p_drop_condition: float = 0.1
     learn_prompts: bool = False
     seed: int = 0
+    p_drop_images: float = 0.0
+    p_drop_both: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,9 +83,61 @@ def render(
     made = last_made(spans)
     if made is not None:
         spans = [*with_sources(spans[:made], config.layout), *spans[made:]]
-    if made is not None and rng.random() < config.p_drop_condition:
-        spans = drop_condition(spans, made, tokenizer.special.pad, config.layout)
+    if made is not None:
+        spans = _dropped(spans, made, rng.random(), tokenizer, config, where)
     return Document(str(key), tuple(spans), where)
+
+
+def _dropped(
+    spans: list[Span],
+    made: int,
+    u: float,
+    tokenizer: Tokenizer,
+    config: RenderConfig,
+    where: str,
+) -> list[Span]:
+    """The document, or with less of a condition for the image at `made`, as one draw says."""
+    if config.layout.by_role["gen"].unconditional != "words":
+        if u >= config.p_drop_condition:
+            return spans
+        return drop_condition(spans, made, tokenizer.special.pad, config.layout)
+    image, before = spans[made], spans[:made]
+    # facebookresearch/metaquery (`dataset.py`): words on [0, 0.2), pictures on [0.1, 0.3).
+    first = config.p_drop_condition - config.p_drop_both
+    if first <= u < first + config.p_drop_images:
+        before = without_pictures(before)
+        spans = [*before, image, *spans[made + 1 :]]
+    if u < config.p_drop_condition:
+        spans = [*without_words(before, tokenizer, config.template, where), image]
+    return spans
+
+
+def without_words(
+    before: Sequence[Span], tokenizer: Tokenizer, template: Template, where: str
+) -> list[Span]:
+    """What stands before an image to generate, as if the user had said nothing: what he shows
+    stays."""
+    shown = [span for span in before if _is_shown(span)]
+    asked = to_spans(template.asking([span.image for span in shown] or "", where), tokenizer)
+    roles = iter(shown)
+    return [next(roles) if isinstance(span, ImageSpan) else span for span in asked]
+
+
+# Stands for a picture that is not to be seen; any size of it is the same.
+BLACK = np.zeros((64, 64, 3), np.uint8)
+
+
+def without_pictures(before: Sequence[Span]) -> list[Span]:
+    """The same with black pictures."""
+
+    def black(span: ImageSpan) -> ImageSpan:
+        return dataclasses.replace(span, image=ImageRef(span.image.where, BLACK, span.image.seed))
+
+    return [black(span) if _is_shown(span) else span for span in before]
+
+
+def _is_shown(span: Span) -> bool:
+    return isinstance(span, ImageSpan) and span.role != "gen"
 
 
 def to_spans(pieces: Sequence[Piece], tokenizer: Tokenizer) -> list[Span]:

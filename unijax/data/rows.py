@@ -8,6 +8,7 @@ import hashlib
 from typing import NamedTuple
 
 from unijax.core.errors import UserError
+from unijax.core.processes import tell_once
 from unijax.core.stream import Layout
 from unijax.data.config import DataConfig, is_active, limit_of, phases
 from unijax.data.document import Document, document_size, empty
@@ -77,7 +78,8 @@ class RowStream:
         self._readers = {
             reader.source.name: reader for readers in self._groups.values() for reader in readers
         }
-        self._fingerprint = _fingerprint(config, layout, self._readers)
+        self._lengths = {n: reader.source.epoch_length for n, reader in self._readers.items()}
+        self._fingerprint = _fingerprint(config, layout, self._lengths)
 
     def __iter__(self):
         return self
@@ -121,6 +123,7 @@ class RowStream:
         """Counts, and rows in progress as references; a resume renders them again."""
         return {
             "fingerprint": self._fingerprint,
+            "lengths": self._lengths,
             "given": self._given,
             "phase": self._phase,
             "groups": {name: queue.served for name, queue in self._group_queues.items()},
@@ -139,6 +142,8 @@ class RowStream:
           UserError: a state of other data or another config, whose stream would differ.
         """
         other = state["sources"].keys() ^ self._readers.keys()
+        if not other and self._differs_in_records(state):
+            state = self._of_other_records(state)
         if other or state["fingerprint"] not in (self._fingerprint, None):
             raise UserError(
                 "data state",
@@ -156,6 +161,31 @@ class RowStream:
             reader.head = None
         self._packer.open = [self._open_row(references) for references in state["open"]]
         self._closed = [self._row(references) for references in state["closed"]]
+
+    def _differs_in_records(self, state: dict) -> bool:
+        """Whether nothing but the number of records is another."""
+        lengths = state.get("lengths", {})
+        then = _fingerprint(self.config, self.layout, {n: lengths.get(n, 0) for n in self._lengths})
+        return lengths != self._lengths and state["fingerprint"] == then
+
+    def _of_other_records(self, state: dict) -> dict:
+        """The state among the records that there are now; raises a UserError where none may be."""
+        before = state["lengths"]
+        changed = [n for n, length in self._lengths.items() if before[n] != length]
+        told = ", ".join(f"{n}: {before[n]} records, now {self._lengths[n]}" for n in changed)
+        if not self.config.may_change:
+            raise UserError(
+                "data", f"other records than the run began with ({told})", "the same",
+                "Put them back, or set data.may_change=true: then each source goes on from where "
+                "it was, in the order of the records that there are now.",
+            )  # fmt: skip
+        rows = [*state["open"], *state["closed"]]
+        lost = sum(name in changed for row in rows for name, _, _ in row)
+        line = f"data has changed ({told}): it goes on in a new order"
+        tell_once(line, f"{line}; {lost} documents of rows in progress are drawn later, or not")
+        keep = lambda row: [r for r in row if r[0] not in changed]  # noqa: E731
+        kept = {at: [row for row in map(keep, state[at]) if row] for at in ("open", "closed")}
+        return state | kept | {"fingerprint": self._fingerprint}
 
     def _enter_phase(self) -> None:
         """Where sources come or go, shares within the groups are counted anew from here."""
@@ -231,8 +261,7 @@ def _references(row: Row) -> list:
     return [[placed.source, placed.draw, placed.part] for placed in row]
 
 
-def _fingerprint(config: DataConfig, layout: Layout, readers: dict[str, Reader]) -> str:
+def _fingerprint(config: DataConfig, layout: Layout, lengths: dict[str, int]) -> str:
     """Of all that the stream depends on; how it is read ahead is not among it."""
     words = dataclasses.replace(config, prefetch=0, decode_threads=1, max_pixels=1)
-    lengths = [(name, reader.source.epoch_length) for name, reader in readers.items()]
-    return hashlib.sha1(repr((words, layout, lengths)).encode()).hexdigest()[:12]
+    return hashlib.sha1(repr((words, layout, list(lengths.items()))).encode()).hexdigest()[:12]

@@ -46,6 +46,9 @@ def show(
             f"{sum(lengths):8} {sum(lengths) / total[1]:7.1%}"
         )
     lines.append(f"padding {1 - total[1] / (rows * config.row_length):.1%}")
+    for name, count in stream.dropped.items():
+        if count:
+            lines.append(f"{name}: {count} documents left out, which no row can hold")
     return "\n".join(lines)
 
 

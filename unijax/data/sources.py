@@ -14,6 +14,7 @@ from unijax.data.document import Document, stable_hash
 from unijax.data.render import DocumentKey, RenderConfig, render
 from unijax.data.split import fit
 from unijax.data.tasks import MAY_BE_CUT
+from unijax.data.templates import check_marks
 from unijax.data.tokenizer import Tokenizer
 
 
@@ -146,9 +147,11 @@ def _open(source: SourceConfig, seed: int, task: str | None, own: dict[str, Reco
             length = {"length": source.limit} if source.limit else {}
             return Scenes(split=source.split, seed=seed, **length)
     from unijax.data.user import open_own
+    from unijax.data.user.faults import Faults
 
     if source.path not in own:
-        own[source.path] = open_own(source.path, source.kind)
+        left_out = Faults(frozenset(source.left_out))
+        own[source.path] = open_own(source.path, source.kind, left_out)
     records = own[source.path]
     if task is None:
         return records
@@ -165,6 +168,7 @@ def open_sources(
     records: Mapping[str, Records] | None = None,
 ) -> dict[str, DocumentSource]:
     """The sources of a config, by name; `records` may give those that are already open."""
+    check_marks(config.template, tokenizer.tokens, tokenizer.where)
     how = rendering(config, layout)
     sources, own = {}, {}
     for source in config.sources:

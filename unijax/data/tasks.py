@@ -131,12 +131,9 @@ def category_to_image(record: dict, context: Context) -> list[Piece]:
 
 def generate(record: dict, context: Context) -> list[Piece]:
     """A user asks for an image by its caption, the assistant draws it."""
-    turns = [
-        {"role": "user", "content": _short(_caption(record, context), context)},
-        {"role": "assistant", "content": ""},
-    ]
+    words = _short(_caption(record, context), context)
     image = context.image(_need(record, "image", context))
-    return [*context.template.render(turns, context.where), Image("gen", image)]
+    return [*context.template.asking(words, context.where), Image("gen", image)]
 
 
 TASKS: dict[str, Callable[[dict, Context], list[Piece]]] = {

@@ -14,6 +14,7 @@ from typing import Protocol, runtime_checkable
 from unijax.core.errors import UserError
 from unijax.core.files import atomic_file
 from unijax.core.json_files import quoted, shown
+from unijax.core.paths import shipped
 from unijax.core.vocab import SpecialIds
 from unijax.data import hf_tokens, special_tokens
 from unijax.data.special_tokens import SpecialTokens
@@ -49,6 +50,7 @@ class Tokenizer:
         self.where = where
         self._backend = backend
         self.tokens = {**backend.control, **_resolve(where, backend, special)}
+        special_tokens.check_ids(where, self.tokens)  # or what `save` writes could not be read
         self.special = SpecialIds(**{role: self.tokens[t] for role, t in special.names.items()})
         self._names = dict(special.names)
         self._forbidden = frozenset(self.tokens.values())
@@ -76,6 +78,10 @@ class Tokenizer:
             "a tokenizer whose special tokens are not ordinary pieces",
             "Give the special token an id of its own.",
         )
+
+    def caption(self, text: str, length: int) -> list[int]:
+        """What a text tower reads: of `length` ids at most."""
+        return self.encode(text)[:length]
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of the ids. Special tokens say nothing, and ids beyond the file's own neither."""
@@ -127,7 +133,7 @@ def load(path: str | Path, special: str | Path | None = None) -> Tokenizer:
     Raises:
       UserError: a missing or unreadable file, or a special token without an id.
     """
-    path = Path(path)
+    path = shipped(path)
     file = _find(path) if path.is_dir() else path
     if not file.is_file():
         raise UserError(
@@ -167,7 +173,15 @@ def _load(file: Path, special: Path | None) -> Tokenizer:
     return tokenizer
 
 
-def check_vocab(tokenizer: Tokenizer, vocab_size: int) -> None:
+@runtime_checkable
+class Ids(Protocol):
+    """What a table of ids has to hold."""
+
+    where: str
+    vocab_size: int
+
+
+def check_vocab(tokenizer: Ids, vocab_size: int) -> None:
     """Raises a UserError where the tokenizer has ids that a table of `vocab_size` rows lacks."""
     if tokenizer.vocab_size > vocab_size:
         raise UserError(

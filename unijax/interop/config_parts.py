@@ -84,7 +84,7 @@ def llama_config(values: object, where: str, notes: list[str]) -> LlamaConfig:
         num_key_value_heads=_optional(c, "num_key_value_heads", heads),
         head_dim=_optional(c, "head_dim", max(width // heads, 1)),
         rms_norm_eps=c.real("rms_norm_eps", 1),
-        rope_theta=_rope_theta(c),
+        rope_theta=rope_theta(c),
         max_position_embeddings=c.whole("max_position_embeddings", POSITIONS),
     )
     c.plain(plain.ANYWHERE | plain.TEXT)
@@ -96,21 +96,28 @@ def _optional(section: Section, key: str, default: int) -> int:
     return default if section.get(key) is None else section.whole(key, WIDTH)
 
 
-def _rope_theta(c: Section) -> float:
-    """The base of plain rotary positions, which may stand in three places."""
+def rope_theta(
+    c: Section, kinds: tuple[str, ...] = ("default",), read: tuple[str, ...] = ()
+) -> float:
+    """The base of plain rotary positions, which may stand in three places.
+
+    Args:
+      kinds: what they may be called.
+      read: keys beside it that the caller reads.
+    """
     bases = {c.real("rope_theta", 1e30)} if "rope_theta" in c else set()
     # Releases of transformers before 5 write `rope_scaling`, older ones `type` in it.
     for name in ("rope_scaling", "rope_parameters"):
         rope = c.group(name)
         for key in ("rope_type", "type"):
             if rope.get(key) is not None:
-                rope.require(key, "default")
+                rope.require(key, *kinds)
         if rope.get("rope_theta") is not None:
             bases.add(rope.real("rope_theta", 1e30))
         rope.plain(
             {"factor": plain.ONE, "attention_factor": plain.ONE, "partial_rotary_factor": plain.ONE}
         )
-        if rope.unknown(("original_max_position_embeddings",)):
+        if rope.unknown(("original_max_position_embeddings", *read)):
             raise UserError(
                 rope.where, quoted(c.get(name)), "rope_theta alone", "This model has no other kind."
             )

@@ -7,8 +7,9 @@ import pathlib
 import numpy as np
 from jax.typing import DTypeLike
 
+from unijax.core import storage
 from unijax.core.errors import UserError
-from unijax.core.files import atomic_directory
+from unijax.core.paths import is_address
 from unijax.interop import registry
 from unijax.interop.importing import TOKENIZER
 from unijax.interop.interface import Export, Writer
@@ -32,13 +33,13 @@ class Exported:
     """What an export did.
 
     Attributes:
-      path: the directory.
+      path: the directory, or its address.
       tensors: how many were written.
       total_bytes: of them.
       notes: what the user should know.
     """
 
-    path: pathlib.Path
+    path: str | pathlib.Path
     tensors: int
     total_bytes: int
     notes: tuple[str, ...] = ()
@@ -69,7 +70,7 @@ def export_checkpoint(
 
     Args:
       run_dir: a run directory, or one step in it.
-      out: new or empty; it appears when it is whole.
+      out: new or empty, or an address with nothing below; it appears when it is whole.
       format: one of the system's, by default its first.
       dtype: of every tensor; by default each as it is stored.
       max_shard_bytes: of a file of weights.
@@ -92,7 +93,7 @@ def export_checkpoint(
     )
     widest = np.dtype(dtype) if dtype else _widest(a.dtype for a in stored.arrays.values())
     notes: list[str] = []
-    with atomic_directory(out) as directory:
+    with storage.whole_directory(out) as directory:
         files = Export(directory, config, widest.name, tokenizer, run, stored.read, notes)
         facts = {"numbers": widest.name} | foreign.write(files)
         table = foreign.table(config, directory)
@@ -115,7 +116,8 @@ def export_checkpoint(
         title = pathlib.Path(out).name
         if not write_model_card(directory, title, of, foreign, sizes, run, before, licence):
             notes.append("no licence is known: give one with --license before it is published")
-    return Exported(pathlib.Path(out), len(tensors), writer.total_bytes, tuple(notes))
+    place = out if is_address(out) else pathlib.Path(out)
+    return Exported(place, len(tensors), writer.total_bytes, tuple(notes))
 
 
 def _widest(dtypes) -> np.dtype:

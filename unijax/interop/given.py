@@ -11,6 +11,7 @@ from unijax.interop.sources import SafetensorsSource, TorchSource, open_director
 from unijax.interop.table import Source, Table
 from unijax.models.llama import LlamaConfig
 from unijax.models.siglip import SiglipConfig
+from unijax.models.towers import TowerConfig
 from unijax.models.vqgan import VQConfig
 
 Opened = tuple[Table, Source]
@@ -30,9 +31,18 @@ def llama(place: pathlib.Path, config: LlamaConfig, notes: list[str]) -> Opened:
     return table, weights
 
 
-def siglip(place: pathlib.Path, config: SiglipConfig, notes: list[str]) -> Opened:
-    """A tower under `vision_model`. Its activation is the config's, which may differ."""
+def siglip(place: pathlib.Path, config: TowerConfig, notes: list[str]) -> Opened:
+    """A tower under `vision_model`. Its activation is the config's, which may differ.
+
+    Raises:
+      UserError: for a config with another tower.
+    """
     path = existing_directory(place)
+    if not isinstance(config, SiglipConfig):
+        raise UserError(
+            "--part siglip", f"{path}, and a config whose tower is {config.kind!r}",
+            "a config with a SigLIP tower", "Leave it out, or change model.vision.",
+        )  # fmt: skip
     found = siglip_config(path, notes)
     check_same(str(path), found, config, ignore=("hidden_act", "features"))
     if found.hidden_act != config.hidden_act:

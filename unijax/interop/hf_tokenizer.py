@@ -16,7 +16,7 @@ from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from unijax.core.errors import UserError
 from unijax.core.json_files import write_object
 from unijax.data import tokenizer as tokenizer_lib
-from unijax.data.special_tokens import HF_KEYS
+from unijax.data.special_tokens import HF_KEYS, ROLES
 
 _Piece = model_pb2.ModelProto.SentencePiece
 _SPACE = "▁"
@@ -36,8 +36,10 @@ def write_hf_tokenizer(source: pathlib.Path, directory: pathlib.Path, max_length
     ours = tokenizer_lib.load(source)
     there = [role for role in HF_KEYS if getattr(ours.special, role) is not None]
     names = {HF_KEYS[role]: token_of(ours, role) for role in there}
-    if len(there) < len(HF_KEYS):
-        ours.save(directory)  # our own list, which an import reads: elsewhere all are looked for
+    others = [r for r in ROLES if r not in HF_KEYS and getattr(ours.special, r) is not None]
+    if len(there) < len(HF_KEYS) or others:
+        # Our own list, which an import reads: elsewhere all of those are looked for, and no others.
+        ours.save(directory)
     if (source / "tokenizer.model").is_file():
         hf = _from_sentencepiece(source / "tokenizer.model")
     else:

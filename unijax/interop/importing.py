@@ -94,7 +94,8 @@ def import_checkpoint(
     with atomic_directory(run_dir) as temporary:
         if recipe(system).eats == "rows":
             place = pathlib.Path(tokenizer or model.format.tokenizer_of(model.directory))
-            ours = import_tokenizer(place, temporary / TOKENIZER, config.text.vocab_size, notes)
+            rows = recipe(system).system(config).vocab_size
+            ours = import_tokenizer(place, temporary / TOKENIZER, rows, notes)
             recipe(system).system(config).layout.check(ours.special)
             data = model.format.record(Import(model.directory, config, ours, template, notes))
         licence, files = licence_of(model.directory)
@@ -150,7 +151,7 @@ def import_parts(
             if tokenizer is None:
                 notes.append("no tokenizer was given: sampling and export will need one")
             else:
-                place, rows = pathlib.Path(tokenizer), config.text.vocab_size
+                place, rows = pathlib.Path(tokenizer), recipe(system).system(config).vocab_size
                 ours = import_tokenizer(place, temporary / TOKENIZER, rows, notes)
                 data = of.conversations(ours) | data
         _write(temporary, system, config, params, data)

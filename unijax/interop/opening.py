@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import pathlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,6 +23,7 @@ from unijax.interop.sections import Section
 from unijax.interop.table import Source, Table, TensorInfo, check_coverage, check_names
 from unijax.systems.registry import recipe
 
+_ON_THE_HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 FIX = "Import a checkpoint of the kind and size that its config.json says."
 
 
@@ -63,7 +65,7 @@ def open_model(source: str | pathlib.Path, like: tuple[str, Any] | None = None) 
       UserError: for anything missing, unexpected, damaged or of another kind.
     """
     directory = existing_directory(source)
-    of, format = registry.recognize(directory)
+    of, format = registry.recognize(directory, like and like[0])
     if like is not None and like[0] != of.system:
         raise UserError(
             str(directory), f"a checkpoint of the system {of.system!r}", f"one of {like[0]!r}",
@@ -115,7 +117,13 @@ def existing_directory(path: str | pathlib.Path) -> pathlib.Path:
     """Raises UserError if it is none."""
     path = pathlib.Path(path)
     if (found := kind_of(path)) != "a directory":
-        raise UserError(shown(str(path)), found, "a model directory", "Correct the path.")
+        fix = "Correct the path."
+        if found == "nothing" and _ON_THE_HUB.fullmatch(str(path)):
+            fix = (
+                f"If it is one of huggingface.co, fetch it first: pip install huggingface_hub; "
+                f"hf download {path} --local-dir {path.name}; then give {path.name}."
+            )
+        raise UserError(shown(str(path)), found, "a model directory", fix)
     return path
 
 
@@ -145,7 +153,15 @@ def check_same_networks(where: str, found: object, expected: object, unsaid: tup
     """As `check_same`, for every network of a system's config."""
     for field in dataclasses.fields(expected):
         ours, theirs = getattr(expected, field.name), getattr(found, field.name)
-        if dataclasses.is_dataclass(ours) and type(ours) is type(theirs):
+        if not dataclasses.is_dataclass(ours):
+            continue
+        if type(ours) is not type(theirs) and theirs is not None:
+            kinds = [type(x).__name__ for x in (theirs, ours)]
+            raise UserError(
+                where, f"{field.name} of the kind {kinds[0]}", f"{kinds[1]}, as the run has",
+                "Give the directory that this run was exported to.",
+            )  # fmt: skip
+        if theirs is not None:
             check_same(where, theirs, ours, unsaid)
 
 

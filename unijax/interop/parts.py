@@ -11,6 +11,7 @@ import re
 from unijax.interop.table import CONV, LEADING_ONE, LINEAR, PATCHES, Entry, Table, linear, norm
 from unijax.models.llama import LlamaConfig
 from unijax.models.siglip import SiglipConfig
+from unijax.models.towers import NAMES, ReaderConfig, TowerConfig
 from unijax.models.vqgan import VQConfig
 
 Entries = list[Entry]
@@ -216,11 +217,12 @@ def llama_size(config: LlamaConfig) -> dict[str, str]:
     return {"decoder": f"{size}, {config.vocab_size:,} rows of the vocabulary"}
 
 
-def siglip_size(config: SiglipConfig) -> dict[str, str]:
+def tower_size(config: ReaderConfig) -> dict[str, str]:
     """A tower's."""
-    size = f"SigLIP, {config.num_hidden_layers} layers of width {config.hidden_size}"
-    pictures = f"pictures of {config.image_size} px in {config.num_tokens} tokens"
-    return {"tower": f"{size}, {pictures}"}
+    return {
+        "tower": f"{NAMES[config.kind]}, {config.num_hidden_layers} layers of width "
+        f"{config.hidden_size}, pictures of {config.image_size} px in {config.num_tokens} tokens",
+    }
 
 
 def vq_size(config: VQConfig) -> dict[str, str]:
@@ -241,7 +243,7 @@ def llama_widths(config: LlamaConfig) -> dict[str, int]:
     }
 
 
-def siglip_widths(config: SiglipConfig) -> dict[str, int]:
+def tower_widths(config: TowerConfig) -> dict[str, int]:
     """The same of a tower."""
     return {
         "hidden_size of the tower": config.hidden_size,

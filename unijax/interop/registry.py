@@ -79,13 +79,16 @@ def part_of(of: Interop, name: str) -> Part:
     return known[name]
 
 
-def recognize(directory: pathlib.Path) -> tuple[Interop, Format]:
+def recognize(directory: pathlib.Path, system: str | None = None) -> tuple[Interop, Format]:
     """The format that a model directory is in.
+
+    Args:
+      system: of which it should be, where it could be of several: a tower alone.
 
     Raises:
       UserError: if it is in none.
     """
-    for of in map(interop, names()):
+    for of in map(interop, sorted(names(), key=lambda name: name != system)):
         for format in of.formats:
             if format.matches(directory):
                 return of, format

@@ -42,10 +42,10 @@ def open_directory(directory: pathlib.Path, stem: str = "") -> Source:
     names = (f"{stem or 'model'}.safetensors", f"{stem or 'pytorch_model'}.bin")
     for name, kind in zip(names, (SafetensorsSource, TorchSource)):
         index = directory / f"{name}.index.json"
+        if (directory / name).is_file():  # where both are there transformers reads this one
+            return kind(str(directory), [directory / name])
         if index.is_file():
             return kind(str(directory), _indexed(index))
-        if (directory / name).is_file():
-            return kind(str(directory), [directory / name])
     raise UserError(
         str(directory),
         "no weights",

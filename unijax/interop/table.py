@@ -86,11 +86,13 @@ class Entry:
       theirs: a name. With `{i}` in it, the tensor of layer i of a stack whose layers are the first
         axis of ours.
       transform: of each tensor, without the axis of layers; or one for each of ours.
+      rows: of each of ours, where they are not as long as each other.
     """
 
     ours: tuple[str, ...]
     theirs: str
     transform: Transform | tuple[Transform, ...] = SAME
+    rows: tuple[int, ...] = ()
 
     @property
     def stacked(self) -> bool:
@@ -103,8 +105,9 @@ class Entry:
     def to_ours(self, theirs: np.ndarray, part: int) -> np.ndarray:
         """The part-th of our tensors, from one foreign tensor."""
         if len(self.ours) > 1:
-            rows = theirs.shape[0] // len(self.ours)
-            theirs = theirs[part * rows : (part + 1) * rows]
+            rows = self.rows or (theirs.shape[0] // len(self.ours),) * len(self.ours)
+            first = sum(rows[:part])
+            theirs = theirs[first : first + rows[part]]
         return self.transforms[part].to_ours(theirs)
 
     def to_theirs(self, ours: list[np.ndarray]) -> np.ndarray:

@@ -123,7 +123,9 @@ def _theirs(model: ForeignModel, prompts: object) -> Outputs:
     except UserError:
         raise
     except ImportError as e:
-        package = "diffusers" if e.name == "diffusers" else "'unijax[interop]'"
+        # What the extra does not bring; timm needs torchvision, and brings it.
+        alone = {"diffusers": "diffusers", "timm": "timm", "torchvision": "timm"}
+        package = alone.get(e.name, "'unijax[interop]'")
         raise UserError(
             "verify", f"{e}", f"PyTorch and {model.format.loads}", f"pip install {package}"
         ) from e

@@ -3,8 +3,12 @@
 import argparse
 import difflib
 import errno
+import importlib.metadata
 import itertools
 import logging
+import math
+import os
+import select
 import sys
 import traceback
 import types
@@ -12,10 +16,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from unijax.core import exit_codes
-from unijax.core.errors import Preempted, Unwritable, UserError
+from unijax.core.errors import Interrupted, Preempted, Unwritable, UserError
 from unijax.core.files import OF_DISK
 from unijax.core.json_files import shown
-from unijax.main import interrupts, launch_verbs, limits, scaling_verbs
+from unijax.core.paths import local
+from unijax.main import addresses, interrupts, launch_verbs, limits, scaling_verbs
 
 # Orbax and absl narrate every save, asyncio every failed write of one; what a user must know is
 # said by this project.
@@ -32,11 +37,22 @@ def _unraisable(what: Any) -> None:
 sys.unraisablehook = _unraisable
 
 
+class _Help(argparse.HelpFormatter):
+    """Says the default of an argument that has one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = action.help or ""
+        shown = action.default not in (None, False, "", []) and action.option_strings
+        if not shown or action.default is argparse.SUPPRESS or "%(default)" in text:
+            return text
+        return f"{text} (%(default)s)".strip()
+
+
 class _Parser(argparse.ArgumentParser):
     """One clear line for a wrong flag, with the nearest right one."""
 
     def __init__(self, **options):
-        super().__init__(allow_abbrev=False, **options)
+        super().__init__(allow_abbrev=False, formatter_class=_Help, **options)
 
     def check_flags(self, words: Sequence[str]) -> None:
         """Ends with a message at the first flag that is none: argparse would first miss others."""
@@ -51,6 +67,37 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str):
         help_ = f"See `{self.prog} --help`."
         self.exit(exit_codes.MISTAKE, f"error: {self.prog}: {message}. {help_}\n")
+
+
+def _place(text: str) -> str:
+    """A path of this machine, as the command line gives it."""
+    try:
+        local(text)
+    except UserError as e:
+        raise argparse.ArgumentTypeError(str(e).rstrip(".")) from None
+    return text
+
+
+# Arguments that hold words, not places.
+_WORDS = {"overrides", "changes", "prompt", "question", "system", "name", "title", "help_keys"}
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"found {text}; expected a finite number")
+    return value
+
+
+def _strict(verb: str, parser: argparse.ArgumentParser) -> None:
+    """No address in an argument that takes none, and no number that is none."""
+    for action in parser._actions:
+        if addresses.may_be(verb, action.dest):
+            continue
+        if action.type is None and action.nargs != 0 and action.dest not in _WORDS:
+            action.type = _place
+        elif action.type is float:
+            action.type = _finite
 
 
 def _config_flags(parser: argparse.ArgumentParser) -> None:
@@ -68,16 +115,36 @@ def _config_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _check_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--no-check", action="store_true",
+        help="do not decode all pictures of your own data before the first step",
+    )  # fmt: skip
+    parser.add_argument(
+        "--skip-bad", type=float, nargs="?", const=0.01, default=0.0, metavar="SHARE",
+        help="leave out records that are broken, up to this share (0.01 without a number); the run "
+        "also goes on where records have come or gone",
+    )  # fmt: skip
+
+
 def _sampling_flags(parser: argparse.ArgumentParser, temperature: float) -> None:
     parser.add_argument("--temperature", type=float, default=temperature, help="0 is greedy")
     parser.add_argument("--top-k", type=int, default=0, help="0 keeps all")
     parser.add_argument("--top-p", type=float, default=1.0, help="1 keeps all")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of every random choice")
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("unijax")
+    except importlib.metadata.PackageNotFoundError:
+        return "of a checkout that is not installed"
 
 
 def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
     """The command's own, and that of every verb."""
     top = _Parser(prog="unijax", description="Unified multimodal models in JAX.")
+    top.add_argument("--version", action="version", version=f"unijax {_version()}")
     verbs = top.add_subparsers(dest="verb", required=True, parser_class=_Parser)
 
     p = verbs.add_parser("train", help="run one stage of a config, or resume it")
@@ -87,6 +154,8 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
     p.add_argument(
         "--stop-at", type=int, help="save and stop at this step; the same command resumes"
     )
+
+    _check_flags(p)
 
     p = verbs.add_parser("finetune", help="train an imported checkpoint on your own data")
     _config_flags(p)
@@ -103,8 +172,22 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
         default=[],
         help="as --data, for validation",
     )
-    p.add_argument("--run-dir", required=True)
-    p.add_argument("--stop-at", type=int)
+    p.add_argument("--run-dir", required=True, help="checkpoints, metrics and samples go here")
+    p.add_argument(
+        "--stop-at", type=int, help="save and stop at this step; the same command resumes"
+    )
+    p.add_argument(
+        "--lora", type=int, metavar="RANK", help="train low-rank adapters of the decoder alone"
+    )
+
+    _check_flags(p)
+
+    p = verbs.add_parser("check", help="decode all of your own data; tell all that is broken")
+    p.add_argument("data", nargs="+", help="as --data of finetune; several are looked at in turn")
+    p.add_argument("--sheet", metavar="PNG", help="file for a contact sheet of its pictures")
+    p.add_argument("--config", metavar="FILE[:ARG]", help="to fill rows with it, as finetune would")
+    p.add_argument("--init-from", help="for the same: run directory of the checkpoint")
+    p.add_argument("--max-pixels", type=int, default=50_000_000, help="more are refused")
 
     p = verbs.add_parser("plan", help="compile a config's train step for hardware that is not here")
     _config_flags(p)
@@ -116,9 +199,21 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
         help="if it does not fit, so many changes are compiled to find one that does; 0 for none",
     )  # fmt: skip
 
-    p = verbs.add_parser("show", help="print rendered and packed rows of a config as text")
-    _config_flags(p)
-    p.add_argument("--rows", type=int, default=2)
+    p = verbs.add_parser("show", help="print rendered and packed rows as text")
+    p.add_argument("--config", metavar="FILE[:ARG]", help="of a file, or of one that is shipped")
+    p.add_argument("--data", action="append", help="your own, as finetune would read it")
+    p.add_argument("--init-from", help="for --data: run directory whose sizes and tokenizer count")
+    p.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the config")
+    p.add_argument("--rows", type=int, default=2, help="how many")
+
+    p = verbs.add_parser("config", help="list the keys of a config, or print one, resolved")
+    p.add_argument("--config", metavar="FILE[:ARG]", help="of a file, or of one that is shipped")
+    p.add_argument(
+        "--help-keys", nargs="?", const="", metavar="KEY",
+        help="type, default and meaning of every key, or of those below one, as stage.optimizers",
+    )  # fmt: skip
+    p.add_argument("--system", default="janus", help="whose keys, where no --config is given")
+    p.add_argument("overrides", nargs="*", metavar="key=value")
 
     p = verbs.add_parser("sample", help="draw pictures from text")
     p.add_argument("run_dir")
@@ -136,11 +231,11 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
     p.add_argument("--steps", type=int, help="of denoising; the system's own if not given")
     _sampling_flags(p, temperature=1.0)
 
-    p = verbs.add_parser("ask", help="ask about pictures, or without; several turns")
+    p = verbs.add_parser("ask", help="ask about pictures, or without; several turns, or a talk")
     p.add_argument("run_dir")
-    p.add_argument("question", nargs="*", help="one turn each; none reads turns from the terminal")
+    p.add_argument("question", nargs="*", help="one turn each, @PATH shows a picture; none: a talk")
     p.add_argument("--image", action="append", default=[], help="shown before the first question")
-    p.add_argument("--max-tokens", type=int, default=256)
+    p.add_argument("--max-tokens", type=int, default=256, help="of an answer")
     p.add_argument("--pictures", metavar="DIR", help="draws the pictures of answers into it")
     p.add_argument("--system", help="put before the first question; what the run records if none")
     _sampling_flags(p, temperature=0.0)
@@ -159,12 +254,14 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
     )  # fmt: skip
     p.add_argument("--tokenizer", help="for parts: directory of the tokenizer")
     p.add_argument("--template", help="of conversations; the source's if none")
+    p.add_argument("--init-from", help="the source holds peft's adapters of this run directory")
 
     p = verbs.add_parser("export", help="a run directory into PyTorch weights")
     p.add_argument("run_dir")
     p.add_argument("out")
     p.add_argument("--format", help="one of the system's (docs/weights.md); its first if none")
-    p.add_argument("--shard-gib", type=float, default=5.0)
+    p.add_argument("--adapters", action="store_true", help="the run's adapters alone, for peft")
+    p.add_argument("--shard-gib", type=float, default=5.0, help="most of one file")
     p.add_argument("--dtype", choices=("float32", "bfloat16", "float16"))
     p.add_argument(
         "--license", help="a file, or a name as mit; what the import brought along if none"
@@ -173,11 +270,11 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
     p = verbs.add_parser("verify", help="live outputs of a run directory against its export")
     p.add_argument("run_dir")
     p.add_argument("export_dir")
-    p.add_argument("--tolerance", type=float, default=1e-4)
+    p.add_argument("--tolerance", type=float, default=1e-4, help="relative, of each output")
 
     p = verbs.add_parser("demo", help="train a small Janus, and look at what it draws and says")
-    p.add_argument("--run-dir", default="demo")
-    p.add_argument("--config", default="configs/janus_demo.py")
+    p.add_argument("--run-dir", default="demo", help="all of it goes here")
+    p.add_argument("--config", default="configs/janus_demo.py", help="what is trained")
     p.add_argument("overrides", nargs="*", metavar="key=value")
 
     p = verbs.add_parser("gallery", help="train small ones of several systems, side by side")
@@ -191,6 +288,8 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
     scaling_verbs.add_parsers(verbs)
 
     launch_verbs.add_parsers(verbs)
+    for verb, parser in verbs.choices.items():
+        _strict(verb, parser)
     return top, verbs.choices
 
 
@@ -198,8 +297,12 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The arguments of a verb in any order, or an exit with one clear line."""
     words = list(sys.argv[1:] if argv is None else argv)
     top, verbs = _parsers()
-    if not words or words[0] not in verbs:
+    if not words or words[0].startswith("-"):
         return top.parse_args(words)
+    if words[0] not in verbs:
+        near = difflib.get_close_matches(words[0], verbs, 1)
+        hint = f"Did you mean {near[0]}?" if near else "See `unijax --help`."
+        top.exit(exit_codes.MISTAKE, f"error: unijax: unknown verb {words[0]!r}. {hint}\n")
     verb, words = words[0], words[1:]
     verbs[verb].check_flags(words)
     args = verbs[verb].parse_intermixed_args(words)
@@ -248,15 +351,33 @@ def _verb(name: str) -> Callable[[argparse.Namespace], int | None]:
     return getattr(verbs, name)
 
 
+def _is_unread() -> bool:
+    """Whether who read what this command prints is gone, as `head` is after its lines."""
+    pipe = select.poll()
+    pipe.register(sys.stdout.fileno(), 0)
+    if not pipe.poll(0):
+        return False
+    # What Python flushes at its end goes nowhere, instead of failing again.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
+
+
 def _run(args: argparse.Namespace) -> int:
     try:
-        return _verb(f"{args.verb}_")(args) or exit_codes.DONE
+        addresses.fetch(args)
+        status = _verb(f"{args.verb}_")(args) or exit_codes.DONE
+        sys.stdout.flush()
+        return status
     except UserError as e:
         print(f"error: {e}", file=sys.stderr)
         return exit_codes.UNWRITABLE if isinstance(e, Unwritable) else exit_codes.MISTAKE
     except Preempted as e:
         print(e, file=sys.stderr)
-        return exit_codes.PREEMPTED
+        return exit_codes.INTERRUPTED if isinstance(e, Interrupted) else exit_codes.PREEMPTED
+    except BrokenPipeError:
+        if not _is_unread():
+            raise
+        return exit_codes.UNREAD
     except PermissionError as e:
         told = UserError(
             str(e.filename), "a path that this user may not open", "one that it may",
@@ -282,9 +403,17 @@ def _run(args: argparse.Namespace) -> int:
         print(f"error: {told}", file=sys.stderr)
         return exit_codes.UNWRITABLE
     except KeyboardInterrupt:
-        print("interrupted; the last checkpoint is intact", file=sys.stderr)
+        print("interrupted", file=sys.stderr)
         return exit_codes.INTERRUPTED
 
 
+def command() -> None:
+    """The program `unijax`."""
+    status = main()
+    if status == exit_codes.INTERRUPTED:
+        interrupts.leave(status)
+    sys.exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

@@ -9,6 +9,7 @@ import json
 import pathlib
 
 import numpy as np
+from tqdm import tqdm
 
 from unijax.core.files import atomic_file
 from unijax.core.record import to_json
@@ -53,11 +54,20 @@ def composition(run_dir: pathlib.Path) -> pathlib.Path:
     shipped = load_shipped(prepare)
     unseen = load(open_dataset("emoji", "composition"), prepare)
     seen = seen_in_training(unseen, load(open_dataset("emoji", "train"), prepare))
+    bar = tqdm(total=10, unit="part", dynamic_ncols=True)
+
+    def begin(part: str) -> None:
+        bar.set_description(part)
+
     results: dict[str, Shares] = {}
     sections: list[str] = []
     for title, pictures in (("seen in training", seen), ("never seen together", unseen)):
+        begin(f"drawing {len(pictures)} pictures {title}")
         drawn, found = judge_drawn(draws(sampler), pictures, shipped)
+        bar.update(1)
+        begin(f"naming {len(pictures)} pictures {title}")
         named = judge_named(asks(sampler), pictures)
+        bar.update(1)
         key = f"Gestures and skin tones {title}"
         results[f"{key}, drawn"] = drawn_shares(drawn, found, pictures, shipped)
         results[f"{key}, named"] = named_shares(named, pictures)
@@ -69,13 +79,21 @@ def composition(run_dir: pathlib.Path) -> pathlib.Path:
         scenes = Scenes(split=split, seed=run.data.seed, config=config)
         records = [scenes[i] for i in range(SCENES)]
         key = f"Scenes with counts and places {title}"
-        for how, pictures in _scene_pictures(sampler, records).items():
+        begin(f"drawing {SCENES} scenes {title}")
+        made = _scene_pictures(sampler, records)
+        bar.update(1)
+        begin(f"judging scenes {title}")
+        for how, pictures in made.items():
             shown, results[f"{key}, {how}"] = judge_scenes(detector, records, pictures, size)
             if how == "drawn":
                 note = f"From the plainest caption, {SCENE_SAMPLING}, beside a true picture."
                 sections.append(section(f"{key}, drawn", note, cards(shown[:SHOWN])))
+        bar.update(1)
+        begin(f"asking about scenes {title}")
         shown, results[f"{key}, answered"] = judge_answers(asks(sampler), records)
         sections.append(section(f"{key}, answered", "Greedy.", cards(shown[:SHOWN])))
+        bar.update(1)
+    bar.close()
     return _write(run_dir, run, results, sections)
 
 

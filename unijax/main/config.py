@@ -5,6 +5,7 @@ returns a locked `ConfigDict` whose nesting mirrors the dataclasses; what it lea
 default of the dataclass. `core.record.build` checks names and types once.
 """
 
+import difflib
 import importlib.util
 import pathlib
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from unijax.core.errors import UserError
+from unijax.core.paths import configs_dir
 from unijax.core.record import unknown_key
 
 
@@ -19,17 +21,14 @@ def load(spec: str, function: str = "get_config") -> ConfigDict:
     """The config of `path/to/config.py` or `path/to/config.py:argument`.
 
     Args:
+      spec: names a file, or one of those that are shipped: `janus_demo`, `configs/janus_demo.py`.
       function: of the file; it takes the argument.
 
     Raises:
       UserError: if there is no such file or function, or it does not know the argument.
     """
     path, _, argument = spec.partition(":")
-    file = pathlib.Path(path)
-    if not file.is_file():
-        raise UserError(
-            f"--config {spec}", f"no file {path!r}", "a Python config file", "See configs/."
-        )
+    file = _file(spec, path)
     module_spec = importlib.util.spec_from_file_location("unijax_config", file)
     module = importlib.util.module_from_spec(module_spec)
     module_spec.loader.exec_module(module)
@@ -47,6 +46,21 @@ def load(spec: str, function: str = "get_config") -> ConfigDict:
             f"one that {function} takes",
             f"The first lines of {path} name them.",
         ) from e
+
+
+def _file(spec: str, path: str) -> pathlib.Path:
+    if (file := pathlib.Path(path)).is_file():
+        return file
+    shipped = {file.stem: file for file in sorted(configs_dir().glob("*.py"))}
+    a_name = file.parent.as_posix() in (".", "configs") and file.suffix in ("", ".py")
+    if a_name and file.stem in shipped:
+        return shipped[file.stem]
+    near = difflib.get_close_matches(file.stem, shipped, 1)
+    fix = f"Did you mean {near[0]}?" if near else "Correct the path."
+    raise UserError(
+        f"--config {spec}", f"no file {path!r}",
+        f"a Python config file, or one that is shipped ({', '.join(shipped)})", fix,
+    )  # fmt: skip
 
 
 def override(values: dict, text: str) -> None:

@@ -8,9 +8,11 @@ from unijax.core.errors import UserError
 from unijax.core.record import build
 from unijax.data.config import GroupConfig, SourceConfig
 from unijax.data.user import open_mixed
+from unijax.data.user.faults import Faults
 from unijax.main.run import RunConfig, ValidationConfig
 from unijax.systems.registry import recipe
 from unijax.train.checkpoint import read_run, step_directory
+from unijax.train.stage import LoraRule, Rule
 
 # The group of the mixture that a task belongs to.
 _GROUPS = {
@@ -75,6 +77,27 @@ def with_user_data(
     )
 
 
+def with_adapters(run: RunConfig, rank: int) -> RunConfig:
+    """The run with low-rank adapters in every linear layer of the decoder, which alone train.
+
+    They are of scale 1, and learn at ten times the rate of whole fine-tuning (arXiv 2405.09673,
+    section 4.3, finds an order of magnitude best). Checkpoints hold the adapters alone.
+
+    Raises:
+      UserError: for a rank below 1.
+    """
+    lora = (LoraRule("language_model/layers/", rank, float(rank)),)
+    optimizers = {
+        name: dataclasses.replace(o, learning_rate=10 * o.learning_rate)
+        for name, o in run.stage.optimizers.items()
+        if name == "main"
+    }
+    rules = (Rule(".*/lora_[ab]$"), Rule("", frozen=True))
+    stage = dataclasses.replace(run.stage, lora=lora, rules=rules, optimizers=optimizers)
+    loop = dataclasses.replace(run.loop, save_frozen=False)
+    return dataclasses.replace(run, stage=stage, loop=loop)
+
+
 def _groups(run: RunConfig, paths: Sequence[pathlib.Path]) -> tuple[GroupConfig, ...]:
     """The groups of the config that the paths feed."""
     sources: dict[str, list[SourceConfig]] = {}
@@ -83,7 +106,7 @@ def _groups(run: RunConfig, paths: Sequence[pathlib.Path]) -> tuple[GroupConfig,
         same = stems.count(path.stem)
         stems.append(path.stem)
         stem = f"{path.stem}.{same + 1}" if same else path.stem
-        for task in _what_they_teach(path):
+        for task in _what_they_teach(path, run.check):
             source = SourceConfig(f"{stem}_{task}", task, "mixed", str(path))
             sources.setdefault(_GROUPS[task], []).append(source)
     groups = tuple(
@@ -101,9 +124,13 @@ def _groups(run: RunConfig, paths: Sequence[pathlib.Path]) -> tuple[GroupConfig,
     return groups
 
 
-def _what_they_teach(path: pathlib.Path) -> list[str]:
-    """The tasks that the records of a path can teach, in the order of `_GROUPS`."""
-    records, found = open_mixed(path), set()
+def _what_they_teach(path: pathlib.Path, checked: bool) -> list[str]:
+    """The tasks that the records of a path can teach, in the order of `_GROUPS`.
+
+    Args:
+      checked: later, where all that is broken is told at once.
+    """
+    records, found = open_mixed(path, Faults(gathers=checked)), set()
     for first, tasks in records.facts.tasks():
         if not tasks:
             record = records[first]

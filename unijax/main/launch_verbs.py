@@ -26,6 +26,6 @@ def launch_(args: argparse.Namespace) -> int:
 
 def status_(args: argparse.Namespace) -> None:
     """`unijax status`."""
-    from launch.table import table
+    from unijax.launch.table import table
 
     print(table(pathlib.Path(args.dir)))

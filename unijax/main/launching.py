@@ -7,10 +7,10 @@ from typing import Any
 
 import yaml
 
-from launch import engines
-from launch.spec import FOLDER, Launch, Run, expand
 from unijax.core.errors import UserError
 from unijax.core.record import build, to_json
+from unijax.launch import engines
+from unijax.launch.spec import FOLDER, Launch, Run, expand
 from unijax.main import cli
 from unijax.main.config import load as load_config
 from unijax.main.config import override
@@ -25,7 +25,11 @@ def load(path: str, changes: Sequence[str] = ()) -> Launch:
     Raises:
       UserError: for a wrong file, key, type or value, or a command that the trainer refuses.
     """
-    return build_launch(_values(pathlib.Path(path)), changes)
+    values = _values(pathlib.Path(path))
+    try:
+        return build_launch(values, changes)
+    except UserError as e:
+        raise UserError(f"{path}: {e.where}".rstrip(": "), e.found, e.expected, e.fix) from None
 
 
 def build_launch(values: Any, changes: Sequence[str] = ()) -> Launch:

@@ -13,6 +13,7 @@ from unijax.core import cost
 from unijax.core.batch import ImageBatch
 from unijax.core.errors import UserError
 from unijax.core.mesh import DATA, SEQUENCE
+from unijax.core.system import EncodedSystem, MaskedSystem
 from unijax.core.vocab import SpecialIds
 from unijax.data.batch import BatchMaker
 from unijax.data.pictures import PictureConfig
@@ -104,6 +105,14 @@ def abstract_batch(run: RunConfig, sharding: Any) -> Any:
         d, b = run.data, run.data.batch
         shapes = {"pixels": ((b, d.size, d.size, 3), jnp.uint8), "weight": ((b,), jnp.float32)}
         shapes["seed"] = ((b,), jnp.uint32)
+        if d.classes:
+            shapes["label"] = ((b,), jnp.int32)
+        system = make_system(run)
+        if isinstance(system, MaskedSystem):
+            shapes["masked"] = ((b, system.masking.grid**2), bool)
+        if run.cache_frozen and isinstance(system, EncodedSystem):
+            for how in system.encoded.values():
+                shapes[how.field] = ((b, *how.shape), jnp.dtype(how.dtype))
         if d.text_length:
             shapes |= {"text": ((b, d.text_length), jnp.int32), "text_length": ((b,), jnp.int32)}
         return ImageBatch(

@@ -7,7 +7,8 @@ from typing import Any
 import jax.numpy as jnp
 
 from unijax.core.errors import UserError
-from unijax.core.record import build, to_json
+from unijax.core.paths import is_address
+from unijax.core.record import added, build, to_json
 from unijax.core.system import System
 from unijax.data.config import DataConfig, GroupConfig
 from unijax.data.pictures import PictureConfig
@@ -31,11 +32,17 @@ class ValidationConfig:
       groups: held-out sources, as `data.groups`.
       samples: at every evaluation, so many held-out prompts are drawn and so many held-out
         pictures asked about, for people to look at; tokenizers rebuild so many pictures.
+      classes: categories of the held-out pictures, for labels as `data.classes` gives; by default
+        those.
+      prompts: with `{}` where a class stands: a recipe of pictures and texts says of which class
+        held-out pictures are (`evaluate.zero_shot`).
     """
 
     batches: int = 0
     samples: int = 0
     groups: tuple[GroupConfig, ...] = ()
+    classes: tuple[str, ...] = added(())
+    prompts: tuple[str, ...] = added(())
 
     def __post_init__(self):
         for name in ("batches", "samples"):
@@ -55,16 +62,24 @@ class RunConfig:
       data: sources, mixture, rows.
       stage: what is trained, and how.
       tokenizer: directory of the text tokenizer; empty where there is no text.
-      init: parts that do not start at random: {group: weight file}, or {group: `:NAME`}, another
-        group of the model, of which it is a copy, or of a part, as that one starts.
+      init: parts that do not start at random: {group: run directory or weight file}, `PATH:NAME`
+        where the group is called NAME there, `:NAME` for a copy of another group of the model, or
+        of a part of it, as that one starts (`train.carry`).
+      before: configs of runs that are trained first where they are not yet, each in
+        `before/NAME` of the run directory; `init` calls their groups `NAME:GROUP`.
       mup_base: sizes, as `model`, at which the initialisation and the learning rates are as given;
         those of `model` follow by the maximal-update parametrisation (`train.mup`). None: they are
         as given at any size, the standard parametrisation.
+      check: decode all pictures of users' own data before the first step, and tell what is broken.
+      skip_bad: share of a user's records that may be broken: those are told, and left out.
       cache_frozen: compute features and codes of frozen encoders once, ahead of training.
       dtype: of compute.
       param_dtype: of trained parameters.
       remat: "none", "dots" or "full".
       accumulate: parts in which the rows of a step are worked, one after another, to save memory.
+      follow: keys whose values `unijax finetune` chooses by the checkpoint, the data and the device
+        where the command line does not say them (`main.defaults`).
+      chosen: what it chose, and why.
       seed: of initialisation and of the steps' keys; data has its own.
       hardware: topology that the run is meant for, as `unijax plan` takes it; empty for none.
     """
@@ -79,12 +94,17 @@ class RunConfig:
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     validation: ValidationConfig = dataclasses.field(default_factory=ValidationConfig)
     init: dict[str, str] = dataclasses.field(default_factory=dict)
+    before: dict[str, Any] | None = added(None)
     mup_base: Any = None
+    check: bool = added(True)
+    skip_bad: float = added(0.0)
     cache_frozen: bool = False
     dtype: str = "float32"
     param_dtype: str = "float32"
     remat: str = "none"
     accumulate: int = 1
+    follow: tuple[str, ...] = added(())
+    chosen: tuple[str, ...] = added(())
     seed: int = 0
     hardware: str = ""
 
@@ -103,6 +123,7 @@ def resolve(values: Any, overrides: Sequence[str] = ()) -> RunConfig:
       UserError: for a wrong key, type or value.
     """
     run = build(RunConfig, values, "")
+    _refuse_addresses(to_json(run), "")
     of = recipe(run.system)
     known = {"dtype": DTYPES, "param_dtype": DTYPES, "remat": REMAT_POLICIES}
     for name, values_of in known.items():
@@ -112,6 +133,7 @@ def resolve(values: Any, overrides: Sequence[str] = ()) -> RunConfig:
         run,
         model=build(of.config, run.model, "model"),
         data=build(DATA[of.eats], run.data, "data"),
+        before=run.before and {name: _before(name, values) for name, values in run.before.items()},
     )
     if run.mup_base is not None:
         if not hasattr(of.system, "head_dims"):
@@ -126,6 +148,26 @@ def resolve(values: Any, overrides: Sequence[str] = ()) -> RunConfig:
     for text in overrides:
         override(whole, text)
     return resolve(whole)
+
+
+def _before(name: str, values: Any) -> RunConfig:
+    if not name.isidentifier():
+        raise UserError("before", repr(name), "a name of letters and digits", "Choose another.")
+    try:
+        return resolve(values)
+    except UserError as error:
+        where = f"before.{name}.{error.where}".rstrip(".")
+        raise UserError(where, error.found, error.expected, error.fix) from None
+
+
+def _refuse_addresses(value: Any, key: str) -> None:
+    """Raises a UserError that names the key."""
+    if isinstance(value, str) and is_address(value):
+        raise UserError(key, repr(value), "a path of this machine", "Mount the bucket, or copy it.")
+    inside = value.items() if isinstance(value, dict) else ()
+    inside = enumerate(value) if isinstance(value, list) else inside
+    for name, x in inside:
+        _refuse_addresses(x, f"{key}.{name}" if key else str(name))
 
 
 def make_system(run: RunConfig) -> System:

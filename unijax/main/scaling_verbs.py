@@ -33,12 +33,12 @@ def add_parsers(verbs) -> None:
         help="that is N: non_embedding_parameters, or parameters where there is no such column",
     )  # fmt: skip
     p.add_argument("--delta", type=float, default=1e-3, help="of Huber's loss")
-    p.add_argument("--residual", choices=("log", "linear"), default="log")
+    p.add_argument("--residual", choices=("log", "linear"), default="log", help="of the loss")
     p.add_argument("--tied", action="store_true", help="one exponent for parameters and tokens")
     p.add_argument("--repeated", action="store_true", help="fit the worth of repeated data too")
     p.add_argument("--draws", type=int, default=1000, help="of the bootstrap")
     p.add_argument("--level", type=float, default=0.95, help="of confidence")
-    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--seed", type=int, default=0, help="of the bootstrap")
     p.add_argument("--hold-out", type=int, default=2, help="largest settings to hide and predict")
     p.add_argument("--budget", type=float, action="append", default=[], help="FLOPs to spend best")
     p.add_argument("--drop-failed", action="store_true", help="leave out runs that failed")
@@ -49,7 +49,7 @@ def add_parsers(verbs) -> None:
 
     p = verbs.add_parser("report", help="a page and figures of a fit")
     p.add_argument("dir", help="folder that unijax fit wrote")
-    p.add_argument("--title", default="Scaling laws")
+    p.add_argument("--title", default="Scaling laws", help="of the page")
 
 
 def ladder_(args: argparse.Namespace) -> None:

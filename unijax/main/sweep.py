@@ -6,8 +6,10 @@ a repeated sweep skips what is done and resumes what is not.
 """
 
 import dataclasses
+import datetime
 import json
 import pathlib
+import time
 
 import numpy as np
 
@@ -200,13 +202,13 @@ def sweep(file: str, directory: pathlib.Path, overrides: list[str], only: str | 
             for p in planned
         ]
         temporary.write_text(json.dumps({"grid": to_json(grid), "runs": listed}, indent=1))
-    tables = None
+    tables, pace = None, _Pace(chosen, directory)
     for i, one in enumerate(chosen):
         run_dir = directory / "runs" / one.id
         if (run_dir / RESULT).exists():
             print(f"{i + 1} of {len(chosen)}: {one.id} is done")
             continue
-        print(f"{i + 1} of {len(chosen)}: {one.id}", flush=True)
+        print(f"{i + 1} of {len(chosen)}: {one.id}{pace.left()}", flush=True)
         tables = tables or shared_tables(one.run, directory)
         state, log_dir, ended = "done", run_dir, [one]
         try:
@@ -225,8 +227,28 @@ def sweep(file: str, directory: pathlib.Path, overrides: list[str], only: str | 
             state = "diverged"
         for p in ended:
             record(p.run, p.cell, p.id, directory / "runs" / p.id, log_dir, state)
+        pace.done(one)
     if only is None:
         gather(directory)
+
+
+class _Pace:
+    """How long what is left of a sweep will take, by the parameters and steps of its runs."""
+
+    def __init__(self, chosen: list[Planned], directory: pathlib.Path):
+        left = [p for p in chosen if not (directory / "runs" / p.id / RESULT).exists()]
+        self._left = {p.id: trained(p.run).non_embedding * p.run.stage.steps for p in left}
+        self._begun, self._done = time.monotonic(), 0.0
+
+    def done(self, one: Planned) -> None:
+        self._done += self._left.pop(one.id, 0.0)
+
+    def left(self) -> str:
+        """ "" before there is a run to go by."""
+        if not self._done:
+            return ""
+        seconds = (time.monotonic() - self._begun) * sum(self._left.values()) / self._done
+        return f"; about {datetime.timedelta(seconds=round(seconds))} left"
 
 
 def longest(planned: list[Planned], one: Planned) -> Planned:

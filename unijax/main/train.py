@@ -3,50 +3,63 @@
 import dataclasses
 import logging
 import math
+import os
 import pathlib
 import sys
 
 import jax
-import jax.numpy as jnp
 from clu.parameter_overview import get_parameter_overview
 from jax.sharding import AbstractMesh, Mesh
+from tqdm import tqdm
 
-from unijax.core import lease, tree
-from unijax.core.batch import ImageBatch, PackedBatch
+from unijax.core import lease, storage, tree
+from unijax.core.batch import PackedBatch
 from unijax.core.errors import UserError
 from unijax.core.files import discard, writable_directory, write_file
+from unijax.core.paths import is_address
 from unijax.core.processes import is_lead, job_id
 from unijax.core.record import to_json
-from unijax.core.system import Params, RowSystem, System
+from unijax.core.system import EncodedSystem, Params, RowSystem, System
+from unijax.data import captions
 from unijax.data.batch import Cached
 from unijax.data.config import DataConfig
 from unijax.data.loader import Loader, fixed_batches
-from unijax.data.pictures import PictureConfig, PictureLoader
+from unijax.data.pictures import PictureConfig
 from unijax.data.sources import open_sources
 from unijax.data.tokenizer import Tokenizer, check_vocab
 from unijax.data.tokenizer import load as load_tokenizer
-from unijax.main import samples
+from unijax.main import checking, samples
+from unijax.main.advice import RowsTold
+from unijax.main.checking import checked
+from unijax.main.pictures import pictures, zero_shot
 from unijax.main.run import RunConfig, make_mup_base, make_system
 from unijax.parallel.sharding import describe, make_mesh, reader, row_shards
-from unijax.train import cache, origin, setup
-from unijax.train.checkpoint import FOLDER, read_params
-from unijax.train.loop import Evaluator, fit, take, validation
+from unijax.train import base, cache, desk, origin, setup
+from unijax.train.carry import carried
+from unijax.train.checkpoint import FOLDER, read_params, step_directory, whole_steps
+from unijax.train.loop import Evaluator, fit, validation
 from unijax.train.lora import without
 from unijax.train.setup import Trainer
 from unijax.train.state import TrainState, merge
 from unijax.train.status import StatusKeeper
-from unijax.train.weights import load_weights
 
 # What a run directory holds before the first step is logged or saved.
 _WITHOUT_A_STEP = {
     "status.json", "parameters.txt", "tokenizer", "metrics.jsonl", "tensorboard", FOLDER,
-    origin.FOLDER, lease.FOLDER,
+    origin.FOLDER, lease.FOLDER, checking.FILE,
 }  # fmt: skip
+
+
+class TqdmHandler(logging.Handler):
+    """Writes lines of a log above a progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stderr)
 
 
 def train(
     run: RunConfig,
-    run_dir: pathlib.Path,
+    run_dir: str | pathlib.Path,
     init_from: str | None = None,
     stop_at: int | None = None,
     tables: dict[str, Cached] | None = None,
@@ -54,34 +67,92 @@ def train(
     """Trains, or resumes, the stage of `run` in `run_dir`.
 
     Args:
+      run_dir: a path, or an address: then `train.desk` keeps its small files on this machine.
       init_from: run directory whose parameters the stage starts from, all of them.
       stop_at: save and return at this step.
       tables: of `shared_tables`, for a run that keeps the outputs of its encoders.
 
     Raises:
       UserError: for a mistake in the config or the data.
-      Preempted: on SIGTERM, when all is saved.
+      Preempted: on SIGTERM or Ctrl-C, when all is saved.
     """
     if isinstance(run.data, DataConfig) and not run.tokenizer:
         raise UserError(
             "tokenizer", "''", "the directory of the text tokenizer", "Name it in the config."
         )
-    was_there = run_dir.exists()
-    is_new = not was_there or (run_dir.is_dir() and not any(run_dir.iterdir()))
-    writable_directory(run_dir)
-    with lease.hold(run_dir):
+    in_bucket = is_address(run_dir)
+    if in_bucket and run.cache_frozen and jax.process_count() > 1:
+        raise UserError(
+            "cache_frozen", "several processes and a run directory in a bucket",
+            "a directory that all of them see", "Set cache_frozen=false, or mount the bucket.",
+        )  # fmt: skip
+    if not run.loop.save_frozen:
+        _check_base(run_dir, init_from)
+    was_there = not in_bucket and pathlib.Path(run_dir).exists()
+    if not in_bucket:
+        is_new = not was_there or not _names(pathlib.Path(run_dir))
+        writable_directory(run_dir)
+    with lease.hold(run_dir), desk.opened(run_dir) as folder:
+        _train_before(run, folder)
+        if in_bucket:
+            is_new = not _names(folder)
         try:
-            with StatusKeeper(run_dir, run.stage.steps) as status:
-                state = _train(run, run_dir, init_from, stop_at, tables, status)
+            with StatusKeeper(folder, run.stage.steps) as status:
+                state = _train(run, folder, init_from, stop_at, tables, status)
                 status.finish(int(state.step))
+        except KeyboardInterrupt:
+            if is_lead():
+                saved = max(whole_steps(folder), default=None)
+                has = "nothing was saved yet" if saved is None else f"step {saved} is saved"
+                print(f"{run_dir}: {has}. The same command goes on from there", file=sys.stderr)
+            raise
         except UserError:
-            if is_new and is_lead() and _is_worthless(run_dir):
-                for path in run_dir.iterdir():
+            if is_new and is_lead() and _is_worthless(folder):
+                for path in folder.iterdir():
                     discard(path)
-                if not was_there:
-                    run_dir.rmdir()
+                if in_bucket:
+                    desk.forget(folder)
+                elif not was_there:
+                    folder.rmdir()
             raise
     return state
+
+
+def _check_base(run_dir: str | pathlib.Path, init_from: str | None) -> None:
+    """Raises a UserError where there is no run on disk that keeps what a run does not."""
+    if init_from is None:
+        raise UserError(
+            "loop.save_frozen", "false, for a run that starts from no other",
+            "--init-from, the run directory that holds what is frozen", "Give it, or set it true.",
+        )  # fmt: skip
+    if is_address(run_dir) or is_address(init_from):
+        raise UserError(
+            "loop.save_frozen", "false, for a run in a bucket or on one there",
+            "both runs on disk: the one names where the other lies",
+            "Set loop.save_frozen=true, which keeps all parameters.",
+        )  # fmt: skip
+
+
+def _train_before(run: RunConfig, run_dir: pathlib.Path) -> None:
+    """Trains, or goes on with, the runs that this one starts from."""
+    for name, first in (run.before or {}).items():
+        place = _place_before(run_dir, name)
+        if first.stage.steps not in whole_steps(place):
+            if is_lead():
+                print(f"{name}, from which it starts, in {place}:", file=sys.stderr)
+            train(first, place)
+
+
+def _place_before(run_dir: pathlib.Path, name: str) -> str | pathlib.Path:
+    home = desk.home(run_dir)
+    if is_address(home):
+        return storage.join(storage.normal(home), desk.BEFORE, name)
+    return run_dir / desk.BEFORE / name
+
+
+def _names(folder: pathlib.Path) -> list[str]:
+    """Of what is in a folder; of a file, its own."""
+    return os.listdir(folder) if folder.is_dir() else [folder.name]
 
 
 def _is_worthless(run_dir: pathlib.Path) -> bool:
@@ -103,24 +174,31 @@ def _train(
     tables: dict[str, Cached] | None,
     status: StatusKeeper,
 ) -> TrainState:
+    run = checked(run, run_dir)
     mesh = make_mesh(run.mesh)
     if is_lead():
-        logging.basicConfig(format="%(message)s")
-        logging.getLogger("unijax").setLevel(logging.INFO)  # which kernels are picked
+        # Which kernels are picked; above the bar, where there is one.
+        logging.getLogger("unijax").setLevel(logging.INFO)
+        logging.basicConfig(format="%(message)s", handlers=[TqdmHandler()])
     index, count = reader(mesh)
     share = {"process_index": index, "process_count": count}
     system, trainer = build(run, mesh)
-    tokenizer = load_tokenizer(run.tokenizer) if run.tokenizer else None
-    params = initial_params(run, trainer, init_from)
+    load = captions.load if isinstance(run.data, PictureConfig) else load_tokenizer
+    tokenizer = load(run.tokenizer) if run.tokenizer else None
+    if run.cache_frozen:
+        check_frozen(run, system, trainer)
+    params = initial_params(run, trainer, init_from, run_dir)
     if isinstance(run.data, PictureConfig):
-        batches, held_out = pictures(run, tokenizer, share)
+        batches, held_out = pictures(run, system, params, tokenizer, share, run_dir)
     else:
         if run.cache_frozen and tables is None:
-            tables = cached_tables(run, system, params, tokenizer, run_dir)
+            tables = cached_tables(run, system, params, tokenizer, run_dir, trainer)
         batches, held_out = rows(run, system, tokenizer, tables, share)
     checks = {}
     if held_out:
         checks["validation"] = validation("validation", trainer.eval_step, held_out, trainer.put)
+    if run.validation.prompts:
+        checks["zero-shot"] = zero_shot(run, system, tokenizer, held_out, trainer)
     if run.validation.samples:
         checks |= shown(run, system, tokenizer, held_out)
     if is_lead():
@@ -129,8 +207,16 @@ def _train(
             tokenizer.save(run_dir / "tokenizer")
         if init_from is not None and not origin.is_written(run_dir):
             origin.carry(init_from, run_dir)
-        write_file(run_dir / "parameters.txt", parameter_table(trainer))
+        table = parameter_table(trainer)
+        write_file(run_dir / "parameters.txt", table)
         print(describe(mesh, run.mesh.table), file=sys.stderr)
+        print(f"parameters of {run.system}: {table.splitlines()[-1]}", file=sys.stderr)
+    told = []
+    if isinstance(run.data, DataConfig):
+        told.append(RowsTold(run.data, system.layout, tokenizer))
+    description = {"stage": run.stage.name, "config": to_json(run)}
+    if not run.loop.save_frozen:
+        description |= base.record(run_dir, step_directory(init_from))
     state = trainer.begin(params)
     try:
         return fit(
@@ -140,10 +226,10 @@ def _train(
             run.stage.steps,
             run.loop,
             run_dir,
-            {"stage": run.stage.name, "config": to_json(run)},
+            description,
             checks,
             stop_at,
-            [status],
+            [status, *told],
         )
     finally:
         batches.close()
@@ -192,54 +278,28 @@ def shown(
     return {}
 
 
-def initial_params(run: RunConfig, trainer: Trainer, init_from: str | None) -> Params:
-    """Random, or those of another run, or random with shipped parts put in.
+def initial_params(
+    run: RunConfig, trainer: Trainer, init_from: str | None, run_dir: pathlib.Path
+) -> Params:
+    """Random, or those of another run, or random with parts of other runs or files put in.
 
     Adapters of the other run are folded into its kernels; those of this run begin anew.
+
+    Args:
+      run_dir: of this run, in which those that are trained before it lie.
     """
     if init_from is not None:
         params = read_params(init_from, without(trainer.abstract))
         return merge(params, trainer.adapters(run.seed))
     params = trainer.init(run.seed)
+    flat, like = tree.flatten(params), tree.flatten(trainer.abstract)
     # Copies of other groups come last: a config keeps its keys in the order of their names.
-    for group, path in sorted(run.init.items(), key=lambda item: item[1].startswith(":")):
-        if group not in params:
-            raise UserError(
-                "init", f"no parameter group {group!r}", f"one of {sorted(params)}", "Correct it."
-            )
-        like = {group: trainer.abstract[group]}
-        if path.startswith(":"):
-            params = params | {group: _copied(path[1:], group, params, like[group])}
-        else:
-            params = params | load_weights(path, like)
-    return params
-
-
-def _copied(other: str, group: str, params: Params, like: Params) -> Params:
-    """What a group begins as that begins as another of the same model, or as a part of it."""
-    source = tree.flatten(params.get(other, {}))
-    wanted = tree.flatten(like)
-    shapes = {path: x.shape for path, x in source.items()}
-    if not source or any(shapes.get(path) != x.shape for path, x in wanted.items()):
-        raise UserError(
-            f"init.{group}", f":{other}, which does not hold the same parameters",
-            f"another group of the model that does, of {sorted(params)}", "Correct it.",
-        )  # fmt: skip
-    copy = lambda path, x: jax.device_put(jnp.array(source[path], x.dtype), x.sharding)  # noqa: E731
-    return tree.unflatten({path: copy(path, x) for path, x in wanted.items()})
-
-
-def pictures(
-    run: RunConfig, tokenizer: Tokenizer | None, share: dict[str, int]
-) -> tuple[PictureLoader, list[ImageBatch]]:
-    """The stream of pictures to train on, and the held-out batches; this process's share."""
-    loader = PictureLoader(run.data, tokenizer, **share)
-    if not run.validation.batches:
-        return loader, []
-    sources = tuple(s for group in run.validation.groups for s in group.sources)
-    data = dataclasses.replace(run.data, sources=sources)
-    fixed = PictureLoader(data, tokenizer, **share, shuffle=False)
-    return loader, take(fixed, run.validation.batches)
+    for group, source in sorted(run.init.items(), key=lambda item: item[1].startswith(":")):
+        name, _, there = source.partition(":")
+        if name in (run.before or {}):
+            source = f"{storage.run_here(_place_before(run_dir, name))}:{there or group}"
+        flat |= carried(source, group, like, flat)
+    return tree.unflatten(flat)
 
 
 def rows(
@@ -263,6 +323,31 @@ def rows(
     return loader, fixed
 
 
+def check_frozen(run: RunConfig, system: System, trainer: Trainer) -> None:
+    """Raises a UserError for encoders that learn while a cache would stand for them.
+
+    Of several in rows those that are frozen are kept; one at least must be.
+    """
+    if not isinstance(system, RowSystem | EncodedSystem):
+        return
+    kept, error = 0, None
+    for name, how in system.encoded.items():
+        if isinstance(run.data, DataConfig) and not run.data.slots.get(name):
+            continue
+        own = [rule for p, rule in trainer.rules.items() if tree.is_within(p, how.group)]
+        if not (learning := sum(not rule.frozen for rule in own)):
+            kept += 1
+            continue
+        error = UserError(
+            "cache_frozen",
+            f"{how.group}, of whose {len(own)} parameters {learning} are trained",
+            "an encoder that the rules of the stage freeze",
+            "Freeze it in stage.rules, or set cache_frozen=false.",
+        )
+    if error is not None and not kept:
+        raise error
+
+
 def shared_tables(run: RunConfig, folder: pathlib.Path) -> dict[str, Cached] | None:
     """Outputs of encoders for all runs that differ in the decoder alone, or None.
 
@@ -271,18 +356,28 @@ def shared_tables(run: RunConfig, folder: pathlib.Path) -> dict[str, Cached] | N
     if not run.cache_frozen:
         return None
     system, trainer = build(run, make_mesh(run.mesh))
-    if not system.encoders <= run.init.keys():
+    if run.before or not system.encoders <= run.init.keys():
         return None
-    params = initial_params(run, trainer, None)
-    return cached_tables(run, system, params, load_tokenizer(run.tokenizer), folder)
+    params = initial_params(run, trainer, None, folder)
+    return cached_tables(run, system, params, load_tokenizer(run.tokenizer), folder, trainer)
 
 
 def cached_tables(
-    run: RunConfig, system: RowSystem, params: Params, tokenizer: Tokenizer, folder: pathlib.Path
-) -> dict[str, Cached]:
-    """Of every picture of all sources, held-out ones too, kept in `folder`."""
+    run: RunConfig, system: RowSystem, params: Params, tokenizer: Tokenizer, folder: pathlib.Path,
+    trainer: Trainer | None = None,
+) -> dict[str, Cached]:  # fmt: skip
+    """Of every picture of all sources, held-out ones too, kept in `folder`.
+
+    Of the encoders that `trainer` freezes, or of all: a picture for one that trains goes through it
+    in every step.
+    """
+    rules = {} if trainer is None else trainer.rules
+
+    def frozen(group: str) -> bool:
+        return all(rule.frozen for p, rule in rules.items() if tree.is_within(p, group))
+
     sources = list(open_sources(run.data, system.layout, tokenizer).values())
     if run.validation.batches:
         held = dataclasses.replace(run.data, groups=run.validation.groups)
         sources += open_sources(held, system.layout, tokenizer).values()
-    return cache.tables(system, params, run.data, sources, folder)
+    return cache.tables(system, params, run.data, sources, folder, frozen)

@@ -1,13 +1,16 @@
 """Using a run directory: open it for sampling, hold a conversation."""
 
+import contextlib
 import pathlib
+import sys
 from collections.abc import Sequence
 
 from unijax.core.errors import UserError
 from unijax.core.files import read_plain, writable_directory
 from unijax.core.record import build
 from unijax.data import tokenizer as tokenizers
-from unijax.data.templates import TEMPLATES
+from unijax.data.templates import TEMPLATES, check_marks
+from unijax.data.user.folder import PICTURES
 from unijax.evaluate.captioned import GUIDANCE, Ask, Draw
 from unijax.main.run import DTYPES
 from unijax.sample.interleaved import compose
@@ -35,11 +38,14 @@ def open_sampler(run_dir: str | pathlib.Path) -> Sampler:
     dtype = DTYPES[config.get("dtype", "float32")]
     system = of.system(build(of.config, config["model"], "model"), dtype=dtype, param_dtype=dtype)
     data = config.get("data", {})
+    template = data.get("template", "janus_pro")
+    tokenizer = tokenizers.load(step_directory(run_dir).parent.parent / "tokenizer")
+    check_marks(template, tokenizer.tokens, tokenizer.where)
     return Sampler(
         system,
         read_params(run_dir),
-        tokenizers.load(step_directory(run_dir).parent.parent / "tokenizer"),
-        TEMPLATES[data.get("template", "janus_pro")],
+        tokenizer,
+        TEMPLATES[template],
         data.get("und_rounding", "floor"),
         trained_length=data.get("row_length", 0),
     )
@@ -74,7 +80,9 @@ def converse(
     seed: int,
     folder: pathlib.Path | None = None,
 ) -> None:
-    """Prints an answer to each question; without questions, reads them from the terminal.
+    """Prints an answer to each question, as it is written; without questions, asks for them.
+
+    Words of a question that begin with @ and name a file are pictures, shown before it.
 
     Args:
       system: put before all turns; empty for none.
@@ -85,34 +93,77 @@ def converse(
         writable_directory(folder)
     drawn = 0
     pictures = [_read(pathlib.Path(path)) for path in images]
-    turns = [{"role": "system", "content": system}] if system else []
-    for i, text in enumerate(questions or _typed()):
-        turns.append(question(text, [] if i else pictures))
+    start = [{"role": "system", "content": system}] if system else []
+    turns = list(start)
+    for text in questions or _typed():
+        if not questions and text.strip() == NEW:
+            turns, pictures = list(start), []
+            continue
+        try:
+            words, more = _apart(text)
+        except UserError as e:
+            if questions:
+                raise
+            print(f"error: {e}")
+            continue
+        turns.append(question(words, [*pictures, *more]))
+        pictures = []
+        if len(questions) > 1:
+            print(f"> {text}")
         if folder is None:
-            (answer,) = sampler.answer([turns], max_tokens, sampling, seed)
+            answer = ""
+            for piece in sampler.stream(turns, max_tokens, sampling, seed):
+                answer += piece
+                print(piece, end="", flush=True)
+            print()
             turns.append({"role": "assistant", "content": answer})
-        else:
-            (pieces,) = compose(sampler, [turns], max_tokens, sampling=sampling, seed=seed)
-            turns.append({"role": "assistant", "content": pieces})
-            lines = []
-            for piece in pieces:
-                if isinstance(piece, str):
-                    lines.append(piece)
-                    continue
-                path = folder / f"{drawn:03}.png"
-                save_png(path, piece)
-                lines.append(f"[{path}]")
-                drawn += 1
-            answer = "\n".join(lines)
-        print(answer if not questions or len(questions) == 1 else f"> {text}\n{answer}")
+            continue
+        (pieces,) = compose(sampler, [turns], max_tokens, sampling=sampling, seed=seed)
+        turns.append({"role": "assistant", "content": pieces})
+        for piece in pieces:
+            if isinstance(piece, str):
+                print(piece)
+                continue
+            path = folder / f"{drawn:03}.png"
+            save_png(path, piece)
+            print(f"[{path}]")
+            drawn += 1
+
+
+NEW = "/new"  # typed: begins another conversation
+
+
+def _apart(text: str) -> tuple[str, list[bytes]]:
+    """The words of a question, and its pictures."""
+    words = text.split(" ")
+    named = [word for word in words if len(word) > 1 and word.startswith("@")]
+    files = [word for word in named if _is_file(word[1:])]
+    for word in named:
+        if word not in files and pathlib.Path(word).suffix.lower() in PICTURES:
+            raise UserError(word, "no such file", "@ and the path of a picture", "Correct it.")
+    rest = " ".join(word for word in words if word not in files)
+    return rest.strip(), [_read(pathlib.Path(word[1:])) for word in files]
+
+
+def _is_file(path: str) -> bool:
+    try:
+        return pathlib.Path(path).is_file()
+    except OSError:  # a word longer than a name may be
+        return False
 
 
 def _typed():
+    if sys.stdin.isatty():
+        with contextlib.suppress(ImportError):
+            import readline  # noqa: F401  (lines can be edited, and come back)
+        print(f"A picture is shown by @PATH. {NEW} begins anew, Ctrl-D ends.", file=sys.stderr)
     while True:
         try:
-            yield input("> ")
+            text = input("> ")
         except EOFError:
             return
+        if text.strip():
+            yield text
 
 
 def _read(path: pathlib.Path) -> bytes:

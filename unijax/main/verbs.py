@@ -1,18 +1,95 @@
 """What each verb of the command line does. Libraries are imported when they are needed."""
 
 import argparse
+import dataclasses
 import math
 import pathlib
+import sys
+import tempfile
+from typing import Any
 
+from unijax.core import storage
 from unijax.core.errors import UserError
 from unijax.core.files import writable_directory
+from unijax.core.paths import is_address, local
+from unijax.data.config import DataConfig
 from unijax.main import config as config_lib
 from unijax.main.run import RunConfig, make_system, resolve
 from unijax.sample.logits import Sampling
+from unijax.systems.registry import recipe
 
 
 def _resolved(args: argparse.Namespace) -> RunConfig:
-    return resolve(config_lib.load(args.config), args.overrides)
+    values = config_lib.load(args.config)
+    try:
+        return resolve(values, args.overrides)
+    except UserError as e:
+        if not e.where:  # of a key at the top
+            e = UserError(args.config, e.found, e.expected, e.fix)
+        raise e from None
+
+
+def config_(args: argparse.Namespace) -> None:
+    """`unijax config`."""
+    import json
+
+    from unijax.core.record import to_json
+    from unijax.main.keys import keys
+
+    if args.help_keys is None and args.config is None:
+        raise UserError(
+            "unijax config", "neither --config nor --help-keys", "one of them",
+            "`--config FILE` prints a config, `--help-keys` lists the keys of all.",
+        )  # fmt: skip
+    run = None if args.config is None else _resolved(args)
+    if args.help_keys is not None:
+        print(keys(args.system if run is None else run.system, args.help_keys))
+    else:
+        print(json.dumps(to_json(run, whole=True), indent=1))
+
+
+def _with_checks(run: RunConfig, args: argparse.Namespace) -> RunConfig:
+    """The run with what the command line says of broken records."""
+    if not 0 <= args.skip_bad < 1:
+        found, expected = f"{args.skip_bad}", "a share of at least 0 and below 1"
+        raise UserError("--skip-bad", found, expected, "Write for example --skip-bad 0.01.")
+    if args.no_check and args.skip_bad:
+        expected = "one of them: what is not looked at is not known to be broken"
+        raise UserError("--skip-bad", "--no-check beside it", expected, "Leave one out.")
+    data = run.data
+    if args.skip_bad and isinstance(data, DataConfig):
+        data = dataclasses.replace(data, may_change=True)
+    skip = args.skip_bad or run.skip_bad
+    return dataclasses.replace(run, data=data, check=run.check and not args.no_check, skip_bad=skip)
+
+
+def _of_own_data(args: argparse.Namespace) -> RunConfig:
+    """As `unijax finetune` would train on it."""
+    from unijax.main.defaults import chosen
+    from unijax.main.finetune import with_user_data
+
+    if args.init_from is None:
+        raise UserError(
+            f"--data {args.data[0]}", "no --init-from", "the checkpoint that it is to train",
+            "Give its run directory: its tokenizer says how long texts are.",
+        )  # fmt: skip
+    args.config = args.config or "finetune"
+    run = with_user_data(_resolved(args), args.init_from, [pathlib.Path(p) for p in args.data])
+    return chosen(run, pathlib.Path(args.init_from, "none"), args.overrides)
+
+
+def check_(args: argparse.Namespace) -> int:
+    """`unijax check`: exit status 1 where something is broken."""
+    from unijax.data.tokenizer import load
+    from unijax.main.checking import filling, look
+
+    sheet = None if args.sheet is None else pathlib.Path(args.sheet)
+    wrong = look(args.data, sheet, args.max_pixels)
+    if args.init_from is not None and not wrong:
+        args.overrides = []
+        run = _of_own_data(args)
+        print(filling(run.data, make_system(run).layout, load(run.tokenizer)).table())
+    return 1 if wrong else 0
 
 
 def train_(args: argparse.Namespace) -> None:
@@ -21,19 +98,46 @@ def train_(args: argparse.Namespace) -> None:
     from unijax.main.train import train
 
     distributed.join()
-    train(_resolved(args), pathlib.Path(args.run_dir), args.init_from, args.stop_at)
+    run = _with_checks(_resolved(args), args)
+    _tell_done(run, args.run_dir, train(run, args.run_dir, args.init_from, args.stop_at))
+
+
+def _tell_done(run: RunConfig, run_dir: str, state: Any) -> None:
+    """Where the result is, and what may be done with it."""
+    from unijax.core.processes import is_lead
+    from unijax.train.checkpoint import step_directory
+
+    if not is_lead():
+        return
+    step, steps = int(state.step), run.stage.steps
+    print(f"step {step} of {steps} is saved: {step_directory(run_dir)}")
+    if step < steps:
+        print("The same command goes on")
+    elif recipe(run.system).eats == "rows":
+        print(
+            f'Then: unijax sample {run_dir} --prompt "..." --out drawn; unijax export {run_dir} out'
+        )
 
 
 def finetune_(args: argparse.Namespace) -> None:
     """`unijax finetune`: the config's mixture over the user's own records."""
+    from unijax.core.processes import is_lead
     from unijax.main import distributed
-    from unijax.main.finetune import with_user_data
+    from unijax.main.checking import checked
+    from unijax.main.defaults import chosen
+    from unijax.main.finetune import with_adapters, with_user_data
     from unijax.main.train import train
 
     distributed.join()
     data, held_out = ([pathlib.Path(p) for p in paths] for paths in (args.data, args.held_out))
-    run = with_user_data(_resolved(args), args.init_from, data, held_out)
-    train(run, pathlib.Path(args.run_dir), args.init_from, args.stop_at)
+    run = with_user_data(_with_checks(_resolved(args), args), args.init_from, data, held_out)
+    if args.lora is not None:
+        run = with_adapters(run, args.lora)
+    run_dir = args.run_dir
+    run = chosen(checked(run, pathlib.Path(run_dir)), run_dir, args.overrides)
+    for line in run.chosen if is_lead() else ():
+        print(line, file=sys.stderr)
+    _tell_done(run, args.run_dir, train(run, run_dir, args.init_from, args.stop_at))
 
 
 def plan_(args: argparse.Namespace) -> int:
@@ -63,15 +167,26 @@ def show_(args: argparse.Namespace) -> None:
     from unijax.data import show
     from unijax.data.tokenizer import load
 
-    run = _resolved(args)
+    if args.config is None and args.data is None:
+        raise UserError(
+            "unijax show", "neither --config nor --data", "a config, or data of your own",
+            "Write for example --config janus_demo, or --data DATA --init-from RUN.",
+        )  # fmt: skip
+    run = _of_own_data(args) if args.data else _resolved(args)
     print(show.show(run.data, make_system(run).layout, load(run.tokenizer), args.rows))
 
 
 def import_(args: argparse.Namespace) -> None:
     """`unijax import`: a whole checkpoint, or networks that were trained alone."""
     from unijax.interop.importing import import_checkpoint, import_parts
+    from unijax.interop.peft import import_adapters
 
     parts = _parts(args.part)
+    if args.init_from is not None and args.source is None:
+        raise UserError(
+            "unijax import", "--init-from without a source", "a directory of peft's adapters",
+            "See unijax import --help.",
+        )  # fmt: skip
     if (args.source is None) == (not parts):
         raise UserError(
             "unijax import",
@@ -79,7 +194,9 @@ def import_(args: argparse.Namespace) -> None:
             "a checkpoint directory, or --part NAME=PATH with --config",
             "See unijax import --help.",
         )
-    if args.source is not None:
+    if args.init_from is not None:
+        done = import_adapters(args.source, args.init_from, args.run_dir)
+    elif args.source is not None:
         done = import_checkpoint(args.source, args.run_dir, args.tokenizer, args.template)
     else:
         if args.config is None:
@@ -105,16 +222,20 @@ def _parts(given: list[str]) -> dict[str, str]:
             found = "given twice" if name in parts else "no NAME=PATH"
             expected = "--part NAME=PATH, once for a part"
             raise UserError(f"--part {text}", found, expected, "Correct it.")
-        parts[name] = place
+        parts[name] = str(local(place))
     return parts
 
 
 def export_(args: argparse.Namespace) -> None:
     """`unijax export`."""
     from unijax.interop.exporting import export_checkpoint
+    from unijax.interop.peft import export_adapters
 
     if not 0 < args.shard_gib < math.inf:
         raise UserError("--shard-gib", f"{args.shard_gib}", "a number above 0", "Change it.")
+    if args.adapters:
+        print(export_adapters(args.run_dir, args.out, args.format))
+        return
     shard = int(args.shard_gib * 2**30)
     done = export_checkpoint(
         args.run_dir, args.out, args.format, args.dtype, shard, licence=args.license
@@ -151,6 +272,7 @@ def sample_(args: argparse.Namespace) -> None:
         (args.n, args.guidance, _sampling(args), args.seed, args.steps),
     )
     if args.prompts is not None:
+        out = local(args.out)  # what is drawn already is looked for there
         prompts, share = read_prompts(pathlib.Path(args.prompts)), share_of(args.share)
         writable_directory(out)
         drawn = draw_file(open_sampler(args.run_dir), prompts, out, *how, share)
@@ -159,8 +281,14 @@ def sample_(args: argparse.Namespace) -> None:
         )
         return
     drawn = open_sampler(args.run_dir).draw(args.prompt, *how)
-    paths = save_all(out, drawn, args.prompt)
-    print(f"{len(paths) - 1} pictures, and all of them in {paths[-1]}")
+    if not is_address(args.out):
+        paths = save_all(out, drawn, args.prompt)
+        print(f"{len(paths) - 1} pictures, and all of them in {paths[-1]}")
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        paths = save_all(pathlib.Path(folder), drawn, args.prompt)
+        storage.upload(pathlib.Path(folder), storage.normal(args.out))
+    print(f"{len(paths) - 1} pictures, and all of them in {storage.join(args.out, 'grid.png')}")
 
 
 def score_(args: argparse.Namespace) -> None:

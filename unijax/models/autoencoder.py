@@ -16,6 +16,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Float, UInt32
 
 from unijax.core.errors import UserError
+from unijax.core.record import added
 from unijax.nn.conv_autoencoder import ConvCost, Decoder, Encoder, Levels, add_costs, conv_cost
 from unijax.nn.layers import Conv
 from unijax.ops import draws
@@ -40,6 +41,7 @@ class AutoencoderConfig:
     use_post_quant_conv: bool = True  # and one before the decoder
     scaling_factor: float = 0.18215  # of latents for a diffusion model, after the shift
     shift_factor: float = 0.0  # taken from latents
+    kind: str = added("kl")
 
     def __post_init__(self):
         self.levels.check("AutoencoderConfig.block_out_channels", "AutoencoderConfig.image_size")

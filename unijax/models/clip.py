@@ -67,6 +67,7 @@ class ClipVisionConfig:
       hidden_act: a key of `nn.encoder.ACTIVATIONS`: OpenAI's is "quick_gelu", open_clip's "gelu".
       features: "post_norm": after the last norm; "pre_norm": without it.
       init: a key of `nn.initializers.SCHEMES`.
+      kind: "clip", which tells it from other towers in a config.
 
     Raises:
       UserError: sizes that do not divide, or an unknown name.
@@ -82,6 +83,7 @@ class ClipVisionConfig:
     hidden_act: str = "quick_gelu"
     features: str = "post_norm"
     init: str = "clip"
+    kind: str = "clip"
 
     def __post_init__(self):
         if self.image_size % self.patch_size:
@@ -91,7 +93,8 @@ class ClipVisionConfig:
                 f"a multiple of patch_size={self.patch_size}",
                 "Change one of them.",
             )
-        _check(self, {"hidden_act": [*ACTIVATIONS], "features": FEATURES, "init": [*SCHEMES]})
+        names = {"hidden_act": [*ACTIVATIONS], "features": FEATURES, "init": [*SCHEMES]}
+        _check(self, names | {"kind": ["clip"]})
 
     @property
     def grid(self) -> int:

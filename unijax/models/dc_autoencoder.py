@@ -47,6 +47,7 @@ class DCAutoencoderConfig:
     transformer_levels: int = 3  # the last so many levels have EfficientViT blocks
     attention_head_dim: int = 32
     scaling_factor: float = 0.41407  # of latents for a diffusion model
+    kind: str = "dc"  # among autoencoders
 
     def __post_init__(self):
         channels = self.block_out_channels
@@ -105,6 +106,17 @@ class DCAutoencoderConfig:
         first = len(self.block_out_channels) - self.transformer_levels
         return self.attention_head_dim if level >= first else 0
 
+    def encode_flops_per_image(self) -> int:
+        """Of convolutions and products; 2 per multiply-add."""
+        channels, side = self.block_out_channels, self.image_size
+        total, last = 2 * side**2 * 9 * 3 * channels[0], len(channels) - 1
+        for level, (c, layers) in enumerate(zip(channels, self.encoder_layers_per_block)):
+            total += layers * _block_flops(c, side, self.head_dim(level))
+            if level < last:
+                side //= 2
+                total += 2 * side**2 * 9 * c * channels[level + 1]
+        return total + 2 * side**2 * 9 * channels[-1] * self.latent_channels
+
     def scaled(self, latents: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         """Latents as diffusion models see them, of variance about 1."""
         return latents * self.scaling_factor
@@ -112,6 +124,18 @@ class DCAutoencoderConfig:
     def unscaled(self, latents: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         """The inverse of `scaled`."""
         return latents / self.scaling_factor
+
+
+def _block_flops(c: int, side: int, head_dim: int) -> int:
+    """Of a `Block`."""
+    n, hidden = side**2, EXPANSION * c
+    if not head_dim:
+        return 2 * n * 2 * 9 * c * c
+    products = 4 * c * c + 2 * c * c  # of queries, keys and values, and what joins both kinds
+    around = 3 * c * (SCALE**2 + head_dim)
+    linear = 2 * 2 * c * head_dim + 2 * c
+    feed_forward = 2 * c * hidden + 9 * 2 * hidden + hidden * c
+    return 2 * n * (products + around + feed_forward) + 2 * n * linear
 
 
 SIZES = {

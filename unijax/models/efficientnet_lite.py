@@ -13,6 +13,7 @@ import io
 import math
 import pathlib
 import pickle
+import reprlib
 from typing import Any, BinaryIO
 
 import flax.linen as nn
@@ -262,8 +263,16 @@ def read_legacy_state_dict(file: BinaryIO | io.BytesIO) -> dict[str, np.ndarray]
     keys = _StateDictUnpickler(file).load()
     if not isinstance(tensors, dict) or not isinstance(keys, list):
         raise pickle.UnpicklingError("no state dict")
+    if not all(isinstance(name, str) for name in tensors):
+        raise pickle.UnpicklingError("tensors without a name")
     storages = {key: _storage(file, unpickler.storage_dtypes[key]) for key in keys}
-    return {name: _tensor(storages, name, tensor) for name, tensor in tensors.items()}
+    found, size = {}, 0
+    for name, tensor in tensors.items():
+        found[name] = _tensor(storages, name, tensor)
+        size += found[name].nbytes
+        if size > _MOST_BYTES:  # many may show one storage, and so a small file fill the memory
+            raise pickle.UnpicklingError(f"tensors of more than {_MOST_BYTES:,} bytes")
+    return found
 
 
 def _storage(file: BinaryIO | io.BytesIO, dtype: np.dtype) -> np.ndarray:
@@ -281,7 +290,9 @@ def _tensor(storages: dict[str, np.ndarray], name: str, tensor: Any) -> np.ndarr
     key, offset, shape, strides = tensor
     whole = all(type(n) is int and n >= 0 for n in (offset, *shape, *strides))
     if not whole or len(shape) != len(strides) or len(shape) > _MOST_DIMS:
-        raise pickle.UnpicklingError(f"{name}: shape {shape!r:.60}, strides {strides!r:.60}")
+        raise pickle.UnpicklingError(
+            f"{name}: shape {reprlib.repr(shape)}, strides {reprlib.repr(strides)}"
+        )
     storage, size = storages[key], math.prod(shape)
     last = offset + sum((n - 1) * s for n, s in zip(shape, strides)) if size else offset
     if last >= storage.size + (not size) or size > storage.size:

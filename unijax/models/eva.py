@@ -47,6 +47,7 @@ class EvaConfig:
       patch_gradient: share of its gradient that the projection of patches gets.
       features: "post_norm": after the last norm; "pre_norm": without it.
       init: a key of `nn.initializers.SCHEMES`.
+      kind: "eva", which tells it from other towers in a config.
 
     Raises:
       UserError: sizes that do not divide, a share that is none, or an unknown name.
@@ -71,6 +72,7 @@ class EvaConfig:
     patch_gradient: float = 1.0
     features: str = "post_norm"
     init: str = "eva02"
+    kind: str = "eva"
 
     def __post_init__(self):
         def refuse(name: str, expected: str):
@@ -91,6 +93,7 @@ class EvaConfig:
             ("hidden_act", (*ACTIVATIONS, SWIGLU)),
             ("features", FEATURES),
             ("init", tuple(SCHEMES)),
+            ("kind", ("eva",)),
         ):
             if getattr(self, name) not in allowed:
                 refuse(name, f"one of {[*allowed]}")

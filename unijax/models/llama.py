@@ -25,7 +25,16 @@ from unijax.core.cost import Cost
 from unijax.core.errors import UserError
 from unijax.core.mesh import POSITIONS, ROWS, WHOLE, lay
 from unijax.core.record import added
-from unijax.nn.layers import Dense, Dropout, Embed, LayerNorm, Place, RMSNorm
+from unijax.nn.layers import (
+    DEFAULT_INIT,
+    Dense,
+    Dropout,
+    Embed,
+    Initializer,
+    LayerNorm,
+    Place,
+    RMSNorm,
+)
 from unijax.nn.stack import stack
 from unijax.ops.attention import attention
 from unijax.ops.rope import RopeScaling, apply_rope, rope_tables
@@ -231,16 +240,17 @@ class Attention(nn.Module):
     """The products of rotary grouped-query attention, with what stands between them left out."""
 
     config: LlamaConfig
+    init: Initializer = DEFAULT_INIT
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
 
     def setup(self):
         cfg, kinds = self.config, dict(dtype=self.dtype, param_dtype=self.param_dtype)
         q, kv = cfg.num_attention_heads * cfg.head_dim, cfg.num_key_value_heads * cfg.head_dim
-        self.q_proj = Dense(q, (axes.EMBED, axes.HEADS), cfg.qkv_bias, **kinds)
-        self.k_proj = Dense(kv, (axes.EMBED, axes.KV_HEADS), cfg.qkv_bias, **kinds)
-        self.v_proj = Dense(kv, (axes.EMBED, axes.KV_HEADS), cfg.qkv_bias, **kinds)
-        self.o_proj = Dense(cfg.hidden_size, (axes.HEADS, axes.EMBED), False, **kinds)
+        self.q_proj = Dense(q, (axes.EMBED, axes.HEADS), cfg.qkv_bias, self.init, **kinds)
+        self.k_proj = Dense(kv, (axes.EMBED, axes.KV_HEADS), cfg.qkv_bias, self.init, **kinds)
+        self.v_proj = Dense(kv, (axes.EMBED, axes.KV_HEADS), cfg.qkv_bias, self.init, **kinds)
+        self.o_proj = Dense(cfg.hidden_size, (axes.HEADS, axes.EMBED), False, self.init, **kinds)
         if cfg.qk_norm == "layer_norm":
             self.q_norm = LayerNorm(1e-5, scaled_dims=2, **kinds)
             self.k_norm = LayerNorm(1e-5, scaled_dims=2, **kinds)
@@ -290,6 +300,7 @@ class MLP(nn.Module):
     """SwiGLU (arXiv 2002.05202)."""
 
     config: LlamaConfig
+    init: Initializer = DEFAULT_INIT
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
 
@@ -298,7 +309,9 @@ class MLP(nn.Module):
         self, x: Float[Array, "B T D"], place: Place | None = None
     ) -> Float[Array, "B T D"]:
         cfg = self.config
-        kinds = dict(use_bias=False, dtype=self.dtype, param_dtype=self.param_dtype)
+        kinds = dict(
+            use_bias=False, kernel_init=self.init, dtype=self.dtype, param_dtype=self.param_dtype
+        )
         gate = Dense(cfg.intermediate_size, (axes.EMBED, axes.MLP), name="gate_proj", **kinds)
         up = Dense(cfg.intermediate_size, (axes.EMBED, axes.MLP), name="up_proj", **kinds)
         down = Dense(cfg.hidden_size, (axes.MLP, axes.EMBED), name="down_proj", **kinds)
@@ -309,16 +322,17 @@ class Layer(nn.Module):
     """Attention, then SwiGLU, each behind or before a norm and added to the residual."""
 
     config: LlamaConfig
+    init: Initializer = DEFAULT_INIT  # of the kernels
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
 
     def setup(self):
         cfg, kinds = self.config, dict(dtype=self.dtype, param_dtype=self.param_dtype)
         self.input_layernorm = RMSNorm(cfg.rms_norm_eps, **kinds)
-        self.self_attn = Attention(cfg, **kinds)
+        self.self_attn = Attention(cfg, self.init, **kinds)
         self.attention_dropout = Dropout(cfg.dropout)
         self.post_attention_layernorm = RMSNorm(cfg.rms_norm_eps, **kinds)
-        self.mlp = MLP(cfg, **kinds)
+        self.mlp = MLP(cfg, self.init, **kinds)
         self.mlp_dropout = Dropout(cfg.dropout)
 
     @property

@@ -46,6 +46,7 @@ class SanaConfig:
     cross_attention_head_dim: int = 112
     caption_channels: int = 2304  # width of the context
     mlp_ratio: float = 2.5
+    kind: str = "sana"  # among generators
 
     def __post_init__(self):
         crossed = self.num_cross_attention_heads * self.cross_attention_head_dim

@@ -14,6 +14,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Float
 
 from unijax.core.errors import UserError
+from unijax.core.record import added
 from unijax.nn.encoder import Encoder, EncoderConfig
 from unijax.nn.layers import LayerNorm
 from unijax.nn.patch_embedding import PatchEmbedding
@@ -40,14 +41,17 @@ class SiglipConfig:
     layer_norm_eps: float = 1e-6
     hidden_act: str = "gelu"  # "gelu" is erf, as in Janus; "gelu_tanh" as in Google's SigLIP
     features: str = "post_norm"  # "post_norm": after the last norm; "pre_norm": without it
+    kind: str = added("siglip")
+    # Patches that leave pixels over at the right and at the bottom, as SO400M's of 14 of 384 do.
+    leaves_pixels: bool = added(False)
 
     def __post_init__(self):
-        if self.image_size % self.patch_size:
+        if self.image_size % self.patch_size and not self.leaves_pixels:
             raise UserError(
                 "SiglipConfig.image_size",
                 f"{self.image_size}",
                 f"a multiple of patch_size={self.patch_size}",
-                "Change one of them.",
+                "Change one of them, or set leaves_pixels.",
             )
         if self.hidden_size % self.num_attention_heads:
             raise UserError(
@@ -56,7 +60,11 @@ class SiglipConfig:
                 f"a divisor of hidden_size={self.hidden_size}",
                 "Change one of them.",
             )
-        for name, allowed in (("hidden_act", ACTIVATIONS), ("features", FEATURES)):
+        for name, allowed in (
+            ("hidden_act", ACTIVATIONS),
+            ("features", FEATURES),
+            ("kind", ("siglip",)),
+        ):
             if getattr(self, name) not in allowed:
                 raise UserError(
                     f"SiglipConfig.{name}",
@@ -102,6 +110,11 @@ class SiglipConfig:
 
 SIZES = {
     "siglip_large_patch16_384": SiglipConfig(),
+    # Of LLaVA-OneVision: the last block of the release is left out, as is what follows it.
+    "siglip_so400m_patch14_384": SiglipConfig(
+        patch_size=14, hidden_size=1152, intermediate_size=4304, num_hidden_layers=26,
+        hidden_act="gelu_tanh", features="pre_norm", leaves_pixels=True,
+    ),
     "siglip_test": SiglipConfig(
         image_size=32, patch_size=8, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
         num_attention_heads=4,
@@ -129,7 +142,8 @@ class Siglip(nn.Module):
         embed = PatchEmbedding(
             cfg.num_tokens, cfg.patch_size, cfg.hidden_size, name="embeddings", **kinds
         )
-        x = embed(pixels)
+        seen = cfg.image_size // cfg.patch_size * cfg.patch_size
+        x = embed(pixels[:, :seen, :seen])
         encoder = Encoder(cfg.encoder, self.remat, name="encoder", **kinds)
         x = encoder(x, full_intervals(x.shape[0], cfg.num_tokens, cfg.num_tokens))
         if cfg.features == "post_norm":

@@ -23,6 +23,7 @@ from jaxtyping import Float
 from unijax.core import axes
 from unijax.core.errors import UserError
 from unijax.core.mesh import ROWS, WHOLE, lay
+from unijax.core.record import added
 from unijax.nn.conv_blocks import NORM_GROUPS, SAME_3X3, Downsample, ResBlock, Upsample
 from unijax.nn.layers import Conv, Dense, GroupNorm
 from unijax.nn.spatial_transformer import (
@@ -56,6 +57,7 @@ class UNetConfig:
     mid_block: bool = True  # with a transformer block
     cross_attention_dim: int = 768  # width of the context; 0: transformer blocks without one
     num_attention_heads: int = 8  # of all levels; diffusers calls it attention_head_dim
+    kind: str = added("unet")
 
     def __post_init__(self):
         for level, channels in enumerate(self.block_out_channels):

@@ -128,6 +128,7 @@ class VQOutput:
 
     Attributes:
       pixels: reconstruction, about -1..1.
+      vectors: of the codes, with straight-through gradients.
       codes: int32 ids in raster order.
       codebook_loss: mean over the latents of an image of |code - sg(latent)|^2 / embed_dim, of unit
         codes both of length 1: pulls the codebook.
@@ -135,6 +136,7 @@ class VQOutput:
     """
 
     pixels: Any  # float32 [B, height, width, 3]
+    vectors: Any  # float32 [B, N, embed_dim]
     codes: Any  # int32 [B, N]
     codebook_loss: Any  # float32 [B]
     commitment_loss: Any  # float32 [B]
@@ -205,8 +207,10 @@ class VQGAN(nn.Module):
             z = quantize.unit_norm(z)
         codes = self.quantize.nearest(z)
         q = self.quantize.look_up(codes)
+        vectors = quantize.straight_through(z, q)
         return VQOutput(
-            pixels=self._decode_latents(quantize.straight_through(z, q)),
+            pixels=self._decode_latents(vectors),
+            vectors=vectors,
             codes=codes,
             codebook_loss=jnp.mean((q - jax.lax.stop_gradient(z)) ** 2, axis=(1, 2)),
             commitment_loss=jnp.mean((jax.lax.stop_gradient(q) - z) ** 2, axis=(1, 2)),

@@ -120,13 +120,14 @@ class RMSNorm(nn.Module):
     epsilon: float
     scaled_dims: int = 1  # last dims that have scales of their own; the norm is over the last
     use_bias: bool = False
+    start: float = 1.0  # of the scales
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
         names = (axes.NORM,) * self.scaled_dims
-        init = nn.with_logical_partitioning(nn.initializers.ones, names)
+        init = nn.with_logical_partitioning(nn.initializers.constant(self.start), names)
         scale = self.param("scale", init, x.shape[-self.scaled_dims :], self.param_dtype)
         x = x.astype(jnp.float32)
         x = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.epsilon)

@@ -1,4 +1,4 @@
-"""Two-layer perceptrons between widths: adaptors into the decoder and the image head."""
+"""Two-layer perceptrons between widths: adaptors into the decoder, heads out of it."""
 
 import flax.linen as nn
 import jax
@@ -8,7 +8,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Float
 
 from unijax.core import axes
-from unijax.nn.layers import Dense
+from unijax.nn.layers import Dense, LayerNorm
+
+NORM_EPSILON = 1e-5
 
 
 class Projector(nn.Module):
@@ -41,3 +43,42 @@ class CodeHead(nn.Module):
         x = Dense(self.hidden, (axes.EMBED, axes.MLP), name="proj_out", **kinds)(x)
         x = jax.nn.gelu(x, approximate=False)
         return Dense(self.num_codes, (axes.EMBED, axes.CODES), name="vision_head", **kinds)(x)
+
+
+class VectorHead(nn.Module):
+    """Linear, exact GELU, Linear to vectors: MetaMorph's `vision_head` of the kind `mlp`."""
+
+    hidden: int
+    features: int
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch F"]:
+        kinds = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        x = Dense(self.hidden, (axes.EMBED, axes.MLP), name="fc1", **kinds)(x)
+        x = jax.nn.gelu(x, approximate=False)
+        return Dense(self.features, (axes.MLP, axes.VISION_EMBED), name="fc2", **kinds)(x)
+
+
+class Condition(nn.Module):
+    """Vectors as a diffusion model reads them: MetaMorph's projector of its visualiser.
+
+    Linear, norm, ReLU, Linear, norm; then zeros up to `tokens` of them.
+    """
+
+    hidden: int
+    features: int
+    tokens: int
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B N d_in"]) -> Float[Array, "B M K"]:
+        kinds = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        names = (axes.VISION_EMBED, axes.VISION_MLP)
+        x = Dense(self.hidden, names, name="fc1", **kinds)(x)
+        x = jax.nn.relu(LayerNorm(NORM_EPSILON, name="norm1", **kinds)(x))
+        x = Dense(self.features, names[::-1], name="fc2", **kinds)(x)
+        x = LayerNorm(NORM_EPSILON, name="norm2", **kinds)(x)
+        return jnp.pad(x, ((0, 0), (0, self.tokens - x.shape[1]), (0, 0)))

@@ -71,7 +71,7 @@ def sigmoid_loss(
     scale: Float[Array, ""],
     bias: Float[Array, ""],
     weight: Float[Array, " B"],
-    label: Int[Array, " B"],
+    label: Int[Array, "B *words"],
     *,
     chunk: int,
 ) -> PairLoss:
@@ -284,7 +284,8 @@ def _logits(row: Tree, column: Tree, scalars: Tree) -> tuple[Array, Array, Array
     logits = scalars["scale"].astype(jnp.float32) * cosine
     if "bias" in scalars:
         logits += scalars["bias"].astype(jnp.float32)
-    return cosine, logits, row["label"][:, None] == column["label"]
+    same = row["label"][:, None] == column["label"]
+    return cosine, logits, jnp.all(same, axis=tuple(range(2, same.ndim)))
 
 
 def _forward(kind, ring, images, texts, scalars, weight, label):

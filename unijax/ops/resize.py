@@ -25,6 +25,20 @@ def resize_bicubic(
     return dot(_weights(x.shape[1], width), rows.swapaxes(0, 1)).swapaxes(0, 1)
 
 
+def pool_bilinear(x: Float[Array, "B N D"], grid: int) -> Float[Array, "B M D"]:
+    """Features of a square of patches as those of `grid` by `grid`, in raster order, float32.
+
+    `interpolate(x, mode="bilinear", align_corners=False)`: no value between is looked at where the
+    square becomes smaller (antialias off).
+    """
+    b, n, d = x.shape
+    side = math.isqrt(n)
+    assert side * side == n, n
+    square = x.astype(jnp.float32).reshape(b, side, side, d)
+    pooled = jax.image.resize(square, (b, grid, grid, d), "bilinear", antialias=False)
+    return pooled.reshape(b, grid * grid, d)
+
+
 def resize_positions(
     table: Float[Array | np.ndarray, "rows D"], grid: int, first: int = 1
 ) -> Float[Array, "new_rows D"]:

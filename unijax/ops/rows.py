@@ -60,16 +60,25 @@ def collect(
       width: axes of the mesh over which D is split.
     """
     count, tokens = slots
-    size = count * tokens
+    where, there = places(address, here, count * tokens)
+    found = jnp.take_along_axis(lay(x, ROWS, WHOLE, width), where[..., None], axis=1)
+    found = jnp.where(there[..., None], found, 0)
+    return lay(found.reshape(x.shape[0], count, tokens, -1), ROWS, WHOLE, WHOLE, width)
+
+
+def places(
+    address: Int[Array, "B T"], here: Bool[Array, "B T"], size: int
+) -> tuple[Int[Array, "B size"], Bool[Array, "B size"]]:
+    """Where in its row each address stands, of positions that are `here`, and whether it does."""
     address = jnp.where(here, address, size)  # all else goes behind the end, and is cut
 
-    def row(x, address):
-        where = jnp.zeros(size + 1, jnp.int32).at[address].set(jnp.arange(x.shape[0]))
+    def row(address):
+        at = jnp.arange(address.shape[0], dtype=jnp.int32)
+        where = jnp.zeros(size + 1, jnp.int32).at[address].set(at)
         there = jnp.zeros(size + 1, bool).at[address].set(True)
-        return jnp.where(there[:size, None], x[where[:size]], 0)
+        return where[:size], there[:size]
 
-    found = jax.vmap(row)(lay(x, ROWS, WHOLE, width), address)
-    return lay(found.reshape(x.shape[0], count, tokens, -1), ROWS, WHOLE, WHOLE, width)
+    return jax.vmap(row)(address)
 
 
 def same_document_has(here: Bool[Array, "B T"], segment: Int[Array, "B T"]) -> Bool[Array, "B T"]:

@@ -109,6 +109,11 @@ def _compile(lowered: Any, topology: Topology) -> Compiled:
                 raise
             seconds = time.perf_counter() - began
             return Compiled(_refusal(str(error)), 0, 0, 0, 0, 0, seconds, "")
+    return described(compiled, time.perf_counter() - began)
+
+
+def described(compiled: Any, seconds: float) -> Compiled:
+    """What a program says that was compiled in so many seconds."""
     found = compiled.memory_analysis()
     return Compiled(
         refusal="",
@@ -117,6 +122,6 @@ def _compile(lowered: Any, topology: Topology) -> Compiled:
         shared=found.alias_size_in_bytes,
         temporaries=found.temp_size_in_bytes,
         code=found.generated_code_size_in_bytes,
-        seconds=time.perf_counter() - began,
+        seconds=seconds,
         text=compiled.as_text(),
     )

@@ -47,8 +47,8 @@ def draw_codes(
             logits = guide(*jnp.split(logits, 2), guidance)
         return choose(logits, row_keys(seeds, at), choice)
 
-    def next_input(code):
-        x = embed(params, code)
+    def next_input(codes, at):
+        x = embed(params, codes, at) if maker.embeds_all else embed(params, codes[:, at])
         return x if guidance is None else jnp.concatenate([x, x])
 
     return _one_by_one(system, params, prompt, length, draw, next_input)
@@ -74,8 +74,8 @@ def draw_features(
         found = predict(params, hidden)
         return found if guidance is None else guide(*jnp.split(found, 2), guidance)
 
-    def next_input(vector):
-        x = embed(params, vector)
+    def next_input(vectors, at):
+        x = embed(params, vectors[:, at])
         return x if guidance is None else jnp.concatenate([x, x])
 
     return _one_by_one(system, params, prompt, length, draw, next_input)
@@ -86,25 +86,24 @@ def _one_by_one(system, params, prompt, length, draw, next_input) -> Array:
 
     Args:
       draw: (hidden [R, D], number of the token) -> tokens [B, ...].
-      next_input: tokens -> inputs [R, D].
+      next_input: (all tokens [B, N, ...], number of one) -> its input [R, D].
     """
     width, maker = prompt.tokens.shape[1], system.maker
     start, kind = width - length, system.layout.by_role[maker.role].kind
 
     def next_token(carry, at):
-        token, cache = carry
-        hidden, cache = step(system, params, next_input(token), start, cache, kind)
-        token = draw(hidden, at)
-        return (token, cache), token
+        tokens, cache = carry
+        hidden, cache = step(system, params, next_input(tokens, at - 1), start, cache, kind)
+        return (tokens.at[:, at].set(draw(hidden, at)), cache), None
 
     hidden, cache = begin(system, params, prompt, start)
     token = draw(hidden, 0)
-    tokens = [token[None]]
+    tokens = jnp.zeros((len(token), maker.tokens, *token.shape[1:]), token.dtype)
+    tokens = tokens.at[:, 0].set(token)
     for first, last in parts(maker.tokens - 1):
-        carry = token, grown(cache, width + last)
-        (token, cache), some = jax.lax.scan(next_token, carry, jnp.arange(first + 1, last + 1))
-        tokens.append(some)
-    return jnp.moveaxis(jnp.concatenate(tokens), 0, 1)
+        carry = tokens, grown(cache, width + last)
+        (tokens, cache), _ = jax.lax.scan(next_token, carry, jnp.arange(first + 1, last + 1))
+    return tokens
 
 
 @functools.partial(jax.jit, static_argnames="system")

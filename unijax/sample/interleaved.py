@@ -93,14 +93,14 @@ def compose(
 def _draw(sampler: Sampler, answers, sampling, guidance, seed, steps) -> None:
     """A picture at the end of each."""
     system, maker = sampler.system, sampler.system.maker
-    made = sampler.make(
+    made, kept = sampler.make_and_keep(
         [a.document for a in answers], 1, guidance, sampling, seed, steps,
         [a.pictures for a in answers],
     )  # fmt: skip
-    shown, made = sampler.show(made)[:, 0], made[:, 0]
+    shown, kept = sampler.show(made)[:, 0], kept[:, 0]
     if isinstance(maker, InPlace):
-        made = to_host(getattr(system, maker.carried)(sampler.params, jnp.asarray(made)))
-    for answer, pixels, values in zip(answers, shown, made):
+        kept = to_host(getattr(system, maker.carried)(sampler.params, jnp.asarray(kept)))
+    for answer, pixels, values in zip(answers, shown, kept):
         name = f"picture {answer.pictures}"  # what it is follows from what stands before it
         image = ImageSpan(maker.role, ImageRef(answer.document.name, values, name=name))
         spans = (*answer.document.spans, image)

@@ -15,7 +15,7 @@ from unijax.core.vocab import SpecialIds
 from unijax.data.assemble import FIELDS, RowArrays, assemble
 from unijax.data.document import Document, ImageRef, ImageSpan, TextSpan, document_size
 from unijax.data.prepare import Preparation
-from unijax.data.render import drop_condition, to_spans
+from unijax.data.render import drop_condition, to_spans, without_pictures, without_words
 from unijax.data.templates import Template
 from unijax.data.tokenizer import Tokenizer
 from unijax.sample.decoding import bucket
@@ -25,7 +25,8 @@ Message = dict[str, Any]  # "role", and "content": text, or a list of texts and 
 
 def drawing(prompt: str, tokenizer: Tokenizer, template: Template) -> Document:
     """Of a user who asks for a picture, up to where it begins."""
-    return conversation([question(prompt)], tokenizer, template, f"prompt {prompt!r}")
+    where = f"prompt {prompt!r}"
+    return Document(where, tuple(to_spans(template.asking(prompt, where), tokenizer)))
 
 
 def up_to_image(document: Document, role: str, layout: Layout, special: SpecialIds) -> Document:
@@ -43,6 +44,13 @@ def unconditional(document: Document, role: str, layout: Layout, special: Specia
     spans = [*document.spans, image]
     dropped = drop_condition(spans, len(spans) - 1, special.pad, layout)
     return dataclasses.replace(document, spans=tuple(dropped[:-1]))
+
+
+def wordless(document: Document, tokenizer: Tokenizer, template: Template, black: bool) -> Document:
+    """What stands before an image that nothing is said of, with the pictures shown, or black."""
+    spans = without_pictures(document.spans) if black else document.spans
+    asked = without_words(spans, tokenizer, template, document.name)
+    return dataclasses.replace(document, spans=tuple(asked))
 
 
 def conversation(

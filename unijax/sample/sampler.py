@@ -13,12 +13,12 @@ from jaxtyping import UInt8
 from tqdm import tqdm
 
 from unijax.core.errors import UserError
-from unijax.core.making import Codes, Features, InPlace
+from unijax.core.making import Codes, Features, InPlace, Queries
 from unijax.core.processes import to_host
 from unijax.core.stream import Layout
 from unijax.core.system import Params, RowSystem
 from unijax.core.vocab import SpecialIds
-from unijax.data.document import Document, TextSpan, stable_hash
+from unijax.data.document import Document, ImageSpan, TextSpan, stable_hash
 from unijax.data.render import with_sources
 from unijax.data.templates import Template
 from unijax.data.tokenizer import Tokenizer, check_vocab
@@ -26,6 +26,7 @@ from unijax.sample.decoding import bucket
 from unijax.sample.image import draw_codes, draw_features, read, show
 from unijax.sample.in_place import draw_latents
 from unijax.sample.logits import GREEDY, Sampling
+from unijax.sample.painting import paint
 from unijax.sample.prompts import (
     Message,
     Prompting,
@@ -33,11 +34,14 @@ from unijax.sample.prompts import (
     drawing,
     unconditional,
     up_to_image,
+    wordless,
 )
+from unijax.sample.queries import draw_with_queries
 from unijax.sample.score import text_nll
-from unijax.sample.text import write_ids
+from unijax.sample.text import stream_ids, write_ids
 
-# Codes, int32 [prompts, n, N], or latents, float32 [prompts, n, h, w, C].
+# Codes, int32 [prompts, n, N], vectors, float32 [prompts, n, N, F], or latents, float32 [prompts,
+# n, h, w, C].
 Made = np.ndarray
 
 _LOG = logging.getLogger("unijax.sample")
@@ -116,12 +120,15 @@ class Sampler:
 
     def rebuild(self, pixels: UInt8[np.ndarray, "n H W 3"]) -> UInt8[np.ndarray, "n H W 3"]:
         """What the image tokenizer alone makes of pictures: no drawn one can be better."""
-        part = self._image_tokenizer()
-        read_ = [
-            to_host(read(self.system, part, pixels[rows]))[: len(kept)]
-            for rows, kept in _batches(np.arange(len(pixels)), self.batch, "encoding", "picture")
-        ]
-        return self.show(np.concatenate(read_)[:, None])[:, 0]
+        painted = getattr(self.system.maker, "painting", None) is not None
+        part = self.params if painted else self._image_tokenizer()
+        found = []
+        for rows, kept in _batches(np.arange(len(pixels)), self.batch, "encoding", "picture"):
+            some = read(self.system, part, pixels[rows])
+            if painted:
+                some = self._paint(some, rows.astype(np.uint32), None, None)
+            found.append(to_host(some)[: len(kept)])
+        return self.show(np.concatenate(found)[:, None])[:, 0]
 
     def make(
         self,
@@ -134,6 +141,24 @@ class Sampler:
         first: Sequence[int] | None = None,
     ) -> Made:
         """Codes, or latents, of n pictures of every prompt; `show` makes pixels of them.
+
+        Args: as of `make_and_keep`.
+        """
+        return self.make_and_keep(documents, n, guidance, sampling, seed, steps, first)[0]
+
+    def make_and_keep(
+        self,
+        documents: Sequence[Document],
+        n: int = 1,
+        guidance: float | None = None,
+        sampling: Sampling = Sampling(),  # noqa: B008 (frozen)
+        seed: int = 0,
+        steps: int | None = None,
+        first: Sequence[int] | None = None,
+    ) -> tuple[Made, Made]:
+        """As `make`, and of each picture the tokens that it was written with.
+
+        These differ where a picture is painted of vectors, which stand in the row.
 
         Args:
           documents: prompts, up to where the image begins.
@@ -159,7 +184,8 @@ class Sampler:
             expected = "a number, 0 or more (1 is without)"
             raise UserError("guidance", f"{guidance}", expected, "Change it.")
         layout, special = self.system.layout, self.tokenizer.special
-        wanted, nothing, seeds, seen = [], [], [], Counter()
+        wanted, seeds, seen = [], [], Counter()
+        others: list[list[Document]] = [[] for _ in range(self._guided_by(documents, guidance))]
         for i, document in enumerate(documents):
             spans = with_sources(document.spans, layout)
             document = dataclasses.replace(document, spans=tuple(spans))
@@ -167,37 +193,75 @@ class Sampler:
             self._check_length(
                 f"prompt {i}", self.prompting.length(asked), maker.tokens, maker.tokens
             )
-            free = unconditional(document, maker.role, layout, special)
-            free = up_to_image(free, maker.role, layout, special)
+            for other, free in zip(others, self._free(document, len(others))):
+                other += [up_to_image(free, maker.role, layout, special)] * n
             name = _words(asked, layout, special)
             begin = seen[name] if first is None else first[i]
             seen[name] += n
             wanted += [asked] * n
-            nothing += [free] * n
             seeds += [stable_hash(seed, *name, "picture", begin + j) for j in range(n)]
         seeds = np.array(seeds, np.uint32)
-        scale = None if guidance == 1 else jnp.float32(guidance)
-        made = []
+        scale = jnp.float32(guidance) if others else None
+        painting = getattr(maker, "painting", None)
+        if painting is not None and painting.free == "zeros":
+            others = []  # zeros need no prompt of their own
+        made, kept_tokens = [], []
         for rows, kept in _batches(np.arange(len(wanted)), self.batch, "drawing", "picture"):
-            prompts = [wanted[i] for i in rows]
-            if scale is not None:
-                prompts += [nothing[i] for i in rows]
+            prompts = [of[i] for of in (wanted, *others) for i in rows]
             prompt = self.prompting.batch(prompts)
-            some = self._make(*prompt, seeds[rows], sampling.choice(), scale, steps)
+            some, tokens = self._make(*prompt, seeds[rows], sampling.choice(), scale, steps)
             made.append(to_host(some)[: len(kept)])
-        made = np.concatenate(made)
-        return made.reshape(len(documents), n, *made.shape[1:])
+            kept_tokens.append(to_host(tokens)[: len(kept)])
+        shape = len(documents), n
+        made, tokens = np.concatenate(made), np.concatenate(kept_tokens)
+        return made.reshape(*shape, *made.shape[1:]), tokens.reshape(*shape, *tokens.shape[1:])
+
+    def _guided_by(self, documents: Sequence[Document], guidance: float) -> int:
+        """How many prompts each is guided away from: none, one, or where pictures are shown to a
+        recipe that is guided by these too, two."""
+        maker = self.system.maker
+        shows = any(isinstance(s, ImageSpan) for d in documents for s in d.spans)
+        if isinstance(maker, Queries) and shows:
+            return 0 if guidance == 1 and maker.image_guidance == 1 else 2
+        return int(guidance != 1)
+
+    def _free(self, document: Document, count: int) -> list[Document]:
+        """What a prompt is guided away from: itself without words, then without pictures too."""
+        maker, layout = self.system.maker, self.system.layout
+        if layout.by_role[maker.role].unconditional == "words":
+            blacks = (False, True)[:count]
+            return [wordless(document, self.tokenizer, self.template, b) for b in blacks]
+        return [unconditional(document, maker.role, layout, self.tokenizer.special)] * count
 
     def _make(self, prompt, length, seeds, choice, guidance, steps):
+        """What `show` takes, and the tokens of the rows."""
         system, maker = self.system, self.system.maker
         match maker:
             case InPlace():
                 steps = maker.steps if steps is None else steps
-                return draw_latents(system, self.params, prompt, length, seeds, guidance, steps)
+                made = draw_latents(system, self.params, prompt, length, seeds, guidance, steps)
+            case Queries():
+                steps = maker.steps if steps is None else steps
+                made = draw_with_queries(
+                    system, self.params, prompt, length, seeds, guidance, steps
+                )
+            case Features(painting=None):
+                made = draw_features(system, self.params, prompt, length, guidance)
             case Features():
-                return draw_features(system, self.params, prompt, length, guidance)
+                vectors = draw_features(system, self.params, prompt, length, None)
+                return self._paint(vectors, seeds, guidance, steps), vectors[: len(seeds)]
             case Codes():
-                return draw_codes(system, self.params, prompt, length, seeds, choice, guidance)
+                made = draw_codes(system, self.params, prompt, length, seeds, choice, guidance)
+        return made, made
+
+    def _paint(self, vectors, seeds, guidance, steps):
+        """Latents of vectors; behind those of the pictures stand those of no condition."""
+        painting = self.system.maker.painting
+        free = vectors[len(seeds) :] if len(vectors) > len(seeds) else None
+        steps = painting.steps if steps is None else steps
+        return paint(
+            self.system, painting, self.params, vectors[: len(seeds)], free, seeds, guidance, steps
+        )
 
     def _image_tokenizer(self) -> Params:
         group = self.system.maker.tokenizer
@@ -257,6 +321,37 @@ class Sampler:
         ]
         return self.continue_documents(documents, max_tokens, sampling, seed)
 
+    def stream(
+        self,
+        messages: Sequence[Message],
+        max_tokens: int = 256,
+        sampling: Sampling = GREEDY,
+        seed: int = 0,
+    ) -> Iterator[str]:
+        """As `answer`, of one conversation, a piece of text at a time.
+
+        Together they are the answer. Half of a character, or white space that may stand at the end,
+        is kept until it is known what follows.
+        """
+        document = conversation(messages, self.tokenizer, self.template, "conversation")
+        self._checked_length(document, max_tokens)
+        prompt, lengths = self.prompting.batch([document])
+        ends = (self.tokenizer.special.eos,)
+        rows = stream_ids(
+            self.system, self.params, prompt, lengths, np.array(ends, np.int32),
+            np.array([self._answer_seed(document, seed)], np.uint32), sampling.choice(), max_tokens,
+            space=bucket(max_tokens),
+        )  # fmt: skip
+        said = ""
+        for ids in rows:
+            text = self.text(_until(ids[0][:max_tokens], ends)).rstrip("\ufffd").rstrip()
+            if text.startswith(said) and len(text) > len(said):
+                yield text[len(said) :]
+                said = text
+        whole = self.text(_until(ids[0][:max_tokens], ends))
+        if whole != said:
+            yield whole.removeprefix(said)
+
     def continue_documents(
         self,
         documents: Sequence[Document],
@@ -283,15 +378,8 @@ class Sampler:
         seed: int,
     ) -> list[list[int]]:
         """Ids that go on after each document, up to the first of `ends`, which is among them."""
-        if max_tokens < 1:
-            raise UserError("max_tokens", f"{max_tokens}", "1 or more", "Change it.")
-        lengths, seeds = [], []
-        for document in documents:
-            lengths.append(self.prompting.length(document))
-            self._check_length(document.name, lengths[-1], max_tokens, 1)
-            ids = [getattr(span, "ids", "image") for span in document.spans]
-            seeds.append(stable_hash(seed, *ids, "answer"))
-        seeds = np.array(seeds, np.uint32)
+        lengths = [self._checked_length(document, max_tokens) for document in documents]
+        seeds = np.array([self._answer_seed(d, seed) for d in documents], np.uint32)
         found: list[list[int]] = [[]] * len(documents)
         by_length = np.argsort(lengths, kind="stable")  # neighbours share a width
         for rows, kept in _batches(by_length, self.batch, "answering", "answer"):
@@ -303,6 +391,18 @@ class Sampler:
             for i, row in zip(kept, to_host(ids)[:, :max_tokens]):
                 found[i] = _until(row, ends)
         return found
+
+    def _checked_length(self, document: Document, max_tokens: int) -> int:
+        """Of a prompt for an answer."""
+        if max_tokens < 1:
+            raise UserError("max_tokens", f"{max_tokens}", "1 or more", "Change it.")
+        length = self.prompting.length(document)
+        self._check_length(document.name, length, max_tokens, 1)
+        return length
+
+    def _answer_seed(self, document: Document, seed: int) -> int:
+        ids = [getattr(span, "ids", "image") for span in document.spans]
+        return stable_hash(seed, *ids, "answer")
 
     def _check_length(self, where: str, prompt: int, more: int, sure: int) -> None:
         """Of a prompt that at most `more` tokens follow, and at least `sure`."""

@@ -67,7 +67,8 @@ def account(rung: Rung, context: int) -> Account:
 def parameters_by_kind(system: RowSystem) -> dict[str, int]:
     """Exact counts, by what the recipe's costs and lookups say of the paths.
 
-    A parameter of neither, such as the last norm, is of the kind of the first part of its group.
+    A parameter of neither, such as the last norm, is of the kind of the first part of its group; of
+    a group without any, such as learned queries, it is an adaptor's.
     """
     kinds = {"embedding": 0, "decoder": 0, "adaptors": 0, "heads": 0, "towers": 0}
     names = {"adaptor": "adaptors", "head": "heads", "tower": "towers", "decoder": "decoder"}
@@ -78,7 +79,7 @@ def parameters_by_kind(system: RowSystem) -> dict[str, int]:
             kind = next((k for group, k in parts if tree.is_within(path, group)), None)
         if kind is None:
             top = path.split("/")[0]
-            kind = next(k for group, k in parts if group.split("/")[0] == top)
+            kind = next((k for group, k in parts if group.split("/")[0] == top), "adaptors")
         kinds[kind] += math.prod(x.shape)
     return kinds
 

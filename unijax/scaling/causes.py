@@ -88,6 +88,8 @@ def _of_losses(one: Alternative) -> tuple[str, ...]:
     few = rising and (part.profile > 0).mean() < FEW
     if part.by == "tokens" and above == "high" and (few or (not part.ramp and size < SEEN_AGAIN)):
         found.append("repeated")
+    if part.by == "longest" and above == "low" and size < DECAYS:  # the others are its checkpoints
+        return ("decay",)
     if part.ramp:
         return tuple(found)
     if size < VERSIONS:

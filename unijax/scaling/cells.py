@@ -166,8 +166,16 @@ def _first_line(text: str) -> str:
     return ""
 
 
-def decimal_comma(columns: Sequence[Sequence[str]]) -> bool | None:
-    """Whether commas are decimal marks in these columns of numbers; None where nothing tells."""
+def decimal_comma(
+    columns: Sequence[Sequence[str]], losses: Sequence[Sequence[str]] = ()
+) -> bool | None:
+    """Whether commas are decimal marks in these columns of numbers; None where nothing tells.
+
+    Args:
+      losses: those of the columns that never have thousands.
+    """
+    if any("," in cell for column in losses for cell in column):
+        return True
     seen = None
     for cell in (x for column in columns for x in column):
         if "," not in cell:

@@ -27,7 +27,7 @@ class Part:
     Attributes:
       profile: [n], how far each run belongs to it: 0 or 1, or rising with an axis.
       words: which they are.
-      by: "parameters", "tokens", "compute", "rows", "corner", "any", or a column's name.
+      by: "parameters", "tokens", "compute", "longest", "rows", "corner", "any", or a column's name.
       end: "low" or "high" of `by`, or "".
       rest: which the others are.
     """
@@ -74,6 +74,7 @@ def _all(points: Points, runs: Runs) -> Iterator[Part]:
     for name, values in axes.items():
         yield from _by_axis(name, values)
     yield from _corners(points)
+    yield from _longest(points)
     yield from _by_rows(runs)
     for name in ("parameters", "tokens"):
         yield from _ramps(name, axes[name])
@@ -134,6 +135,17 @@ def _corners(points: Points) -> Iterator[Part]:
                     )
                     words = f"{size} parameters and {length} tokens"
                     yield Part(here.astype(float), words, "corner")
+
+
+def _longest(points: Points) -> Iterator[Part]:
+    """The runs that others of their size are checkpoints of, if any are."""
+    size, longest = clusters(np.log(points.parameters), NEAR), np.zeros(len(points))
+    for i in range(size.max() + 1):
+        length = np.log(np.where(size == i, points.tokens, np.nan))
+        if np.nanmax(length) - np.nanmin(length) > NEAR:
+            longest[length > np.nanmax(length) - NEAR] = 1.0
+    yield Part(longest, "the greatest length at each size", "longest", "high",
+               "less than the greatest length at their size")  # fmt: skip
 
 
 def _by_rows(runs: Runs) -> Iterator[Part]:

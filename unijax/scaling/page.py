@@ -55,13 +55,24 @@ def number(value: float) -> str:
 
 
 def numbers(*values: float) -> list[str]:
-    """Four digits each; if the largest needs a power of ten, all have one."""
+    """Four digits each; if the largest needs a power of ten, or the least, all have one."""
     rounded = [float(f"{v:.4g}") for v in values]
-    largest = max(map(abs, rounded))
-    if largest == 0 or 1e-3 <= largest < 1e5:
-        return [np.format_float_positional(v, trim="-") for v in rounded]
-    parts = [f"{v:.3e}".split("e") for v in rounded]
-    return [f"{m}×10<sup>{int(e)}</sup>" if float(m) else "0" for m, e in parts]
+    sizes = [abs(v) for v in rounded if v and np.isfinite(v)]
+    if not sizes or (1e-3 <= max(sizes) < 1e5 and min(sizes) >= 1e-9):
+        show = lambda v: np.format_float_positional(v, trim="-")  # noqa: E731
+    else:
+        show = lambda v: "{}×10<sup>{}</sup>".format(*_parted(v))  # noqa: E731
+    return [show(v) if v and np.isfinite(v) else _plainly(v) for v in rounded]
+
+
+def _parted(value: float) -> tuple[str, int]:
+    mantissa, exponent = f"{value:.3e}".split("e")
+    return mantissa, int(exponent)
+
+
+def _plainly(value: float) -> str:
+    """Zero, and what is no number: an end that draws ran away to."""
+    return {0.0: "0", np.inf: "∞", -np.inf: "−∞"}.get(value, "unknown")
 
 
 def file_stems(names: list[tuple[str, ...]]) -> list[str]:

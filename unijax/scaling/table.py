@@ -124,7 +124,8 @@ def _read_csv(path: pathlib.Path) -> Runs:
     _check_names(path, sheet.names)
     columns, notes = {}, list(sheet.notes)
     ours = [i for i, name in enumerate(sheet.names) if _is_number(name)]
-    comma = cells.decimal_comma([sheet.column(i) for i in ours])
+    losses = [sheet.column(i) for i in ours if sheet.names[i].endswith(UNIT)]
+    comma = cells.decimal_comma([sheet.column(i) for i in ours], losses)
     for i, name in enumerate(sheet.names):
         column, where = sheet.column(i), f"{path}: column {name}"
         if i in ours:
@@ -169,9 +170,11 @@ def _check_form(path: pathlib.Path, table: pa.Table) -> Runs:
         column = table.column(name)
         if pa.types.is_null(column.type) and _is_number(name):
             column = column.cast(pa.float64())  # of a file without types: no value yet
+        if pa.types.is_decimal(column.type):  # as databases write numbers with a point
+            column = column.cast(pa.float64(), safe=False)
         if name in TEXT or not (pa.types.is_floating(column.type) or _is_integer(column.type)):
             values = column.to_pylist()
-            if _is_number(name) and pa.types.is_string(column.type):
+            if _is_number(name) and _is_string(column.type):
                 text = ["" if x is None else x.strip() for x in values]
                 comma, lines = cells.decimal_comma([text]), range(1, len(text) + 1)
                 where, counts = f"{path}: column {name}", not name.endswith(UNIT)
@@ -233,6 +236,13 @@ def _check_rows(path: pathlib.Path, rows: int) -> None:
 
 def _is_integer(kind: pa.DataType) -> bool:
     return pa.types.is_integer(kind)
+
+
+def _is_string(kind: pa.DataType) -> bool:
+    """Libraries of data frames write the other two."""
+    return (
+        pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    )
 
 
 def write(path: str | os.PathLike, rows: Sequence[Mapping]) -> None:

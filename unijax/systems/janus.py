@@ -1,10 +1,11 @@
 """Janus and Janus-Pro: one causal decoder, two visual paths in, two heads out.
 
 Understanding and generation are decoupled (arXiv 2410.13848, section 3.1): an image to understand
-enters as SigLIP features through an adaptor; an image to generate enters as codes of a VQ tokenizer
-through a code table and an adaptor of its own, and leaves through an image head. Attention is
-causal everywhere. The loss is plain cross-entropy on text ids and on image codes (section 3.3), one
-mean over all target tokens of the step.
+enters as features of its patches (SigLIP's as published, or another's of `models.towers`) through
+an adaptor; an image to generate enters as codes of a VQ tokenizer through a code table and an
+adaptor of its own, and leaves through an image head. Attention is causal everywhere. The loss is
+plain cross-entropy on text ids and on image codes (section 3.3), one mean over all target tokens of
+the step.
 """
 
 import dataclasses
@@ -18,12 +19,15 @@ from jaxtyping import Float, Int
 from unijax.core import axes, cost
 from unijax.core.batch import Kind, PackedBatch, Target
 from unijax.core.cost import Cost
+from unijax.core.errors import UserError
 from unijax.core.making import Codes
+from unijax.core.record import added
 from unijax.core.stream import Layout, Stream
 from unijax.core.system import Encoded, Loss, Metrics, Params, Recipe, Sums
 from unijax.models import llama, siglip, vqgan
 from unijax.models.llama import LlamaConfig
-from unijax.models.siglip import Siglip, SiglipConfig
+from unijax.models.semantic import CodesConfig
+from unijax.models.towers import NAMES, Tower, TowerConfig, check_whole
 from unijax.models.vqgan import VQConfig
 from unijax.nn.layers import Embed
 from unijax.nn.projector import CodeHead, Projector
@@ -36,12 +40,39 @@ from unijax.systems.slots import values_of
 
 @dataclasses.dataclass(frozen=True)
 class JanusConfig:
-    """Sizes of the parts. Image codes come from `vq`, adaptors end at the decoder's width."""
+    """Sizes of the parts. Image codes come from `vq`, adaptors end at the decoder's width.
+
+    Attributes:
+      one_encoder: codes enter as the features that the tower for understanding has of them, in
+        place of rows of a code table (the paper's ablation B; table 5).
+
+    Raises:
+      UserError: for a tower that does not show every patch, or more of them than a document holds;
+        for one that has no features of codes, where these are wanted.
+    """
 
     text: LlamaConfig
-    vision: SiglipConfig
+    vision: TowerConfig
     vq: VQConfig
     head_chunk: int = 512  # positions of a device whose logits exist at one time
+    one_encoder: bool = added(False)
+
+    def __post_init__(self):
+        if self.one_encoder and getattr(self.vision, "vq", None) != self.vq:
+            raise UserError(
+                "model.one_encoder", f"a {NAMES[self.vision.kind]} tower for understanding",
+                "model.vision of kind 'codes', whose vq is model.vq",
+                "Set model.vision so, or model.one_encoder=false.",
+            )  # fmt: skip
+        check_whole("model.vision", self.vision)
+        most = self.text.max_position_embeddings
+        if self.vision.num_tokens >= most:
+            raise UserError(
+                "model.vision",
+                f"{self.vision.num_tokens} patches of a picture",
+                f"fewer than model.text.max_position_embeddings={most}",
+                "Make pictures smaller or patches larger.",
+            )
 
 
 _VISION, _VQ = siglip.SIZES["siglip_large_patch16_384"], vqgan.SIZES["vq_16"]
@@ -75,6 +106,14 @@ class Janus(ImageCodes, Language):
     sees_whole = ()
 
     @property
+    def unused(self) -> tuple[str, ...]:
+        """Of VQ tokenizers what makes pictures; a step makes codes."""
+        makes = ImageCodes.unused
+        if isinstance(self.config.vision, CodesConfig):
+            makes += tuple(f"vision_model/{path}" for path in makes)
+        return makes
+
+    @property
     def layout(self) -> Layout:
         """Images to read are padded to a square, those to make are cropped; marks are given."""
         vision, vq = self.config.vision, self.config.vq
@@ -102,9 +141,10 @@ class Janus(ImageCodes, Language):
 
     @property
     def maker(self) -> Codes:
+        one = self.config.one_encoder
         return Codes(
-            "gen", self.config.vq.num_tokens, "code_logits", "embed_codes", "encode_codes",
-            "decode_codes", "vqmodel",
+            "gen", self.config.vq.num_tokens, "code_logits", "embed_code" if one else "embed_codes",
+            "encode_codes", "decode_codes", "vqmodel", embeds_all=one,
         )  # fmt: skip
 
     @property
@@ -115,8 +155,8 @@ class Janus(ImageCodes, Language):
         return {"language_model": self.config.text.head_dim, "vision_model": width}
 
     @property
-    def vision_model(self) -> Siglip:
-        return Siglip(self.config.vision, remat=self.remat, **self._kinds)
+    def vision_model(self) -> Tower:
+        return Tower(self.config.vision, self.remat, **self._kinds)
 
     @property
     def aligner(self) -> Projector:
@@ -130,7 +170,14 @@ class Janus(ImageCodes, Language):
 
     @property
     def generation_aligner(self) -> Projector:
-        return Projector(self.config.text.hidden_size, in_axis=axes.CODE_DIM, **self._kinds)
+        into = {} if self.config.one_encoder else {"in_axis": axes.CODE_DIM}
+        return Projector(self.config.text.hidden_size, **into, **self._kinds)
+
+    @property
+    def _code_width(self) -> int:
+        """Of what the generation adaptor takes in."""
+        c = self.config
+        return c.vision.hidden_size if c.one_encoder else c.vq.embed_dim
 
     @property
     def generation_head(self) -> CodeHead:
@@ -143,19 +190,20 @@ class Janus(ImageCodes, Language):
         width = c.text.hidden_size
         ids = jnp.zeros((1, 1), jnp.int32)
         hidden = jnp.zeros((1, 1, width), self.dtype)
-        image = jnp.zeros((1, c.vision.image_size, c.vision.image_size, 3), self.dtype)
         picture = jnp.zeros((1, c.vq.image_size, c.vq.image_size, 3), self.dtype)
         features = jnp.zeros((1, 1, c.vision.hidden_size), self.dtype)
-        code = jnp.zeros((1, 1, c.vq.embed_dim), self.dtype)
+        code = jnp.zeros((1, 1, self._code_width), self.dtype)
         parts = {
             "language_model": lambda k: self.language_model.init(k, ids, method="init_all"),
-            "vision_model": lambda k: self.vision_model.init(k, image),
+            "vision_model": self.vision_model.init,
             "vqmodel": lambda k: self.vqmodel.init(k, picture),
             "aligner": lambda k: self.aligner.init(k, features),
             "generation_embeddings": lambda k: self.generation_embeddings.init(k, ids),
             "generation_aligner": lambda k: self.generation_aligner.init(k, code),
             "generation_head": lambda k: self.generation_head.init(k, hidden),
         }
+        if c.one_encoder:
+            del parts["generation_embeddings"]
         keys = jax.random.split(key, len(parts))
         return {name: fn(k)["params"] for (name, fn), k in zip(parts.items(), keys)}
 
@@ -165,15 +213,29 @@ class Janus(ImageCodes, Language):
         self, params: Params, pixels: Float[Array, "B height width 3"]
     ) -> Float[Array, "B N D"]:
         """Features of images to understand, from pixels in [-1, 1]."""
-        return self.vision_model.apply({"params": params["vision_model"]}, pixels)
+        return self.vision_model.patches(params["vision_model"], pixels)
 
     def embed_und(self, params: Params, features: Float[Array, "*b Dv"]) -> Float[Array, "*b D"]:
         return self.aligner.apply({"params": params["aligner"]}, features)
 
     def embed_codes(self, params: Params, codes: Int[Array, "*b"]) -> Float[Array, "*b D"]:
-        table = {"params": params["generation_embeddings"]}
-        x = self.generation_embeddings.apply(table, codes)
+        """Inputs of codes; with one encoder, of all codes of pictures `[..., N]`."""
+        if self.config.one_encoder:
+            n = self.config.vq.num_tokens
+            x = self.vision_model.of_codes(params["vision_model"], codes.reshape(-1, n))
+            x = x.reshape(*codes.shape, -1)
+        else:
+            table = {"params": params["generation_embeddings"]}
+            x = self.generation_embeddings.apply(table, codes)
         return self.generation_aligner.apply({"params": params["generation_aligner"]}, x)
+
+    def embed_code(
+        self, params: Params, codes: Int[Array, "B N"], at: Int[Array, ""]
+    ) -> Float[Array, "B D"]:
+        """The input of one code, of which those up to it are known."""
+        x = self.vision_model.of_codes(params["vision_model"], codes)
+        one = jax.lax.dynamic_index_in_dim(x, at, axis=1, keepdims=False)
+        return self.generation_aligner.apply({"params": params["generation_aligner"]}, one)
 
     def embed(
         self, params: Params, batch: PackedBatch, codes: Int[Array, "B I N"] | None = None
@@ -272,8 +334,13 @@ class Janus(ImageCodes, Language):
     def costs(self) -> tuple[Cost, ...]:
         text, vision, vq = self.config.text, self.config.vision, self.config.vq
         width, codes = text.hidden_size, vq.num_embeddings
-        into_und, into_gen = vision.hidden_size, vq.embed_dim
+        into_und, into_gen = vision.hidden_size, self._code_width
+        shared = ()
+        if self.config.one_encoder:
+            each = vision.semantic_flops_per_image() / vision.num_tokens
+            shared = (Cost("semantic", "tower", "vision_model", cost.tokens_of("gen"), each),)
         return (
+            *shared,
             *text.costs("language_model"),
             Cost("adaptors", "adaptor", "aligner", cost.tokens_of("und"),
                  2.0 * (into_und + width) * width),
@@ -281,7 +348,7 @@ class Janus(ImageCodes, Language):
                  2.0 * (into_gen + width) * width),
             Cost("image head", "head", "generation_head", cost.targets("code"),
                  2.0 * (width + codes) * width),
-            Cost("SigLIP", "tower", "vision_model", cost.encoded_of("und"),
+            Cost(self.vision_model.name, "tower", "vision_model", cost.encoded_of("und"),
                  float(vision.flops_per_image()), float(vision.last_flops_per_image())),
             Cost("VQ", "tower", "vqmodel", cost.encoded_of("gen"),
                  float(vq.encode_flops_per_image()), backward=False),
@@ -300,10 +367,10 @@ class Janus(ImageCodes, Language):
 
     @property
     def lookups(self) -> dict[str, str]:
-        return {
-            "language_model/embed_tokens/embedding": cost.TOKENS,
-            "generation_embeddings/embedding": cost.tokens_of("gen"),
-        }
+        found = {"language_model/embed_tokens/embedding": cost.TOKENS}
+        if not self.config.one_encoder:
+            found["generation_embeddings/embedding"] = cost.tokens_of("gen")
+        return found
 
 
 RECIPE = Recipe("janus", Janus, JanusConfig, "rows", SIZES, "unijax.systems.janus_ladders:LADDERS")

@@ -75,7 +75,7 @@ class Language:
         """Cross-entropy of the positions that answer with text, and their weights."""
         answers = batch.target_kind == Target.TEXT
         weight = jnp.where(answers, batch.weight, 0.0)
-        head = params["language_model"]["lm_head"]
+        path, head = self._head(params)
         loss = head_loss(
             self._text_head,
             head,
@@ -84,13 +84,22 @@ class Language:
             weight,
             chunk=self.config.head_chunk,
             by_class=True,
-            frozen=all_frozen("language_model/lm_head", head, frozen),
+            frozen=path in frozen,
         )
         return loss, weight
 
+    def _head(self, params: Params) -> tuple[str, Params]:
+        """Where the kernel of the text head is, and the head: tied to the table, its transpose."""
+        own = params["language_model"]
+        if self.config.text.tie_word_embeddings:
+            table = own["embed_tokens"]["embedding"]
+            return "language_model/embed_tokens/embedding", {"kernel": table.T}
+        return "language_model/lm_head/kernel", own["lm_head"]
+
     def _text_head(self, p: Params, hidden: Float[Array, "n D"]) -> Float[Array, "n V"]:
         """Of as many classes as `p` holds: a device may have some of them only."""
-        text = dataclasses.replace(self.config.text, vocab_size=p["kernel"].shape[-1])
+        rows = p["kernel"].shape[-1]
+        text = dataclasses.replace(self.config.text, vocab_size=rows, tie_word_embeddings=False)
         llama = Llama(text, **self._kinds)
         return llama.apply({"params": {"lm_head": p}}, hidden, method="logits")
 

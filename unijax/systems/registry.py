@@ -16,11 +16,18 @@ from unijax.core.system import Recipe
 GROUP = "unijax.systems"
 _OWN = {
     "chameleon": "unijax.systems.chameleon",
+    "classification": "unijax.systems.classification",
     "contrastive": "unijax.systems.contrastive",
+    "emu": "unijax.systems.emu",
+    "llava": "unijax.systems.llava",
     "lmfusion": "unijax.systems.lmfusion",
+    "metaquery": "unijax.systems.metaquery",
     "janus": "unijax.systems.janus",
+    "metamorph": "unijax.systems.metamorph",
+    "mim": "unijax.systems.mim",
     "tokenizer": "unijax.systems.tokenizer",
     "transfusion": "unijax.systems.transfusion",
+    "visualiser": "unijax.systems.visualiser",
 }
 
 

@@ -10,7 +10,9 @@ Transfusion (arXiv 2408.11039, appendix A) without its identity loss,
 
     L1 + 1.0 LPIPS + 1e-6 KL + 0.5 (-D(reconstruction)) from step 50,000 on
 
-whose pictures come from latents drawn by each picture's seed.
+whose pictures come from latents drawn by each picture's seed. The semantic tokenizer of Janus's
+ablations (arXiv 2410.13848, appendix A) is VQ with 0.25 (1 - cosine) more, of what a transformer
+makes of the codes (`models.semantic`) with the features of a frozen SigLIP, a mean over places.
 
 Our choices: the perceptual distance is LPIPS's (arXiv 1801.03924, equation 1) with all its channel
 weights equal, on EfficientNet-Lite0 instead of VGG-16, averaged over layers; D has group norm; the
@@ -27,7 +29,7 @@ from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
-from unijax.core import cost
+from unijax.core import axes, cost
 from unijax.core.batch import ImageBatch
 from unijax.core.cost import Cost
 from unijax.core.errors import UserError
@@ -37,7 +39,10 @@ from unijax.models import efficientnet_lite
 from unijax.models.autoencoder import AutoencoderConfig, AutoencoderKL
 from unijax.models.efficientnet_lite import EfficientNetLite0
 from unijax.models.patchgan import PatchGAN, PatchGANConfig
+from unijax.models.semantic import SemanticConfig, SemanticDecoder
+from unijax.models.towers import Tower, TowerConfig
 from unijax.models.vqgan import VQGAN, VQConfig
+from unijax.nn.layers import Dense
 from unijax.ops.image import to_signed
 
 PERCEPTUAL_STAGES = 5  # of EfficientNet-Lite0: features at strides 2, 4, 8, 16, 16
@@ -56,9 +61,12 @@ class TokenizerConfig:
       codebook_weight, commitment_weight: of `vq`.
       adversarial_start: the step from which on the discriminator trains and counts.
       kl_weight: of `kl`.
+      semantic: what learns the features of `teacher` from the codes of `vq`; both or neither.
+      semantic_weight: of `semantic`.
 
     Raises:
-      UserError: both autoencoders or neither, or an unknown distance.
+      UserError: both autoencoders or neither, an unknown distance, or a teacher that has not one
+        feature for every code.
     """
 
     vq: VQConfig | None = None
@@ -73,8 +81,12 @@ class TokenizerConfig:
     adversarial_start: int = 20_000
     kl: AutoencoderConfig | None = added(None)
     kl_weight: float = added(1e-6)
+    semantic: SemanticConfig | None = added(None)
+    teacher: TowerConfig | None = added(None)
+    semantic_weight: float = added(0.25)
 
     def __post_init__(self):
+        self._check_semantic()
         if (self.vq is None) == (self.kl is None):
             raise UserError(
                 "model.vq, model.kl",
@@ -86,6 +98,23 @@ class TokenizerConfig:
             raise UserError(
                 "model.reconstruction", repr(self.reconstruction), "'l1' or 'l2'", "Correct it."
             )
+
+    def _check_semantic(self) -> None:
+        vq, teacher = self.vq, self.teacher
+        if (self.semantic is None) != (teacher is None) or (teacher and vq is None):
+            raise UserError(
+                "model.semantic, model.teacher", "one of them, or codes to read are missing",
+                "both, beside model.vq", "Add what is missing, or leave both out.",
+            )  # fmt: skip
+        if teacher is None:
+            return
+        of = "{} of a picture of {} pixels".format
+        wanted = of(vq.num_tokens, vq.image_size)
+        if (found := of(teacher.num_tokens, teacher.image_size)) != wanted:
+            raise UserError(
+                "model.teacher", f"features, {found}", f"one for each code, {wanted}",
+                "Change the sizes of one of them.",
+            )  # fmt: skip
 
     @property
     def image_size(self) -> int:
@@ -99,7 +128,8 @@ class Tokenizer:
 
     Parameter groups: `generator` (the autoencoder: what is kept), `discriminator`, and
     `perceptual`, which comes from a file and which every stage must freeze. The first two want an
-    optimizer each; stop-gradients keep their terms apart.
+    optimizer each; stop-gradients keep their terms apart. A semantic tokenizer has `semantic` (kept
+    too), its `semantic_head`, and `teacher`, which every stage must freeze.
 
     Attributes:
       config: networks and weights of the terms.
@@ -135,6 +165,21 @@ class Tokenizer:
         return PatchGAN(self.config.discriminator, **kinds)
 
     @property
+    def semantic(self) -> SemanticDecoder:
+        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        return SemanticDecoder(self.config.semantic, self.config.vq.num_tokens, **kinds)
+
+    @property
+    def semantic_head(self) -> Dense:
+        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        names = (axes.VISION_EMBED, axes.NORM)
+        return Dense(self.config.teacher.hidden_size, names, **kinds)
+
+    @property
+    def teacher(self) -> Tower:
+        return Tower(self.config.teacher, dtype=self.dtype, param_dtype=self.param_dtype)
+
+    @property
     def perceptual(self) -> EfficientNetLite0:
         return EfficientNetLite0(PERCEPTUAL_STAGES, dtype=self.dtype)
 
@@ -145,12 +190,18 @@ class Tokenizer:
           UserError: if that file is needed and absent.
         """
         cfg = self.config
-        keys = jax.random.split(key)
+        keys = jax.random.split(key, 2 if cfg.semantic is None else 5)
         pixels = jnp.zeros((1, cfg.image_size, cfg.image_size, 3), self.dtype)
         seed = () if cfg.vq is not None else (jnp.zeros(1, jnp.uint32),)
         params = {"generator": self.generator.init(keys[0], pixels, *seed)["params"]}
         if cfg.discriminator is not None:
             params["discriminator"] = self.discriminator.init(keys[1], pixels)["params"]
+        if cfg.semantic is not None:
+            vectors = jnp.zeros((1, cfg.vq.num_tokens, cfg.vq.embed_dim), self.dtype)
+            features = jnp.zeros((1, 1, cfg.semantic.hidden_size), self.dtype)
+            params["semantic"] = self.semantic.init(keys[2], vectors)["params"]
+            params["semantic_head"] = self.semantic_head.init(keys[3], features)["params"]
+            params["teacher"] = self.teacher.init(keys[4])["params"]
         if cfg.perceptual_weight:
             values = efficientnet_lite.load_weights(cfg.perceptual_path, PERCEPTUAL_STAGES)
             boxes = jax.eval_shape(self.perceptual.init, keys[1], pixels)["params"]
@@ -169,6 +220,8 @@ class Tokenizer:
     @property
     def _terms(self) -> tuple[str, ...]:
         terms = ("reconstruction", "codebook" if self.config.vq is not None else "kl")
+        if self.config.semantic is not None:
+            terms += ("semantic",)
         if self.config.perceptual_weight:
             terms += ("perceptual",)
         if self.config.discriminator is not None:
@@ -195,7 +248,7 @@ class Tokenizer:
         cfg = self.config
         real = to_signed(batch.pixels, self.dtype)
         generate = self._through_codes if cfg.vq is not None else self._through_latents
-        fake, terms, plain, metrics = generate(params["generator"], real, batch)
+        fake, terms, plain, metrics = generate(params, real, batch)
         error = fake - real
         distance = jnp.abs(error) if cfg.reconstruction == "l1" else error**2
         of_pixels = cfg.reconstruction_weight * jnp.mean(distance, axis=(1, 2, 3))
@@ -219,17 +272,31 @@ class Tokenizer:
     ) -> tuple[Array, dict[str, Array], dict[str, Array], Metrics]:
         """The reconstruction; of every image, terms and what is shown; and of the batch."""
         cfg = self.config
-        out = self.generator.apply({"params": params}, real)
+        out = self.generator.apply({"params": params["generator"]}, real)
         commitment = cfg.commitment_weight * out.commitment_loss
         terms = {"codebook": cfg.codebook_weight * out.codebook_loss + commitment}
         metrics = {"codes_used": self._codes_used(out.codes, batch.weight)}
-        return out.pixels, terms, {"commitment": out.commitment_loss}, metrics
+        plain = {"commitment": out.commitment_loss}
+        if cfg.semantic is not None:
+            plain["cosine"] = self._cosine(params, out.vectors, real)
+            terms["semantic"] = cfg.semantic_weight * (1.0 - plain["cosine"])
+        return out.pixels, terms, plain, metrics
+
+    def _cosine(
+        self, params: Params, vectors: Float[Array, "B N d"], real: Float[Array, "B h w 3"]
+    ) -> Float[Array, "B"]:
+        """Of what codes mean with what the teacher sees there, a mean over the places."""
+        x = self.semantic.apply({"params": params["semantic"]}, vectors.astype(self.dtype))
+        x = self.semantic_head.apply({"params": params["semantic_head"]}, x)
+        seen = jax.lax.stop_gradient(self.teacher.patches(params["teacher"], real))
+        return jnp.mean(jnp.sum(_unit(x) * _unit(seen), axis=-1), axis=1)
 
     def _through_latents(
         self, params: Params, real: Float[Array, "B height width 3"], batch: ImageBatch
     ) -> tuple[Array, dict[str, Array], dict[str, Array], Metrics]:
         """As `_through_codes`; shows the divergence in nats, and the latents' mean square."""
-        pixels, posterior = self.generator.apply({"params": params}, real, batch.seed)
+        params = {"params": params["generator"]}
+        pixels, posterior = self.generator.apply(params, real, batch.seed)
         divergence = posterior.kl()
         square = jnp.mean(posterior.mean**2, axis=(1, 2, 3))
         plain = {"kl": divergence, "latent_square": square}
@@ -323,6 +390,15 @@ class Tokenizer:
         if search:
             of_search = ("VQ encoder", "tower", "", cost.IMAGES, search)
             found.insert(1, Cost(*of_search, times=1.0, counted=False))
+        if cfg.semantic is not None:
+            n, into = cfg.vq.num_tokens, cfg.vq.embed_dim
+            width, seen = cfg.semantic.hidden_size, cfg.teacher.hidden_size
+            semantic, head = float(cfg.semantic.flops(n, into)), 2.0 * n * width * seen
+            found += [
+                Cost("semantic", "tower", "semantic", cost.IMAGES, semantic),
+                Cost("semantic", "head", "semantic_head", cost.IMAGES, head),
+                Cost("teacher", "tower", "teacher", cost.IMAGES, self.teacher.flops()[0]),
+            ]
         if cfg.discriminator is not None:
             # Fooled: forward, and back to the picture. Its own term: both, of two pictures.
             one = float(cfg.discriminator.flops_per_image(cfg.image_size))
@@ -351,7 +427,7 @@ def psnr(
     return 10.0 * jnp.log10(4.0 / jnp.maximum(mse, 1e-10))
 
 
-def _unit(x: Float[Array, "B h w c"]) -> Float[Array, "B h w c"]:
+def _unit(x: Float[Array, "*batch c"]) -> Float[Array, "*batch c"]:
     """Length 1 over channels, in float32; LPIPS's epsilon."""
     x = x.astype(jnp.float32)
     return x * jax.lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True) + 1e-10)

@@ -26,11 +26,10 @@ from unijax.core.cost import Cost
 from unijax.core.errors import UserError
 from unijax.core.keys import named
 from unijax.core.making import InPlace
-from unijax.core.mesh import ROWS, WHOLE, lay
 from unijax.core.stream import Layout, Mark, Stream
 from unijax.core.system import Encoded, Loss, Metrics, Params, Recipe, Sums
 from unijax.models import autoencoder, llama, unet
-from unijax.models.autoencoder import AutoencoderConfig, AutoencoderKL, Posterior
+from unijax.models.autoencoder import AutoencoderConfig, Posterior
 from unijax.models.latent_patches import LatentPatches, LatentPatchesConfig
 from unijax.models.llama import LlamaConfig
 from unijax.models.unet import PatchUNet, UNetConfig
@@ -48,6 +47,7 @@ from unijax.ops.diffusion import (
     target,
 )
 from unijax.systems.language import Language, mean_of
+from unijax.systems.latents import ImageLatents
 from unijax.systems.slots import values_of
 
 IMAGE = "image"  # the one array of slots: images to read and to make are the same to this system
@@ -143,7 +143,7 @@ class TransfusionConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class Transfusion(Language):
+class Transfusion(ImageLatents, Language):
     """The recipe.
 
     Parameter groups: `language_model`, `image_layers`, and `autoencoder`, which stages freeze.
@@ -186,9 +186,7 @@ class Transfusion(Language):
 
     @property
     def encoded(self) -> dict[str, Encoded]:
-        ae = self.config.autoencoder
-        shape = (ae.grid, ae.grid, 2 * ae.latent_channels)
-        return {IMAGE: Encoded("autoencoder", "latents", shape, "float32", "encode_moments")}
+        return {IMAGE: self.moments}
 
     @property
     def losses(self) -> dict[str, Loss]:
@@ -221,55 +219,19 @@ class Transfusion(Language):
             return LatentPatches(self.config.patches, width, **self._kinds)
         return PatchUNet(self.config.unet, width, self.remat, **self._kinds)
 
-    @property
-    def autoencoder(self) -> AutoencoderKL:
-        return AutoencoderKL(self.config.autoencoder, **self._kinds)
-
     def init(self, key: Array) -> Params:
         """Fresh parameters, boxed with logical names."""
-        c = self.config
         ids = jnp.zeros((1, 1), jnp.int32)
         latent = jnp.zeros((1, *self.maker.shape), self.dtype)
-        side = c.autoencoder.image_size
-        picture, one = jnp.zeros((1, side, side, 3), self.dtype), jnp.zeros(1)
+        one = jnp.zeros(1)
         parts = {
             "language_model": lambda k: self.language_model.init(k, ids, method="init_all"),
             "image_layers": lambda k: self.image_layers.init(k, latent, one),
-            "autoencoder": lambda k: self.autoencoder.init(k, picture, one.astype(jnp.uint32)),
+            "autoencoder": self.init_autoencoder,
         }
         return {name: fn(named(key, name))["params"] for name, fn in parts.items()}
 
     # Pictures and latents
-
-    def encode_moments(
-        self, params: Params, pixels: Float[Array, "B height width 3"]
-    ) -> Float[Array, "B h w moments"]:
-        """Means and log-variances of the latents of pictures in [-1, 1]."""
-        p = {"params": params["autoencoder"]}
-        moments = self.autoencoder.apply(p, pixels, method="encode").moments()
-        return lay(moments, ROWS, WHOLE, WHOLE, WHOLE)  # the encoder spreads its images
-
-    def encode_latents(
-        self, params: Params, pixels: Float[Array, "B height width 3"]
-    ) -> Float[Array, "B h w C"]:
-        """Scaled latents of pictures in [-1, 1], their means."""
-        moments = self.encode_moments(params, pixels)
-        return self.config.autoencoder.scaled(Posterior.of(moments).mean)
-
-    def decode_latents(
-        self, params: Params, latents: Float[Array, "B h w C"]
-    ) -> Float[Array, "B height width 3"]:
-        """Pixels in [-1, 1] (not clipped) of scaled latents."""
-        p = {"params": params["autoencoder"]}
-        return self.autoencoder.apply(p, self.config.autoencoder.unscaled(latents), method="decode")
-
-    def carried_latents(
-        self, params: Params, latents: Float[Array, "B h w C"]
-    ) -> Float[Array, "B h w moments"]:
-        """Of scaled latents, themselves as means that are certain."""
-        del params
-        mean = self.config.autoencoder.unscaled(latents)
-        return Posterior(mean, jnp.full_like(mean, autoencoder.LOG_VARIANCES[0])).moments()
 
     def _latents(self, params: Params, batch: PackedBatch) -> Float[Array, "B I h w C"]:
         """Scaled latents: drawn from their distribution where they are noised, else its mean."""

@@ -13,10 +13,13 @@ from unijax.core import sums, tree
 from unijax.core.errors import UserError
 from unijax.core.files import atomic_directory
 from unijax.core.processes import is_lead, to_host, wait_for_all
-from unijax.core.system import Params, RowSystem
+from unijax.core.system import EncodedSystem, Params, RowSystem, System
 from unijax.data.batch import Cached
-from unijax.data.config import DataConfig, preparation
+from unijax.data.config import DataConfig, SourceConfig, preparation
 from unijax.data.document import ImageRef, ImageSpan
+from unijax.data.pictures import PictureConfig, all_pictures
+from unijax.data.pictures import preparation as picture_preparation
+from unijax.data.render import BLACK
 from unijax.data.sources import DocumentSource
 from unijax.data.tasks import may_show
 from unijax.ops.image import to_signed
@@ -45,10 +48,12 @@ def tables(
     data: DataConfig,
     sources: Iterable[DocumentSource],
     folder: pathlib.Path,
+    frozen: Callable[[str], bool] = lambda group: True,
 ) -> dict[str, Cached]:
     """What the encoders of a recipe make of every picture of the sources, kept in `folder`.
 
     Args:
+      frozen: whether a group of parameters is not trained; others are not kept.
       params: of the system; its encoders' are used.
 
     Returns:
@@ -56,7 +61,7 @@ def tables(
     """
     found = {}
     for name, how in system.encoded.items():
-        if not data.slots.get(name):
+        if not data.slots.get(name) or not frozen(how.group):
             continue
         streams = [stream for stream in system.layout.streams if stream.slots == name]
         if len({stream.resize for stream in streams}) > 1:
@@ -74,9 +79,56 @@ def tables(
         showing = [s for s in sources if any(may_show(s.config.task, role) for role in roles)]
         read = preparation(data, streams[0])
         refs = pictures(showing, roles)
+        if data.p_drop_images and "gen" not in roles:
+            black = ImageRef("a black picture", BLACK)
+            refs[black.key] = black
+        if not refs:
+            continue  # no source shows one
         kept = table(folder / "cache", name, params[how.group], forward, read, refs)
         found[name] = Cached(how.field, kept, how.shape, np.dtype(how.dtype))
     return found
+
+
+def picture_tables(
+    system: System,
+    params: Params,
+    data: PictureConfig,
+    sources: tuple[SourceConfig, ...],
+    folder: pathlib.Path,
+) -> dict[str, Cached]:
+    """What the encoders of a recipe of pictures make of every one of the sources, by name.
+
+    Raises:
+      UserError: if the recipe has none, or pictures are seen otherwise each time.
+    """
+    if not isinstance(system, EncodedSystem) or data.crop == "random":
+        raise UserError(
+            "cache_frozen", f"data.crop={data.crop!r}",
+            "a frozen encoder, and pictures that are seen alike each time they come",
+            "Set cache_frozen=false, so that it sees them in the step.",
+        )  # fmt: skip
+    for source in sources:
+        if source.kind == "scenes" and not source.limit:
+            raise _endless(source.name, "endlessly many")
+    refs, read, found = all_pictures(sources, data.seed), picture_preparation(data), {}
+    for name, how in system.encoded.items():
+
+        def forward(part, pixels, how=how):
+            signed = to_signed(pixels, system.dtype)
+            return getattr(system, how.method)({how.group: part}, signed)
+
+        kept = table(folder / "cache", name, params[how.group], forward, read, refs)
+        found[name] = Cached(how.field, kept, how.shape, np.dtype(how.dtype))
+    return found
+
+
+def _endless(source: str, count: object) -> UserError:
+    return UserError(
+        f"source {source}",
+        f"{count} pictures made on the fly",
+        f"at most {ENDLESS}, as features of all of them are cached",
+        "Give the source a limit, or set cache_frozen=false.",
+    )
 
 
 def pictures(sources: Iterable[DocumentSource], roles: Collection[str]) -> dict[str, ImageRef]:
@@ -88,12 +140,7 @@ def pictures(sources: Iterable[DocumentSource], roles: Collection[str]) -> dict[
     found = {}
     for source in sources:
         if source.epoch_length > ENDLESS:
-            raise UserError(
-                f"source {source.name}",
-                f"{source.epoch_length} pictures made on the fly",
-                f"at most {ENDLESS}, as features of all of them are cached",
-                "Give the source a limit, or set cache_frozen=false.",
-            )
+            raise _endless(source.name, source.epoch_length)
         for draw in range(source.epoch_length):
             for s in source.document(draw).spans:
                 if isinstance(s, ImageSpan) and s.role in roles:

@@ -3,7 +3,8 @@
 A run directory holds `checkpoints/<step>/` with four items: `params` (the whole tree, trained and
 frozen together, so that any reader can use it alone), `ema` where one is kept, `optimizer`, and
 `run` (JSON: schema, stage, resolved config, state of the data iterator, checksums of the arrays,
-and a digest of all that).
+and a digest of all that). A run that trains on top of another (`train.base`) leaves out of `params`
+what that one holds.
 """
 
 import contextlib
@@ -22,8 +23,9 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 
-from unijax.core import tree
+from unijax.core import storage, tree
 from unijax.core.errors import Unwritable, UserError
 from unijax.core.files import (
     OF_DISK,
@@ -35,11 +37,14 @@ from unijax.core.files import (
     sync,
     writable_directory,
 )
+from unijax.core.paths import is_address
 from unijax.core.processes import all_agree, is_lead, of_the_lead, wait_for_all
 from unijax.core.system import Params
+from unijax.train import base as base_lib
+from unijax.train import desk
 from unijax.train.checksum import checksums
-from unijax.train.lora import folded, is_adapter
-from unijax.train.orbax_manager import Manager, Temporary
+from unijax.train.lora import alone, folded, is_adapter, without
+from unijax.train.orbax_manager import Manager, Marked, Place, Temporary
 from unijax.train.schema import READ, SCHEMA, upgraded
 from unijax.train.stage import Rule
 from unijax.train.state import TrainState, merge, split
@@ -72,15 +77,25 @@ class NotSaved(Unwritable):
 class Checkpoints:
     """The checkpoints of one run directory, for writing and resuming."""
 
-    def __init__(self, run_dir: str | pathlib.Path, keep: int, keep_every: int = 0):
-        """`keep` newest ones stay, and the multiples of `keep_every` for good; 0 for none."""
-        self._directory = writable_directory(pathlib.Path(run_dir).absolute() / FOLDER)
+    def __init__(
+        self, run_dir: str | pathlib.Path, keep: int, keep_every: int = 0, whole: bool = True
+    ):
+        """`keep` newest ones stay, and the multiples of `keep_every` for good; 0 for none.
+
+        Unless they are to be `whole` they lack what is frozen, but for adapters (`train.base`).
+        """
+        self._whole = whole
+        self._run_dir = pathlib.Path(run_dir)
+        self._directory = checkpoints_of(desk.home(run_dir))
+        self._in_bucket = is_address(self._directory)
+        if not self._in_bucket:
+            writable_directory(self._directory)
         mark = int(of_the_lead(np.asarray(secrets.randbits(31), np.int32)))
         self._options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
             keep_period=keep_every or None,
             enable_async_checkpointing=True,
-            temporary_path_class=Temporary.of(f"{mark:08x}"),
+            temporary_path_class=Marked if self._in_bucket else Temporary.of(f"{mark:08x}"),
             # Where making them fails in the background, Orbax's threads wait for minutes.
             async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
         )
@@ -103,10 +118,13 @@ class Checkpoints:
         arrays = {"params": merge(state.params, state.frozen), "optimizer": state.opt_state}
         if state.ema is not None:
             arrays["ema"] = state.ema
-        self._check_room(sum(x.nbytes for x in jax.tree.leaves(arrays)))
         known = {"data": data_state, "checksums": checksums(arrays)}
+        if not self._whole:
+            arrays["params"] = merge(state.params, alone(state.frozen))
+        self._check_room(sum(x.nbytes for x in jax.tree.leaves(arrays)))
         items = {name: ocp.args.StandardSave(part) for name, part in arrays.items()}
         items["run"] = ocp.args.JsonSave(signed(known | run))
+        desk.put(self._run_dir)  # the log up to it comes first
         with self._writing():
             self._manager.save(int(state.step), args=ocp.args.Composite(**items))
 
@@ -116,6 +134,7 @@ class Checkpoints:
         rules: dict[str, Rule],
         check: Callable[[dict], None],
         tell: Callable[[int, Damaged], None],
+        frozen: Params | None = None,
     ) -> tuple[TrainState, dict]:
         """The newest checkpoint that is whole, in the shapes, dtypes and shardings of `like`.
 
@@ -124,6 +143,7 @@ class Checkpoints:
         Args:
           check: takes the description of the run, ahead of the arrays, and may raise.
           tell: takes the step of a damaged checkpoint, and what is wrong with it.
+          frozen: what the run froze, where its checkpoints lack that.
 
         Returns:
           The state and the description.
@@ -134,7 +154,7 @@ class Checkpoints:
         damaged: dict[int, Damaged] = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
-                found = self._read(step, like, rules, check)
+                found = self._read(step, like, rules, check, frozen or {})
                 break
             except Damaged as e:
                 damaged[step] = e
@@ -147,10 +167,16 @@ class Checkpoints:
         return found
 
     def _read(
-        self, step: int, like: TrainState, rules: dict[str, Rule], check: Callable[[dict], None]
+        self,
+        step: int,
+        like: TrainState,
+        rules: dict[str, Rule],
+        check: Callable[[dict], None],
+        frozen: Params,
     ) -> tuple[TrainState, dict]:
         directory = self._directory / str(step)
-        wanted = {"params": merge(like.params, like.frozen), "optimizer": like.opt_state}
+        kept = like.frozen if self._whole else alone(like.frozen)
+        wanted = {"params": merge(like.params, kept), "optimizer": like.opt_state}
         if like.ema is not None:
             wanted["ema"] = like.ema
         saved, got, error = {}, {}, None
@@ -169,6 +195,10 @@ class Checkpoints:
         if not all_agree(error is None):
             raise error or _damaged(directory, "files that another process cannot read")
         sums = saved.get("checksums", {})  # `train.streaming` writes none
+        if not self._whole:
+            below = tree.flatten(without(frozen))
+            base_lib.check(str(directory), saved, below)
+            got["params"] = merge(tree.unflatten(below), got["params"])
         for name, found in checksums({name: got[name] for name in wanted}).items():
             if sums.get(name, found) != found:
                 raise _damaged(directory, f"other values than were saved in {name}")
@@ -183,7 +213,7 @@ class Checkpoints:
         return state, saved
 
     def _read_files(
-        self, directory: pathlib.Path, wanted: dict[str, Any], check: Callable[[dict], None]
+        self, directory: Place, wanted: dict[str, Any], check: Callable[[dict], None]
     ) -> tuple[dict, dict[str, Any]]:
         """The description, and the arrays by item."""
         saved, got = read_run(directory), {}
@@ -199,6 +229,11 @@ class Checkpoints:
         if is_lead():
             aside = self._directory.parent / DAMAGED
             check_allowed(aside)
+            if self._in_bucket:
+                for step in steps:
+                    source, to = self._directory / str(step), aside / str(step)
+                    storage.move(storage.normal(source), storage.normal(to))
+        if is_lead() and not self._in_bucket:
             aside.mkdir(exist_ok=True)
             for step in steps:
                 discard(aside / str(step))
@@ -221,10 +256,18 @@ class Checkpoints:
         """Waits, and removes what a failed save left."""
         with contextlib.suppress(NotSaved), self._writing():
             self._manager.close()
-        self._remove_halves()
+        with contextlib.suppress(UserError):  # of a bucket; the next run sweeps
+            self._remove_halves()
 
     def _remove_halves(self) -> None:
-        if is_lead():
+        if is_lead() and self._in_bucket:
+            place = storage.normal(self._directory)
+            whole = set(map(str, _marked(self._directory)))
+            for name in storage.folders(place):
+                if name not in whole:
+                    check_allowed(self._directory)
+                    storage.remove(storage.join(place, name))
+        elif is_lead():
             for half in self._directory.glob("*.orbax-checkpoint-tmp"):
                 discard(half)
             sweep(self._directory)
@@ -232,7 +275,7 @@ class Checkpoints:
     def _check_room(self, nbytes: int) -> None:
         """Process 0 looks and all are told, so that none waits for one that could not write."""
         found = ""
-        if is_lead():
+        if is_lead() and not self._in_bucket:  # a bucket is never full
             try:
                 writable_directory(self._directory)
                 free = shutil.disk_usage(self._directory).free
@@ -255,7 +298,9 @@ class Checkpoints:
             with contextlib.suppress(OSError):
                 check_allowed(self._directory)  # one that another run holds is not a full disk
             # Orbax takes what it could not look at for missing, and then names the place alone.
-            if not _is_of_disk(e) and str(self._directory) not in str(e):
+            # Tensorstore tells what a bucket refuses as a ValueError in words of its own.
+            of_bucket = self._in_bucket and isinstance(e, ValueError | RuntimeError)
+            if not (_is_of_disk(e) or of_bucket or str(self._directory) in str(e)):
                 raise
             several = jax.process_count() > 1
             if not several:
@@ -302,7 +347,7 @@ def _is_away(error: BaseException | None) -> bool:
     return number in (*TRANSIENT, errno.EACCES, errno.EPERM) or _is_away(error.__cause__)
 
 
-def _away(directory: pathlib.Path, error: Damaged | None) -> Unwritable:
+def _away(directory: Place, error: Damaged | None) -> Unwritable:
     found = error.found if error is not None else "files that another process cannot read for now"
     return Unwritable(
         str(directory), found, "files that can be read",
@@ -310,18 +355,36 @@ def _away(directory: pathlib.Path, error: Damaged | None) -> Unwritable:
     )  # fmt: skip
 
 
-def whole_steps(run_dir: pathlib.Path) -> list[int]:
+def checkpoints_of(run_dir: str | pathlib.Path) -> Place:
+    """The folder of a run's checkpoints, or etils' path of it where that is an address."""
+    if is_address(run_dir):
+        return epath.Path(storage.join(storage.normal(run_dir), FOLDER))
+    return pathlib.Path(run_dir).absolute() / FOLDER
+
+
+def _marked(folder: Place) -> list[int]:
+    """Steps below an address whose marker is there."""
+    names = storage.listed(storage.normal(folder))
+    of = (name.split("/") for name in names if name.endswith(f"/{storage.COMMITTED}"))
+    return [int(parts[0]) for parts in of if len(parts) == 2 and parts[0].isdigit()]
+
+
+def whole_steps(run_dir: str | pathlib.Path) -> list[int]:
     """Steps of the checkpoints of a run directory that are on disk whole; none without a folder."""
-    folder = run_dir / FOLDER
+    folder = checkpoints_of(desk.home(run_dir))
+    if is_address(folder):
+        return _marked(folder)
     return ocp.utils.checkpoint_steps(folder) if folder.is_dir() else []
 
 
-def step_directory(path: str | pathlib.Path) -> pathlib.Path:
+def step_directory(path: str | Place) -> Place:
     """Of a run directory, of its `checkpoints`, or of one step in it: the newest step's directory.
 
     Raises:
       UserError: if there is none.
     """
+    if is_address(path):
+        return _step_in_bucket(storage.normal(path))
     path = pathlib.Path(path).absolute()
     step = None
     if path.name.isdigit() and path.parent.name == FOLDER:
@@ -339,6 +402,19 @@ def step_directory(path: str | pathlib.Path) -> pathlib.Path:
     return path / str(max(whole) if step is None else step)
 
 
+def _step_in_bucket(address: str) -> Place:
+    root, _, step = address.partition(f"/{FOLDER}/")
+    folder = checkpoints_of(root)
+    steps = _marked(folder)
+    if not steps or (step and int(step) not in steps):
+        raise UserError(
+            address, f"no such checkpoint (steps here: {sorted(steps)})" if steps else
+            "no checkpoint", "a run directory that holds checkpoints/<step>/",
+            "Give the address that `unijax train` wrote to.",
+        )  # fmt: skip
+    return folder / (step or str(max(steps)))
+
+
 def signed(run: dict) -> dict:
     """The description as it is saved: with its schema, and a digest of all of it."""
     run = json.loads(json.dumps({"schema": SCHEMA} | run))
@@ -349,7 +425,7 @@ def _digest(run: dict) -> str:
     return hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()
 
 
-def read_run(path: str | pathlib.Path) -> dict:
+def read_run(path: str | Place) -> dict:
     """The JSON description of the newest (or the named) checkpoint, with its `step`.
 
     Raises:
@@ -372,7 +448,7 @@ def read_run(path: str | pathlib.Path) -> dict:
     return upgraded(run) | {"step": int(directory.name)}
 
 
-def read_params(path: str | pathlib.Path, like: Params | None = None) -> Params:
+def read_params(path: str | Place, like: Params | None = None) -> Params:
     """The parameters of a checkpoint: the moving average where one was kept, adapters folded in.
 
     Args:
@@ -385,24 +461,31 @@ def read_params(path: str | pathlib.Path, like: Params | None = None) -> Params:
       UserError: if there is no checkpoint, it is damaged, or of another size or system.
     """
     directory = step_directory(path)
+    run = read_run(directory)
+    below: dict[str, jax.Array] = {}
+    if (base := base_lib.of(run, directory)) is not None:
+        below = tree.flatten(read_params(base, like))
     with _readable(directory), ocp.StandardCheckpointer() as reader:
         stored = tree.flatten(_stored_shapes(reader, directory / "params"))
         target = stored
         if like is not None:
             wanted = tree.flatten(abstract(like))
             plain = {p: a.shape for p, a in stored.items() if not is_adapter(p)}
+            plain = {p: a.shape for p, a in below.items()} | plain
             check_same(str(path), plain, {p: a.shape for p, a in wanted.items()})
-            target = stored | wanted
+            target = stored | {p: a for p, a in wanted.items() if p in stored}
+        below = {p: x for p, x in below.items() if p not in stored}
+        base_lib.check(str(directory), run, below)
         params = reader.restore(directory / "params", tree.unflatten(target))
         if (directory / "ema").exists():
             averaged = tree.flatten(_stored_shapes(reader, directory / "ema"))
             ema = {p: target[p] for p in averaged}
             params = merge(params, reader.restore(directory / "ema", tree.unflatten(ema)))
-    return tree.unflatten(folded(tree.flatten(params)))
+    return tree.unflatten(folded(below | tree.flatten(params)))
 
 
 @contextlib.contextmanager
-def _readable(directory: pathlib.Path) -> Iterator[None]:
+def _readable(directory: Place) -> Iterator[None]:
     """What is wrong with files on disk, which comes in errors of several libraries, told as one."""
     try:
         yield
@@ -413,7 +496,7 @@ def _readable(directory: pathlib.Path) -> Iterator[None]:
         raise _damaged(directory, f"a checkpoint that cannot be read ({first[:200]})") from e
 
 
-def _damaged(directory: pathlib.Path, found: str) -> Damaged:
+def _damaged(directory: Place, found: str) -> Damaged:
     return Damaged(
         str(directory),
         found,
@@ -422,7 +505,7 @@ def _damaged(directory: pathlib.Path, found: str) -> Damaged:
     )
 
 
-def _stored_shapes(reader: ocp.StandardCheckpointer, item: pathlib.Path) -> Params:
+def _stored_shapes(reader: ocp.StandardCheckpointer, item: Place) -> Params:
     """Shapes and dtypes on disk, to be restored on the default device."""
     metadata = reader.metadata(item).item_metadata
     if metadata is None:

@@ -18,11 +18,14 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
+from tqdm import tqdm
 
-from unijax.core.errors import Preempted, UserError
+from unijax.core.errors import UserError
 from unijax.core.files import discard, write_file
 from unijax.core.processes import is_lead, of_the_lead
-from unijax.core.system import Metrics
+from unijax.core.record import added
+from unijax.core.system import Metrics, Params
+from unijax.train import base as base_lib
 from unijax.train import metrics as metrics_lib
 from unijax.train.checkpoint import DAMAGED, Checkpoints, Damaged, NotSaved, abstract
 from unijax.train.events import Events
@@ -57,6 +60,8 @@ class LoopConfig:
       max_non_finite: so many such steps of a run are skipped or undone, then it stops.
       hang_seconds: a process that does nothing for so long (a step, a save, one evaluation) ends
         itself, to be started again; 0 for never.
+      save_frozen: False leaves out of checkpoints what the stage freezes, but for adapters: it is
+        read from the run that this one starts from (`train.base`).
     """
 
     log_every: int = 50
@@ -68,6 +73,7 @@ class LoopConfig:
     non_finite: str = "stop"
     max_non_finite: int = 10
     hang_seconds: float = 1800.0
+    save_frozen: bool = added(True)
 
     def __post_init__(self):
         if unknown := sorted(set(self.writers) - set(WRITERS)):
@@ -140,7 +146,7 @@ def fit(
     Raises:
       UserError: where steps are not finite and the config does not let that pass, or the
         checkpoint there is of another run, or of a later step than this one's last.
-      Preempted: on SIGTERM, when all is saved.
+      Preempted: on SIGTERM or Ctrl-C, when all is saved.
     """
     end = steps if stop_at is None else min(stop_at, steps)
     with contextlib.ExitStack() as at_end:
@@ -169,7 +175,7 @@ def fit(
             if now.must_roll_back(newest=False):
                 now.roll_back()
         if asked_to_end:
-            raise Preempted(now.step)
+            raise preemption.ended(now.step)
     return now.state
 
 
@@ -196,21 +202,30 @@ class _Run:
     def __post_init__(self):
         config = self.config
         self._events = Events(self.run_dir)
-        self._checkpoints = Checkpoints(self.run_dir, config.keep, config.keep_every)
+        self._whole = base_lib.KEY not in self.description
+        self._checkpoints = Checkpoints(self.run_dir, config.keep, config.keep_every, self._whole)
         self._guard = Guard(config.non_finite, config.max_non_finite, self._events)
         self._like = abstract(self.state)
         self._versions = {"optimizers": self.trainer.optimizer_versions}
         saved: dict = {}
         if self._checkpoints.latest() is not None:
-            jax.tree.map(lambda x: x.delete(), self.state)  # there may not be room for two
-            self.state, saved = self._restore()
+            kept = self._kept()
+            gone = self.state if kept is None else self.state.replace(frozen={})
+            jax.tree.map(lambda x: x.delete(), gone)  # there may not be room for two
+            self.state, saved = self._restore(kept)
             self.batches.set_state(saved["data"])
             self._guard.resume(saved.get("guard"))
+            if is_lead():
+                tqdm.write(f"resumed from step {int(self.state.step)}", file=sys.stderr)
         self.step = int(self.state.step)
         self._saved_step = self.step if saved else -1
         self._open_log(saved)
 
-    def _restore(self) -> tuple[TrainState, dict]:
+    def _kept(self) -> Params | None:
+        """Of the state, what checkpoints lack."""
+        return None if self._whole else self.state.frozen
+
+    def _restore(self, frozen: Params | None) -> tuple[TrainState, dict]:
         def check(saved: dict) -> None:
             changed = check_resumable(str(self.run_dir), saved, self.description | self._versions)
             if changed and is_lead():
@@ -222,7 +237,7 @@ class _Run:
             self._events.tell("damaged", step, message)
 
         self.watchdog.beat("restoring a checkpoint")
-        return self._checkpoints.restore(self._like, self.trainer.rules, check, tell)
+        return self._checkpoints.restore(self._like, self.trainer.rules, check, tell, frozen)
 
     def _open_log(self, saved: dict) -> None:
         self._evaluated = Evaluated(self.run_dir, self.step)
@@ -281,8 +296,9 @@ class _Run:
                 str(self.run_dir), "no checkpoint to go back to", "one, as loop.non_finite says",
                 "See in events.jsonl why none could be saved.",
             )  # fmt: skip
+        kept = self._kept()
         self.state = None  # there may not be room for two
-        self.state, saved = self._restore()
+        self.state, saved = self._restore(kept)
         self.step = self._saved_step = int(self.state.step)
         self._guard.roll_back(saved.get("guard"))
         self._report.close()
@@ -294,7 +310,7 @@ class _Run:
         if self.step == self._saved_step:
             return
         self._report.flush()
-        with self._report.paused():
+        with self._report.paused(f"saving step {self.step}"):
             self._save(tries=_LAST_TRIES if last else 1, wait=last)
 
     def _save(self, tries: int, wait: bool) -> None:
@@ -338,7 +354,7 @@ class _Run:
         if self.step == self._evaluated.step:
             return
         self._report.flush()
-        with self._report.paused():
+        with self._report.paused(f"evaluating step {self.step}"):
             for name, evaluator in self.evaluators.items():
                 self.watchdog.beat(f"evaluating {name} at step {self.step}")
                 evaluator(self.state, self.step, self._writers)

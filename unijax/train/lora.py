@@ -164,6 +164,12 @@ def without(params: Params) -> Params:
     return tree.unflatten({path: x for path, x in flat.items() if not is_adapter(path)})
 
 
+def alone(params: Params) -> Params:
+    """The adapters among the parameters."""
+    flat = tree.flatten(params)
+    return tree.unflatten({path: x for path, x in flat.items() if is_adapter(path)})
+
+
 def folded(flat: Mapping[str, Array | np.ndarray]) -> dict[str, Array | np.ndarray]:
     """Parameters by path without adapters: each is added to its kernel, in float32."""
     plain = {path: x for path, x in flat.items() if not is_adapter(path)}

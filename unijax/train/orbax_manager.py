@@ -12,9 +12,16 @@ from collections.abc import Sequence
 
 import orbax.checkpoint as ocp
 
-from unijax.core.files import commit, patiently, remove
+from unijax.core import storage
+from unijax.core.files import check_allowed, commit, patiently, remove
+from unijax.core.paths import is_address
 from unijax.core.processes import is_lead
-from unijax.train import tensorstore_json  # noqa: F401  (Orbax leaks without it)
+from unijax.train import (
+    bucket_arrays,  # noqa: F401  (Orbax knows no S3 without it)
+    tensorstore_json,  # noqa: F401  (Orbax leaks without it)
+)
+
+Place = pathlib.PurePath  # a path, or etils' path of an address
 
 _TO_END = 60.0  # seconds for what a failed save has begun
 
@@ -45,15 +52,33 @@ class Temporary(ocp.path.atomicity.AtomicRenameTemporaryPath):
         commit(temporary, final)
 
 
+class Marked(ocp.path.atomicity.CommitFileTemporaryPath):
+    """The same in a bucket, where a checkpoint is written under its name, and its marker last.
+
+    Of two runs that write one, each having given the other up, one alone puts the marker.
+    """
+
+    async def finalize(self) -> None:
+        final = str(self.get_final())
+        check_allowed(final)
+        storage.put_new(storage.join(storage.normal(final), storage.COMMITTED), final.encode())
+
+
 class _Remover:
     """Takes a checkpoint's name away before its files: what is listed is whole."""
 
-    def __init__(self, directory: pathlib.Path):
+    def __init__(self, directory: Place):
         self._directory = directory
 
     def delete(self, step: int) -> None:
-        if is_lead():
-            remove(self._directory / str(step))
+        if not is_lead():
+            return
+        place = self._directory / str(step)
+        if is_address(place):
+            check_allowed(place)
+            storage.remove(storage.normal(place))
+        else:
+            remove(place)
 
     def delete_steps(self, steps: Sequence[int]) -> None:
         for step in steps:
@@ -66,7 +91,7 @@ class _Remover:
 class Manager(ocp.CheckpointManager):
     """Of a directory of checkpoints."""
 
-    def __init__(self, directory: pathlib.Path, options: ocp.CheckpointManagerOptions):
+    def __init__(self, directory: Place, options: ocp.CheckpointManagerOptions):
         super().__init__(directory, options=options)
         self._checkpoint_deleter = _Remover(directory)
 

@@ -33,6 +33,7 @@ class Report:
             total=steps, initial=start, desc=stage, unit="step", dynamic_ncols=True,
             disable=not is_lead(),
         )  # fmt: skip
+        self._bar.set_postfix_str("compiling the first step")
         pending = {"total": {}, "host": {}, "count": 0, "useful": 0.0} | (pending or {})
         total = {name: tuple(map(np.float32, pair)) for name, pair in pending["total"].items()}
         self._total: Metrics | None = total or None
@@ -52,10 +53,12 @@ class Report:
         return {"total": total, "host": host, "count": self._count, "useful": self._useful}
 
     @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """Time spent outside of training does not count as step time."""
-        begun = time.perf_counter()
+    def paused(self, doing: str = "") -> Iterator[None]:
+        """Time spent outside of training does not count as step time; the bar says for what."""
+        begun, before = time.perf_counter(), self._bar.postfix or ""
+        self._bar.set_postfix_str(doing)
         yield
+        self._bar.set_postfix_str(before, refresh=False)
         seconds = time.perf_counter() - begun
         self._clock += seconds
         if self._arrival is not None:
@@ -64,7 +67,9 @@ class Report:
     def arrived(self, applied: bool) -> None:
         """One more step is done. The first, which was compiled, is not timed."""
         now = time.perf_counter()
-        if self._arrival is not None:
+        if self._arrival is None:
+            self._bar.set_postfix_str("")
+        else:
             self._recent.append(now - self._arrival)
             self._useful += applied * (now - self._arrival)
         self._arrival = now

@@ -6,9 +6,13 @@ from typing import Any
 from unijax.core.errors import UserError
 
 # What the state on disk is made of. All else of a config may change between two parts of a run.
-FIXED = ("system", "model", "stage.rules", "stage.lora", "stage.ema_decay")
+FIXED = (
+    "system", "model", "stage.rules", "stage.lora", "stage.ema_decay", "loop.save_frozen",
+)  # fmt: skip
 # Of the data, what the rows do not hang on.
-FREE_OF_DATA = ("data.prefetch", "data.decode_threads", "data.max_pixels")
+FREE_OF_DATA = (
+    "data.prefetch", "data.decode_threads", "data.max_pixels", "data.may_change",
+)  # fmt: skip
 OPTIMIZERS = "stage.optimizers."
 # The state of every optimizer before checkpoints said which it is (`train.kinds.VERSIONS`).
 FIRST = "adamw 1"

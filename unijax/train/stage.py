@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 import re
 
 from unijax.core.errors import UserError
@@ -82,6 +83,9 @@ class OptimizerConfig:
             found = repr(getattr(self, name))
             return UserError(f"stage.optimizers.*.{name}", found, expected, "Correct the config.")
 
+        for name in ("learning_rate", "warmup_steps", "weight_decay", "clip_norm"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise wrong(name, "a finite number, 0 or more")
         if self.kind not in KINDS:
             raise wrong("kind", f"one of {KINDS}")
         if self.schedule not in SCHEDULES:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from unijax.core import status as status_lib
-from unijax.core.errors import Preempted, UserError
+from unijax.core.errors import Interrupted, Preempted, UserError
 from unijax.core.processes import is_lead, job_id
 from unijax.core.status import Status
 
@@ -28,7 +28,7 @@ class StatusKeeper:
     def __init__(self, run_dir: pathlib.Path, steps: int):
         """`steps` is the number of steps of the whole stage."""
         self._dir, self._lead, self._written = run_dir, is_lead(), 0.0
-        before = _earlier(run_dir) if self._lead else None
+        before = self._earlier = _earlier(run_dir) if self._lead else None
         self._began = time.monotonic()
         self._before = before.seconds if before else 0.0
         self._writing, self._over = threading.Lock(), threading.Event()
@@ -57,10 +57,19 @@ class StatusKeeper:
         self._over.set()
         self._alive.join()
         if isinstance(error, Preempted):
-            self._now |= {"state": "preempted", "step": error.step}
+            state = "stopped" if isinstance(error, Interrupted) else "preempted"
+            self._now |= {"state": state, "step": error.step}
+        elif self._now["state"] == "starting" and self._was_done():
+            # What came to no step leaves a finished run as it was.
+            self._now |= {"state": "done", "steps": self._earlier.steps}
+        elif kind is KeyboardInterrupt:
+            self._now["state"] = "stopped"
         elif error is not None:
             self._now |= {"state": "failed", "message": str(error) or kind.__name__}
         self._write()
+
+    def _was_done(self) -> bool:
+        return self._earlier is not None and self._earlier.state == "done"
 
     def finish(self, step: int) -> None:
         """Training returned at this step."""

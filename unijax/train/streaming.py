@@ -21,6 +21,7 @@ import orbax.checkpoint as ocp
 
 from unijax.core import tree
 from unijax.core.errors import UserError
+from unijax.train import base as base_lib
 from unijax.train import checkpoint
 from unijax.train.lora import LEAVES, folded, is_adapter
 
@@ -165,18 +166,22 @@ def _quiet(logger: logging.Logger) -> Iterator[None]:
 class StoredParams:
     """The parameters of a checkpoint, the moving average where one was kept, read on demand.
 
-    Adapters are folded into their kernels.
+    Adapters are folded into their kernels. What a checkpoint left in its base is read from there.
 
     Attributes:
       arrays: shape and dtype of every path.
+      run: what the checkpoint records.
     """
 
     def __init__(self, path: str | pathlib.Path):
         """`path` is a run directory or one step in it. Raises UserError if there is none."""
         directory = checkpoint.step_directory(path)
         self._reader = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+        self._directory, self.run = directory, checkpoint.read_run(directory)
         self._item: dict[str, pathlib.Path] = {}
-        self.arrays: dict[str, jax.ShapeDtypeStruct] = {}
+        base = base_lib.of(self.run, directory)
+        self._base = None if base is None else StoredParams(base)
+        self.arrays: dict[str, jax.ShapeDtypeStruct] = dict(self._base.arrays) if base else {}
         for name in ("params", "ema"):
             if (directory / name).exists():
                 metadata = self._reader.metadata(directory / name).item_metadata.tree
@@ -194,8 +199,17 @@ class StoredParams:
             if p.endswith("kernel")
             for leaf in LEAVES
         ]
-        found = self._read([*paths, *(p for p in beside if p in self._item)])
+        own = [p for p in paths if p in self._item]
+        found = self._read([*own, *(p for p in beside if p in self._item)])
+        if self._base is not None:
+            below = self._base.read(p for p in paths if p not in self._item)
+            base_lib.check(str(self._directory), self.run, below)
+            found |= below
         return {p: np.asarray(x) for p, x in folded(found).items()}
+
+    def adapters(self) -> dict[str, np.ndarray]:
+        """Those of this checkpoint, as they are beside their kernels."""
+        return self._read([p for p in self._item if is_adapter(p)])
 
     def _read(self, paths: list[str]) -> dict[str, np.ndarray]:
         out = {}

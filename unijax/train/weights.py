@@ -12,8 +12,8 @@ from safetensors.flax import load_file, save_file
 from unijax.core import tree
 from unijax.core.errors import UserError
 from unijax.core.files import atomic_file
+from unijax.core.paths import shipped
 from unijax.core.system import Params
-from unijax.train.checkpoint import check_same
 
 
 def save_weights(path: str | pathlib.Path, params: Params, dtype: DTypeLike) -> None:
@@ -23,14 +23,10 @@ def save_weights(path: str | pathlib.Path, params: Params, dtype: DTypeLike) -> 
         save_file(flat, str(temporary))
 
 
-def load_weights(path: str | pathlib.Path, like: Params) -> Params:
-    """Reads a nested tree with the paths, shapes, dtypes and shardings of `like`.
-
-    Raises:
-      UserError: if the file is missing or broken, or holds other parameters.
-    """
+def read_file(path: str | pathlib.Path) -> dict[str, jax.Array]:
+    """Every parameter of a file, by path. Raises a UserError if it is missing or broken."""
     try:
-        flat = load_file(str(path))
+        return load_file(str(shipped(path)))
     except (OSError, SafetensorError) as e:
         raise UserError(
             str(path),
@@ -38,16 +34,9 @@ def load_weights(path: str | pathlib.Path, like: Params) -> Params:
             "a safetensors file that `unijax train` or the repository wrote",
             "Restore the file or correct its path in the config.",
         ) from e
-    wanted = tree.flatten(like)
-    check_same(
-        str(path),
-        {p: x.shape for p, x in flat.items()},
-        {p: x.shape for p, x in wanted.items()},
-    )
-    return tree.unflatten({p: _place(np.asarray(x), wanted[p]) for p, x in flat.items()})
 
 
-def _place(x: np.ndarray, like: jax.ShapeDtypeStruct) -> jax.Array:
+def place(x: np.ndarray, like: jax.ShapeDtypeStruct) -> jax.Array:
     """On the devices of all processes, each of which has read the file."""
     x = x.astype(like.dtype)
     return jax.make_array_from_callback(x.shape, like.sharding, lambda part: x[part])

@@ -7,7 +7,9 @@ training begins; pictures are found then, and decoded when they are drawn.
 from pathlib import Path
 
 from unijax.core.errors import UserError
+from unijax.core.files import open_plain
 from unijax.data.user.archives import Archives
+from unijax.data.user.faults import Faults
 from unijax.data.user.folder import PICTURES, Folder, files_in
 from unijax.data.user.lines import Lines
 from unijax.data.user.records import UserRecords
@@ -15,8 +17,11 @@ from unijax.data.user.records import UserRecords
 KINDS = ("jsonl", "folder", "parquet", "webdataset")
 
 
-def open_own(path: str | Path, kind: str = "mixed") -> UserRecords:
+def open_own(path: str | Path, kind: str = "mixed", faults: Faults | None = None) -> UserRecords:
     """Opens data of one of KINDS, or of the one that it looks like ("mixed").
+
+    Args:
+      faults: how mistakes of single records are taken; the first is raised if none.
 
     Raises:
       UserError: naming the file, and where in it.
@@ -24,15 +29,15 @@ def open_own(path: str | Path, kind: str = "mixed") -> UserRecords:
     path = Path(path)
     match _kind_of(path) if kind == "mixed" else kind:
         case "jsonl":
-            return Lines(path)
+            return Lines(path, faults=faults)
         case "folder":
-            return Folder(path)
+            return Folder(path, faults)
         case "webdataset":
-            return Archives(path)
+            return Archives(path, faults)
         case "parquet":
             from unijax.data.user.tables import open_tables  # pyarrow takes a second
 
-            return open_tables(path)
+            return open_tables(path, faults)
     raise AssertionError(kind)  # data.config.check names the kinds
 
 
@@ -47,8 +52,8 @@ def _kind_of(path: Path) -> str:
     if not path.is_file():
         return "jsonl"  # whose opening says what is wrong
     try:
-        with path.open("rb") as file:
-            begin = file.read(512)
+        with open_plain(path) as file:
+            begin = file.read(512) or b""
     except OSError:
         return "jsonl"
     if begin.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"PK\3\4")):
@@ -76,9 +81,9 @@ def open_folder(path: str | Path, task: str | None = None) -> UserRecords:
     return _fit(Folder(Path(path)), task)
 
 
-def open_mixed(path: str | Path) -> UserRecords:
+def open_mixed(path: str | Path, faults: Faults | None = None) -> UserRecords:
     """Opens data of any form; its records need not all serve one task."""
-    return open_own(path)
+    return open_own(path, faults=faults)
 
 
 def _fit(records: UserRecords, task: str | None) -> UserRecords:

@@ -14,6 +14,7 @@ import numpy as np
 from unijax.core.errors import UserError
 from unijax.core.processes import tell_once
 from unijax.data.user import conversation, text
+from unijax.data.user.faults import Faults
 from unijax.data.user.folder import PICTURES
 from unijax.data.user.notes import Notes
 from unijax.data.user.picture import Picture
@@ -35,12 +36,14 @@ class Archives(UserRecords):
 
     Args:
       path: a .tar, or a folder with some.
+      faults: how mistakes of single samples are taken.
 
     Raises:
       UserError: naming the archive and the sample.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, faults: Faults | None = None):
+        faults = Faults() if faults is None else faults
         notes, facts = Notes(), FactsOf()
         self._files = shards(path, ".tar")
         self._ends: list[str] = []  # of names
@@ -58,18 +61,29 @@ class Archives(UserRecords):
         self._file_of = np.array(file_of, np.int32)
         self._members = np.array(members, np.int64)  # end, offset and size of each
         self._first = np.array(first, np.int64)
-        for index in range(len(self)):
-            facts.add(self._record(index, notes))
+        good = []
+        for index in range(len(self._keys)):
+            if (where := self._where(index)) in faults.left_out:
+                continue
+            try:
+                facts.add(self._record(index, notes))
+                good.append(index)
+            except UserError as error:
+                faults.tell(where, error)
+        self._good = np.array(good, np.int64)
         self.facts = facts.done()
         notes.forms["WebDataset"] += len(self)
         line = notes.line(path, len(self))
         tell_once(line, line)
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return len(self._good)
 
     def __getitem__(self, index: int) -> dict:
-        return self._record(range(len(self))[index], Notes())
+        return self._record(int(self._good[index]), Notes())
+
+    def _where(self, index: int) -> str:
+        return f"{self._files[self._file_of[index]]}: {self._keys[index]}"
 
     def _end(self, end: str) -> int:
         if end not in self._ends:
@@ -78,7 +92,7 @@ class Archives(UserRecords):
 
     def _record(self, index: int, notes: Notes) -> dict:
         file, key = self._files[self._file_of[index]], self._keys[index]
-        where = f"{file}: {key}"
+        where = self._where(index)
         members = self._members[self._first[index] : self._first[index + 1]]
         pictures: dict[str, Picture] = {}
         line: dict[str, Any] = {}
@@ -157,6 +171,7 @@ def _samples(file: Path) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
                         f"{file}: {member.name}", "the file twice", "one", "Take one out."
                     )
                 found[end.lower()] = (member.offset_data, member.size)
+            _check_end(archive, file)
     except tarfile.TarError as error:
         raise UserError(
             str(file), f"{error}", "a tar archive that is not compressed", "Repair or unpack it."
@@ -167,6 +182,19 @@ def _samples(file: Path) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
         ) from None
     if found:
         yield last, found
+
+
+def _check_end(archive: tarfile.TarFile, file: Path) -> None:
+    """Python's reader takes a header that is damaged or cut short for the end of the archive."""
+    archive.fileobj.seek(archive.offset)
+    block = archive.fileobj.read(tarfile.BLOCKSIZE)
+    if any(block) or 0 < len(block) < tarfile.BLOCKSIZE:
+        whole = len(block) == tarfile.BLOCKSIZE
+        found = "an archive that is damaged" if whole else "an archive that is cut short"
+        raise UserError(
+            str(file), f"{found} at byte {archive.offset:,}", "all of the file",
+            "Fetch it again, or pack it anew.",
+        )  # fmt: skip
 
 
 def _check_member(member: tarfile.TarInfo, size: int, where: str) -> None:

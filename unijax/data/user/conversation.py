@@ -9,6 +9,7 @@ to be drawn.
 import dataclasses
 import difflib
 import itertools
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -33,10 +34,14 @@ _ROLE, _CONTENT = ("role", "from"), ("content", "value")
 _ASKS, _ANSWERS = ("human", "user", "query"), ("assistant", "gpt", "response")
 _SHOWS, _LEARNED = ("images", "image"), ("loss", "weight", "train")
 _NOTHING = (None, "", [])
+_SHOWN = 20  # roles of a conversation, in a message
 
 
+@dataclasses.dataclass(frozen=True)
 class _Next:
-    """A part of a content that stands for the next picture of its line."""
+    """A part of a content that stands for the next picture of its line, or for one by number."""
+
+    index: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -249,7 +254,10 @@ def _part(item: Any, where: str) -> Any:
             return item["text"]
         if kind in _IMAGES:
             key = _first(_REFERENCES, item)
-            return _Next() if key is None else _Shown(_reference(key, item[key]))
+            if key is not None:
+                return _Shown(_reference(key, item[key]))
+            index = str(item.get("index", ""))
+            return _Next(int(index) if index.isdecimal() and len(index) < 10 else None)
     raise UserError(
         where,
         f"{short(item)} as a part of a content",
@@ -283,6 +291,10 @@ def _place(turns: list[_Turn], references: Sequence[Any], where: str, notes: Not
     if shown == waiting:  # named where they stand, and once more in a list
         waiting = []
 
+    if slots and all(part.index is not None for part in parts if isinstance(part, _Next)):
+        _by_number(spoken, waiting, where)
+        return
+
     def count(marker: str, roles: Sequence[str]) -> int:
         return sum(turn.count(marker) for turn in spoken if turn.role in roles)
 
@@ -299,6 +311,7 @@ def _place(turns: list[_Turn], references: Sequence[Any], where: str, notes: Not
     if slots == len(waiting) and (waiting or not any(count(m, ("user",)) for m in MARKERS)):
         _fill(spoken, waiting)
     elif waiting and not (shown or slots or markers) and asked:
+        _check_markers(asked, where)
         asked[0].parts = _joined([*map(_Shown, waiting), "".join(asked[0].parts)])
         notes.said["pictures without a marker come before the first question"] += 1
     elif waiting and not (shown or slots or markers) and turns[0].role == "assistant":
@@ -311,6 +324,40 @@ def _place(turns: list[_Turn], references: Sequence[Any], where: str, notes: Not
             f"{len(waiting)} images and {count(marker, ('user', 'assistant')) + slots} markers",
             f"one {marker} in the messages for each image",
             "Put the marker where each image belongs.",
+        )
+
+
+def _by_number(turns: list[_Turn], waiting: list[Any], where: str) -> None:
+    """Puts pictures where their numbers stand, each once or more often."""
+    numbers = {part.index for turn in turns for part in turn.parts if isinstance(part, _Next)}
+    if numbers != set(range(len(waiting))):
+        raise UserError(
+            where,
+            f"{len(waiting)} images, and parts that are the images {sorted(numbers)[:10]}",
+            "parts whose index counts the images from 0, each of them somewhere",
+            "Correct the indices.",
+        )
+    for turn in turns:
+        turn.parts = [
+            _Shown(waiting[part.index]) if isinstance(part, _Next) else part for part in turn.parts
+        ]
+
+
+# Of other models' markers, as Qwen, InternLM and the like have them.
+_LIKE_MARKERS = re.compile(
+    r"<\|?(?:img|image|picture|vision_start)[\w\s-]{0,20}\|?>|\[(?:img|image)\]", re.IGNORECASE
+)
+
+
+def _check_markers(turns: list[_Turn], where: str) -> None:
+    """Raises a UserError for a marker that nobody here reads: the picture belongs there."""
+    texts = (part for turn in turns for part in turn.parts if isinstance(part, str))
+    if like := next((m[0] for m in map(_LIKE_MARKERS.search, texts) if m), None):
+        raise UserError(
+            where,
+            f"a picture without a marker, and the words {short(like)}",
+            f"{' or '.join(MARKERS)} where the picture belongs",
+            "Write it there, or take the words out.",
         )
 
 
@@ -341,9 +388,12 @@ def _check(turns: list[_Turn], where: str) -> None:
     roles = [turn.role for turn in turns]
     spoken = roles[1:] if roles[:1] == ["system"] else roles
     if not spoken or spoken != ["user", "assistant"] * (len(spoken) // 2):
+        first = ", ".join(roles[:_SHOWN]) + f" and {len(roles) - _SHOWN} more" * (
+            len(roles) > _SHOWN
+        )
         raise UserError(
             where,
-            f"roles {', '.join(roles) or 'of no turn'}",
+            f"roles {first or 'of no turn'}",
             "user and assistant in turn, the assistant last, a system message at most at the front",
             "Correct the roles.",
         )

@@ -2,12 +2,15 @@
 
 import os
 import posixpath
+import unicodedata
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from unijax.core.errors import UserError
 from unijax.core.processes import tell_once
 from unijax.data.user import text
+from unijax.data.user.faults import Faults
 from unijax.data.user.metadata import rows_of
 from unijax.data.user.notes import Notes
 from unijax.data.user.record import to_record
@@ -23,8 +26,11 @@ _STRANGERS = {
     ".heic", ".heif", ".jxl", ".svg", ".psd", ".tga", ".exr", ".dng", ".cr2", ".nef", ".pdf",
     ".eps", ".mp4", ".mov", ".webm", ".zip", ".tar", ".tgz",
 }  # fmt: skip
+_CAPTIONS = (".txt", ".caption")  # beside a picture
 # Where captions may stand under a name that nobody looks for.
 _TABLES = {".csv", ".tsv", ".json", ".jsonl", ".xlsx", ".parquet"}
+# Folders of a data set whose pictures are not for training.
+HELD_OUT = {"test", "val", "valid", "validation", "dev", "eval"}
 _OF_SYSTEMS = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"}
 
 
@@ -33,26 +39,40 @@ class Folder(UserRecords):
 
     * `metadata.jsonl` or `metadata.csv` in the folder, with the path as `file_name` and the keys of
       a JSONL line (`text` too, for a caption), a row for every picture;
-    * a text file of the same name beside every picture, a caption on each line;
+    * a text file of the same name beside every picture (`.txt` or `.caption`), a caption on each
+      line;
     * the name of the folder that the picture is in, as its category, label and caption.
 
     Args:
-      folder: with pictures in it, or in folders in it. Files of other kinds are left alone.
+      folder: with pictures in it, or in folders in it. Files of other kinds are left alone, and so
+        is what lies in a folder in it that is named for what is held out (`test`, `val`, ...).
+      faults: how mistakes of single pictures are taken.
 
     Raises:
       UserError: for a picture without any, or what looks like one and is not read.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, faults: Faults | None = None):
+        faults = Faults() if faults is None else faults
         self._folder = folder
-        names = files_in(folder)
+        names, held = _apart(files_in(folder))
         if not any(_suffix(name) in PICTURES for name in names):
             raise UserError(str(folder), "no pictures", "at least one", "Correct the path.")
         notes, facts = Notes(), FactsOf()
         self._rows = []
-        for where, line in _rows(folder, names, notes):
-            facts.add(to_record(line, where, folder, notes, loose=True))
-            self._rows.append((where, line))
+        for inside, count in sorted(held.items()):
+            said = f"{count} files in {inside}/ are held out (give that folder as --held-out)"
+            notes.said[said] += 1
+        for where, line in _rows(folder, names, notes, faults):
+            if where in faults.left_out:
+                continue
+            try:
+                if isinstance(line, UserError):
+                    raise line
+                facts.add(to_record(line, where, folder, notes, loose=True))
+                self._rows.append((where, line))
+            except UserError as error:
+                faults.tell(where, error)
         self.facts = facts.done()
         said = notes.line(folder, len(self._rows))
         if said:
@@ -64,6 +84,16 @@ class Folder(UserRecords):
     def __getitem__(self, index: int) -> dict:
         where, line = self._rows[index]
         return to_record(line, where, self._folder, Notes(), loose=True)
+
+
+def _apart(names: list[str]) -> tuple[list[str], Counter[str]]:
+    """The files to train on, and how many there are in each folder of what is held out."""
+    of = {name: name.partition("/")[0] for name in names if "/" in name}
+    held = {name for name, inside in of.items() if inside.lower() in HELD_OUT}
+    rest = [name for name in names if name not in held]
+    if not any(_suffix(name) in PICTURES for name in rest):
+        return names, Counter()  # nothing else is there: categories that are called so
+    return rest, Counter(of[name] for name in held)
 
 
 def files_in(folder: Path) -> list[str]:
@@ -100,8 +130,11 @@ def files_in(folder: Path) -> list[str]:
     return sorted(names, key=lambda name: name.split("/"))
 
 
-def _rows(folder: Path, names: list[str], notes: Notes) -> Iterator[tuple[str, dict]]:
-    """Place and line of every record."""
+Rows = Iterator[tuple[str, dict | UserError]]
+
+
+def _rows(folder: Path, names: list[str], notes: Notes, faults: Faults) -> Rows:
+    """Place and line of every record, or what is wrong with it."""
     pictures = [name for name in names if _suffix(name) in PICTURES]
     metadata = [name for known in METADATA for name in names if name.lower() == known]
     stems = {_stem(name) for name in pictures}
@@ -117,7 +150,7 @@ def _rows(folder: Path, names: list[str], notes: Notes) -> Iterator[tuple[str, d
         )
     used = {*pictures, *metadata, *(texts.values() if named else ())}
     others = [name for name in names if name not in used]
-    _check_others(folder, others, bool(metadata or named), notes)
+    _check_others(folder, others, bool(metadata or named), notes, faults)
     if metadata:
         return _from_metadata(folder, metadata[0], pictures)
     if named:
@@ -137,7 +170,7 @@ def _texts(folder: Path, names: list[str]) -> dict[str, str]:
     """Text files, by their names without the end."""
     texts: dict[str, str] = {}
     for name in names:
-        if _suffix(name) == ".txt" and texts.setdefault(_stem(name), name) != name:
+        if _suffix(name) in _CAPTIONS and texts.setdefault(_stem(name), name) != name:
             other = texts[_stem(name)]
             raise UserError(
                 str(folder / name), f"captions there and in {other}", "one of them", "Join them."
@@ -145,19 +178,23 @@ def _texts(folder: Path, names: list[str]) -> dict[str, str]:
     return texts
 
 
-def _check_others(folder: Path, others: list[str], captioned: bool, notes: Notes) -> None:
+def _check_others(
+    folder: Path, others: list[str], captioned: bool, notes: Notes, faults: Faults
+) -> None:
     """Says what is left alone; raises a UserError for what nobody leaves out knowingly."""
     for name in others:
         base, suffix = posixpath.basename(name).lower(), _suffix(name)
         if base in _OF_SYSTEMS:
             continue
+        where = str(folder / name)
+        if where in faults.left_out:
+            continue
         if suffix in _STRANGERS:
-            raise UserError(
-                str(folder / name),
-                f"a file of a kind that is not read ({suffix})",
-                f"pictures ({', '.join(sorted(PICTURES))})",
-                "Convert it, or move it out of the folder.",
-            )
+            found = f"a file of a kind that is not read ({suffix})"
+            expected = f"pictures ({', '.join(sorted(PICTURES))})"
+            fix = "Convert it, or move it out of the folder."
+            faults.tell(where, UserError(where, found, expected, fix))
+            continue
         table = suffix in _TABLES and suffix != ".json"
         if base in METADATA or (table and not captioned):
             raise UserError(
@@ -169,57 +206,61 @@ def _check_others(folder: Path, others: list[str], captioned: bool, notes: Notes
         notes.unread[f"files *{suffix}" if suffix else base] += 1
 
 
-def _from_metadata(folder: Path, file: str, pictures: list[str]) -> Iterator[tuple[str, dict]]:
+def _from_metadata(folder: Path, file: str, pictures: list[str]) -> Rows:
     named = set()
     for where, row in rows_of(folder / file):
         if "file_name" not in row:
-            raise UserError(where, "no file_name", "the path of a picture", "Add 'file_name'.")
+            expected, fix = "the path of a picture", "Add 'file_name'."
+            yield where, UserError(where, "no file_name", expected, fix)
+            continue
         row = {("caption" if key == "text" else key): value for key, value in row.items()}
         row["image"] = row.pop("file_name")
         for path in {str(row["image"]), str(row["image"]).replace("\\", "/")}:
-            named.add(os.path.relpath(folder / path, folder))
+            named.add(_accents(os.path.relpath(folder / path, folder)))
         yield where, row
-    missing = [name for name in pictures if name not in named]
-    if missing:
-        raise UserError(
-            str(folder / missing[0]),
-            f"a picture that {file} does not name",
-            "a row for every picture",
-            "Add a row, or move the picture out.",
-        )
-
-
-def _from_texts(
-    folder: Path, pictures: list[str], texts: dict[str, str]
-) -> Iterator[tuple[str, dict]]:
     for name in pictures:
-        beside = texts.get(_stem(name))
+        if _accents(name) not in named:
+            where, found = str(folder / name), f"a picture that {file} does not name"
+            fix = "Add a row, or move the picture out."
+            yield where, UserError(where, found, "a row for every picture", fix)
+
+
+def _accents(name: str) -> str:
+    """As `picture` finds a file whichever way its name spells them."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _from_texts(folder: Path, pictures: list[str], texts: dict[str, str]) -> Rows:
+    for name in pictures:
+        beside, where = texts.get(_stem(name)), str(folder / name)
         if beside is None:
-            raise UserError(
-                str(folder / name),
-                f"no {posixpath.basename(_stem(name))}.txt beside it",
-                "a text for every picture, as others have one",
-                "Write the caption into it, or move the picture out.",
-            )
-        captions = text.text_lines(folder / beside)
-        if not captions:
-            raise UserError(str(folder / beside), "no text", "a caption on each line", "Write one.")
-        yield _captioned(folder, name, captions=captions)
+            found = f"no {posixpath.basename(_stem(name))}.txt beside it"
+            expected = "a text for every picture, as others have one"
+            fix = "Write the caption into it, or move the picture out."
+            yield where, UserError(where, found, expected, fix)
+            continue
+        try:
+            captions = text.text_lines(folder / beside)
+        except UserError as error:
+            yield where, error
+            continue
+        if captions:
+            yield _captioned(folder, name, captions=captions)
+        else:
+            beside = str(folder / beside)
+            yield where, UserError(beside, "no text", "a caption on each line", "Write one.")
     alone = texts.keys() - {_stem(name) for name in pictures}
-    if alone:
-        raise UserError(
-            str(folder / min(texts[stem] for stem in alone)),
-            "a text without a picture",
-            "one of the same name",
-            "Move it out.",
-        )
+    for name in sorted(texts[stem] for stem in alone):
+        where = str(folder / name)
+        found, expected = "a text without a picture", "one of the same name"
+        yield where, UserError(where, found, expected, "Move it out.")
 
 
-def _from_folder_name(folder: Path, name: str) -> tuple[str, dict]:
-    inside = posixpath.basename(posixpath.dirname(name))
-    if not inside:
-        raise UserError(
-            str(folder / name),
+def _from_folder_name(folder: Path, name: str) -> tuple[str, dict | UserError]:
+    inside, where = posixpath.basename(posixpath.dirname(name)), str(folder / name)
+    if not inside or name == f"train/{posixpath.basename(name)}":
+        return where, UserError(
+            where,
             "a picture with no caption and no category",
             f"a folder for each category, a .txt beside each picture, or {' or '.join(METADATA)}",
             "Move the picture into a folder named for its category, or caption it; where a file of "
@@ -227,9 +268,8 @@ def _from_folder_name(folder: Path, name: str) -> tuple[str, dict]:
         )
     category = inside.replace("_", " ").strip()
     if not _is_unicode(category):
-        raise UserError(
-            str(folder / name), "a folder whose name is not UTF-8", "one that is", "Rename it."
-        )
+        found = "a folder whose name is not UTF-8"
+        return where, UserError(where, found, "one that is", "Rename it.")
     return _captioned(folder, name, captions=[category], label=category, category=category)
 
 

@@ -3,6 +3,7 @@
 import codecs
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -10,13 +11,16 @@ from typing import BinaryIO
 import numpy as np
 
 from unijax.core.errors import UserError
+from unijax.core.files import open_plain
 from unijax.core.processes import tell_once
 from unijax.data.user import text
+from unijax.data.user.faults import Faults
 from unijax.data.user.notes import Notes
 from unijax.data.user.record import to_record
 from unijax.data.user.records import FactsOf, UserRecords
 
 _WINDOW = 2**20  # bytes of an array that are looked at together
+_SPACE = re.compile("[ \\t\\n\\r\ufeff]*")
 
 
 class Lines(UserRecords):
@@ -29,6 +33,7 @@ class Lines(UserRecords):
       place: from the number of a line, and of a record, to what messages call the record.
       change: of every object, before it becomes a record.
       loose: see `to_record`.
+      faults: how mistakes of single records are taken.
 
     Raises:
       UserError: naming the file and the line.
@@ -42,20 +47,28 @@ class Lines(UserRecords):
         place: Callable[[int, int], str] | None = None,
         change: Callable[[dict], dict] = lambda line: line,
         loose: bool = False,
+        faults: Faults | None = None,
     ):
+        faults = Faults() if faults is None else faults
         name = path if name is None else name
         self._folder = path.parent if folder is None else folder
         self._change, self._loose = change, loose
         facts, notes, places = FactsOf(), Notes(), []
-        with text.reading(path, "a JSONL file"), path.open("rb") as file:
+        with text.reading(path, "a JSONL file"), open_plain(path) as file:
             self._file = os.open(path, os.O_RDONLY)
             is_array = _is_array(file, path)
             self._place = place or (_in_array if is_array else _on_line)(path)
             items = array_items(file, path) if is_array else text.lines_of(file, path)
-            for number, offset, content in items:
-                places.append((number, offset, len(content)))
-                facts.add(self._record(content, number, len(places), notes))
-        if not places:
+            for count, (number, offset, content) in enumerate(items, start=1):
+                where = self._place(number, count)
+                if where in faults.left_out:
+                    continue
+                try:
+                    facts.add(self._record(content, where, notes))
+                    places.append((number, offset, len(content), count))
+                except UserError as error:
+                    faults.tell(where, error)
+        if not places and not faults.found:
             raise UserError(str(name), "no lines", "a record on each line", "Fill the file.")
         if is_array:
             notes.forms["a JSON array"] += len(places)
@@ -63,22 +76,22 @@ class Lines(UserRecords):
         if line:
             tell_once(line, line)
         self.facts = facts.done()
-        self._places = np.array(places, np.int64)  # number, offset and length of each line
+        # Number, offset and length of each line, and which record of the file it is.
+        self._places = np.array(places, np.int64).reshape(-1, 4)
 
     def __len__(self) -> int:
         return len(self._places)
 
     def __getitem__(self, index: int) -> dict:
-        number, offset, length = map(int, self._places[index])
+        number, offset, length, count = map(int, self._places[index])
         content = os.pread(self._file, length, offset)
-        return self._record(content, number, range(len(self))[index] + 1, Notes())
+        return self._record(content, self._place(number, count), Notes())
 
     def __del__(self):
         if hasattr(self, "_file"):
             os.close(self._file)
 
-    def _record(self, content: bytes, number: int, count: int, notes: Notes) -> dict:
-        where = self._place(number, count)
+    def _record(self, content: bytes, where: str, notes: Notes) -> dict:
         line = self._change(text.parse(content, where))
         return to_record(line, where, self._folder, notes, self._loose)
 
@@ -146,10 +159,7 @@ class _Window:
     def skip(self, wanted: str) -> None:
         """To what is no white space; where that is wanted, the file must not end before it."""
         while True:
-            end = self._at
-            while end < len(self._text) and self._text[end] in " \t\n\r\ufeff":
-                end += 1
-            self._move(end)
+            self._move(_SPACE.match(self._text, self._at).end())
             if self.here or self._ends:
                 break
             self._fill(_WINDOW)

@@ -2,13 +2,16 @@
 
 import csv
 import io
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from unijax.core.errors import UserError
+from unijax.core.files import open_plain
 from unijax.data.user import text
 
 _SEPARATORS = (",", ";", "\t", "|")  # spreadsheets take the semicolon where the comma is decimal
+_NAMED = re.compile(r"\s*sep=(.)\s*", re.IGNORECASE)  # a first line by which they say which
 NAME = "file_name"
 
 
@@ -22,16 +25,21 @@ def rows_of(path: Path) -> Iterator[tuple[str, dict]]:
 
 
 def _jsonl(path: Path) -> Iterator[tuple[str, dict]]:
-    with text.reading(path, "a JSONL file"), path.open("rb") as file:
+    with text.reading(path, "a JSONL file"), open_plain(path) as file:
         for number, _, line in text.lines_of(file, path):
             yield f"{path}:{number}", text.parse(line, f"{path}:{number}")
 
 
 def _csv(path: Path) -> Iterator[tuple[str, dict]]:
     content = text.read_text(path)
-    first = content.partition("\n")[0]
-    separator = next((s for s in _SEPARATORS if NAME in _names(first, s)), ",")
-    rows = _rows(content, separator, path)
+    first, _, rest = content.partition("\n")
+    named = _NAMED.fullmatch(first)
+    if named:
+        content = f"\n{rest}"  # lines keep their numbers
+    marks = _SEPARATORS if named is None else (named[1],)
+    first = first if named is None else rest.partition("\n")[0]
+    separator = next((s for s in marks if NAME in _names(first, s)), ",")
+    rows = _rows(content, separator, path)[0 if named is None else 1 :]
     if not rows:
         return
     names = [name.strip() for name in rows[0][1]]

@@ -3,6 +3,7 @@
 import base64
 import binascii
 import reprlib
+import unicodedata
 import urllib.parse
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 from unijax.core.errors import UserError
 from unijax.core.files import read_plain
 
+_MOST_ESCAPES = 2**20  # of characters in a data: URI
 Picture = Callable[[], bytes]  # reads the encoded picture, when it is drawn
 
 
@@ -60,10 +62,11 @@ def picture(reference: Any, where: str, folder: Path) -> Picture:
 
 
 def _of_file(path: str, where: str, folder: Path) -> Picture:
-    # The second as Windows writes it.
-    files = [folder / path, folder / path.replace("\\", "/")]
+    # The second as Windows writes it; the last as macOS writes accents, or as others do.
+    slashes = path.replace("\\", "/")
+    names = path, slashes, *(unicodedata.normalize(form, slashes) for form in ("NFD", "NFC"))
     try:
-        file = next((file for file in files if file.is_file()), None)
+        file = next((folder / name for name in names if (folder / name).is_file()), None)
     except (OSError, ValueError):  # a name that is too long, or has a null byte
         file = None
     if file is None:
@@ -91,6 +94,8 @@ def _of_data(uri: str, where: str) -> bytes:
     try:
         if not comma:
             raise ValueError("no comma")
+        if (escapes := content.count("%")) > _MOST_ESCAPES:  # each is many bytes while it is read
+            raise ValueError(f"{escapes} characters written as %, at most {_MOST_ESCAPES}")
         if not kind.endswith(";base64"):
             return urllib.parse.unquote_to_bytes(content)
         letters = "".join(urllib.parse.unquote(content).split()).rstrip("=")

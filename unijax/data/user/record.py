@@ -70,6 +70,8 @@ def to_record(line: dict, where: str, folder: Path, notes: Notes, loose: bool = 
     if "image" in line and "text" in line and not any(key in line for key in _OF_IMAGE):
         line["caption"] = line.pop("text")  # as tables of captioned pictures call it
         notes.said["'text' is the caption of 'image'"] += 1
+    if isinstance(line.get("caption"), list) and "captions" not in line:
+        line["captions"] = line.pop("caption")  # as tables of several captions call them
     for key, value in line.items():
         _check_type(where, key, value)
     for key in ("label", "category", "keywords", "text", "prompt"):
@@ -152,7 +154,8 @@ _OTHERWISE = ("videos", "video", "audios", "audio")
 @functools.lru_cache(4096)
 def _nearest(key: str) -> str:
     """The key that is meant, or "". Long ones, of which the search takes the square, are none."""
-    near = difflib.get_close_matches(key, KEYS, 1) if len(key) < 40 else []
+    known = {*KEYS, *conversation.LISTS}
+    near = difflib.get_close_matches(key, known, 1) if len(key) < 40 else []
     return near[0] if near else ""
 
 

@@ -26,6 +26,7 @@ from unijax.core.files import atomic_directory, writable_directory
 from unijax.core.paths import cache_dir
 from unijax.core.processes import tell_once
 from unijax.data.user import conversation
+from unijax.data.user.faults import Faults
 from unijax.data.user.lines import Lines
 from unijax.data.user.picture import short
 from unijax.data.user.record import KEYS, meant_by
@@ -37,8 +38,10 @@ _ROWS = 32  # that are in memory together
 _AT = "$at"  # in the place of a picture: where its bytes are
 _READ = {*KEYS, *conversation.LISTS, *itertools.chain(*conversation.PAIRS), "system", "history"}
 
+_CAPTIONS = {"caption", "captions", "text"}
 
-def open_tables(path: Path) -> UserRecords:
+
+def open_tables(path: Path, faults: Faults | None = None) -> UserRecords:
     """The rows of a table, or of all in a folder.
 
     Columns are what keys are in a JSONL line; others are left alone. A label of the kind ClassLabel
@@ -46,6 +49,7 @@ def open_tables(path: Path) -> UserRecords:
 
     Args:
       path: a .parquet, or a folder with some.
+      faults: how mistakes of single rows are taken.
 
     Raises:
       UserError: naming the file, and the row.
@@ -67,7 +71,7 @@ def open_tables(path: Path) -> UserRecords:
 
     change = _Pictures(folder / "pictures").put_in
     parent = path if path.is_dir() else path.parent
-    return Lines(folder / "rows.jsonl", path, parent, place, change, loose=True)
+    return Lines(folder / "rows.jsonl", path, parent, place, change, True, faults)
 
 
 class _Pictures:
@@ -174,6 +178,10 @@ def _rows(batch: pa.RecordBatch, where: str, count: int) -> Iterator[dict]:
 
 def _columns(schema: pa.Schema, file: Path) -> dict[str, tuple[str, list[str] | None]]:
     """By the name of a column that is read: the key that it is, and the names of its labels."""
+    twice = [name for name in schema.names if name in _READ and schema.names.count(name) > 1]
+    if twice:
+        found = f"two columns {twice[0]!r}"
+        raise UserError(str(file), found, "different names", "Rename one of them.")
     labels = _labels(schema)
     columns = {name: (name, labels.get(name)) for name in schema.names if name in _READ}
     said = []
@@ -189,6 +197,9 @@ def _columns(schema: pa.Schema, file: Path) -> dict[str, tuple[str, list[str] | 
         for field in held:
             columns[field.name] = ("images" if pa.types.is_list(field.type) else "image", None)
             said.append(f"'{field.name}' is the image")
+    if "txt" in schema.names and not columns.keys() & _CAPTIONS:  # of what was WebDataset once
+        columns["txt"] = ("caption", None)
+        said.append("'txt' is the caption")
     unread = [name for name in schema.names if name not in columns]
     for name in unread:
         near = meant_by(name, schema.names)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from unijax.core.errors import UserError
+from unijax.core.files import open_plain
 
 MAX_LINE = 64 * 2**20  # bytes of a record: several pictures as base64, and no mistake in a file
 _MAX_DIGITS = 4300  # as Python's own limit, which is about time
@@ -86,17 +87,28 @@ def decoded(content: bytes, where: str, first_line: int | None = None) -> str:
             number = first_line + content.count(b"\n", 0, error.start)
             where = f"{where}:{number}"
         raise UserError(where, f"{error}", "text in UTF-8", "Convert the file.") from None
+    if "\0" in text:  # so does ASCII in UTF-16 decode
+        if first_line is not None:
+            where = f"{where}:{first_line + text.count(chr(10), 0, text.index(chr(0)))}"
+        raise UserError(
+            where, "null bytes: UTF-16 without its mark, or no text", "text in UTF-8",
+            "Convert the file.",
+        )  # fmt: skip
     return re.sub("^\ufeff", "", text, flags=re.MULTILINE) if "\ufeff" in text else text
 
 
 def read_text(path: Path) -> str:
-    """A whole text file, its lines ending with a line feed alone."""
-    with reading(path, "a text file"), path.open("rb") as file:
+    """A whole text file, its lines ending with a line feed alone.
+
+    Where it has none, they ended with a carriage return, as old systems write it.
+    """
+    with reading(path, "a text file"), open_plain(path) as file:
         check_encoding(file, path)
         content = file.read(MAX_LINE + 1)
     if len(content) > MAX_LINE:
         raise too_long(str(path), MAX_LINE)
-    return decoded(content, str(path), 1).replace("\r\n", "\n")
+    text = decoded(content, str(path), 1)
+    return text.replace("\r\n", "\n") if "\n" in text else text.replace("\r", "\n")
 
 
 def text_lines(path: Path) -> list[str]:

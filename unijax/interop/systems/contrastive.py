@@ -1,7 +1,7 @@
-"""The tower of a contrastive system in transformers' form.
+"""The vision tower of a contrastive system: SigLIP's in transformers' form, EVA's in timm's.
 
-No class there has the rest: texts and pictures are means here, and the projections are their own. A
-tower alone is imported as a part.
+No class there has the rest of a SigLIP: texts and pictures are means here, and the projections are
+their own. A tower alone is imported as a part.
 """
 
 import dataclasses
@@ -14,20 +14,20 @@ import numpy as np
 
 from unijax.core.json_files import write_object
 from unijax.core.system import Params
-from unijax.interop import given
+from unijax.interop import given, timm_tower
 from unijax.interop.config_parts import model_type, siglip_config
 from unijax.interop.interface import Comparison, Export, Format, Interop, Outputs, Part
 from unijax.interop.opening import ForeignModel
-from unijax.interop.parts import siglip_part, siglip_size, siglip_widths
-from unijax.interop.rows import ROWS
+from unijax.interop.parts import siglip_part, tower_size, tower_widths
 from unijax.interop.table import Table
 from unijax.systems.contrastive import Contrastive, ContrastiveConfig
 
 _ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh"}
 _KINDS = ("siglip_vision_model", "siglip")
 _ABOUT = (
-    "The vision tower of a contrastive model of pictures and texts, a SigLIP "
-    "([2303.15343](https://arxiv.org/abs/2303.15343)) without pooling head."
+    "The vision tower of a contrastive model of pictures and texts "
+    "([2303.15343](https://arxiv.org/abs/2303.15343), "
+    "[2303.15389](https://arxiv.org/abs/2303.15389)), without pooling head."
 )
 _USE = """\
 ```python
@@ -76,8 +76,7 @@ def _prompts(
 ) -> np.ndarray:
     """Pictures in -1..1."""
     del directory
-    size = config.vision.image_size
-    return rng.uniform(-1, 1, (ROWS, size, size, 3)).astype(np.float32)
+    return timm_tower.pixels(config.vision, rng)
 
 
 def _ours(
@@ -85,12 +84,13 @@ def _ours(
 ) -> Outputs:
     del theirs
     tower = Contrastive(config).vision_model
-    features = tower.apply({"params": params["vision_model"]}, jnp.asarray(pixels))
-    return {"features": jax.device_get(features)}
+    return {"features": jax.device_get(tower(params["vision_model"], jnp.asarray(pixels)))}
 
 
 def _theirs(model: ForeignModel, pixels: np.ndarray) -> Outputs:
-    """Of every patch, after the last norm if the tower has it here."""
+    """Of every token, after the last norm if the tower has it here."""
+    if model.format.name == "timm":
+        return {"features": timm_tower.outputs(model.directory, pixels)[0]}
     import torch
     import transformers
 
@@ -110,6 +110,10 @@ def _siglip(place: pathlib.Path, config: ContrastiveConfig, notes: list[str]) ->
     return given.siglip(place, config.vision, notes)
 
 
+def _eva(place: pathlib.Path, config: ContrastiveConfig, notes: list[str]) -> given.Opened:
+    return timm_tower.given(place, config.vision, notes)
+
+
 INTEROP = Interop(
     "contrastive",
     (
@@ -125,13 +129,16 @@ INTEROP = Interop(
             loads="SiglipVisionModel",
             use=_USE,
             package="transformers",
+            fits=lambda config: config.vision.kind == "siglip",
         ),
+        timm_tower.TOWER,
     ),
     Comparison(_prompts, _theirs, _ours),
     _ABOUT,
-    lambda config: siglip_size(config.vision),
-    parts=(Part("siglip", given.SIGLIP, _siglip),),
+    lambda config: tower_size(config.vision),
+    parts=(Part("siglip", given.SIGLIP, _siglip), Part("eva", timm_tower.EVA, _eva)),
     stacks=lambda config: {"vision_model/": config.vision.num_hidden_layers},
-    widths=lambda config: siglip_widths(config.vision),
+    widths=lambda config: tower_widths(config.vision),
     task="image-feature-extraction",
+    unsaid=timm_tower.UNSAID,
 )

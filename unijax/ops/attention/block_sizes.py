@@ -1,6 +1,6 @@
 """Sizes of blocks by device, dtype and head dim, from `block_sizes.json` beside this file.
 
-`bench/attention.py --tune` adds entries to that file on the device that it runs on. Every
+`python -m bench.attention --tune` adds entries to that file on the device that it runs on. Every
 entry says how its sizes were found: `tuned` by that command, or `chosen` by what fits.
 """
 

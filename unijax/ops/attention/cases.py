@@ -54,6 +54,9 @@ CASES = {
     "Janus 7B, long rows": Case(8192, 32, 32, 128, mean=716, image=576),
     "whole images": Case(4096, 16, 16, 128, mean=716, image=256, whole=True),
     "grouped heads": Case(4096, 32, 8, 128, mean=716, image=576),
+    "Chameleon 34B": Case(4096, 64, 8, 128, mean=1164, image=1024),
+    "Qwen2.5 7B": Case(4096, 28, 4, 128, mean=716, image=256),
+    "Qwen2 0.5B": Case(4096, 14, 2, 64, mean=716, image=256),
     "Transfusion 0.16B": Case(4096, 12, 12, 64, mean=716, image=256, whole=True),
     "demo decoder": Case(512, 6, 6, 32, mean=75, image=64),
     "micro decoder": Case(512, 4, 4, 16, mean=75, image=64),
@@ -65,6 +68,8 @@ CASES = {
     "demo tower": Case(64, 4, 4, 32, rows=16),
     "EVA-01 g at 224": Case(257, 16, 16, 88, rows=4),
     "EVA-CLIP E at 224": Case(257, 16, 16, 112, rows=4),
+    "U-Net of SD 1.5, finest level": Case(4096, 8, 8, 40),
+    "U-Net of SD 1.5, next level": Case(1024, 8, 8, 80, rows=4),
 }
 
 

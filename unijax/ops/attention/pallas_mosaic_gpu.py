@@ -21,7 +21,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Float, Int
 
 from unijax.ops.attention.block_sizes import block_sizes
-from unijax.ops.attention.blocks import block_map, transposed_block_map
+from unijax.ops.attention.blocks import BlockMap, block_map, transposed_block_map
 from unijax.ops.attention.intervals import seen_by_intervals
 from unijax.ops.attention.scores import HIDDEN, LOWEST, capped, capped_slope
 from unijax.ops.attention.vjp import Kernels, Options, attend
@@ -31,6 +31,7 @@ ROWS = 64  # of one warpgroup: the rows of a warpgroup's matrix product
 WORKERS = 2  # warpgroups that compute
 TILE = WORKERS * ROWS  # queries (keys, for dk and dv) of a program
 SLOTS = 2  # tiles in flight
+CACHE = 32 * 2**20  # bytes of the 50 MiB of H100's L2 that are counted on
 WGMMA = plgpu.Layout.WGMMA
 PER_ROW, PER_COLUMN = WGMMA.reduce(1), WGMMA.reduce(0)
 
@@ -86,15 +87,15 @@ def _forward(q, k, v, start, end, options):
             v_done=plgpu.Barrier(num_arrivals=WORKERS, num_barriers=SLOTS),
             turn=plgpu.Barrier(num_arrivals=WORKERS),
         ),
-        **_how((h, q.shape[1] // TILE, b), options, "forward"),
-    )(*blocks, start, end, q, k, v)
+        **_how(h, q.shape[1] // TILE, k, options, "forward"),
+    )(*_listed(blocks), start, end, q, k, v)
     return out[:, :tq, :, :head_dim], lse[:, :, :tq]
 
 
 def _backward(q, k, v, start, end, dout, lse, delta, options):
     head_dim = q.shape[3]
     q, k, v, dout = (_fill(x, 64, dim=3) for x in (q, k, v, dout))
-    (b, tq, h, d), (_, tk, hkv, _) = q.shape, k.shape
+    (_, tq, h, d), (_, tk, hkv, _) = q.shape, k.shape
     block = options.block_k
     blocks = block_map(start, end, tk, TILE, block)
     transposed = transposed_block_map(start, end, tk, block, TILE)
@@ -117,8 +118,8 @@ def _backward(q, k, v, start, end, dout, lse, delta, options):
             right_ready=plgpu.Barrier(num_barriers=SLOTS),
             **barriers,
         ),
-        **_how((h, q.shape[1] // TILE, b), options, "dq"),
-    )(*blocks, start, end, q, dout, lse, delta, k, v)  # fmt: skip
+        **_how(h, q.shape[1] // TILE, k, options, "dq"),
+    )(*_listed(blocks), start, end, q, dout, lse, delta, k, v)  # fmt: skip
     row = plgpu.SMEM((SLOTS, block), jnp.float32)
     dk, dv = plgpu.kernel(
         functools.partial(_dkv_kernel, options=options, group=h // hkv),
@@ -130,8 +131,8 @@ def _backward(q, k, v, start, end, dout, lse, delta, options):
             right_ready=plgpu.Barrier(num_arrivals=2, num_barriers=SLOTS),
             **barriers,
         ),
-        **_how((hkv, k.shape[1] // TILE, b), options, "dkv"),
-    )(*transposed, *seen_by, q, dout, lse, delta, k, v)  # fmt: skip
+        **_how(hkv, k.shape[1] // TILE, q, options, "dkv"),
+    )(*_listed(transposed), *seen_by, q, dout, lse, delta, k, v)  # fmt: skip
     dq, dk, dv = dq[:, :tq], dk[:, :tk], dv[:, :tk]
     return tuple(x[..., :head_dim] for x in (dq, dk, dv))
 
@@ -139,14 +140,25 @@ def _backward(q, k, v, start, end, dout, lse, delta, options):
 KERNELS = Kernels(_forward, _backward)
 
 
-def _how(grid: tuple[int, int, int], options: Options, name: str) -> dict:
+def _how(heads: int, tiles: int, walked: Array, options: Options, name: str) -> dict:
+    """Programs for every head and tile of the rows of `walked`, along which they walk.
+
+    Programs that start together differ in the last axes: they are of one tile, in all rows and in
+    as many heads as the cache holds keys and values of; the next tile's follow.
+    """
+    rows, length, _, d = walked.shape
+    fit = CACHE // (2 * rows * length * d * walked.dtype.itemsize)
+    section = max(n for n in range(1, heads + 1) if heads % n == 0 and n <= max(fit, 1))
     return dict(
         kernel_name=f"interval_attention_{name}",
-        grid=grid,
-        grid_names=("head", "tile", "batch"),
+        grid=(heads // section, tiles, section, rows),
+        grid_names=("section", "tile", "head", "batch"),
         num_threads=WORKERS + 1,
         thread_name="warpgroup",
-        compiler_params=plgpu.CompilerParams(approx_math=True),
+        # Lowered alike by every JAX: the default is another from 0.11 on.
+        compiler_params=plgpu.CompilerParams(
+            approx_math=True, lowering_semantics=plgpu.LoweringSemantics.Lane
+        ),
         interpret=options.interpret,
     )
 
@@ -171,9 +183,19 @@ def _roles(compute, copy):
         copy()
 
 
-def _here():
+def _listed(blocks: BlockMap) -> tuple[Array, ...]:
+    """The lists, and before them the tiles in the order in which they are worked: the most blocks
+    first, so that none with many is begun when the other processors have nothing left.
+    """
+    order = jnp.argsort(-blocks.visited, axis=1).astype(jnp.int32)
+    return order, *blocks
+
+
+def _here(order):
     """Batch row, head and tile of this program."""
-    return lax.axis_index("batch"), lax.axis_index("head"), lax.axis_index("tile")
+    b, section = lax.axis_index("batch"), lax.axis_index("section")
+    head = section * lax.axis_size("head") + lax.axis_index("head")
+    return b, head, order[b, lax.axis_index("tile")]
 
 
 def _slot(step):
@@ -241,11 +263,15 @@ def _hide(score, start, end, first_column):
 
 
 def _forward_kernel(
-    index, partial, visited, start, end, q, k, v, out, lse,
+    order, index, partial, visited, start, end, q, k, v, out, lse,
     q_tile, k_tiles, v_tiles, lse_tile, q_ready, k_ready, v_ready, k_done, v_done, turn,
     *, options, group,
 ):  # fmt: skip
-    b, head, tile = _here()
+    """A step multiplies queries with its keys, and the probabilities of the step before with their
+    values, at one go: the second product runs while the softmax of the first is taken
+    (arXiv 2407.08608, algorithm 2), and the other warpgroup's products too.
+    """
+    b, head, tile = _here(order)
     bk, d = k_tiles.shape[1:]
     count = visited[b, tile]
 
@@ -261,54 +287,77 @@ def _forward_kernel(
         start_, end_ = _per_row(start, b, first), _per_row(end, b, first)
         plgpu.barrier_wait(q_ready.at[worker])
 
-        def step(t, state, masked):
-            acc, top, total = state
-            slot = _slot(t)
-
-            def scores(acc_ref):
-                plgpu.wgmma(acc_ref, q_tile_, k_tiles.at[slot].transpose((1, 0)))
-                take_turn()  # the tensor cores are the other's while this one does its softmax
-                return acc_ref[...]
-
-            plgpu.barrier_wait(k_ready.at[slot])
-            s = pl.run_scoped(scores, plgpu.ACC((ROWS, bk), jnp.float32))
-            plgpu.barrier_arrive(k_done.at[slot])
+        def softmax(s, t, top, masked):
             s = _finish(s, options)
             if masked:
                 s = _hide(s, start_, end_, index[b, tile, t] * bk)
             new_top = jnp.maximum(top, s.max(axis=1))
-            shrink = jnp.exp2(top - new_top)
-            p = jnp.exp2(s - _across(new_top, s.shape))
+            return jnp.exp2(s - _across(new_top, s.shape)), new_top, jnp.exp2(top - new_top)
+
+        def begin():
+            def scores(s_ref):
+                plgpu.wgmma(s_ref, q_tile_, k_tiles.at[0].transpose((1, 0)))
+                take_turn()
+                return s_ref[...]
+
+            plgpu.barrier_wait(k_ready.at[0])
+            s = pl.run_scoped(scores, plgpu.ACC((ROWS, bk), jnp.float32))
+            plgpu.barrier_arrive(k_done.at[0])
+            lowest = plgpu.layout_cast(jnp.full((ROWS,), LOWEST, jnp.float32), PER_ROW)
+            p, top, _ = softmax(s, 0, lowest, masked=True)
+            state = lax.optimization_barrier((top, p.sum(axis=1), p.astype(v_tiles.dtype)))
+            take_turn()
+            return _zeros(d), *state
+
+        def step(t, state, masked):
+            acc, top, total, p16 = state
+            slot, slot_before = _slot(t), _slot(t - 1)
+            plgpu.barrier_wait(k_ready.at[slot])
+            plgpu.barrier_wait(v_ready.at[slot_before])
+
+            def products(s_ref, acc_ref):
+                acc_ref[...] = acc
+                plgpu.wgmma(s_ref, q_tile_, k_tiles.at[slot].transpose((1, 0)))
+                plgpu.wgmma(acc_ref, p16, v_tiles.at[slot_before])
+                take_turn()  # the tensor cores are the other's while this one does its softmax
+                s = plgpu.wgmma_accumulator_load(s_ref, wait_n=1)
+                plgpu.barrier_arrive(k_done.at[slot])
+                p, new_top, shrink = softmax(s, t, top, masked)
+                new_total = total * shrink + p.sum(axis=1)
+                return acc_ref[...], p, new_top, new_total, shrink
+
+            acc, p, top, total, shrink = pl.run_scoped(
+                products, plgpu.ACC((ROWS, bk), jnp.float32), plgpu.ACC((ROWS, d), jnp.float32)
+            )
+            plgpu.barrier_arrive(v_done.at[slot_before])
             acc *= _across(shrink, acc.shape)
-            total = total * shrink + p.sum(axis=1)
-            p16 = p.astype(v_tiles.dtype)
-            acc, total, new_top, p16 = lax.optimization_barrier((acc, total, new_top, p16))
-            plgpu.barrier_arrive(turn)
+            state = lax.optimization_barrier((acc, top, total, p.astype(v_tiles.dtype)))
+            take_turn()
+            return state
+
+        @pl.when(count > 0)
+        def _():
+            pl.when(worker == 1)(take_turn)
+            to_mask = partial[b, tile]
+            state = lax.fori_loop(1, to_mask, functools.partial(step, masked=True), begin())
+            unmasked = functools.partial(step, masked=False)
+            state = lax.fori_loop(jnp.maximum(to_mask, 1), count, unmasked, state)
+            acc, top, total, p16 = state
+            pl.when(worker == 0)(take_turn)
+            slot = _slot(count - 1)
             plgpu.barrier_wait(v_ready.at[slot])
-            plgpu.barrier_wait(turn)
-
-            def weighted(acc_ref):
-                plgpu.wgmma(acc_ref, p16, v_tiles.at[slot])
-
-            acc = pl.run_state(weighted)(plgpu.ACC.init(acc))
+            acc = _add_product(acc, p16, v_tiles.at[slot])
             plgpu.barrier_arrive(v_done.at[slot])
-            return acc, new_top, total
+            total = jnp.where(total > 0, total, 1.0)  # a query without a key: zero, not 0 / 0
+            q_tile_[...] = (acc / _across(total, acc.shape)).astype(q_tile.dtype)
+            lse_tile_[...] = top * (1 / LOG2_E) + jnp.log(total)
 
-        pl.when(worker == 1)(take_turn)
-        state = (
-            _zeros(d),
-            plgpu.layout_cast(jnp.full((ROWS,), LOWEST, jnp.float32), PER_ROW),
-            plgpu.layout_cast(jnp.zeros((ROWS,), jnp.float32), PER_ROW),
-        )
-        to_mask = partial[b, tile]
-        state = lax.fori_loop(0, to_mask, functools.partial(step, masked=True), state)
-        state = lax.fori_loop(to_mask, count, functools.partial(step, masked=False), state)
-        acc, top, total = state
-        pl.when(worker == 0)(take_turn)
+        @pl.when(count == 0)
+        def _():
+            q_tile_[...] = _zeros(d).astype(q_tile.dtype)
+            lowest = jnp.full((ROWS,), LOWEST / LOG2_E, jnp.float32)
+            lse_tile_[...] = plgpu.layout_cast(lowest, PER_ROW)
 
-        total = jnp.where(total > 0, total, 1.0)  # a query without a key: zero, not 0 / 0
-        q_tile_[...] = (acc / _across(total, acc.shape)).astype(q_tile.dtype)
-        lse_tile_[...] = top * (1 / LOG2_E) + jnp.log(total)
         plgpu.commit_smem()
         plgpu.copy_smem_to_gmem(q_tile_, out.at[here])
         plgpu.copy_smem_to_gmem(lse_tile_, lse.at[b, head, pl.ds(first, ROWS)])
@@ -330,11 +379,11 @@ def _forward_kernel(
 
 
 def _dq_kernel(
-    index, partial, visited, start, end, q, dout, lse, delta, k, v, dq,
+    order, index, partial, visited, start, end, q, dout, lse, delta, k, v, dq,
     q_tile, dout_tile, k_tiles, v_tiles, left_ready, right_ready, mine_ready, left_done, right_done,
     *, options, group,
 ):  # fmt: skip
-    b, head, tile = _here()
+    b, head, tile = _here(order)
     bk, d = k_tiles.shape[1:]
     count = visited[b, tile]
 
@@ -352,18 +401,20 @@ def _dq_kernel(
             slot = _slot(t)
             shape = ROWS, bk
             plgpu.barrier_wait(left_ready.at[slot])
-            s = _product(q_tile_, k_tiles.at[slot].transpose((1, 0)), shape)
-            shown = _finish(s, options)
-            s = _hide(shown, start_, end_, index[b, tile, t] * bk) if masked else shown
-            p = jnp.exp2(s - _across(lse_, shape))
             plgpu.barrier_wait(right_ready.at[slot])
-            dp = _product(dout_tile_, v_tiles.at[slot].transpose((1, 0)), shape)
+
+            def gradient(s_ref, dp_ref):
+                plgpu.wgmma(s_ref, q_tile_, k_tiles.at[slot].transpose((1, 0)))
+                plgpu.wgmma(dp_ref, dout_tile_, v_tiles.at[slot].transpose((1, 0)))
+                shown = _finish(plgpu.wgmma_accumulator_load(s_ref, wait_n=1), options)
+                s = _hide(shown, start_, end_, index[b, tile, t] * bk) if masked else shown
+                weight = jnp.exp2(s - _across(lse_, shape)) * _slope(shown, options)
+                return (weight * (dp_ref[...] - _across(delta_, shape))).astype(k_tiles.dtype)
+
+            block = plgpu.ACC(shape, jnp.float32)
+            ds = pl.run_scoped(gradient, block, block)
             plgpu.barrier_arrive(right_done.at[slot])
-            ds = p * (dp - _across(delta_, shape)) * _slope(shown, options)
-            ds = ds.astype(k_tiles.dtype)
-            acc = pl.run_state(lambda ref: plgpu.wgmma(ref, ds, k_tiles.at[slot]))(
-                plgpu.ACC.init(acc)
-            )
+            acc = _add_product(acc, ds, k_tiles.at[slot])
             plgpu.barrier_arrive(left_done.at[slot])
             return acc
 
@@ -395,13 +446,13 @@ def _dq_kernel(
 
 
 def _dkv_kernel(
-    index, partial, visited, q_start, q_end, q, dout, lse, delta, k, v, dk, dv,
+    order, index, partial, visited, q_start, q_end, q, dout, lse, delta, k, v, dk, dv,
     k_tile, v_tile, q_tiles, dout_tiles, lse_rows, delta_rows, left_ready, right_ready, mine_ready,
     left_done, right_done,
     *, options, group,
 ):  # fmt: skip
     """Scores are keys by queries here. The query heads of a group follow each other."""
-    b, head, tile = _here()
+    b, head, tile = _here(order)
     bq, d = q_tiles.shape[1:]
     count = visited[b, tile]
 
@@ -479,6 +530,10 @@ def _dkv_kernel(
         )
 
     _roles(compute, copy)
+
+
+def _add_product(acc, x, y):
+    return pl.run_state(lambda acc_ref: plgpu.wgmma(acc_ref, x, y))(plgpu.ACC.init(acc))
 
 
 def _product(x, y, shape):

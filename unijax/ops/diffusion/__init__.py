@@ -3,6 +3,7 @@
 from unijax.ops.diffusion.api import SAMPLERS, make_sampler
 from unijax.ops.diffusion.noising import (
     EPSILON,
+    FLOW,
     PREDICTIONS,
     V,
     add_noise,
@@ -19,6 +20,7 @@ from unijax.ops.diffusion.schedule import Level, NoiseSchedule
 
 __all__ = [
     "EPSILON",
+    "FLOW",
     "PREDICTIONS",
     "SAMPLERS",
     "Level",

@@ -4,7 +4,7 @@ set -eu
 mkdir -p /var/lib/unijax
 cat > /var/lib/unijax/run.sh << 'END_OF_RUN'
 set -e
-cd /data/unijax
+cd /data/unijax || exit
 mount -t nfs 10.0.0.2:/data /data
 source .venv/bin/activate
 export UNIJAX_JOB=ladder-1

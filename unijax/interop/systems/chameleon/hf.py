@@ -48,6 +48,10 @@ _VQ = {
     "attn_resolutions": None, "attn_type": "vanilla", "out_channels": 3,
 }  # fmt: skip
 
+# Of `plain.VQ`, what stands here too; codes are found by distance.
+_PLAIN_VQ = {k: v for k, v in plain.VQ.items() if k not in (*_VQ, "z_channels")}
+_PLAIN_VQ["codebook_l2_norm"] = plain.OFF
+
 
 def config(directory: pathlib.Path, notes: list[str], like: Any = None) -> ChameleonConfig:
     """Sizes of a directory."""
@@ -90,7 +94,7 @@ def _vq_config(top: Section, codes: int, notes: list[str]) -> VQConfig:
         unit_codes=False,
     )
     check_vq_runs(found, q.where)
-    q.plain(plain.ANYWHERE)
+    q.plain(plain.ANYWHERE | _PLAIN_VQ)
     notes += q.unknown((*DROPOUT, "out_channels", "ch", "out_ch", "n_embed", "ch_mult", "double_z",
                         "z_channels", "ddconfig", "lossconfig", "ckpt_path", "beta"))  # fmt: skip
     return found

@@ -4,18 +4,27 @@ import pathlib
 from typing import Any
 
 from unijax.data.tokenizer import Tokenizer
-from unijax.interop import given
+from unijax.interop import given, timm_tower
 from unijax.interop.config_parts import model_type
 from unijax.interop.interface import Comparison, Format, Interop, Part
 from unijax.interop.parts import (
     llama_size,
     llama_widths,
-    siglip_size,
-    siglip_widths,
+    tower_size,
+    tower_widths,
     vq_size,
     vq_widths,
 )
-from unijax.interop.systems.janus import compare, files, processor, reference, sizes, tables
+from unijax.interop.systems.janus import (
+    compare,
+    configs,
+    files,
+    processor,
+    reference,
+    sizes,
+    tables,
+)
+from unijax.interop.table import Table
 from unijax.systems.janus import JanusConfig
 
 _ABOUT = (
@@ -42,12 +51,17 @@ processor = VLChatProcessor.from_pretrained(FOLDER)
 
 
 def _format(name: str, kind: str, write: Any, use: str, package: str) -> Format:
+    def table(config: JanusConfig, directory: pathlib.Path) -> Table:
+        del directory
+        configs.require_tower(config, name)
+        return tables.TABLES[name](config)
+
     return Format(
         name,
         f"model_type {kind!r}",
         matches=lambda directory: model_type(directory) == kind,
         read_config=lambda directory, notes, like: sizes.read_sizes(directory, name, notes),
-        table=lambda config, directory: tables.TABLES[name](config),
+        table=table,
         write=write,
         record=lambda source: processor.record(source, name),
         loads="JanusForConditionalGeneration",
@@ -77,11 +91,15 @@ def _stacks(config: JanusConfig) -> dict[str, int]:
 
 
 def _widths(config: JanusConfig) -> dict[str, int]:
-    return llama_widths(config.text) | siglip_widths(config.vision) | vq_widths(config.vq)
+    return llama_widths(config.text) | tower_widths(config.vision) | vq_widths(config.vq)
 
 
 def _sizes(config: JanusConfig) -> dict[str, str]:
-    return llama_size(config.text) | siglip_size(config.vision) | vq_size(config.vq)
+    return llama_size(config.text) | tower_size(config.vision) | vq_size(config.vq)
+
+
+def _eva(place: pathlib.Path, config: JanusConfig, notes: list[str]) -> given.Opened:
+    return timm_tower.given(place, config.vision, notes)
 
 
 def _conversations(tokenizer: Tokenizer) -> dict:
@@ -105,6 +123,7 @@ INTEROP = Interop(
     parts=(
         Part("llama", given.LLAMA, _llama, has_tokenizer=True),
         Part("siglip", given.SIGLIP, _siglip),
+        Part("eva", timm_tower.EVA, _eva),
         Part("vq", given.VQ, _vq),
     ),
     stacks=_stacks,

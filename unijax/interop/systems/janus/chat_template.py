@@ -9,7 +9,7 @@ import sys
 from unijax.core.errors import UserError
 from unijax.core.json_files import quoted
 from unijax.data.document import ImageRef
-from unijax.data.templates import TEMPLATES, Template, to_text
+from unijax.data.templates import JANUS, Template, to_text
 
 _SECONDS = 60  # that a foreign template may take, the start of its process included
 _MOST = 2**17  # characters of a template
@@ -81,7 +81,7 @@ _CHAT_TEMPLATE = """\
 
 
 def recognize(text: str, where: str, eos: str) -> str:
-    """Which of `TEMPLATES` a foreign template is: conversations are written by both and compared.
+    """Which of `JANUS` a foreign template is: conversations are written by both and compared.
 
     It runs in a process of its own, in Jinja's sandbox, with little memory and time.
 
@@ -110,7 +110,7 @@ def recognize(text: str, where: str, eos: str) -> str:
         written = None
     if not isinstance(written, list) or not all(isinstance(w, str) for w in written):
         raise _unknown(where, "a chat template that does not run")
-    for name, template in TEMPLATES.items():
+    for name, template in JANUS.items():
         ours = [to_text(template.render(_as_ours(turns)), eos) for turns in _PROBES]
         if written == ours:
             return name
@@ -119,9 +119,9 @@ def recognize(text: str, where: str, eos: str) -> str:
 
 def _unknown(where: str, found: str) -> UserError:
     forms = " or ".join(
-        repr(to_text(template.render(_as_ours(_PROBES[0])), "")) for template in TEMPLATES.values()
+        repr(to_text(template.render(_as_ours(_PROBES[0])), "")) for template in JANUS.values()
     )
-    names = " or ".join(f"--template {name}" for name in TEMPLATES)
+    names = " or ".join(f"--template {name}" for name in JANUS)
     return UserError(where, found, forms, f"Say which one the model was trained with: {names}.")
 
 

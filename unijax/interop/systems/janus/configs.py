@@ -11,7 +11,14 @@ from unijax.models.vqgan import SIZES as VQ_SIZES
 from unijax.systems.janus import JanusConfig
 
 
-def _require_erf(config: JanusConfig, name: str) -> None:
+def require_tower(config: JanusConfig, name: str) -> None:
+    """Raises a UserError for a vision tower that the formats of Janus do not have."""
+    if config.vision.kind != "siglip":
+        raise UserError(
+            "vision tower", f"kind={config.vision.kind!r}",
+            f"'siglip', the only tower that the format {name!r} has",
+            "This model cannot be exported.",
+        )  # fmt: skip
     if (config.vision.hidden_act, config.vision.features) != ("gelu", "post_norm"):
         raise UserError(
             "vision tower",
@@ -28,7 +35,6 @@ def hf_config(config: JanusConfig, dtype: str, special: SpecialIds) -> dict:
       UserError: if that class cannot be of this shape.
     """
     text, vision, vq = config.text, config.vision, config.vq
-    _require_erf(config, "hf")
     if (vision.image_size // vision.patch_size) != vq.grid:
         raise UserError(
             "image grids",
@@ -85,7 +91,6 @@ def deepseek_config(config: JanusConfig, dtype: str, special: SpecialIds) -> dic
       UserError: if that class cannot be of this kind.
     """
     text, vision, vq = config.text, config.vision, config.vq
-    _require_erf(config, "deepseek")
     check_janus_vq(vq, "image tokenizer")
 
     def adaptor(kind: str, width: int) -> dict:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from unijax.core.errors import UserError
 from unijax.core.json_files import quoted, read_object
 from unijax.data.images import MIN_SIDE
-from unijax.data.templates import TEMPLATES
+from unijax.data.templates import JANUS
 from unijax.data.tokenizer import Tokenizer
 from unijax.interop.interface import Import
 from unijax.interop.sections import Section
@@ -66,7 +66,7 @@ class Preparation:
     """Of conversations and pictures.
 
     Attributes:
-      template: a key of `TEMPLATES`.
+      template: a key of `JANUS`.
       und_rounding: of the short side, see `data.images.for_understanding`.
       system_prompt: put before a conversation; empty for none.
       row_length: tokens of a row in training; 0 where it is not known.
@@ -111,7 +111,8 @@ def read_processor(
     _check_images(source, format, config, processor, notes)
     if format == "hf":
         _check_ids(source, tokenizer, notes)
-    notes += processor.unknown(_PROCESSOR_HARMLESS)
+    said = ("sft_format",) if format == "deepseek" else ()  # the user's word may stand for it
+    notes += processor.unknown((*_PROCESSOR_HARMLESS, *said))
     prompted = True  # `VLChatProcessor` has no switch for it
     if format == "hf":
         prompted = "use_default_system_prompt" in processor
@@ -155,7 +156,7 @@ def sft_format(template: str) -> str:
 
 def by_tokens(tokenizer: Tokenizer) -> tuple[str, str]:
     """The template whose roles are tokens, and what tells."""
-    pro = TEMPLATES["janus_pro"]
+    pro = JANUS["janus_pro"]
     if {pro.user, pro.assistant} <= set(tokenizer.tokens):
         return "janus_pro", f"{pro.user} is a token"
     return "janus", f"{pro.user} is no token"
@@ -176,7 +177,7 @@ def _deepseek_template(
 
 
 def _other_format(where: str, found: str) -> UserError:
-    names = " or ".join(f"--template {name}" for name in TEMPLATES)
+    names = " or ".join(f"--template {name}" for name in JANUS)
     return UserError(
         f"{where}.sft_format", found, f"one of {sorted(SFT_FORMATS)}",
         f"Say which template the model was trained with: {names}.",
@@ -225,11 +226,14 @@ def _check_ids(source: pathlib.Path, tokenizer: Tokenizer, notes: list[str]) -> 
     generation = Section(str(path), read_object(path) if path.exists() else None)
     contents = {"config.json": Section("config.json", read_object(source / "config.json"))}
     contents |= {path.name: generation, "generation_kwargs": generation.group("generation_kwargs")}
-    said += [(path.name, f"{name}_token_id", getattr(special, name)) for name in ("bos", "pad")]
+    said += [
+        (path.name, f"{name}_token_id", getattr(special, name)) for name in ("bos", "eos", "pad")
+    ]
     said.append(("generation_kwargs", "boi_token_id", special.boi))
     for name, key, ours in said:
-        if key in contents[name] and contents[name].get(key) != ours:
-            found = quoted(contents[name].get(key))
+        value = contents[name].get(key)
+        if key in contents[name] and value not in (ours, [ours]):  # several may end a text
+            found = quoted(value)
             notes.append(f"{key} in {name} is {found}; the tokenizer says {ours}, which is taken")
 
 
@@ -264,8 +268,7 @@ def _check_images(
     else:
         _check_size(images, "size", {"height": size, "width": size}, notes)
     for key in ("do_resize", "do_rescale", "do_normalize", "do_pad"):
-        if images.get(key) is not None:
-            images.require(key, True)
+        images.require(key, True)  # null is no default there: the step is left out
     if images.get("do_center_crop") is not None:
         images.require("do_center_crop", False)
     images.require("resample", 3)

@@ -118,7 +118,9 @@ def from_deepseek(directory: pathlib.Path, notes: list[str]) -> JanusConfig:
 
     def params(name: str, defaults: Mapping | None, *classes: str) -> Section:
         """The parameters of a part that is one of these classes of deepseek-ai's code."""
-        part = top.group(name, {"cls": ""})
+        kind = name.removesuffix("_config")
+        part = top.group(name, {"cls": "", "model_type": kind})
+        part.require("model_type", kind)
         part.require("cls", *classes)
         own = part.group("params", defaults)
         part.plain(plain.ANYWHERE)

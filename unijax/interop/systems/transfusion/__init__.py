@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from unijax.core.errors import UserError
-from unijax.core.json_files import quoted, write_object
+from unijax.core.json_files import write_object
 from unijax.core.record import build, to_json
 from unijax.data import tokenizer as tokenizer_lib
 from unijax.interop import diffusers_parts, given
@@ -22,7 +22,7 @@ from unijax.interop.hf_tokenizer import write_hf_tokenizer
 from unijax.interop.interface import Comparison, Export, Format, Interop, Part
 from unijax.interop.opening import abstract_params, check_same
 from unijax.interop.parts import llama, llama_size, llama_widths
-from unijax.interop.sections import BLOCKS, LAYERS, ROWS
+from unijax.interop.plain_sizes import check_limits
 from unijax.interop.source_tokenizer import tell_padding
 from unijax.interop.systems.transfusion import compare
 from unijax.interop.systems.transfusion.compare import CODE
@@ -55,27 +55,8 @@ def _read_config(
     del notes, like
     path = directory / "config.json"
     values = read_config(directory).get("model")
-    _check_limits(values, f"{path}: model")
+    check_limits(values, f"{path}: model")
     return build(kind, values, f"{path}: model")
-
-
-def _check_limits(value: Any, where: str) -> None:
-    """Refuses numbers that no network has, before anything is made of them."""
-    most = ROWS
-    if "num_hidden_layers" in where:
-        most = LAYERS
-    if "layers_per_block" in where:
-        most = BLOCKS
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            _check_limits(inner, f"{where}.{key}")
-    elif isinstance(value, list):
-        if len(value) > 16:
-            raise UserError(where, f"{len(value)} values", "at most 16", "Correct the file.")
-        for inner in value:
-            _check_limits(inner, where)
-    elif type(value) is int and not 0 <= value <= most:
-        raise UserError(where, quoted(value), f"0 to {most:,}", "Correct the file.")
 
 
 def decoder(config: TransfusionConfig, group: str, ours: Collection[str]) -> list[Entry]:

@@ -1,0 +1,48 @@
+"""An LMFusion over a language model of 4M parameters, both trained on two CPU cores in minutes.
+
+    make gallery                                    # beside the other systems, on the same pictures
+    unijax train --config configs/lmfusion_demo.py --run-dir runs/lmfusion
+
+Reproduces nothing published. First a language model is trained on definitions of words
+(runs/lmfusion/before/base); then it stays as it is, and its twin learns to draw: the decoder, the
+image layers and the pictures of configs/transfusion_demo.py.
+"""
+
+import pathlib
+
+from ml_collections import ConfigDict
+
+from unijax.main.config import load
+from unijax.systems.lmfusion import LMFusionConfig
+
+
+def get_config(arg: str = "deep") -> ConfigDict:
+    """`arg` is the separation: deep or shallow."""
+    config = _transfusion()
+    config.before = {"base": _base()}
+    config.system = "lmfusion"
+    config.model.separation = arg
+    config.model.guidance = LMFusionConfig.guidance
+    config.init.language_model = "base:language_model"
+    config.init.image_twin = ":language_model"
+    frozen = {"pattern": "language_model/", "frozen": True}
+    config.stage.rules = [frozen, *config.stage.rules]
+    shares = {"und": 0.2, "gen": 0.8}
+    for of in (config.data, config.validation):
+        of.groups = [{**g, "ratio": shares[g["name"]]} for g in of.groups if g["name"] in shares]
+    return config.lock()
+
+
+def _base() -> ConfigDict:
+    config = _transfusion()
+    config.stage.name, config.stage.steps = "base", 1000
+    config.cache_frozen = False  # no picture is seen
+    config.validation.samples = 0
+    for of in (config.data, config.validation):
+        of.groups = [group for group in of.groups if group["name"] == "text"]
+    config.loop.update(eval_every=500, save_every=500)
+    return config
+
+
+def _transfusion() -> ConfigDict:
+    return load(str(pathlib.Path(__file__).with_name("transfusion_demo.py"))).unlock()

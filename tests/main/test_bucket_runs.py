@@ -1,0 +1,98 @@
+"""Runs, data and exports in a bucket, through the command line, against a server of S3."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.main.test_cli import TINY, fails
+from unijax.core import status, storage, tree
+from unijax.main.cli import main
+from unijax.train.checkpoint import read_params, whole_steps
+
+STEPS = ("stage.steps=4", "loop.save_every=2", "loop.eval_every=0", "validation.samples=0")
+
+
+@pytest.fixture(scope="module")
+def run(bucket, tmp_path_factory):
+    """Stopped in the middle, and resumed."""
+    place = f"{bucket}/runs/tiny"
+    words = ["train", "--config", TINY, "--run-dir", place, *STEPS]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UNIJAX_DATA", str(tmp_path_factory.mktemp("cache")))
+        assert main([*words, "--stop-at", "2"]) == 0
+        assert whole_steps(place) == [2]
+        assert main(words) == 0
+        yield place
+
+
+def test_a_run_in_a_bucket_resumes_to_the_bits_of_one_on_a_disk(run, tmp_path):
+    assert main(["train", "--config", TINY, "--run-dir", str(tmp_path / "r"), *STEPS]) == 0
+    assert sorted(whole_steps(run)) == [2, 4]
+    here, there = (tree.flatten(read_params(place)) for place in (tmp_path / "r", run))
+    assert here.keys() == there.keys()
+    for path, x in here.items():
+        np.testing.assert_array_equal(np.asarray(x), np.asarray(there[path]), err_msg=path)
+    log = (tmp_path / "r" / "metrics.jsonl").read_text().splitlines()
+    put = storage.read(f"{run}/metrics.jsonl").decode().splitlines()
+    losses = [[json.loads(line).get("loss") for line in lines] for lines in (log, put)]
+    assert losses[0] == losses[1]
+
+
+def test_what_stands_in_the_bucket_is_a_run_directory(run, tmp_path):
+    names = storage.listed(run)
+    assert {"metrics.jsonl", "status.json", "parameters.txt"} <= names.keys()
+    assert "tokenizer/tokenizer.model" in names
+    assert not any(name.startswith("lease/") for name in names)
+    (tmp_path / "status.json").write_bytes(storage.read(f"{run}/status.json"))
+    now = status.read(tmp_path)
+    assert (now.run, now.state, now.step) == ("tiny", "done", 4)
+
+
+def test_a_half_of_a_checkpoint_is_no_checkpoint_and_is_swept(run):
+    storage.put(f"{run}/checkpoints/3/params/_METADATA", b"half")
+    assert sorted(whole_steps(run)) == [2, 4]
+    assert main(["train", "--config", TINY, "--run-dir", run, *STEPS]) == 0
+    assert "checkpoints/3/params/_METADATA" not in storage.listed(run)
+
+
+def test_a_run_in_a_bucket_draws_answers_and_is_exported(run, bucket, tmp_path, capsys):
+    out = f"{bucket}/drawn"
+    assert main(["sample", run, "--prompt", "a fox", "-n", "1", "--out", out]) == 0
+    assert "grid.png" in storage.listed(out)
+    picture = tmp_path / "p.png"
+    Image.new("RGB", (16, 16)).save(picture)
+    storage.put(f"{bucket}/p.png", picture.read_bytes())
+    words = ["--image", f"{bucket}/p.png", "--max-tokens", "4"]
+    assert main(["ask", run, "What?", *words]) == 0
+    exported = f"{bucket}/exported"
+    assert main(["export", run, exported]) == 0
+    assert storage.COMPLETE in storage.listed(exported)
+    assert exported in capsys.readouterr().out
+    assert main(["verify", run, exported]) == 0
+    assert "exists already" in fails(capsys, "export", run, exported)
+
+
+def test_data_and_checkpoint_of_a_finetune_may_lie_in_a_bucket(run, bucket, tmp_path):
+    for i in range(4):
+        path = tmp_path / f"{i}.png"
+        Image.new("RGB", (16, 16), (60 * i, 0, 0)).save(path)
+        storage.put(f"{bucket}/mine/{i}.png", path.read_bytes())
+        storage.put(f"{bucket}/mine/{i}.txt", b"number %d" % i)
+    words = [
+        "finetune", "--config", "finetune", "--init-from", run, "--data", f"{bucket}/mine",
+        "--run-dir", f"{bucket}/runs/tuned", "stage.steps=2", "data.rows=2", "mesh.fsdp=1",
+        "loop.eval_every=0", "loop.save_every=0", "loop.log_every=1", "loop.writers=jsonl",
+    ]  # fmt: skip
+    assert main(words) == 0
+    assert whole_steps(f"{bucket}/runs/tuned") == [2]
+
+
+def test_a_mistake_leaves_nothing_in_the_bucket(bucket, capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("UNIJAX_DATA", str(tmp_path))
+    place = f"{bucket}/runs/wrong"
+    words = ("train", "--config", TINY, "--run-dir", place, "data.row_length=18")
+    assert "16 tokens an image" in fails(capsys, *words)
+    assert storage.listed(place) == {}
+    assert not list((tmp_path / "desks").rglob("*.json"))

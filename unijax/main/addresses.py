@@ -1,0 +1,48 @@
+"""Which arguments of which verbs may be addresses of buckets, and how they are read."""
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+from unijax.core import storage
+from unijax.core.paths import is_address
+
+_RUN, _DATA = storage.run_here, storage.here
+# What is read: a copy on this machine stands for it.
+READ: dict[str, dict[str, Callable]] = {
+    "train": {"init_from": _RUN},
+    "finetune": {"init_from": _RUN, "data": _DATA, "held_out": _DATA},
+    "check": {"init_from": _RUN, "data": _DATA},
+    "show": {"init_from": _RUN, "data": _DATA},
+    "sample": {"run_dir": _RUN, "prompts": _DATA},
+    "ask": {"run_dir": _RUN, "image": _DATA},
+    "score": {"run_dir": _RUN, "data": _DATA},
+    "export": {"run_dir": _RUN},
+    "verify": {"run_dir": _RUN, "export_dir": _DATA},
+    "import": {"source": _DATA, "tokenizer": _DATA},
+}
+# What is written there.
+WRITTEN = {
+    "train": {"run_dir"}, "finetune": {"run_dir"}, "export": {"out"}, "sample": {"out"},
+}  # fmt: skip
+
+
+def may_be(verb: str, argument: str) -> bool:
+    """Whether an argument takes an address."""
+    return argument in READ.get(verb, ()) or argument in WRITTEN.get(verb, ())
+
+
+def fetch(args: argparse.Namespace) -> None:
+    """Puts copies on this machine in the place of addresses that are read.
+
+    Raises:
+      UserError: where there is nothing, or it cannot be read.
+    """
+    for name, copy in READ.get(args.verb, {}).items():
+        setattr(args, name, _fetched(getattr(args, name), copy))
+
+
+def _fetched(value: Any, copy: Callable) -> Any:
+    if isinstance(value, list):
+        return [_fetched(one, copy) for one in value]
+    return str(copy(value)) if isinstance(value, str) and is_address(value) else value

@@ -1,0 +1,59 @@
+"""Rows that are half empty, and documents that fit into none: told while a run trains."""
+
+import math
+import sys
+from collections.abc import Mapping
+
+import numpy as np
+from tqdm import tqdm
+
+from unijax.core.stream import Layout
+from unijax.data.config import DataConfig
+from unijax.data.tokenizer import Tokenizer
+from unijax.main.checking import filling
+
+MOST = 0.2  # padding of a step that is told
+_FULL = 0.9  # share of the image slots of a row: more, and they end rows
+
+
+class RowsTold:
+    """A writer (`train.writers`) that says once why steps are mostly padding, or miss documents."""
+
+    def __init__(self, data: DataConfig, layout: Layout, tokenizer: Tokenizer):
+        self._of, self._told, self._left_out = (data, layout, tokenizer), False, False
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        padding = values.get("data/padding_share", 0.0)
+        if padding > MOST and not self._told:
+            tqdm.write(f"step {step}: {padding:.0%} padding. {advice(*self._of)}", file=sys.stderr)
+            self._told = True
+        if values.get("data/documents_left_out", 0.0) > 0 and not self._left_out:
+            limit = f"{self._of[0].row_length} tokens, images {self._of[0].slots}"
+            line = f"step {step}: documents are left out that no row can hold ({limit})"
+            tqdm.write(f"{line}; `unijax show` tells how many", file=sys.stderr)
+            self._left_out = True
+
+    def images(self, step: int, values: Mapping[str, np.ndarray]) -> None:
+        pass
+
+    def texts(self, step: int, values: Mapping[str, str]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def advice(data: DataConfig, layout: Layout, tokenizer: Tokenizer) -> str:
+    """What fills rows better."""
+    found = filling(data, layout, tokenizer)
+    full = [name for name, share in found.slots.items() if share > _FULL]
+    if full:
+        wanted = {n: math.ceil(data.slots[n] / max(1 - found.padding, 0.05)) for n in full}
+        sets = " ".join(f"data.slots.{name}={count}" for name, count in wanted.items())
+        shorter = max(256, 64 * math.ceil(data.row_length * (1 - found.padding) / 64))
+        return f"Rows end where their image slots do: set {sets}, or data.row_length={shorter}"
+    most = max(int(lengths.max()) for lengths in found.lengths.values())
+    return (
+        f"Documents of up to {most} tokens leave gaps in rows of {data.row_length}: set another "
+        f"data.row_length, or data.open_rows above {data.open_rows}"
+    )

@@ -1,0 +1,82 @@
+"""Runs on top of another: their checkpoints hold what trains, and name the run that holds the rest.
+
+Adapters of a few megabytes stand for a model of gigabytes that way. What a checkpoint records under
+`base` is where that run is; that it is the same one still, its checksums tell, which are of all
+parameters, those that are left out among them.
+"""
+
+import os
+import pathlib
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from unijax.core.errors import UserError
+from unijax.train.checksum import checksums
+
+KEY = "base"  # of what a checkpoint records
+
+
+def record(run_dir: str | pathlib.Path, step_dir: str | pathlib.Path) -> dict:
+    """What a checkpoint of `run_dir` records of the step of another run that it stands on."""
+    here, there = (os.path.abspath(p) for p in (run_dir, step_dir))
+    return {KEY: {"path": there, "beside": os.path.relpath(there, here)}}
+
+
+def of(run: Mapping, step_dir: pathlib.Path) -> pathlib.Path | None:
+    """The step of another run that a checkpoint stands on; None for one that is whole.
+
+    Args:
+      run: what the checkpoint records.
+      step_dir: of the checkpoint. Both runs may have been moved together.
+
+    Raises:
+      UserError: if it is not there.
+    """
+    said = run.get(KEY)
+    if said is None:
+        return None
+    places = [pathlib.Path(said["path"]), step_dir.parent.parent / said["beside"]]
+    for place in places:
+        if place.is_dir():
+            return place.resolve()
+    raise UserError(
+        str(step_dir),
+        f"a checkpoint without the parameters that it left in {said['path']}, which is gone",
+        "that run directory, where it was or as it stood beside this one",
+        "Put it back, or keep whole checkpoints with loop.save_frozen=true.",
+    )
+
+
+def check(where: str, run: Mapping, below: Mapping[str, jax.Array | np.ndarray]) -> None:
+    """Holds parameters of a base to those that a checkpoint was trained on.
+
+    Args:
+      where: the checkpoint, for messages.
+      run: what it records: checksums, by path and the dtype that each was used in.
+      below: parameters by path that it left in the base, in that dtype or a wider one.
+
+    Raises:
+      UserError: if one is missing, or holds other values.
+    """
+    saved: dict[str, tuple[str, int]] = {}
+    for name, value in run.get("checksums", {}).items():
+        path, _, dtype = name.rpartition(" ")
+        if path.startswith("params/"):
+            saved[path.removeprefix("params/")] = dtype, value
+    other = []
+    for path, x in below.items():
+        if path in saved:
+            dtype, value = saved[path]
+            (found,) = checksums([jnp.asarray(x).astype(dtype)]).values()
+            if found != value:
+                other.append(path)
+    if other:
+        raise UserError(
+            where,
+            f"what was trained on another base: {len(other)} parameters differ ({other[0]})",
+            "the run directory that it was trained on",
+            "Give that one, or train on this one in a --run-dir of its own.",
+        )
