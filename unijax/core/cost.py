@@ -52,6 +52,7 @@ class Cost:
         recomputation need not do again; None where nothing is recomputed.
       backward: whether gradients flow through it: not through what gives codes.
       times: FLOPs of a step for each of a forward pass; None: by what of `group` trains.
+      again: forward passes that the backward pass works once more, where nothing of them is kept.
       counted: whether it is of the model's FLOPs, or only work that is done beside them.
     """
 
@@ -63,6 +64,7 @@ class Cost:
     last: float | None = None
     backward: bool = True
     times: float | None = None
+    again: float = 0.0
     counted: bool = True
 
     def __post_init__(self):

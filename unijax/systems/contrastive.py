@@ -237,7 +237,7 @@ class Contrastive:
                  2.0 * vision.hidden_size * width),
             Cost("projections", "adaptor", "text_projection", cost.IMAGES,
                  2.0 * text.hidden_size * width),
-            Cost("similarity", "head", "similarity", cost.PAIRS, 2.0 * width),
+            Cost("similarity", "head", "similarity", cost.PAIRS, 2.0 * width, again=1.0),
         )  # fmt: skip
 
     lookups: ClassVar[dict[str, str]] = {"text_model/token_embedding/embedding": "tokens/text"}
