@@ -34,7 +34,8 @@ from unijax.train.stage import Rule
 TEXT = LlamaConfig(48, 32, 48, 2, 4, 2, 8, 1e-5)
 KL = AutoencoderConfig(8, 4, (32, 32), 1, scaling_factor=0.7)
 UNET = UNetConfig(4, 4, 4, (32, 32), 1, (True, False), True, 24, 4)
-SANA = SanaConfig(4, 4, 4, 2, 4, 8, 2, 16, 24)
+# Of two heads, for of eight channels none may pass the ReLU, and little divides by little.
+SANA = SanaConfig(4, 4, 4, 2, 2, 16, 2, 16, 24)
 CONFIG = MetaQueryConfig(
     TEXT, SiglipConfig(8, 4, 16, 32, 2, 2), begins=True, head_chunk=16, queries=4, marks=(4, 5),
     connector=ConnectorConfig(32, 24, 2, 8, scale=1.5), generator=SANA, autoencoder=KL, steps=4,
