@@ -183,8 +183,8 @@ def untie(
     """A source that has a head of its own, as our model does, and what is to be said of it.
 
     Configs do not tell whether there is one: classes of transformers may be tied unless the top
-    level says otherwise. So what the file holds decides, and the embedding stands in for a missing
-    head only where the config says that they are one.
+    level says otherwise. So what the file holds decides, and head or embedding stands in for the
+    other only where the config says that they are one; with both in the file, each is its own.
 
     Args:
       tied: what is so where the config says nothing.
@@ -194,15 +194,17 @@ def untie(
     if len(names) < len(paths):
         return weights, []
     embedding, head = (names[path] for path in paths)
-    if head in weights.tensors or embedding not in weights.tensors:
+    missing = [name for name in (embedding, head) if name not in weights.tensors]
+    if len(missing) != 1:
         return weights, []
     values = read_config(directory)
     config = Section(str(directory / "config.json"), values, {"tie_word_embeddings": tied})
     config.require("tie_word_embeddings", True, False)
     if not config.get("tie_word_embeddings"):
-        return weights, []  # the head is missing, which the check of coverage reports
-    note = f"{head} is tied to {embedding} in {directory}; here it is a parameter of its own"
-    return _Alias(weights, embedding, head), [note]
+        return weights, []  # the one is missing, which the check of coverage reports
+    (there,) = {embedding, head} - {*missing}
+    note = f"{missing[0]} is tied to {there} in {directory}; here it is a parameter of its own"
+    return _Alias(weights, there, missing[0]), [note]
 
 
 def _check_within(sizes: dict[str, int], weights: Source) -> None:
