@@ -400,7 +400,7 @@ def test_a_run_of_adapters_resumes_to_the_bit(runs, tmp_path):
         train(run, tmp_path, init_from=str(folder / "lora"))
     other = dataclasses.replace(run.stage, lora=(dataclasses.replace(LORA[0], rank=4), LORA[1]))
     with pytest.raises(UserError, match=r"a run with stage\.lora\.0\.rank=3; expected .*=4"):
-        train(dataclasses.replace(run, stage=other), tmp_path)
+        train(dataclasses.replace(run, stage=other), tmp_path, init_from=str(folder / "base"))
 
 
 @long
