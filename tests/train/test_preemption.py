@@ -17,17 +17,6 @@ from unijax.core.errors import Interrupted, Preempted, UserError
 from unijax.train.status import StatusKeeper
 
 
-@pytest.fixture(autouse=True)
-def handlers():
-    """Those of a process in the foreground, and again what was there: the tests may not be one."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
 class Asked(ToyBatches):
     """A signal arrives while a batch is drawn."""
 

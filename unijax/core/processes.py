@@ -1,13 +1,11 @@
 """What several processes of one run do together. All of it is nothing where there is one."""
 
 import os
-import sys
 from collections.abc import Callable
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from tqdm import tqdm
 
 from unijax.core.errors import UserError
 
@@ -15,19 +13,6 @@ from unijax.core.errors import UserError
 def is_lead() -> bool:
     """Whether this process writes what is written once: logs, tables, the tokenizer."""
     return jax.process_index() == 0
-
-
-_told: set[str] = set()
-
-
-def tell_once(about: str, line: str) -> None:
-    """Says a line on stderr, unless one about the same was said; of several processes, the lead.
-
-    JAX is not started for it: a program that only looks at data leaves the devices alone.
-    """
-    if about not in _told and not (jax.distributed.is_initialized() and not is_lead()):
-        tqdm.write(line, file=sys.stderr)  # above a bar, where there is one
-    _told.add(about)
 
 
 def wait_for_all(where: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from unijax.core.errors import UserError
 from unijax.core.files import open_plain, remove, sweep
-from unijax.core.processes import tell_once
+from unijax.core.telling import tell_once
 
 FILE = "sums.json"
 _DAY = 86_400.0  # seconds

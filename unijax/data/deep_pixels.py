@@ -12,7 +12,7 @@ from jaxtyping import UInt8, UInt16
 from PIL import Image, ImageFile
 
 from unijax.core.errors import UserError
-from unijax.core.processes import tell_once
+from unijax.core.telling import tell_once
 from unijax.data.image_bytes import Encoded
 
 # Tags of TIFF: bits of a sample, what its numbers mean, and where samples lie.

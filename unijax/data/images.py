@@ -8,7 +8,7 @@ from jaxtyping import UInt8
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from unijax.core.errors import UserError
-from unijax.core.processes import tell_once
+from unijax.core.telling import tell_once
 from unijax.data import deep_pixels, image_bytes
 from unijax.data.image_bytes import Encoded
 

@@ -8,8 +8,8 @@ import hashlib
 from typing import NamedTuple
 
 from unijax.core.errors import UserError
-from unijax.core.processes import tell_once
 from unijax.core.stream import Layout
+from unijax.core.telling import tell_once
 from unijax.data.config import DataConfig, is_active, limit_of, phases
 from unijax.data.document import Document, document_size, empty
 from unijax.data.mixture import Queue, choose, whole

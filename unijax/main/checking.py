@@ -10,8 +10,9 @@ from tqdm import tqdm
 
 from unijax.core.errors import UserError
 from unijax.core.files import write_file
-from unijax.core.processes import is_lead, tell_once, text_of_the_lead
+from unijax.core.processes import is_lead, text_of_the_lead
 from unijax.core.stream import Layout
+from unijax.core.telling import tell_once
 from unijax.data.check import broken, contact_sheet
 from unijax.data.config import DataConfig, GroupConfig, SourceConfig, limit_of
 from unijax.data.document import document_size

@@ -16,7 +16,7 @@ import numpy as np
 from unijax.core import tree
 from unijax.core.errors import UserError
 from unijax.core.paths import shipped
-from unijax.core.processes import tell_once
+from unijax.core.telling import tell_once
 from unijax.ops.resize import resize_bicubic, resize_positions
 from unijax.train.checkpoint import check_same
 from unijax.train.streaming import StoredParams

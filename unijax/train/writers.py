@@ -13,7 +13,8 @@ from tqdm import tqdm
 
 from unijax.core.errors import UserError
 from unijax.core.files import Appended, check_allowed, patiently, unwritable, write_file
-from unijax.core.processes import is_lead, tell_once
+from unijax.core.processes import is_lead
+from unijax.core.telling import tell_once
 
 FILE = "metrics.jsonl"
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from unijax.core.errors import UserError
-from unijax.core.processes import tell_once
+from unijax.core.telling import tell_once
 from unijax.data.user import conversation, text
 from unijax.data.user.faults import Faults
 from unijax.data.user.folder import PICTURES

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from unijax.core.errors import UserError
-from unijax.core.processes import tell_once
+from unijax.core.telling import tell_once
 from unijax.data.user import text
 from unijax.data.user.faults import Faults
 from unijax.data.user.metadata import rows_of

@@ -12,7 +12,7 @@ import numpy as np
 
 from unijax.core.errors import UserError
 from unijax.core.files import open_plain
-from unijax.core.processes import tell_once
+from unijax.core.telling import tell_once
 from unijax.data.user import text
 from unijax.data.user.faults import Faults
 from unijax.data.user.notes import Notes

@@ -24,7 +24,7 @@ from unijax.core import sums
 from unijax.core.errors import UserError
 from unijax.core.files import atomic_directory, writable_directory
 from unijax.core.paths import cache_dir
-from unijax.core.processes import tell_once
+from unijax.core.telling import tell_once
 from unijax.data.user import conversation
 from unijax.data.user.faults import Faults
 from unijax.data.user.lines import Lines
