@@ -22,6 +22,7 @@ from unijax.ops.rope import RopeScaling
 from unijax.systems.features import VisualiserConfig
 from unijax.systems.metamorph import MetaMorphConfig
 from unijax.systems.painter import PainterConfig
+from unijax.systems.visualiser import VisualiserSystemConfig
 from unijax.train import checkpoint
 
 TEXT = LlamaConfig(
@@ -112,3 +113,20 @@ def test_the_painter_comes_from_diffusers_directories(out, run, tmp_path):
     other = dataclasses.replace(CONFIG, visualiser=None)
     with pytest.raises(UserError, match=r"a config with model\.visualiser"):
         import_parts(tmp_path / "other", "metamorph", other, parts)
+
+
+def test_a_visualiser_alone_goes_out_and_comes_back(tmp_path):
+    """It was a system that no format could say."""
+    config = VisualiserSystemConfig(VISION, CONFIG.visualiser, CONFIG.grid)
+    run, out = write_run(tmp_path / "run", "visualiser", config), tmp_path / "out"
+    export_checkpoint(run, out)
+    found = verify(run, out, tolerance=1e-4)
+    assert found.ok, f"\n{found}"
+    kinds = {d.kind for d in found.differences}
+    assert kinds == {"features", "condition", "noise", "latents", "decoded"}
+    done = import_checkpoint(out, tmp_path / "again")
+    assert done.config == config
+    before, after = (tree.flatten(checkpoint.read_params(d)) for d in (run, tmp_path / "again"))
+    assert before.keys() == after.keys()
+    for path, x in before.items():
+        np.testing.assert_array_equal(after[path], x, err_msg=path)

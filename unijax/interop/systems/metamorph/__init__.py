@@ -15,7 +15,7 @@ from unijax.core.errors import UserError
 from unijax.core.json_files import quoted, write_object
 from unijax.core.record import build, to_json
 from unijax.data import tokenizer as tokenizer_lib
-from unijax.interop import given, painter_part
+from unijax.interop import given, visualiser_part
 from unijax.interop.config_parts import model_type, read_config
 from unijax.interop.folders import Folder, FoldersWriter, open_folders
 from unijax.interop.hf_tokenizer import write_hf_tokenizer
@@ -26,24 +26,17 @@ from unijax.interop.parts import (
     llama,
     llama_size,
     llama_widths,
-    siglip,
     tower_size,
     tower_widths,
 )
 from unijax.interop.plain_sizes import check_limits
 from unijax.interop.source_tokenizer import tell_padding
 from unijax.interop.systems.metamorph import compare
-from unijax.interop.table import Entry, Table, linear, norm
-from unijax.models.siglip import SiglipConfig
+from unijax.interop.table import Entry, Table, linear
 from unijax.systems.metamorph import SIZES, MetaMorphConfig
 
 _KIND = "metamorph_llama"
-FOLDERS = (
-    Folder("", "."),
-    Folder("vision_tower/", "vision_tower"),
-    Folder("projector/", "projector"),
-    *painter_part.FOLDERS,
-)
+FOLDERS = (Folder("", "."), *visualiser_part.FOLDERS)
 _ABOUT = (
     "MetaMorph: a language model that reads pictures and writes them as features of a vision "
     "tower, which a diffusion model paints ([2412.14164](https://arxiv.org/abs/2412.14164))."
@@ -58,7 +51,6 @@ unet = UNet2DConditionModel.from_pretrained(FOLDER, subfolder="unet")
 vae = AutoencoderKL.from_pretrained(FOLDER, subfolder="vae")
 # The decoder: metamorph.model.MetaMorphLlamaForCausalLM, github.com/facebookresearch/metamorph
 ```"""
-_ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh"}
 
 
 def _read_config(directory: pathlib.Path, notes: list[str], like: Any) -> MetaMorphConfig:
@@ -91,32 +83,22 @@ def _table(config: MetaMorphConfig, directory: pathlib.Path) -> Table:
         *linear("vision_head/fc2", "vision_head.2"),
     ]
     if (directory / "vision_tower").is_dir():
-        entries += siglip(config.vision, "vision_model", "vision_tower/", "out_proj")
+        entries += visualiser_part.tower_entries(config.vision)
     if config.visualiser is not None:
-        for i in (1, 2):
-            entries += linear(f"condition/fc{i}", f"projector/layers.{i - 1}")
-            entries += norm(f"condition/norm{i}", f"projector/norms.{i - 1}")
-        entries += painter_part.entries(shapes)
-    last = () if config.vision.features == "post_norm" else ("vision_tower/post_layernorm\\..*",)
+        entries += visualiser_part.entries(shapes)
     return Table(
         tuple(entries),
         dropped=(
             r"model\.vision_proj\..*",
             r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq",
             r"model\.vision_tower\..*",
-            r"vision_tower/head\..*",
-            *last,
+            *visualiser_part.dropped(config.vision),
         ),
     )
 
 
 def _write(export: Export) -> dict[str, str]:
     c, directory = export.config, export.directory
-    if not isinstance(c.vision, SiglipConfig):
-        raise UserError(
-            "model.vision", f"a tower of the kind {c.vision.kind!r}", "'siglip', as released",
-            "This model cannot be exported.",
-        )  # fmt: skip
     ours = tokenizer_lib.load(export.tokenizer)
     tell_padding(ours.vocab_size, c.text.vocab_size, export.notes)
     content = {
@@ -134,35 +116,13 @@ def _write(export: Export) -> dict[str, str]:
         "model": to_json(c, whole=True),
     }
     write_object(directory / "config.json", llama_keys(c.text) | content)
-    (directory / "vision_tower").mkdir()
-    v = c.vision
-    sizes = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-             "image_size", "patch_size", "layer_norm_eps")  # fmt: skip
-    tower = {name: getattr(v, name) for name in sizes}
-    tower |= {"model_type": "siglip_vision_model", "vision_use_head": False}
-    tower |= {"hidden_act": _ACTIVATIONS[v.hidden_act], "num_channels": 3}
-    write_object(directory / "vision_tower" / "config.json", tower)
-    if c.visualiser is not None:
-        painter_part.write(directory, c.visualiser.painter)
+    visualiser_part.write(directory, c.vision, c.visualiser)
     write_hf_tokenizer(export.tokenizer, directory, c.text.max_position_embeddings)
     return {}
 
 
 def _llama(place: pathlib.Path, config: MetaMorphConfig, notes: list[str]) -> given.Opened:
     return given.llama(place, config.text, notes)
-
-
-def _siglip(place: pathlib.Path, config: MetaMorphConfig, notes: list[str]) -> given.Opened:
-    return given.siglip(place, config.vision, notes)
-
-
-def _painter(config: MetaMorphConfig):
-    if config.visualiser is None:
-        raise UserError(
-            "--part", "a network of a visualiser", "a config with model.visualiser",
-            "Give another config, or leave the part out.",
-        )  # fmt: skip
-    return config.visualiser.painter
 
 
 def _sizes(config: MetaMorphConfig) -> dict[str, str]:
@@ -184,7 +144,7 @@ INTEROP = Interop(
             use=_USE,
             weights=lambda directory: open_folders(directory, FOLDERS),
             writer=functools.partial(FoldersWriter, FOLDERS),
-            may_lack=("vision_model", "condition", "unet", "autoencoder"),
+            may_lack=("vision_model", *visualiser_part.GROUPS),
         ),
     ),
     Comparison(compare.prompts, compare.theirs, compare.ours, logits=("text",)),
@@ -192,8 +152,7 @@ INTEROP = Interop(
     _sizes,
     parts=(
         Part("llama", given.LLAMA, _llama, has_tokenizer=True),
-        Part("siglip", given.SIGLIP, _siglip),
-        *painter_part.parts(_painter),
+        *visualiser_part.parts(lambda config: config.visualiser),
     ),
     stacks=lambda config: {
         "language_model/": config.text.num_hidden_layers,

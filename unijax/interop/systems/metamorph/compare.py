@@ -15,7 +15,7 @@ from jax import Array
 
 from unijax.core.batch import Kind, PackedBatch
 from unijax.core.system import Params
-from unijax.interop import painter_part
+from unijax.interop import painter_part, visualiser_part
 from unijax.interop.interface import Outputs
 from unijax.interop.live_llama import live_llama, loaded
 from unijax.interop.opening import ForeignModel
@@ -99,20 +99,9 @@ def _forward(
 def theirs(model: ForeignModel, given: Prompts) -> Outputs:
     """Outputs of a directory, channels last."""
     import torch
-    import transformers
     from torch.nn import functional
 
     c, weights = model.config, model.weights
-    v = c.vision
-    keys = transformers.SiglipVisionConfig(
-        hidden_size=v.hidden_size, intermediate_size=v.intermediate_size,
-        num_hidden_layers=v.num_hidden_layers, num_attention_heads=v.num_attention_heads,
-        image_size=v.image_size, patch_size=v.patch_size, layer_norm_eps=v.layer_norm_eps,
-        hidden_act={"gelu_tanh": "gelu_pytorch_tanh"}.get(v.hidden_act, v.hidden_act),
-        vision_use_head=False, attn_implementation="eager",
-    )  # fmt: skip
-    tower = transformers.SiglipVisionModel(keys)
-    tower = loaded(tower, weights, "vision_tower/", ("post_layernorm", "embeddings.position_ids"))
     llama = live_llama(c.text, weights)
     width = c.text.hidden_size
 
@@ -120,18 +109,11 @@ def theirs(model: ForeignModel, given: Prompts) -> Outputs:
         first, second = (torch.nn.Linear(a, b) for a, b in itertools.pairwise(widths))
         return torch.nn.Sequential(first, torch.nn.GELU(), second)
 
-    aligner = loaded(projections(v.hidden_size, width, width), weights, "model.mm_projector.")
-    head = loaded(projections(width, width, v.hidden_size), weights, "vision_head.")
+    vision = c.vision.hidden_size
+    features = visualiser_part.their_features(c.vision, c.grid, weights, given.pixels)
+    aligner = loaded(projections(vision, width, width), weights, "model.mm_projector.")
+    head = loaded(projections(width, width, vision), weights, "vision_head.")
     with torch.no_grad():
-        pixels = torch.from_numpy(np.moveaxis(given.pixels, -1, 1).copy())
-        seen = tower(pixel_values=pixels, output_hidden_states=True)
-        last = seen.last_hidden_state if v.features == "post_norm" else seen.hidden_states[-1]
-        side = round(last.shape[1] ** 0.5)
-        square = last.reshape(ROWS, side, side, -1).permute(0, 3, 1, 2)
-        pooled = functional.interpolate(
-            square, size=(c.grid, c.grid), mode="bilinear", align_corners=False
-        )
-        features = functional.normalize(pooled.flatten(2).transpose(1, 2), p=2, dim=-1)
         words = [llama.model.embed_tokens(torch.from_numpy(x)) for x in (given.before, given.after)]
         x = torch.cat([words[0], aligner(features), words[1]], dim=1)
         hidden = llama.model(inputs_embeds=x).last_hidden_state
@@ -142,28 +124,9 @@ def theirs(model: ForeignModel, given: Prompts) -> Outputs:
             "vectors": functional.normalize(head(hidden), p=2, dim=-1),
         }
         if c.visualiser is not None:
-            out["condition"] = _condition(c, weights, features)
+            out["condition"] = visualiser_part.their_condition(c.visualiser, weights, features)
     found = {name: x.float().numpy() for name, x in out.items()}
     if c.visualiser is None:
         return found
     arrays = {"noised": given.noised, "timestep": _TIMESTEPS, "condition": found["condition"]}
     return found | painter_part.theirs(model.directory, arrays | {"picture": given.picture})
-
-
-def _condition(config: MetaMorphConfig, weights, features):
-    """The projector of the release's visualiser (`SimplifiedSigLIPProjector`, two layers)."""
-    import torch
-
-    visualiser = config.visualiser
-    widths = (
-        config.vision.hidden_size, visualiser.hidden,
-        visualiser.painter.unet.cross_attention_dim,
-    )  # fmt: skip
-    module = torch.nn.Module()
-    pairs = list(itertools.pairwise(widths))
-    module.layers = torch.nn.ModuleList([torch.nn.Linear(a, b) for a, b in pairs])
-    module.norms = torch.nn.ModuleList([torch.nn.LayerNorm(b) for _, b in pairs])
-    module = loaded(module, weights, "projector/")
-    x = torch.relu(module.norms[0](module.layers[0](features)))
-    x = module.norms[1](module.layers[1](x))
-    return torch.nn.functional.pad(x, (0, 0, 0, visualiser.tokens - x.shape[1]))

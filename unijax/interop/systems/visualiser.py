@@ -1,0 +1,163 @@
+"""MetaMorph's visualiser alone, in folders as they stand beside an exported MetaMorph."""
+
+import dataclasses
+import functools
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from unijax.core.json_files import write_object
+from unijax.core.record import build, to_json
+from unijax.core.system import Params
+from unijax.interop import painter_part, visualiser_part
+from unijax.interop.config_parts import model_type, read_config
+from unijax.interop.folders import FoldersWriter, open_folders
+from unijax.interop.interface import Comparison, Export, Format, Interop, Outputs
+from unijax.interop.opening import ForeignModel, abstract_params
+from unijax.interop.parts import tower_size, tower_widths
+from unijax.interop.plain_sizes import check_limits
+from unijax.interop.rows import ROWS
+from unijax.interop.table import Table
+from unijax.systems.visualiser import Visualiser, VisualiserSystemConfig
+
+_KIND = "metamorph_visualiser"
+_ABOUT = (
+    "A diffusion model that paints what features of a vision tower show: the visualiser of "
+    "MetaMorph ([2412.14164](https://arxiv.org/abs/2412.14164))."
+)
+_USE = """\
+```python
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from transformers import SiglipVisionModel
+
+tower = SiglipVisionModel.from_pretrained(FOLDER, subfolder="vision_tower")
+unet = UNet2DConditionModel.from_pretrained(FOLDER, subfolder="unet")
+vae = AutoencoderKL.from_pretrained(FOLDER, subfolder="vae")
+```"""
+_TIMESTEPS = np.array([3.0, 700.0], np.float32)
+
+
+def _read_config(directory: pathlib.Path, notes: list[str], like: Any) -> VisualiserSystemConfig:
+    del notes, like
+    path, content = directory / "config.json", read_config(directory)
+    check_limits(content.get("model"), f"{path}: model")
+    return build(VisualiserSystemConfig, content.get("model"), f"{path}: model")
+
+
+def _table(config: VisualiserSystemConfig, directory: pathlib.Path) -> Table:
+    del directory
+    shapes = {p: a.shape for p, a in abstract_params("visualiser", config).items()}
+    entries = [
+        *visualiser_part.tower_entries(config.vision),
+        *visualiser_part.entries(shapes),
+    ]
+    return Table(tuple(entries), dropped=visualiser_part.dropped(config.vision))
+
+
+def _write(export: Export) -> dict[str, str]:
+    c, directory = export.config, export.directory
+    content = {"model_type": _KIND, "torch_dtype": export.dtype, "model": to_json(c, whole=True)}
+    write_object(directory / "config.json", content)
+    visualiser_part.write(directory, c.vision, c.visualiser)
+    return {}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Prompts:
+    """Inputs: pixels in -1..1 of the tower's size and of the autoencoder's, and noised latents."""
+
+    pixels: np.ndarray
+    picture: np.ndarray
+    noised: np.ndarray
+
+
+def _prompts(
+    config: VisualiserSystemConfig, directory: pathlib.Path, rng: np.random.Generator
+) -> _Prompts:
+    del directory
+    ae = config.visualiser.painter.autoencoder
+    uniform = lambda n: rng.uniform(-1, 1, (ROWS, n, n, 3)).astype(np.float32)  # noqa: E731
+    noised = (ROWS, ae.grid, ae.grid, ae.latent_channels)
+    return _Prompts(
+        uniform(config.vision.image_size),
+        uniform(ae.image_size),
+        rng.standard_normal(noised, np.float32),
+    )
+
+
+def _ours(
+    config: VisualiserSystemConfig, params: Params, given: _Prompts, theirs: Outputs
+) -> Outputs:
+    arrays = given.pixels, given.picture, given.noised, theirs["features"]
+    return jax.device_get(_forward(config, params, *arrays))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _forward(
+    config: VisualiserSystemConfig,
+    params: Params,
+    pixels: Array,
+    picture: Array,
+    noised: Array,
+    features: Array,
+) -> dict[str, Array]:
+    system = Visualiser(config)
+    condition = system.conditioned(params, features)
+    return {
+        "features": system.encode_features(params, pixels),
+        "condition": condition,
+        "noise": system.predict_noise(params, noised, jnp.asarray(_TIMESTEPS), condition),
+        "latents": system.painter.encode_latents(params, picture),
+        "decoded": system.painter.autoencoder.apply(
+            {"params": params["autoencoder"]}, noised, method="decode"
+        ),
+    }
+
+
+def _theirs(model: ForeignModel, given: _Prompts) -> Outputs:
+    c, weights = model.config, model.weights
+    features = visualiser_part.their_features(c.vision, c.grid, weights, given.pixels)
+    condition = visualiser_part.their_condition(c.visualiser, weights, features)
+    found = {"features": features.numpy(), "condition": condition.numpy()}
+    return found | painter_part.theirs(
+        model.directory,
+        {
+            "noised": given.noised,
+            "timestep": _TIMESTEPS,
+            "condition": found["condition"],
+            "picture": given.picture,
+        },
+    )
+
+
+INTEROP = Interop(
+    "visualiser",
+    (
+        Format(
+            "metamorph",
+            f"model_type {_KIND!r}",
+            matches=lambda directory: model_type(directory) == _KIND,
+            read_config=_read_config,
+            table=_table,
+            write=_write,
+            loads="transformers and diffusers",
+            use=_USE,
+            package="diffusers",
+            weights=lambda directory: open_folders(directory, visualiser_part.FOLDERS),
+            writer=functools.partial(FoldersWriter, visualiser_part.FOLDERS),
+            tied=None,
+        ),
+    ),
+    Comparison(_prompts, _theirs, _ours),
+    _ABOUT,
+    lambda config: tower_size(config.vision),
+    parts=visualiser_part.parts(lambda config: config.visualiser),
+    stacks=lambda config: {"vision_model/": config.vision.num_hidden_layers},
+    widths=lambda config: tower_widths(config.vision),
+    task="image-to-image",
+    unsaid=("dropout",),
+)
