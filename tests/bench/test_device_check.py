@@ -15,6 +15,7 @@ from bench import attention_tune
 from bench.device_check import report, rows, runner
 from bench.device_check.profile import part_of, paths
 from bench.device_check.worker import PROMPT
+from tests.long import long
 from unijax.systems.janus import SIZES, Janus
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -63,6 +64,19 @@ def bare(tmp_path) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": f"{tmp_path / 'site'}:{ROOT}", "JAX_PLATFORMS": "cpu"}
 
 
+def test_its_parts_are_there_on_a_machine_with_four_packages(bare):
+    """`tqdm` had come in by way of a line that is told once."""
+    code = (
+        "import importlib, sys; from bench.device_check import annotations; annotations.ensure()\n"
+        "for name in sys.argv[1:]: importlib.import_module('bench.device_check.' + name)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *runner.PARTS], env=bare, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@long
 def test_a_machine_with_four_packages_can_be_checked(bare, tmp_path):
     out = tmp_path / "results.jsonl"
     done = subprocess.run(

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 import unijax
+from tests.long import long
 from tests.main.test_cli import TINY
 from unijax.core.errors import UserError
 from unijax.main import use
@@ -104,6 +105,7 @@ def test_importing_the_package_loads_no_jax():
     assert done.stdout == "False True\n"
 
 
+@long
 def test_the_notebook_runs(tmp_path, monkeypatch, capsys):
     notebook = json.loads((ROOT / "docs" / "first_hour.ipynb").read_text())
     cells = ["".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "code"]

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from tests.long import long
 from tests.main import tiny
 from unijax.core.errors import UserError
 from unijax.core.record import to_json
@@ -31,6 +32,7 @@ def with_it(first, **changes):
     return resolve(values | changes)
 
 
+@long
 def test_it_is_trained_once_and_started_from(first, tmp_path):
     run, here = with_it(first), tmp_path / "run"
     state = train(run, here)

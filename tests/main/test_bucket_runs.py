@@ -71,10 +71,12 @@ def test_a_run_in_a_bucket_draws_answers_and_is_exported(run, bucket, tmp_path, 
     assert storage.COMPLETE in storage.listed(exported)
     assert exported in capsys.readouterr().out
     assert main(["verify", run, exported]) == 0
+    capsys.readouterr()
     assert "exists already" in fails(capsys, "export", run, exported)
 
 
 def test_data_and_checkpoint_of_a_finetune_may_lie_in_a_bucket(run, bucket, tmp_path):
+    """Adapters alone stand in the one, on what the other holds."""
     for i in range(4):
         path = tmp_path / f"{i}.png"
         Image.new("RGB", (16, 16), (60 * i, 0, 0)).save(path)
@@ -84,9 +86,15 @@ def test_data_and_checkpoint_of_a_finetune_may_lie_in_a_bucket(run, bucket, tmp_
         "finetune", "--config", "finetune", "--init-from", run, "--data", f"{bucket}/mine",
         "--run-dir", f"{bucket}/runs/tuned", "stage.steps=2", "data.rows=2", "mesh.fsdp=1",
         "loop.eval_every=0", "loop.save_every=0", "loop.log_every=1", "loop.writers=jsonl",
+        "--lora", "2",
     ]  # fmt: skip
     assert main(words) == 0
     assert whole_steps(f"{bucket}/runs/tuned") == [2]
+    base, tuned = (tree.flatten(read_params(f"{bucket}/runs/{name}")) for name in ("tiny", "tuned"))
+    assert base.keys() == tuned.keys()
+    changed = {p for p, x in base.items() if not np.array_equal(x, tuned[p])}
+    assert changed
+    assert all(p.startswith("language_model/layers/") for p in changed)
 
 
 def test_a_mistake_leaves_nothing_in_the_bucket(bucket, capsys, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tests import logs
+from tests.long import long
 from unijax.core import tree
 from unijax.core.errors import UserError
 from unijax.core.record import to_json
@@ -77,6 +78,7 @@ def test_random_crops_cannot_be_cached(tmp_path):
         train(small("mim_demo.py", cache_frozen=True), tmp_path / "run")
 
 
+@long
 def test_clip_begins_with_the_tower_of_mim_and_names_held_out_classes(mim, tmp_path):
     run = small("clip_demo.py", {"vision_model": str(mim)})
     train(run, tmp_path, stop_at=1)

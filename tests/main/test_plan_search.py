@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.long import long
 from tests.main.test_plan import FULL_SIZE, a_plan, mesh_of
 from unijax.main import config as config_lib
 from unijax.main import plan_search
@@ -118,6 +119,7 @@ def test_what_cannot_hold_its_parameters_is_not_compiled(monkeypatch):
     assert all(changed(RUN, change).mesh.fsdp >= 32 for change in compiler.tried)
 
 
+@long
 @settings(deadline=None, max_examples=12)
 @given(
     tries=st.integers(0, 9),

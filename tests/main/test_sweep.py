@@ -83,6 +83,7 @@ def swept(tmp_path_factory):
     return directory
 
 
+@long
 def test_a_run_on_a_trunk_is_the_run_alone_to_the_bit(swept, planned, tmp_path):
     (short,) = (p for p in planned if sweep.longest(planned, p) is not p)
     alone = train(short.run, tmp_path)

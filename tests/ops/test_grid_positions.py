@@ -1,5 +1,8 @@
 """Positions of pictures within texts against a loop over tokens, and against transformers'."""
 
+import functools
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
@@ -10,6 +13,7 @@ from hypothesis import strategies as st
 from unijax.ops.grid_positions import grid_positions
 
 SIDE = 2
+POSITIONS = jax.jit(functools.partial(grid_positions, side=SIDE))
 
 
 def slowly(documents: list[list[int]]) -> tuple[list, list, list, int]:
@@ -38,11 +42,16 @@ DOCUMENTS = st.lists(
 )
 
 
+LONGEST = 4 * (1 + 4 * SIDE * SIDE)
+
+
 @settings(max_examples=60, deadline=None)
 @given(DOCUMENTS)
 def test_positions_are_those_of_a_loop(documents):
-    position, here, axes, back = slowly(documents)
-    found, drawn = grid_positions(jnp.asarray([position]), jnp.asarray([here]), SIDE)
+    """Documents of a word each before them, so that one program serves all."""
+    words = LONGEST - len(slowly(documents)[0])
+    position, here, axes, back = slowly([[1]] * words + documents)
+    found, drawn = POSITIONS(jnp.asarray([position]), jnp.asarray([here]))
     np.testing.assert_array_equal(found[0], axes)
     assert drawn[0] == back
 

@@ -26,12 +26,24 @@ from unijax.systems import registry
 from unijax.train.loop import LoopConfig, fit
 from unijax.train.step import sum_over_parts
 
+LONGEST = frozenset(
+    {
+        "test_over_eight_devices_equals_one",
+        "test_rows_worked_in_parts_give_the_sums_and_gradients_of_all",
+        "test_what_is_frozen_has_no_state_and_does_not_move",
+        "test_resuming_gives_the_bits_of_never_stopping",
+        "test_greedy_answers_are_those_of_teacher_forcing",
+        "test_a_batch_of_text_alone_needs_no_images",
+    }
+)
+
 
 class SystemSuite:
     """Subclasses say which system; tests that the sizes of one cannot pass are no others' loss.
 
     Attributes:
-      devices_gate: whether every change runs it over eight devices.
+      long: tests of it that every change does not run, but `make test-long`; `LONGEST` of all but
+        those that the others are variations of.
       edges: share of the FLOPs of convolutions that `costs` may be off, as they leave out what
         reaches over edges.
       of_what_is_worked_at_once: metrics that are of a part of a step, not sums over parts.
@@ -42,7 +54,7 @@ class SystemSuite:
 
     small: Small
     recipe: Recipe
-    devices_gate = False
+    long: frozenset[str] = LONGEST
     edges = 0.0
     of_what_is_worked_at_once: tuple[str, ...] = ()
     may_gather: tuple[str, ...] = ("conv_general_dilated",)
@@ -160,14 +172,11 @@ class SystemSuite:
         for a, b in zip(*map(jax.tree.leaves, (whole, resumed)), strict=True):
             assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
 
-    @pytest.mark.long
     def test_over_eight_devices_equals_one(self):
         """In a process of its own (`tests.systems.suite_devices`), split in every way at once.
 
-        `make test-long` takes every system and every table.
+        `make test-long` takes every table.
         """
-        if not (self.devices_gate or LONG):
-            pytest.skip("make test-long")
         module, name = sys.modules[type(self).__module__].__name__, type(self).__name__
         cases = () if LONG else ("fsdp_tensor_sequence",)
         assert devices.run("tests.systems.suite_devices", module, name, *cases) == "equal"

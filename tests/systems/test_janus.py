@@ -50,7 +50,7 @@ UND, GEN = SMALL.images["und"], SMALL.images["gen"]
 class TestJanus(DecoderSuite):
     small = SMALL
     recipe = RECIPE
-    devices_gate = True
+    long = frozenset()
     edges = 0.03
 
 

@@ -31,6 +31,7 @@ class TestWithCodesForUnderstanding(OfATower):
     small = small(CodesConfig(VQ), FROZEN)
 
 
+@long
 class TestWithOneEncoder(OfATower):
     """B: what is drawn enters as what the encoder makes of its codes."""
 

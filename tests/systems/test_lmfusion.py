@@ -10,6 +10,7 @@ import pytest
 from tests.systems import test_transfusion
 from tests.systems.decoder_suite import DecoderSuite
 from tests.systems.small import SmallRows, words
+from tests.systems.system_suite import LONGEST
 from unijax.core import tree
 from unijax.core.batch import Kind
 from unijax.core.errors import UserError
@@ -37,6 +38,7 @@ FROZEN = (Rule("autoencoder/", frozen=True), Rule("language_model/", frozen=True
 
 
 class TestLMFusion(DecoderSuite):
+    long = LONGEST - {"test_what_is_frozen_has_no_state_and_does_not_move"}
     small = SmallRows(LMFusion(CONFIG), rules=FROZEN)
     recipe = RECIPE
     edges = test_transfusion.TestTransfusion.edges

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.long import long
+from tests.long import MARKS, long
 from tests.systems.decoder_suite import DecoderSuite
 from tests.systems.small import SmallRows, assert_close, words
+from tests.systems.system_suite import LONGEST
 from unijax.core import tree
 from unijax.core.batch import Kind
 from unijax.core.errors import UserError
@@ -45,6 +46,7 @@ BASE = ("language_model", "vision_model", "aligner")
 
 
 class TestSana(DecoderSuite):
+    long = LONGEST - {"test_what_is_frozen_has_no_state_and_does_not_move"}
     small = SmallRows(SYSTEM, rules=(Rule("autoencoder/", frozen=True),))
     recipe = RECIPE
     edges = 0.03
@@ -132,6 +134,7 @@ def test_with_a_frozen_base_loss_and_gradients_are_those_of_the_whole_decoder():
     assert np.abs(grads["queries"]["embedding"]).max(axis=1).min() > 0
 
 
+@long
 def test_a_frozen_base_keeps_no_residuals():
     """What is kept from the forward pass for the backward one: nothing as wide as its MLP, of
     whole rows."""
@@ -188,7 +191,7 @@ def test_a_later_query_leaves_earlier_outputs_of_the_decoder_and_moves_every_con
 # The objective
 
 
-@pytest.mark.parametrize("suite", [TestSana, TestUNet])
+@pytest.mark.parametrize("suite", [TestSana, pytest.param(TestUNet, marks=MARKS)])
 def test_the_loss_is_the_released_codes(suite):
     """A loop over pictures: one timestep and one noise each; a mean, then a mean."""
     small, system = suite.small, suite.small.system

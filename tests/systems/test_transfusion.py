@@ -10,6 +10,7 @@ import torch
 from transformers import LlamaConfig as HFConfig
 from transformers import LlamaForCausalLM
 
+from tests.long import MARKS
 from tests.systems.decoder_suite import DecoderSuite
 from tests.systems.small import SmallRows, words
 from unijax.core.batch import Kind
@@ -38,7 +39,7 @@ UNET = UNetConfig(4, 4, 4, (32, 32), 1, (False, True), False, 0, 4)
 class TestTransfusion(DecoderSuite):
     small = SmallRows(SYSTEM, rules=(Rule("autoencoder/", frozen=True),))
     recipe = RECIPE
-    devices_gate = True
+    long = frozenset()
     edges = 0.03
     # The autoencoder spreads its images over all devices; latents go back to their rows.
     may_gather = (*DecoderSuite.may_gather, "concatenate", "LatentPatches")
@@ -219,7 +220,11 @@ def test_an_unconditional_image_has_an_empty_prompt():
 
 @pytest.mark.parametrize(
     ("layers", "guidance", "prediction"),
-    [("linear", None, "v_prediction"), ("linear", 3.0, "epsilon"), ("unet", 3.0, "epsilon")],
+    [
+        pytest.param("linear", None, "v_prediction", marks=MARKS),
+        ("linear", 3.0, "epsilon"),
+        ("unet", 3.0, "epsilon"),
+    ],
 )
 def test_drawing_equals_working_the_whole_row_again_at_every_step(layers, guidance, prediction):
     config = dataclasses.replace(CONFIG, prediction=prediction)

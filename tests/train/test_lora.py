@@ -141,6 +141,7 @@ def test_adapters_equal_products_behind_the_layers_of_transformers():
     assert np.abs(plain - want).max() > 0.1
 
 
+@long
 def test_fresh_adapters_add_nothing_and_hang_on_their_names_alone():
     system = lora.adapted(SYSTEM, LORA)
     key = jax.random.key(3)
@@ -358,6 +359,7 @@ def test_a_base_is_found_where_both_were_moved_and_missed_where_it_is_gone(runs,
         (folder / "away").rename(folder / "base")
 
 
+@long
 def test_a_base_with_other_values_is_refused(runs, tmp_path):
     """Of the same shapes: a run of another seed stands in its place."""
     folder, run, _ = runs

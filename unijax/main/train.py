@@ -87,7 +87,7 @@ def train(
             "a directory that all of them see", "Set cache_frozen=false, or mount the bucket.",
         )  # fmt: skip
     if not run.loop.save_frozen:
-        _check_base(run_dir, init_from)
+        _check_base(init_from)
     was_there = not in_bucket and pathlib.Path(run_dir).exists()
     if not in_bucket:
         is_new = not was_there or not _names(pathlib.Path(run_dir))
@@ -118,18 +118,12 @@ def train(
     return state
 
 
-def _check_base(run_dir: str | pathlib.Path, init_from: str | None) -> None:
-    """Raises a UserError where there is no run on disk that keeps what a run does not."""
+def _check_base(init_from: str | None) -> None:
+    """Raises a UserError where there is no run that keeps what a run does not."""
     if init_from is None:
         raise UserError(
             "loop.save_frozen", "false, for a run that starts from no other",
             "--init-from, the run directory that holds what is frozen", "Give it, or set it true.",
-        )  # fmt: skip
-    if is_address(run_dir) or is_address(init_from):
-        raise UserError(
-            "loop.save_frozen", "false, for a run in a bucket or on one there",
-            "both runs on disk: the one names where the other lies",
-            "Set loop.save_frozen=true, which keeps all parameters.",
         )  # fmt: skip
 
 

@@ -12,20 +12,28 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 
+from unijax.core import storage
 from unijax.core.errors import UserError
+from unijax.core.paths import is_address
+from unijax.train import desk
 from unijax.train.checksum import checksums
+from unijax.train.orbax_manager import Place
 
 KEY = "base"  # of what a checkpoint records
 
 
-def record(run_dir: str | pathlib.Path, step_dir: str | pathlib.Path) -> dict:
+def record(run_dir: str | os.PathLike, step_dir: str | os.PathLike) -> dict:
     """What a checkpoint of `run_dir` records of the step of another run that it stands on."""
-    here, there = (os.path.abspath(p) for p in (run_dir, step_dir))
-    return {KEY: {"path": there, "beside": os.path.relpath(there, here)}}
+    here, there = _whole(desk.home(run_dir)), _whole(step_dir)
+    found = {"path": there}
+    if is_address(here) == is_address(there):
+        found["beside"] = os.path.relpath(there, here)
+    return {KEY: found}
 
 
-def of(run: Mapping, step_dir: pathlib.Path) -> pathlib.Path | None:
+def of(run: Mapping, step_dir: Place) -> Place | None:
     """The step of another run that a checkpoint stands on; None for one that is whole.
 
     Args:
@@ -38,16 +46,24 @@ def of(run: Mapping, step_dir: pathlib.Path) -> pathlib.Path | None:
     said = run.get(KEY)
     if said is None:
         return None
-    places = [pathlib.Path(said["path"]), step_dir.parent.parent / said["beside"]]
-    for place in places:
+    places = [said["path"]]
+    if "beside" in said:
+        places.append(_whole(os.path.join(_whole(step_dir.parent.parent), said["beside"])))
+    for name in places:
+        place = epath.Path(name) if is_address(name) else pathlib.Path(name)
         if place.is_dir():
-            return place.resolve()
+            return place
     raise UserError(
         str(step_dir),
         f"a checkpoint without the parameters that it left in {said['path']}, which is gone",
         "that run directory, where it was or as it stood beside this one",
         "Put it back, or keep whole checkpoints with loop.save_frozen=true.",
     )
+
+
+def _whole(place: str | os.PathLike) -> str:
+    """From the root of its file system or bucket, without steps back."""
+    return storage.normal(os.path.normpath(place)) if is_address(place) else os.path.abspath(place)
 
 
 def check(where: str, run: Mapping, below: Mapping[str, jax.Array | np.ndarray]) -> None:
