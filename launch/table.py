@@ -15,6 +15,7 @@ _HEAD = (
     "run", "state", "step", "of", "loss", "tokens/s", "s/step", "MFU", "goodput", "GiB", "updated",
     "attempt", "host", "job",
 )  # fmt: skip
+FILES = (status_lib.FILE, f"*/{status_lib.FILE}", f"{FOLDER}/{RUNS}")  # that it reads
 _SILENT_SECONDS = 600.0  # of a run whose process says nothing: it is gone, or cannot write
 
 

@@ -26,12 +26,19 @@ from jaxtyping import install_import_hook
 
 install_import_hook("unijax", "beartype.beartype")
 
+import hypothesis
 import jax
 import pytest
 
 from tests.buckets import bucket  # noqa: F401  (a fixture)
+from tests.long import LONG
 
 jax.config.update("jax_default_matmul_precision", "highest")
+
+# The gate tries the same examples every time; `make test-long` looks for others.
+hypothesis.settings.register_profile("gate", derandomize=True)
+if not LONG:
+    hypothesis.settings.load_profile("gate")
 
 MAPS = pathlib.Path("/proc/self/maps")
 MOST_MAPS = 20_000

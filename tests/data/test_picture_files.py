@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.data.test_images import decode, encoded, pixels
-from unijax.core import processes
+from unijax.core import telling
 from unijax.core.errors import UserError
 from unijax.data import image_bytes, images
 
@@ -120,7 +120,7 @@ def test_a_file_that_says_how_many_bits_matter_is_believed():
 
 
 def test_that_bits_were_guessed_is_said_once(capsys, monkeypatch):
-    monkeypatch.setattr(processes, "_told", set())
+    monkeypatch.setattr(telling, "_told", set())
     for _ in range(2):
         decode(png([[0, 4000]], GREY, 16))
     assert capsys.readouterr().err == (
@@ -258,7 +258,7 @@ def test_exif_that_is_damaged_elsewhere_still_turns(form):
 
 @pytest.mark.parametrize("form", ["GIF", "PNG", "WEBP", "TIFF", "AVIF"])
 def test_of_several_frames_the_first_is_read_and_that_is_said_once(form, capsys, monkeypatch):
-    monkeypatch.setattr(processes, "_told", set())
+    monkeypatch.setattr(telling, "_told", set())
     first, second = (Image.new("RGB", (16, 16), colour) for colour in ("red", "blue"))
     buffer = io.BytesIO()
     first.save(buffer, form, save_all=True, append_images=[second], lossless=True)

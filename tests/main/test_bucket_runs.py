@@ -75,6 +75,29 @@ def test_a_run_in_a_bucket_draws_answers_and_is_exported(run, bucket, tmp_path, 
     assert "exists already" in fails(capsys, "export", run, exported)
 
 
+def test_many_prompts_are_drawn_into_a_bucket_and_what_is_there_stays(
+    run, bucket, tmp_path, capsys
+):
+    (tmp_path / "prompts.txt").write_text("a fox\na red house\n")
+    out = f"{bucket}/many"
+    words = ("sample", run, "--prompts", str(tmp_path / "prompts.txt"), "-n", "1", "--out", out)
+    assert main(words) == 0
+    names = {"000-a-fox-0.png", "001-a-red-house-0.png"}
+    assert storage.listed(out).keys() == names | {"prompts.jsonl"}
+    storage.remove_one(f"{out}/001-a-red-house-0.png")
+    capsys.readouterr()
+    assert main(words) == 0
+    assert "1 pictures drawn" in capsys.readouterr().out
+    assert storage.names_in(out) == names | {"prompts.jsonl"}
+
+
+def test_runs_in_a_bucket_are_tabled(run, bucket, capsys):
+    for place in (run, f"{bucket}/runs"):
+        assert main(["status", place]) == 0
+        assert "tiny  done" in capsys.readouterr().out
+    assert "no status file of a run" in fails(capsys, "status", f"{bucket}/nowhere")
+
+
 def test_data_and_checkpoint_of_a_finetune_may_lie_in_a_bucket(run, bucket, tmp_path):
     """Adapters alone stand in the one, on what the other holds."""
     for i in range(4):

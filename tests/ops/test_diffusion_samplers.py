@@ -91,10 +91,22 @@ def assert_steps_equal(name, schedule, steps, **flags):
         state, in_a_row = (ours.step(s, jnp.asarray(output), noise) for s in (state, in_a_row))
         picture = their_step(theirs, output, timestep, picture, fresh[i], flags)
         # From much noise to little a step cancels: it rounds as what it subtracts.
-        assert_close(state.sample, picture, where, at_least=before)
+        subtracted = before * growth(name, schedule, theirs.timesteps, i)
+        assert_close(state.sample, picture, where, at_least=subtracted)
         largest = max(largest, np.abs(picture).max())
     assert_close(in_a_row.sample, picture, f"{where}, in a row", largest, tolerance=1e-4)
     assert int(in_a_row.call) == ours.calls
+
+
+def growth(name, schedule, timesteps, i):
+    """By how much a step enlarges a picture before it takes noise away, at most."""
+    if schedule.is_flow:
+        return 1.0
+    begun = max(0, i - 3) if name == "pndm" else i  # its four calls of a step begin at one picture
+    first = max(timesteps[begun : i + 1])
+    last = min(timesteps[i : i + 2]) if i + 1 < len(timesteps) else 0
+    kept = schedule.alphas_cumprod
+    return max(1.0, (kept[int(last)] / kept[int(first)]) ** 0.5)
 
 
 def network(schedule, prediction, x, timestep, random):
@@ -239,6 +251,8 @@ def test_flows(name, shift):
     prediction=st.sampled_from(["epsilon", "v_prediction"]),
     offset=st.integers(0, 1),
 )
+# From a timestep at which nearly nothing is left of the picture.
+@hypothesis.example("pndm", 4, 40, COSINE, "trailing", "v_prediction", 0)
 def test_any_number_of_steps(name, steps, train, schedule, spacing, prediction, offset):
     # By rounding diffusers has a step too many at times, to a timestep of -1.
     hypothesis.assume(len(np.arange(train, 0, -train / steps)) == steps)

@@ -18,7 +18,7 @@ import pathlib
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from unijax.core.errors import Unwritable, UserError
@@ -159,6 +159,42 @@ def download(address: str, folder: pathlib.Path, leave: Callable[[str], bool]) -
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             with _told(address):
                 system.get_file(join(address, name), str(folder / name))
+
+
+@contextlib.contextmanager
+def some_of(place: str | os.PathLike, patterns: Sequence[str]) -> Iterator[pathlib.Path]:
+    """Yields a directory, or a copy for a while of what below an address has such a name."""
+    if not is_address(place):
+        yield pathlib.Path(place)
+        return
+    address = normal(place)
+    system = _system(address)
+    system.invalidate_cache()
+    root = system._strip_protocol(address).rstrip("/")
+    with tempfile.TemporaryDirectory(prefix="unijax-") as temporary:
+        folder = pathlib.Path(temporary) / address.rpartition("/")[2]
+        folder.mkdir()
+        with _told(address):
+            for path in (p for pattern in patterns for p in system.glob(f"{root}/{pattern}")):
+                file = folder / path[len(root) + 1 :]
+                file.parent.mkdir(exist_ok=True)
+                system.get_file(path, str(file))
+        yield folder
+
+
+def names_in(place: str | os.PathLike) -> set[str]:
+    """Of the files of a folder, or of what is right below an address."""
+    if is_address(place):
+        return set(listed(normal(place)))
+    return {path.name for path in pathlib.Path(place).iterdir()}
+
+
+def write_in(place: str | os.PathLike, name: str, content: bytes) -> None:
+    """A file of a folder, or an object below an address, whole or not at all."""
+    if is_address(place):
+        put(join(normal(place), name), content)
+    else:
+        write_file(pathlib.Path(place) / name, content)
 
 
 def move(address: str, to: str) -> None:

@@ -21,15 +21,16 @@ READ: dict[str, dict[str, Callable]] = {
     "verify": {"run_dir": _RUN, "export_dir": _DATA},
     "import": {"source": _DATA, "tokenizer": _DATA},
 }
-# What is written there.
-WRITTEN = {
+# What is written there, or looked at where it is.
+THERE = {
     "train": {"run_dir"}, "finetune": {"run_dir"}, "export": {"out"}, "sample": {"out"},
+    "status": {"dir"},
 }  # fmt: skip
 
 
 def may_be(verb: str, argument: str) -> bool:
     """Whether an argument takes an address."""
-    return argument in READ.get(verb, ()) or argument in WRITTEN.get(verb, ())
+    return argument in READ.get(verb, ()) or argument in THERE.get(verb, ())
 
 
 def fetch(args: argparse.Namespace) -> None:

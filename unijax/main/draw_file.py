@@ -7,10 +7,11 @@ from collections import Counter
 
 from tqdm import tqdm
 
+from unijax.core import storage
 from unijax.core.errors import UserError
-from unijax.core.files import atomic_file, read_plain
+from unijax.core.files import read_plain
 from unijax.sample.logits import Sampling
-from unijax.sample.pictures import file_name, save_png
+from unijax.sample.pictures import file_name, png
 from unijax.sample.sampler import Sampler
 
 
@@ -66,7 +67,7 @@ def share_of(text: str) -> tuple[int, int]:
 def draw_file(
     sampler: Sampler,
     prompts: list[str],
-    out: pathlib.Path,
+    out: str | pathlib.Path,
     n: int,
     guidance: float | None,
     sampling: Sampling,
@@ -74,7 +75,9 @@ def draw_file(
     steps: int | None,
     share: tuple[int, int] = (0, 1),
 ) -> int:
-    """Draws n pictures of every prompt of a share into `out`; what is there stays.
+    """Draws n pictures of every prompt of a share into a folder or below an address.
+
+    What is there stays.
 
     A picture hangs on the seed, the prompt and how often that prompt stood in the file before,
     whatever the shares are. `prompts.jsonl` says which files show what.
@@ -91,10 +94,10 @@ def draw_file(
     index, count = share
     if index == 0:
         lines = [json.dumps({"prompt": p, "files": f}) for p, f in zip(prompts, names)]
-        with atomic_file(out / "prompts.jsonl") as temporary:
-            temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        storage.write_in(out, "prompts.jsonl", ("\n".join(lines) + "\n").encode())
     mine = range(index, len(prompts), count)
-    left = [i for i in mine if not all((out / name).exists() for name in names[i])]
+    there = storage.names_in(out)
+    left = [i for i in mine if not there.issuperset(names[i])]
     some = max(1, sampler.batch // n)
     with tqdm(total=len(mine), initial=len(mine) - len(left), desc="prompts", unit="prompt") as bar:
         for at in range(0, len(left), some):
@@ -105,6 +108,6 @@ def draw_file(
             )  # fmt: skip
             for i, pictures in zip(part, sampler.show(made)):
                 for name, pixels in zip(names[i], pictures):
-                    save_png(out / name, pixels)
+                    storage.write_in(out, name, png(pixels))
             bar.update(len(part))
     return len(left) * n

@@ -1,7 +1,6 @@
 """Verbs of launching: launch, status. Imported light: a table of runs does not wait for JAX."""
 
 import argparse
-import pathlib
 
 
 def add_parsers(verbs) -> None:
@@ -26,6 +25,8 @@ def launch_(args: argparse.Namespace) -> int:
 
 def status_(args: argparse.Namespace) -> None:
     """`unijax status`."""
-    from unijax.launch.table import table
+    from unijax.core import storage
+    from unijax.launch.table import FILES, table
 
-    print(table(pathlib.Path(args.dir)))
+    with storage.some_of(args.dir, FILES) as folder:
+        print(table(folder))

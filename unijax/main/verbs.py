@@ -272,13 +272,12 @@ def sample_(args: argparse.Namespace) -> None:
         (args.n, args.guidance, _sampling(args), args.seed, args.steps),
     )
     if args.prompts is not None:
-        out = local(args.out)  # what is drawn already is looked for there
         prompts, share = read_prompts(pathlib.Path(args.prompts)), share_of(args.share)
-        writable_directory(out)
-        drawn = draw_file(open_sampler(args.run_dir), prompts, out, *how, share)
-        print(
-            f"{drawn} pictures drawn, those of {len(prompts)} prompts listed in {out}/prompts.jsonl"
-        )
+        if not is_address(args.out):
+            writable_directory(out)
+        drawn = draw_file(open_sampler(args.run_dir), prompts, args.out, *how, share)
+        listed = f"listed in {args.out}/prompts.jsonl"
+        print(f"{drawn} pictures drawn, those of {len(prompts)} prompts {listed}")
         return
     drawn = open_sampler(args.run_dir).draw(args.prompt, *how)
     if not is_address(args.out):

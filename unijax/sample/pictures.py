@@ -1,5 +1,6 @@
 """Pictures on disk: PNG files, and a grid with its prompts."""
 
+import io
 import pathlib
 import re
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from unijax.core.files import atomic_file
+from unijax.core.files import write_file
 
 # Latin, Greek, Cyrillic and more; PIL's own font has ASCII alone.
 _FONT = str(pathlib.Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf")
@@ -19,8 +20,14 @@ _LINES = 3  # of a caption, at most
 
 def save_png(path: pathlib.Path, pixels: UInt8[np.ndarray, "height width 3"]) -> None:
     """Writes the file whole or not at all; raises UserError where it cannot."""
-    with atomic_file(path) as temporary:
-        Image.fromarray(pixels).save(temporary, format="PNG")
+    write_file(path, png(pixels))
+
+
+def png(pixels: UInt8[np.ndarray, "height width 3"]) -> bytes:
+    """The content of a PNG file."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format="PNG")
+    return file.getvalue()
 
 
 def file_name(number: int, prompt: str, copy: int) -> str:
