@@ -201,3 +201,17 @@ def test_an_array_beside_its_pictures_is_named_where_the_folder_is_given(tmp_pat
     with pytest.raises(UserError, match="where a file of JSON names the pictures, give that file"):
         open_mixed(tmp_path)
     assert len(open_mixed(tmp_path / "llava.json")) == 1
+
+
+@pytest.mark.parametrize("beside", ["captions_1__txt", "captions__json", "labels_1__txt", None])
+def test_a_folder_called_images_is_no_category(tmp_path, beside):
+    """All pictures were taught as "images", and the captions elsewhere were left out."""
+    make(tmp_path, images_1__png=PNG, images_2__png=PNG, **({beside: "a red"} if beside else {}))
+    with pytest.raises(UserError, match="a picture with no caption and no category"):
+        open_folder(tmp_path)
+
+
+def test_what_is_said_of_all_pictures_is_no_caption_without_a_picture(tmp_path):
+    make(tmp_path, a__png=PNG, a__txt="a red fox", LICENSE__txt="free", README__txt="mine")
+    (record,) = open_folder(tmp_path)
+    assert record["captions"] == ["a red fox"]

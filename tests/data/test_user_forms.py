@@ -163,8 +163,35 @@ def test_a_picture_in_the_assistants_turn_is_drawn(folder):
 def test_the_assistants_words_are_words_where_the_pictures_are_the_users(folder):
     line = {"messages": [ASK, SAY | {"content": "an <image> tag"}], "images": ["a.png"]}
     assert turns(read(folder, line)) == [SEEN[0], ("assistant", "an <image> tag")]
-    line = {"messages": [ASK | {"content": "which tag?"}, SAY | {"content": "<image>"}]}
-    assert turns(read(folder, line)) == [("user", "which tag?"), ("assistant", "<image>")]
+    line = {"messages": [ASK | {"content": "which tag?"}, SAY | {"content": "it is <image>."}]}
+    assert turns(read(folder, line)) == [("user", "which tag?"), ("assistant", "it is <image>.")]
+
+
+@pytest.mark.parametrize("more", [{}, {"img": "a.png"}, {"output_images": ["a.png"]}])
+def test_a_drawing_without_its_picture_is_told(folder, more):
+    """It was learned as the word."""
+    line = {"messages": [ASK | {"content": "draw red"}, SAY | {"content": "<image>"}], **more}
+    with pytest.raises(UserError, match="found 0 images and 1 markers"):
+        read(folder, line)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "Picture 1: <img>a.png</img> what?",
+        "<|vision_start|><|image_pad|><|vision_end|>what?",
+        "<|image_1|> what?",
+    ],
+)
+def test_another_models_markers_without_a_picture_are_told(folder, words):
+    for line in (
+        {"messages": [ASK | {"content": words}, SAY]},
+        {"conversations": [HUMAN | {"value": words}, GPT]},
+    ):
+        with pytest.raises(UserError, match="found no picture, and the words"):
+            read(folder, line)
+    tag = [ASK | {"content": "What is the <img> tag?"}, SAY]
+    assert turns(read(folder, {"messages": tag}))[0] == ("user", "What is the <img> tag?")
 
 
 def test_a_part_that_numbers_its_picture_is_that_picture_not_the_next(folder):

@@ -252,6 +252,20 @@ def test_pictures_of_a_conversation_in_an_archive_are_in_the_order_of_its_words(
     assert (before, after, record["drawings"]) == (*PICTURES[:2], 1)
 
 
+def test_pictures_that_a_sample_names_otherwise_are_not_put_in_the_order_of_the_archive(tmp_path):
+    """The edited one, whose name comes first, was shown and the original drawn."""
+    talk = [
+        {"role": "user", "content": "<image>\nbluer"},
+        {"role": "assistant", "content": "<image>"},
+    ]
+    sample = {"messages": talk, "images": ["src/17.png", "dst/17.png"]}
+    files = {"0.edited.png": PICTURES[1], "0.json": json.dumps(sample)}
+    files["0.original.png"] = PICTURES[0]
+    path = pack(tmp_path / "a.tar", files)
+    with pytest.raises(UserError, match=r"a\.tar: 0: found the pictures .*and members \*\.edited"):
+        open_mixed(path)
+
+
 def test_a_folder_of_archives_feeds_a_loader(tmp_path, tokenizer):
     for shard in range(2):
         files = {}

@@ -15,7 +15,7 @@ import yaml
 from tests.interop import released
 from tests.long import MARKS
 from unijax.core.errors import UserError
-from unijax.interop import opening
+from unijax.interop import opening, registry
 from unijax.interop.opening import open_model
 from unijax.interop.source_tokenizer import import_tokenizer
 from unijax.interop.systems.janus.processor import read_processor
@@ -40,6 +40,8 @@ def layout(request, hf_model, tmp_path_factory):
 @pytest.fixture
 def quick(layout, monkeypatch):
     """The shapes of the small model are worked out once."""
+    for name in registry.names():
+        registry.interop(name)  # one that is imported later would keep what stands here for a while
     shapes = opening.abstract_params("janus", open_model(layout).config)
     monkeypatch.setattr(opening, "abstract_params", lambda system, config: shapes)
 

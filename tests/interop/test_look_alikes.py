@@ -106,6 +106,8 @@ def test_a_renamed_one_is_refused_by_what_it_does_otherwise(kind):
         ({"per_layer_config": {"0": {"hidden_act": "gelu"}}}, "per_layer_config"),
         ({"num_local_experts": 8}, "num_local_experts"),
         ({"architectures": ["MistralForCausalLM"]}, "architectures"),
+        ({"architectures": ["Llama4ForCausalLM"]}, "architectures"),
+        ({"architectures": ["LlamaBidirectionalModel"]}, "architectures"),
         ({"architectures": 5}, "architectures"),
         ({"model_type": None}, "model_type"),
     ],

@@ -73,7 +73,7 @@ def test_turns_typed_at_the_terminal_show_pictures_and_begin_anew(
 ):
     path = tmp_path / "p.png"
     Image.fromarray(PICTURE).save(path)
-    typed = iter([f"@{path} What is it?", "@nowhere.png And?", "", use.NEW, "What?"])
+    typed = iter([f"What is it in @{path}?", "@nowhere.png And?", "", use.NEW, "What?"])
 
     def give(prompt: str) -> str:
         try:

@@ -192,6 +192,25 @@ def test_a_wrong_key_in_a_config_file_names_the_nearest(tmp_path):
         resolve(config_lib.load(str(tmp_path / "c.py")))
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("conf.txt", "x", "expected a Python file"),
+        ("conf", "x", "expected a Python file"),
+        (
+            "conf.py",
+            "def get_config(:",
+            r"conf\.py:1: found invalid syntax; expected a Python file",
+        ),
+    ],
+)
+def test_a_config_that_is_no_python_is_told(tmp_path, name, content, said):
+    """Both were tracebacks."""
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=said):
+        config_lib.load(str(tmp_path / name))
+
+
 def test_a_missing_config_file_is_said():
     with pytest.raises(UserError, match=r"no file 'configs/nothing\.py'"):
         config_lib.load("configs/nothing.py")

@@ -36,6 +36,8 @@ DROPOUT = (
     "hidden_dropout_rate", "projection_dropout", "resid_pdrop", "residual_dropout",
 )  # fmt: skip
 _BYTES = 2**24  # of a config.json
+# `architectures` of a plain decoder; others of that family are masked or work otherwise.
+_LLAMAS = ("LlamaForCausalLM", "LlamaModel", "LLaMAForCausalLM")
 
 
 def read_config(directory: pathlib.Path) -> dict:
@@ -55,7 +57,7 @@ def llama_config(values: object, where: str, notes: list[str]) -> LlamaConfig:
     c = Section(where, values, _LLAMA)
     c.require("model_type", "llama")
     names = c.get("architectures") or []
-    if not isinstance(names, list) or not all(str(n).lower().startswith("llama") for n in names):
+    if not isinstance(names, list) or not all(str(n) in _LLAMAS for n in names):
         raise UserError(
             f"{where}.architectures", quoted(names), "a Llama", "This model has no other kind."
         )

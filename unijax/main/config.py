@@ -29,9 +29,15 @@ def load(spec: str, function: str = "get_config") -> ConfigDict:
     """
     path, _, argument = spec.partition(":")
     file = _file(spec, path)
+    if file.suffix != ".py":
+        raise UserError(f"--config {spec}", f"{file}", "a Python file (.py)", "Correct the path.")
     module_spec = importlib.util.spec_from_file_location("unijax_config", file)
     module = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
+    try:
+        module_spec.loader.exec_module(module)
+    except SyntaxError as e:
+        where = f"{e.filename}:{e.lineno}"
+        raise UserError(where, f"{e.msg}", "a Python file", "Correct it.") from None
     if not hasattr(module, function):
         raise UserError(f"--config {spec}", f"no function {function}", "one", "Add it to the file.")
     get = getattr(module, function)

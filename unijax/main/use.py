@@ -135,7 +135,7 @@ NEW = "/new"  # typed: begins another conversation
 
 def _apart(text: str) -> tuple[str, list[bytes]]:
     """The words of a question, and its pictures."""
-    words = text.split(" ")
+    words = [part for word in text.split(" ") for part in _without_end(word)]
     named = [word for word in words if len(word) > 1 and word.startswith("@")]
     files = [word for word in named if _is_file(word[1:])]
     for word in named:
@@ -143,6 +143,15 @@ def _apart(text: str) -> tuple[str, list[bytes]]:
             raise UserError(word, "no such file", "@ and the path of a picture", "Correct it.")
     rest = " ".join(word for word in words if word not in files)
     return rest.strip(), [_read(pathlib.Path(word[1:])) for word in files]
+
+
+def _without_end(word: str) -> list[str]:
+    """`@a.png?` is a picture and a mark behind it, unless a file is called so."""
+    bare = word.rstrip("?!.,;:)\"'")
+    of_picture = pathlib.Path(bare).suffix.lower() in PICTURES
+    if not word.startswith("@") or bare == word or not of_picture or _is_file(word[1:]):
+        return [word]
+    return [bare, word[len(bare) :]]
 
 
 def _is_file(path: str) -> bool:

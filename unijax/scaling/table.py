@@ -88,9 +88,9 @@ def read(path: str | os.PathLike) -> Runs:
     if not path.is_file():
         raise UserError(str(path), "no such file", "a table of runs", "Make it: unijax gather.")
     try:
-        if path.suffix == ".parquet":
+        if path.suffix.lower() == ".parquet":
             table = pa.parquet.read_table(path)
-        elif path.suffix in (".csv", ".tsv"):
+        elif path.suffix.lower() in (".csv", ".tsv"):
             return _read_csv(path)
         else:
             raise UserError(
@@ -263,7 +263,7 @@ def write(path: str | os.PathLike, rows: Sequence[Mapping]) -> None:
             columns[name] = column.cast(pa.float64())  # numbers, though none is known yet
     table = pa.table(columns)
     with atomic_file(path) as temporary:
-        if path.suffix == ".parquet":
+        if path.suffix.lower() == ".parquet":
             pa.parquet.write_table(table, temporary)
         else:
             pa.csv.write_csv(table, temporary)

@@ -17,7 +17,7 @@ from unijax.data.user import conversation, text
 from unijax.data.user.faults import Faults
 from unijax.data.user.folder import PICTURES
 from unijax.data.user.notes import Notes
-from unijax.data.user.picture import Picture
+from unijax.data.user.picture import Picture, short
 from unijax.data.user.record import to_record
 from unijax.data.user.records import FactsOf, UserRecords
 from unijax.data.user.shards import shards
@@ -108,11 +108,11 @@ class Archives(UserRecords):
                 said |= {_TEXTS[end]: content} if content else {}
             else:
                 notes.unread[f"*.{end}"] += 1
-        line = _together(line, said, pictures, key)
+        line = _together(line, said, pictures, key, where)
         return to_record(line, where, file.parent, notes, loose=True)
 
 
-def _together(line: dict, said: dict, pictures: dict[str, Picture], key: str) -> dict:
+def _together(line: dict, said: dict, pictures: dict[str, Picture], key: str, where: str) -> dict:
     """One line of what the files of a sample hold."""
     line = {name: value for name, value in line.items() if value is not None}
     line.setdefault("id", key.encode(errors="backslashreplace").decode())
@@ -121,6 +121,13 @@ def _together(line: dict, said: dict, pictures: dict[str, Picture], key: str) ->
         named = [*conversation.listed(line.get("images")), *conversation.listed(line.get("image"))]
         found = [_named(name, pictures) for name in named]
         shown = found if found and all(found) else list(pictures.values())
+        if named and shown is not found and len(pictures) > 1:
+            # The order of the archive, which is that of names, would be a guess.
+            raise UserError(
+                where, f"the pictures {short(named)}, and members *.{', *.'.join(pictures)}",
+                "names whose ends are those of the members",
+                "Name the members so in the JSON, or leave the names out where the order is right.",
+            )  # fmt: skip
         line.pop("image", None)
         return line | {"images": shown}
     if "caption" in said:

@@ -308,7 +308,11 @@ def _place(turns: list[_Turn], references: Sequence[Any], where: str, notes: Not
                 return
     asked = [turn for turn in spoken if turn.role == "user"]
     markers = [marker for marker in MARKERS if count(marker, ("user", "assistant"))]
-    if slots == len(waiting) and (waiting or not any(count(m, ("user",)) for m in MARKERS)):
+    alone = [turn for turn in spoken if "".join(map(str, turn.parts)).strip() in MARKERS]
+    if not waiting and not shown:
+        _check_lost(spoken, where)
+    missing = any(count(m, ("user",)) for m in MARKERS) or alone
+    if slots == len(waiting) and (waiting or not missing):
         _fill(spoken, waiting)
     elif waiting and not (shown or slots or markers) and asked:
         _check_markers(asked, where)
@@ -347,6 +351,21 @@ def _by_number(turns: list[_Turn], waiting: list[Any], where: str) -> None:
 _LIKE_MARKERS = re.compile(
     r"<\|?(?:img|image|picture|vision_start)[\w\s-]{0,20}\|?>|\[(?:img|image)\]", re.IGNORECASE
 )
+
+
+# Where there is no picture at all: a path between Qwen-VL's tags, and marks that are no words.
+_LOST = re.compile(r"<img>[^<>\n]+</img>|<\|(?:vision_start|image_pad|image(?:_\d+)?)\|>")
+
+
+def _check_lost(turns: list[_Turn], where: str) -> None:
+    """Raises a UserError for another model's marker in a conversation without pictures."""
+    texts = (part for turn in turns for part in turn.parts if isinstance(part, str))
+    if lost := next((m[0] for m in map(_LOST.search, texts) if m), None):
+        raise UserError(
+            where, f"no picture, and the words {short(lost)}",
+            f"pictures under 'images', and {' or '.join(MARKERS)} where each belongs",
+            "Write them so, or take the words out.",
+        )  # fmt: skip
 
 
 def _check_markers(turns: list[_Turn], where: str) -> None:

@@ -31,6 +31,13 @@ _CAPTIONS = (".txt", ".caption")  # beside a picture
 _TABLES = {".csv", ".tsv", ".json", ".jsonl", ".xlsx", ".parquet"}
 # Folders of a data set whose pictures are not for training.
 HELD_OUT = {"test", "val", "valid", "validation", "dev", "eval"}
+# What is said of a data set, not of a picture in it.
+_ABOUT = {"readme", "license", "licence", "copying", "notice", "credits", "changelog"}
+# Names of folders that say of no picture what it shows.
+_NO_CATEGORY = {
+    "images", "image", "imgs", "img", "pictures", "picture", "pics", "photos", "jpg", "jpeg", "png",
+    "data", "files",
+}  # fmt: skip
 _OF_SYSTEMS = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"}
 
 
@@ -158,6 +165,10 @@ def _rows(folder: Path, names: list[str], notes: Notes, faults: Faults) -> Rows:
     return (_from_folder_name(folder, name) for name in pictures)
 
 
+def _is_about(name: str) -> bool:
+    return _stem(posixpath.basename(name)).lower() in _ABOUT
+
+
 def _suffix(name: str) -> str:
     return posixpath.splitext(name)[1].lower()
 
@@ -250,7 +261,7 @@ def _from_texts(folder: Path, pictures: list[str], texts: dict[str, str]) -> Row
             beside = str(folder / beside)
             yield where, UserError(beside, "no text", "a caption on each line", "Write one.")
     alone = texts.keys() - {_stem(name) for name in pictures}
-    for name in sorted(texts[stem] for stem in alone):
+    for name in sorted(texts[stem] for stem in alone if not _is_about(texts[stem])):
         where = str(folder / name)
         found, expected = "a text without a picture", "one of the same name"
         yield where, UserError(where, found, expected, "Move it out.")
@@ -258,7 +269,8 @@ def _from_texts(folder: Path, pictures: list[str], texts: dict[str, str]) -> Row
 
 def _from_folder_name(folder: Path, name: str) -> tuple[str, dict | UserError]:
     inside, where = posixpath.basename(posixpath.dirname(name)), str(folder / name)
-    if not inside or name == f"train/{posixpath.basename(name)}":
+    nothing = inside.lower() in _NO_CATEGORY
+    if not inside or nothing or name == f"train/{posixpath.basename(name)}":
         return where, UserError(
             where,
             "a picture with no caption and no category",
