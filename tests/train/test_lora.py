@@ -88,7 +88,7 @@ SMALL = Adapted.small
         pytest.param(
             "test_a_document_does_not_depend_on_what_it_was_packed_with_nor_where", marks=MARKS
         ),
-        "test_rows_worked_in_parts_give_the_sums_and_gradients_of_all",
+        pytest.param("test_rows_worked_in_parts_give_the_sums_and_gradients_of_all", marks=MARKS),
         "test_flops_are_those_of_the_program",
         pytest.param("test_greedy_answers_are_those_of_teacher_forcing", marks=MARKS),
         pytest.param("test_over_eight_devices_equals_one", marks=MARKS),
