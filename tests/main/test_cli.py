@@ -267,7 +267,6 @@ ADDRESSES = [
     ["plan", "--config", TINY, "--json", "gs://bucket/plan.json"],
     ["sweep", "--config", TINY, "--dir", "gs://bucket/sweep"],
     ["fit", "gs://bucket/runs.parquet", "--out", "o"],
-    ["status", "gs://bucket/runs"],
 ]
 
 
