@@ -52,7 +52,9 @@ class Cost:
         recomputation need not do again; None where nothing is recomputed.
       backward: whether gradients flow through it: not through what gives codes.
       times: FLOPs of a step for each of a forward pass; None: by what of `group` trains.
-      again: forward passes that the backward pass works once more, where nothing of them is kept.
+      again: of a forward pass, what the backward pass works once more as it is not kept. Kernels of
+        attention make scores again for the gradients of queries and again for those of keys: 3.5
+        forward passes where, all kept, 2 would do.
       counted: whether it is of the model's FLOPs, or only work that is done beside them.
     """
 

@@ -2,11 +2,14 @@
 
 import pathlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from unijax.core.json_files import write_object
+from unijax.core.system import Params
 from unijax.interop import diffusers_parts
 from unijax.interop.diffusers_configs import config_json
 from unijax.interop.diffusers_parts import STEM
@@ -15,10 +18,12 @@ from unijax.interop.folders import Folder
 from unijax.interop.given import Opened
 from unijax.interop.interface import Part
 from unijax.interop.opening import check_same
+from unijax.interop.rows import ROWS
 from unijax.interop.table import Entry, Shape, Table
 from unijax.systems.painter import Painter, PainterConfig
 
 FOLDERS = (Folder("unet/", "unet", STEM), Folder("vae/", "vae", STEM))
+_TIMESTEPS = np.array([3.0, 700.0], np.float32)
 _GROUPS = {"unet": ("unet/", "UNet2DConditionModel"), "autoencoder": ("vae/", "AutoencoderKL")}
 
 
@@ -71,12 +76,43 @@ def parts(painter_of) -> tuple[Part, ...]:
     )
 
 
-def theirs(directory: pathlib.Path, given: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+class Pictures(NamedTuple):
+    """What a comparison shows: pixels in -1..1 of the tower's size and of the autoencoder's, and
+    noised latents, channels last."""
+
+    pixels: np.ndarray | Array
+    picture: np.ndarray | Array
+    noised: np.ndarray | Array
+
+
+def pictures(size: int, painter: PainterConfig | None, rng: np.random.Generator) -> Pictures:
+    """At random. Where nothing paints, what a painter would see is of one pixel."""
+    side, grid, channels = 1, 1, 1
+    if painter is not None:
+        ae = painter.autoencoder
+        side, grid, channels = ae.image_size, ae.grid, ae.latent_channels
+    uniform = lambda n: rng.uniform(-1, 1, (ROWS, n, n, 3)).astype(np.float32)  # noqa: E731
+    noised = rng.standard_normal((ROWS, grid, grid, channels), np.float32)
+    return Pictures(uniform(size), uniform(side), noised)
+
+
+def ours(painter: Painter, params: Params, shown: Pictures, condition: Array) -> dict[str, Array]:
+    """Outputs of our networks, as `theirs` has them."""
+    ae = {"params": params["autoencoder"]}
+    return {
+        "noise": painter.predict(params, shown.noised, jnp.asarray(_TIMESTEPS), condition),
+        "latents": painter.encode_latents(params, shown.picture),
+        "decoded": painter.autoencoder.apply(ae, shown.noised, method="decode"),
+    }
+
+
+def theirs(
+    directory: pathlib.Path, shown: Pictures, condition: np.ndarray
+) -> dict[str, np.ndarray]:
     """Outputs of diffusers' networks in a directory, channels last.
 
     Args:
-      given: `noised` latents [B, h, w, C], `timestep` [B], `condition` [B, M, K], `picture` in
-        -1..1.
+      condition: [B, M, K].
     """
     import torch
     from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -87,9 +123,9 @@ def theirs(directory: pathlib.Path, given: Mapping[str, np.ndarray]) -> dict[str
     unet = UNet2DConditionModel.from_pretrained(directory / "unet", low_cpu_mem_usage=False)
     vae = AutoencoderKL.from_pretrained(directory / "vae", low_cpu_mem_usage=False)
     with torch.no_grad():
-        timestep, condition = (torch.from_numpy(given[n]) for n in ("timestep", "condition"))
-        noise = unet.float().eval()(first(given["noised"]), timestep, condition).sample
-        latents = vae.float().eval().encode(first(given["picture"])).latent_dist.mean
-        decoded = vae.decode(first(given["noised"])).sample
+        told = torch.from_numpy(_TIMESTEPS), torch.from_numpy(condition)
+        noise = unet.float().eval()(first(shown.noised), *told).sample
+        latents = vae.float().eval().encode(first(shown.picture)).latent_dist.mean
+        decoded = vae.decode(first(shown.noised)).sample
     out = {"noise": noise, "latents": latents * vae.config.scaling_factor, "decoded": decoded}
     return {name: x.movedim(1, -1).float().numpy() for name, x in out.items()}

@@ -28,6 +28,15 @@ FOLDERS = (
     Folder("projector/", "projector"),
     *painter_part.FOLDERS,
 )
+# How its folders are loaded, for model cards.
+USE = """\
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from transformers import SiglipVisionModel
+
+tower = SiglipVisionModel.from_pretrained(FOLDER, subfolder="vision_tower")
+unet = UNet2DConditionModel.from_pretrained(FOLDER, subfolder="unet")
+vae = AutoencoderKL.from_pretrained(FOLDER, subfolder="vae")
+"""
 GROUPS = ("condition", "unet", "autoencoder")
 _ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh"}
 

@@ -147,7 +147,7 @@ class LlamaConfig:
         table = "embed_tokens" if self.tie_word_embeddings else "lm_head"
         return (
             Cost("decoder", "decoder", f"{group}/layers", cost.TOKENS, layers, last),
-            Cost("attention", "attention", "", cost.PAIRS, pair, 0.0),
+            Cost("attention", "attention", "", cost.PAIRS, pair, 0.0, again=1.5),
             Cost("text head", "head", f"{group}/{table}", cost.targets("text"), head),
         )
 

@@ -9,6 +9,7 @@ patches.
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
@@ -71,6 +72,14 @@ class Tower:
         """Fresh `{"params": ...}`, boxed with logical names."""
         size = self.config.image_size
         return self.module.init(key, jnp.zeros((1, size, size, 3), self.dtype))
+
+    def resized(self, pixels: Float[Array, "B height width 3"]) -> Float[Array, "B size size 3"]:
+        """Pictures of any size as it takes them, cubic."""
+        size = self.config.image_size
+        if pixels.shape[1] == size:
+            return pixels
+        shape = (len(pixels), size, size, 3)
+        return jax.image.resize(pixels, shape, "cubic").astype(pixels.dtype)
 
     def __call__(
         self,

@@ -110,13 +110,9 @@ def work_of(
 def _executed(cost: Cost, times: float, remat: str) -> float:
     """FLOPs of a step for one of its unit, with what is computed again.
 
-    The kernels of attention make scores again for the gradients of queries and again for those of
-    keys: 3.5 forward passes where, all kept, 2 would do. Recomputation of "full" adds a forward
-    pass of stacked layers but for their last product.
+    Recomputation of "full" adds a forward pass of stacked layers but for their last product.
     """
     again = cost.again * cost.forward if times > 1 else 0.0
     if remat == "full" and cost.last is not None and times > 1:
         again += cost.forward - cost.last
-    if cost.kind == "attention":
-        return again + 4.5 * cost.forward
     return again + times * cost.forward

@@ -41,7 +41,8 @@ from unijax.nn.layers import Dense, LayerNorm
 from unijax.ops import rows
 from unijax.ops.image import to_signed
 from unijax.systems.language import Language, mean_of
-from unijax.systems.painter import Painter, PainterConfig, quarters
+from unijax.systems.latents import noise_loss
+from unijax.systems.painter import Painter, PainterConfig, Paints
 from unijax.systems.slots import values_of
 
 IMAGE = "image"  # the one array of slots: pictures are the same, read or made
@@ -93,7 +94,7 @@ class EmuConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class Emu(Language):
+class Emu(Paints, Language):
     """The recipe.
 
     Parameter groups, by their names in the release: `language_model` (`decoder.lm`), `vision_model`
@@ -219,11 +220,7 @@ class Emu(Language):
         self, params: Params, pixels: Float[Array, "B height width 3"]
     ) -> Float[Array, "B M K"]:
         """All tokens of the tower, of pictures in -1..1, which are resized to what it sees."""
-        size = self.config.vision.image_size
-        if pixels.shape[1] != size:
-            shape = (len(pixels), size, size, 3)
-            pixels = jax.image.resize(pixels, shape, "cubic").astype(pixels.dtype)
-        return self.vision_model(params["vision_model"], pixels)
+        return self.vision_model(params["vision_model"], self.vision_model.resized(pixels))
 
     def vectors(self, params: Params, features: Float[Array, "B M K"]) -> Float[Array, "B N D"]:
         """What the decoder reads of pictures, from the tokens of the tower."""
@@ -251,23 +248,6 @@ class Emu(Language):
         """And conditions."""
         del params
         return vectors
-
-    def predict_noise(
-        self,
-        params: Params,
-        latents: Float[Array, "B h w C"],
-        timestep: Float[Array, " B"],
-        condition: Float[Array, "B M K"],
-    ) -> Float[Array, "B h w C"]:
-        return self.painter.predict(params, latents, timestep, condition)
-
-    def sampler_of(self, steps: int):
-        return self.painter.sampler_of(steps)
-
-    def decode_latents(
-        self, params: Params, latents: Float[Array, "B h w C"]
-    ) -> Float[Array, "B height width 3"]:
-        return self.painter.decode_latents(params, latents)
 
     # Inputs
 
@@ -366,13 +346,7 @@ class Emu(Language):
         if key is not None:
             condition = self.painter.dropped(condition, seed)
         error, timestep = self.painter.errors(params, moments, condition, seed)
-        total = jnp.sum(share * error)
-        metrics = {"noise/loss": (total, jnp.sum(share))}
-        quarter = quarters(timestep, self.config.painter.schedule)
-        for q in range(4):
-            some = jnp.where(quarter == q, share, 0.0)
-            metrics[f"noise/loss/q{q}"] = (jnp.sum(some * error), jnp.sum(some))
-        return total, metrics
+        return noise_loss(error, share, timestep, self.config.painter.schedule)
 
     def amounts(self, batch: PackedBatch, as_causal: bool = False) -> dict[str, Array]:
         return rows.amounts(batch, self.layout, self.sees_whole, as_causal)

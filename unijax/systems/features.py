@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
@@ -13,7 +12,7 @@ from unijax.models.towers import Tower
 from unijax.nn.projector import Condition
 from unijax.ops.quantize import unit_norm
 from unijax.ops.resize import pool_bilinear
-from unijax.systems.painter import Painter, PainterConfig
+from unijax.systems.painter import Painter, PainterConfig, Paints
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +30,7 @@ class VisualiserConfig:
     tokens: int = 77
 
 
-class PooledFeatures:
+class PooledFeatures(Paints):
     """Of a recipe with `config.vision`, `config.grid`, and `config.visualiser`, which may be None.
 
     Parameter groups: `vision_model`; with a visualiser `condition`, `unet` and `autoencoder`.
@@ -54,10 +53,7 @@ class PooledFeatures:
 
         Pictures of another size than the tower's are resized first.
         """
-        size = self.config.vision.image_size
-        if pixels.shape[1] != size:
-            shape = (len(pixels), size, size, 3)
-            pixels = jax.image.resize(pixels, shape, "cubic").astype(pixels.dtype)
+        pixels = self.vision_model.resized(pixels)
         patches = self.vision_model.patches(params["vision_model"], pixels)
         return unit_norm(pool_bilinear(patches, self.config.grid))
 
@@ -91,23 +87,6 @@ class PooledFeatures:
         """Features as the painter reads them."""
         p = {"params": params["condition"]}
         return self.condition.apply(p, vectors.astype(self.dtype))
-
-    def predict_noise(
-        self,
-        params: Params,
-        latents: Float[Array, "B h w C"],
-        timestep: Float[Array, " B"],
-        condition: Float[Array, "B M K"],
-    ) -> Float[Array, "B h w C"]:
-        return self.painter.predict(params, latents, timestep, condition)
-
-    def sampler_of(self, steps: int):
-        return self.painter.sampler_of(steps)
-
-    def decode_latents(
-        self, params: Params, latents: Float[Array, "B h w C"]
-    ) -> Float[Array, "B height width 3"]:
-        return self.painter.decode_latents(params, latents)
 
 
 def check_visualiser(config) -> None:

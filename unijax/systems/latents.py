@@ -4,12 +4,33 @@
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float, UInt32
+from jaxtyping import Float, Int, UInt32
 
 from unijax.core.mesh import ROWS, WHOLE, lay
-from unijax.core.system import Encoded, Params
+from unijax.core.system import Encoded, Metrics, Params
 from unijax.models import autoencoder
 from unijax.models.autoencoder import AutoencoderKL, Posterior
+from unijax.ops.diffusion import NoiseSchedule
+
+
+def noise_loss(
+    error: Float[Array, "*b"],
+    weight: Float[Array, "*b"],
+    timestep: Int[Array, "*b"],
+    schedule: NoiseSchedule,
+) -> tuple[Float[Array, ""], Metrics]:
+    """Summed errors of the noise of pictures, each by its weight, and metrics of them.
+
+    `noise/loss` is of all, `noise/loss/q0` to `q3` of the quarters of the schedule from little
+    noise to much.
+    """
+    total = jnp.sum(weight * error)
+    metrics = {"noise/loss": (total, jnp.sum(weight))}
+    quarter = timestep * 4 // schedule.num_train_timesteps
+    for q in range(4):
+        some = jnp.where(quarter == q, weight, 0.0)
+        metrics[f"noise/loss/q{q}"] = (jnp.sum(some * error), jnp.sum(some))
+    return total, metrics
 
 
 class ImageLatents:

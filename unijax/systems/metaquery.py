@@ -58,6 +58,7 @@ from unijax.ops.diffusion import (
     target,
 )
 from unijax.systems import llava
+from unijax.systems.latents import noise_loss
 from unijax.systems.llava import Llava, LlavaConfig
 from unijax.systems.slots import values_of
 
@@ -385,14 +386,7 @@ class MetaQuery(Llava):
         found = self.predict(params, flat(noised), told, context).reshape(noised.shape)
         wanted = target(c.prediction, clean, noise, level)
         error = jnp.mean(jnp.square(found - wanted), axis=(2, 3, 4))
-        counted = self._share(batch)
-        total = jnp.sum(counted * error)
-        metrics = {"noise/loss": (total, jnp.sum(counted))}
-        quarter = timestep * 4 // c.schedule.num_train_timesteps
-        for q in range(4):
-            some = jnp.where(quarter == q, counted, 0.0)
-            metrics[f"noise/loss/q{q}"] = (jnp.sum(some * error), jnp.sum(some))
-        return total, metrics
+        return noise_loss(error, self._share(batch), timestep, c.schedule)
 
     @property
     def costs(self) -> tuple[Cost, ...]:

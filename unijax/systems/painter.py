@@ -114,6 +114,27 @@ class PainterConfig:
             )  # fmt: skip
 
 
+class Paints:
+    """Of a recipe with a `painter`: what its maker names."""
+
+    def predict_noise(
+        self,
+        params: Params,
+        latents: Float[Array, "B h w C"],
+        timestep: Float[Array, " B"],
+        condition: Float[Array, "B M K"],
+    ) -> Float[Array, "B h w C"]:
+        return self.painter.predict(params, latents, timestep, condition)
+
+    def sampler_of(self, steps: int) -> Sampler:
+        return self.painter.sampler_of(steps)
+
+    def decode_latents(
+        self, params: Params, latents: Float[Array, "B h w C"]
+    ) -> Float[Array, "B height width 3"]:
+        return self.painter.decode_latents(params, latents)
+
+
 @dataclasses.dataclass(frozen=True)
 class Painter(ImageLatents):
     """The networks, without their parameters.
@@ -210,8 +231,3 @@ class Painter(ImageLatents):
             Cost("autoencoder", "tower", "autoencoder", encoded,
                  float(ae.encode_flops_per_image()), backward=False),
         )  # fmt: skip
-
-
-def quarters(timestep: Array, schedule: NoiseSchedule) -> Array:
-    """Of the schedule, from little noise (0) to much (3), in which timesteps lie."""
-    return timestep * 4 // schedule.num_train_timesteps

@@ -47,7 +47,7 @@ from unijax.ops.diffusion import (
     target,
 )
 from unijax.systems.language import Language, mean_of
-from unijax.systems.latents import ImageLatents
+from unijax.systems.latents import ImageLatents, noise_loss
 from unijax.systems.slots import values_of
 
 IMAGE = "image"  # the one array of slots: images to read and to make are the same to this system
@@ -352,14 +352,9 @@ class Transfusion(ImageLatents, Language):
         of_images = timestep.reshape(-1).astype(jnp.float32)
         predicted = self.predict_noise(params, flat, skips, of_images)
         error = jnp.mean(jnp.square(predicted.reshape(wanted.shape) - wanted), axis=(2, 3, 4))
-        counted = self._share(batch)
-        sums["noise"] = self.config.noise_weight * jnp.sum(counted * error)
-        metrics["noise/loss"] = (jnp.sum(counted * error), jnp.sum(counted))
-        quarter = timestep * 4 // self.config.schedule.num_train_timesteps
-        for q in range(4):
-            some = jnp.where(quarter == q, counted, 0.0)
-            metrics[f"noise/loss/q{q}"] = (jnp.sum(some * error), jnp.sum(some))
-        return sums, metrics
+        found, of_noise = noise_loss(error, self._share(batch), timestep, self.config.schedule)
+        sums["noise"] = self.config.noise_weight * found
+        return sums, metrics | of_noise
 
     def amounts(self, batch: PackedBatch, as_causal: bool = False) -> dict[str, Array]:
         return rows.amounts(batch, self.layout, self.sees_whole, as_causal)

@@ -22,7 +22,8 @@ from unijax.models import autoencoder, siglip, unet
 from unijax.models.towers import TowerConfig, check_whole
 from unijax.ops.image import to_signed
 from unijax.systems.features import PooledFeatures, VisualiserConfig, check_visualiser
-from unijax.systems.painter import PainterConfig, quarters
+from unijax.systems.latents import noise_loss
+from unijax.systems.painter import PainterConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,12 +142,8 @@ class Visualiser(PooledFeatures):
         if key is not None:
             condition = self.painter.dropped(condition, batch.seed)
         error, timestep = self.painter.errors(params, moments, condition, batch.seed)
-        total, count = jnp.sum(batch.weight * error), jnp.sum(batch.weight)
-        metrics = {"noise/loss": (total, count)}
-        quarter = quarters(timestep, self.config.visualiser.painter.schedule)
-        for q in range(4):
-            some = jnp.where(quarter == q, batch.weight, 0.0)
-            metrics[f"noise/loss/q{q}"] = (jnp.sum(some * error), jnp.sum(some))
+        schedule = self.config.visualiser.painter.schedule
+        total, metrics = noise_loss(error, batch.weight, timestep, schedule)
         return {"noise": total}, metrics
 
     def amounts(self, batch: ImageBatch, as_causal: bool = False) -> dict[str, Array]:

@@ -347,20 +347,23 @@ def _by_number(turns: list[_Turn], waiting: list[Any], where: str) -> None:
         ]
 
 
-# Of other models' markers, as Qwen, InternLM and the like have them.
+# Of other models' markers, as Qwen, InternLM and the like have them, where a picture has no place.
 _LIKE_MARKERS = re.compile(
     r"<\|?(?:img|image|picture|vision_start)[\w\s-]{0,20}\|?>|\[(?:img|image)\]", re.IGNORECASE
 )
-
-
 # Where there is no picture at all: a path between Qwen-VL's tags, and marks that are no words.
 _LOST = re.compile(r"<img>[^<>\n]+</img>|<\|(?:vision_start|image_pad|image(?:_\d+)?)\|>")
 
 
+def _in_words(pattern: re.Pattern, turns: list[_Turn]) -> str | None:
+    """The first words of turns that look so."""
+    texts = (part for turn in turns for part in turn.parts if isinstance(part, str))
+    return next((match[0] for match in map(pattern.search, texts) if match), None)
+
+
 def _check_lost(turns: list[_Turn], where: str) -> None:
     """Raises a UserError for another model's marker in a conversation without pictures."""
-    texts = (part for turn in turns for part in turn.parts if isinstance(part, str))
-    if lost := next((m[0] for m in map(_LOST.search, texts) if m), None):
+    if lost := _in_words(_LOST, turns):
         raise UserError(
             where, f"no picture, and the words {short(lost)}",
             f"pictures under 'images', and {' or '.join(MARKERS)} where each belongs",
@@ -370,8 +373,7 @@ def _check_lost(turns: list[_Turn], where: str) -> None:
 
 def _check_markers(turns: list[_Turn], where: str) -> None:
     """Raises a UserError for a marker that nobody here reads: the picture belongs there."""
-    texts = (part for turn in turns for part in turn.parts if isinstance(part, str))
-    if like := next((m[0] for m in map(_LIKE_MARKERS.search, texts) if m), None):
+    if like := _in_words(_LIKE_MARKERS, turns):
         raise UserError(
             where,
             f"a picture without a marker, and the words {short(like)}",

@@ -1,12 +1,10 @@
 """MetaMorph's visualiser alone, in folders as they stand beside an exported MetaMorph."""
 
-import dataclasses
 import functools
 import pathlib
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -18,9 +16,9 @@ from unijax.interop.config_parts import model_type, read_config
 from unijax.interop.folders import FoldersWriter, open_folders
 from unijax.interop.interface import Comparison, Export, Format, Interop, Outputs
 from unijax.interop.opening import ForeignModel, abstract_params
+from unijax.interop.painter_part import Pictures
 from unijax.interop.parts import tower_size, tower_widths
 from unijax.interop.plain_sizes import check_limits
-from unijax.interop.rows import ROWS
 from unijax.interop.table import Table
 from unijax.systems.visualiser import Visualiser, VisualiserSystemConfig
 
@@ -29,16 +27,6 @@ _ABOUT = (
     "A diffusion model that paints what features of a vision tower show: the visualiser of "
     "MetaMorph ([2412.14164](https://arxiv.org/abs/2412.14164))."
 )
-_USE = """\
-```python
-from diffusers import AutoencoderKL, UNet2DConditionModel
-from transformers import SiglipVisionModel
-
-tower = SiglipVisionModel.from_pretrained(FOLDER, subfolder="vision_tower")
-unet = UNet2DConditionModel.from_pretrained(FOLDER, subfolder="unet")
-vae = AutoencoderKL.from_pretrained(FOLDER, subfolder="vae")
-```"""
-_TIMESTEPS = np.array([3.0, 700.0], np.float32)
 
 
 def _read_config(directory: pathlib.Path, notes: list[str], like: Any) -> VisualiserSystemConfig:
@@ -66,72 +54,35 @@ def _write(export: Export) -> dict[str, str]:
     return {}
 
 
-@dataclasses.dataclass(frozen=True)
-class _Prompts:
-    """Inputs: pixels in -1..1 of the tower's size and of the autoencoder's, and noised latents."""
-
-    pixels: np.ndarray
-    picture: np.ndarray
-    noised: np.ndarray
-
-
 def _prompts(
     config: VisualiserSystemConfig, directory: pathlib.Path, rng: np.random.Generator
-) -> _Prompts:
+) -> Pictures:
     del directory
-    ae = config.visualiser.painter.autoencoder
-    uniform = lambda n: rng.uniform(-1, 1, (ROWS, n, n, 3)).astype(np.float32)  # noqa: E731
-    noised = (ROWS, ae.grid, ae.grid, ae.latent_channels)
-    return _Prompts(
-        uniform(config.vision.image_size),
-        uniform(ae.image_size),
-        rng.standard_normal(noised, np.float32),
-    )
+    return painter_part.pictures(config.vision.image_size, config.visualiser.painter, rng)
 
 
 def _ours(
-    config: VisualiserSystemConfig, params: Params, given: _Prompts, theirs: Outputs
+    config: VisualiserSystemConfig, params: Params, shown: Pictures, theirs: Outputs
 ) -> Outputs:
-    arrays = given.pixels, given.picture, given.noised, theirs["features"]
-    return jax.device_get(_forward(config, params, *arrays))
+    return jax.device_get(_forward(config, params, shown, theirs["features"]))
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _forward(
-    config: VisualiserSystemConfig,
-    params: Params,
-    pixels: Array,
-    picture: Array,
-    noised: Array,
-    features: Array,
+    config: VisualiserSystemConfig, params: Params, shown: Pictures, features: Array
 ) -> dict[str, Array]:
     system = Visualiser(config)
     condition = system.conditioned(params, features)
-    return {
-        "features": system.encode_features(params, pixels),
-        "condition": condition,
-        "noise": system.predict_noise(params, noised, jnp.asarray(_TIMESTEPS), condition),
-        "latents": system.painter.encode_latents(params, picture),
-        "decoded": system.painter.autoencoder.apply(
-            {"params": params["autoencoder"]}, noised, method="decode"
-        ),
-    }
+    out = {"features": system.encode_features(params, shown.pixels), "condition": condition}
+    return out | painter_part.ours(system.painter, params, shown, condition)
 
 
-def _theirs(model: ForeignModel, given: _Prompts) -> Outputs:
+def _theirs(model: ForeignModel, shown: Pictures) -> Outputs:
     c, weights = model.config, model.weights
-    features = visualiser_part.their_features(c.vision, c.grid, weights, given.pixels)
-    condition = visualiser_part.their_condition(c.visualiser, weights, features)
-    found = {"features": features.numpy(), "condition": condition.numpy()}
-    return found | painter_part.theirs(
-        model.directory,
-        {
-            "noised": given.noised,
-            "timestep": _TIMESTEPS,
-            "condition": found["condition"],
-            "picture": given.picture,
-        },
-    )
+    features = visualiser_part.their_features(c.vision, c.grid, weights, shown.pixels)
+    condition = visualiser_part.their_condition(c.visualiser, weights, features).numpy()
+    found = {"features": features.numpy(), "condition": condition}
+    return found | painter_part.theirs(model.directory, shown, condition)
 
 
 INTEROP = Interop(
@@ -145,7 +96,7 @@ INTEROP = Interop(
             table=_table,
             write=_write,
             loads="transformers and diffusers",
-            use=_USE,
+            use=f"```python\n{visualiser_part.USE}```",
             package="diffusers",
             weights=lambda directory: open_folders(directory, visualiser_part.FOLDERS),
             writer=functools.partial(FoldersWriter, visualiser_part.FOLDERS),

@@ -18,43 +18,30 @@ from unijax.interop import painter_part
 from unijax.interop.interface import Outputs
 from unijax.interop.live_llama import live_llama, loaded
 from unijax.interop.opening import ForeignModel
+from unijax.interop.painter_part import Pictures
 from unijax.interop.rows import ROWS, addresses, rows, slots
 from unijax.models.eva import EvaConfig
 from unijax.ops.image import by_clip_statistics
 from unijax.systems.emu import IMAGE, Emu, EmuConfig
 
 _WORDS = 10  # random text ids before the picture, and behind it
-_TIMESTEPS = np.array([3.0, 700.0], np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
 class Prompts:
-    """Inputs: ids [B, n] around the picture, pixels in -1..1 of the tower's size and of the
-    autoencoder's, and noised latents."""
+    """Inputs: ids [B, n] around the picture, and what is shown."""
 
     before: np.ndarray
     after: np.ndarray
-    pixels: np.ndarray
-    picture: np.ndarray
-    noised: np.ndarray
+    shown: Pictures
 
 
 def prompts(config: EmuConfig, directory: pathlib.Path, rng: np.random.Generator) -> Prompts:
     """At random."""
     del directory
-    ids, size = config.text.vocab_size, config.vision.image_size
-    side, grid, channels = 1, 1, 1
-    if config.painter is not None:
-        ae = config.painter.autoencoder
-        side, grid, channels = ae.image_size, ae.grid, ae.latent_channels
-    uniform = lambda n: rng.uniform(-1, 1, (ROWS, n, n, 3)).astype(np.float32)  # noqa: E731
-    return Prompts(
-        rng.integers(0, ids, (ROWS, _WORDS)),
-        rng.integers(0, ids, (ROWS, _WORDS)),
-        uniform(size),
-        uniform(side),
-        rng.standard_normal((ROWS, grid, grid, channels), np.float32),
-    )
+    before, after = rng.integers(0, config.text.vocab_size, (2, ROWS, _WORDS))
+    painter = config.painter
+    return Prompts(before, after, painter_part.pictures(config.vision.image_size, painter, rng))
 
 
 def ours(config: EmuConfig, params: Params, given: Prompts, theirs: Outputs) -> Outputs:
@@ -62,8 +49,7 @@ def ours(config: EmuConfig, params: Params, given: Prompts, theirs: Outputs) -> 
     image = (Kind.GEN, addresses(config.num_tokens))
     parts = [(Kind.TEXT, given.before), image, (Kind.TEXT, given.after)]
     batch = rows(parts, **{IMAGE: slots(features=theirs["features"][:, None])})
-    arrays = given.pixels, given.picture, given.noised, theirs["regressed"]
-    return jax.device_get(_forward(config, params, batch, *arrays))
+    return jax.device_get(_forward(config, params, batch, given.shown, theirs["regressed"]))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -71,13 +57,11 @@ def _forward(
     config: EmuConfig,
     params: Params,
     batch: PackedBatch,
-    pixels: Array,
-    picture: Array,
-    noised: Array,
+    shown: Pictures,
     regressed: Array,
 ) -> dict[str, Array]:
     system = Emu(config)
-    features = system.encode_features(params, pixels)
+    features = system.encode_features(params, shown.pixels)
     hidden = system.states(params, system.embed(params, batch), batch)
     out = {
         "features": features,
@@ -89,13 +73,7 @@ def _forward(
     if config.painter is None:
         return out
     condition = regressed[:, _WORDS - 1 : _WORDS - 1 + config.num_tokens]
-    return out | {
-        "noise": system.predict_noise(params, noised, jnp.asarray(_TIMESTEPS), condition),
-        "latents": system.painter.encode_latents(params, picture),
-        "decoded": system.painter.autoencoder.apply(
-            {"params": params["autoencoder"]}, noised, method="decode"
-        ),
-    }
+    return out | painter_part.ours(system.painter, params, shown, condition)
 
 
 def theirs(model: ForeignModel, given: Prompts) -> Outputs:
@@ -110,7 +88,7 @@ def theirs(model: ForeignModel, given: Prompts) -> Outputs:
     head = torch.nn.Linear(width, width, bias=False)
     head = loaded(head, weights, "decoder.lm.stu_regress_head.")
     with torch.no_grad():
-        features = _tower(c, weights, given.pixels)
+        features = _tower(c, weights, given.shown.pixels)
         queries = cformer.causal_tokens.expand(ROWS, -1, -1)
         states = cformer.cformer(inputs_embeds=queries, encoder_hidden_states=norm(features))
         vectors = cformer.projection(states.last_hidden_state)
@@ -129,8 +107,7 @@ def theirs(model: ForeignModel, given: Prompts) -> Outputs:
     if c.painter is None:
         return found
     condition = found["regressed"][:, _WORDS - 1 : _WORDS - 1 + c.num_tokens]
-    arrays = {"noised": given.noised, "timestep": _TIMESTEPS, "condition": condition}
-    return found | painter_part.theirs(model.directory, arrays | {"picture": given.picture})
+    return found | painter_part.theirs(model.directory, given.shown, condition)
 
 
 def _tower(config: EmuConfig, weights, pixels: np.ndarray):

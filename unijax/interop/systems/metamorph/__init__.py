@@ -41,14 +41,9 @@ _ABOUT = (
     "MetaMorph: a language model that reads pictures and writes them as features of a vision "
     "tower, which a diffusion model paints ([2412.14164](https://arxiv.org/abs/2412.14164))."
 )
-_USE = """\
+_USE = f"""\
 ```python
-from diffusers import AutoencoderKL, UNet2DConditionModel
-from transformers import SiglipVisionModel
-
-tower = SiglipVisionModel.from_pretrained(FOLDER, subfolder="vision_tower")
-unet = UNet2DConditionModel.from_pretrained(FOLDER, subfolder="unet")
-vae = AutoencoderKL.from_pretrained(FOLDER, subfolder="vae")
+{visualiser_part.USE}\
 # The decoder: metamorph.model.MetaMorphLlamaForCausalLM, github.com/facebookresearch/metamorph
 ```"""
 

@@ -9,7 +9,6 @@ import itertools
 import pathlib
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -19,41 +18,28 @@ from unijax.interop import painter_part, visualiser_part
 from unijax.interop.interface import Outputs
 from unijax.interop.live_llama import live_llama, loaded
 from unijax.interop.opening import ForeignModel
+from unijax.interop.painter_part import Pictures
 from unijax.interop.rows import ROWS, addresses, rows, slots
 from unijax.systems.metamorph import IMAGE, MetaMorph, MetaMorphConfig
 
 _WORDS = 10  # random text ids before the picture, and behind it
-_TIMESTEPS = np.array([3.0, 700.0], np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
 class Prompts:
-    """Inputs: ids [B, n] around the picture, pixels in -1..1 of the tower's size and of the
-    autoencoder's, and noised latents."""
+    """Inputs: ids [B, n] around the picture, and what is shown."""
 
     before: np.ndarray
     after: np.ndarray
-    pixels: np.ndarray
-    picture: np.ndarray
-    noised: np.ndarray
+    shown: Pictures
 
 
 def prompts(config: MetaMorphConfig, directory: pathlib.Path, rng: np.random.Generator) -> Prompts:
     """At random."""
     del directory
-    ids, size, v = config.text.vocab_size, config.vision.image_size, config.visualiser
-    side, grid, channels = 1, 1, 1
-    if v is not None:
-        ae = v.painter.autoencoder
-        side, grid, channels = ae.image_size, ae.grid, ae.latent_channels
-    uniform = lambda n: rng.uniform(-1, 1, (ROWS, n, n, 3)).astype(np.float32)  # noqa: E731
-    return Prompts(
-        rng.integers(0, ids, (ROWS, _WORDS)),
-        rng.integers(0, ids, (ROWS, _WORDS)),
-        uniform(size),
-        uniform(side),
-        rng.standard_normal((ROWS, grid, grid, channels), np.float32),
-    )
+    before, after = rng.integers(0, config.text.vocab_size, (2, ROWS, _WORDS))
+    painter = config.visualiser and config.visualiser.painter
+    return Prompts(before, after, painter_part.pictures(config.vision.image_size, painter, rng))
 
 
 def ours(config: MetaMorphConfig, params: Params, given: Prompts, theirs: Outputs) -> Outputs:
@@ -61,8 +47,7 @@ def ours(config: MetaMorphConfig, params: Params, given: Prompts, theirs: Output
     image = (Kind.GEN, addresses(config.num_tokens))
     parts = [(Kind.TEXT, given.before), image, (Kind.TEXT, given.after)]
     batch = rows(parts, **{IMAGE: slots(features=theirs["features"][:, None])})
-    arrays = given.pixels, given.picture, given.noised, theirs["features"]
-    return jax.device_get(_forward(config, params, batch, *arrays))
+    return jax.device_get(_forward(config, params, batch, given.shown, theirs["features"]))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -70,15 +55,13 @@ def _forward(
     config: MetaMorphConfig,
     params: Params,
     batch: PackedBatch,
-    pixels: Array,
-    picture: Array,
-    noised: Array,
+    shown: Pictures,
     features: Array,
 ) -> dict[str, Array]:
     system = MetaMorph(config)
     hidden = system.states(params, system.embed(params, batch), batch)
     out = {
-        "features": system.encode_features(params, pixels),
+        "features": system.encode_features(params, shown.pixels),
         "hidden": hidden,
         "text": system.text_logits(params, hidden),
         "vectors": system.predict(params, hidden),
@@ -86,14 +69,8 @@ def _forward(
     if config.visualiser is None:
         return out
     condition = system.conditioned(params, features)
-    return out | {
-        "condition": condition,
-        "noise": system.predict_noise(params, noised, jnp.asarray(_TIMESTEPS), condition),
-        "latents": system.painter.encode_latents(params, picture),
-        "decoded": system.painter.autoencoder.apply(
-            {"params": params["autoencoder"]}, noised, method="decode"
-        ),
-    }
+    out["condition"] = condition
+    return out | painter_part.ours(system.painter, params, shown, condition)
 
 
 def theirs(model: ForeignModel, given: Prompts) -> Outputs:
@@ -110,7 +87,7 @@ def theirs(model: ForeignModel, given: Prompts) -> Outputs:
         return torch.nn.Sequential(first, torch.nn.GELU(), second)
 
     vision = c.vision.hidden_size
-    features = visualiser_part.their_features(c.vision, c.grid, weights, given.pixels)
+    features = visualiser_part.their_features(c.vision, c.grid, weights, given.shown.pixels)
     aligner = loaded(projections(vision, width, width), weights, "model.mm_projector.")
     head = loaded(projections(width, width, vision), weights, "vision_head.")
     with torch.no_grad():
@@ -128,5 +105,4 @@ def theirs(model: ForeignModel, given: Prompts) -> Outputs:
     found = {name: x.float().numpy() for name, x in out.items()}
     if c.visualiser is None:
         return found
-    arrays = {"noised": given.noised, "timestep": _TIMESTEPS, "condition": found["condition"]}
-    return found | painter_part.theirs(model.directory, arrays | {"picture": given.picture})
+    return found | painter_part.theirs(model.directory, given.shown, found["condition"])
