@@ -5,8 +5,9 @@
 
 One vocabulary of text and codes; 256 codes a picture, greedy, from the same weights on disk and the
 same prompts, all equally long. transformers is asked as its user would ask it: image ids let
-through (its forward masks them), all others suppressed, and with guidance its own processor, which
-works the unconditional rows in passes of their own. A process each, in turns; ratios are taken
+through (its forward masks them), all others suppressed, and with guidance a processor of logits
+with a cache of its own for the unconditional rows (that of transformers 5.24 loses its cache, and
+guides by the last token alone). Codes have to agree. A process each, in turns; ratios are taken
 round by round. Beside ours stands what its weights weigh: what a step cannot do without reading.
 """
 
@@ -21,13 +22,14 @@ import time
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import flax.linen as nn
-import jax
 import numpy as np
 
+from bench.janus_case import random_params
 from bench.janus_contender import Contender, serve
 from bench.janus_report import Spread, machine, ratio, table
 from unijax.core import tree
 from unijax.core.record import to_json
+from unijax.core.system import init_shapes
 from unijax.data.document import Document, TextSpan
 from unijax.data.templates import TEMPLATES
 from unijax.data.tokenizer import load as load_tokenizer
@@ -75,22 +77,17 @@ def write_case(case: Case, folder: pathlib.Path) -> None:
     run = folder / "run"
     run.mkdir()
     load_tokenizer(TOKENIZER).save(run / "tokenizer")
-    system, rng = Chameleon(case.model), np.random.default_rng(0)
-    shapes = tree.flatten(nn.unbox(jax.eval_shape(system.init, jax.random.key(0))))
-
-    def draw(path: str, shape: tuple[int, ...]) -> np.ndarray:
-        x = rng.standard_normal(shape, np.float32)
-        if path.endswith("kernel"):  # activations of order 1, so that choices are no near-ties
-            return x * np.float32(np.prod(shape["layers/" in path : -1]) ** -0.5)
-        if path.endswith("embedding"):
-            return x
-        return np.float32(0.2) * x + np.float32(path.endswith("scale"))
-
-    drawn = {path: draw(path, x.shape) for path, x in sorted(shapes.items())}
+    drawn = random_params(Chameleon(case.model))
     lazy = {path: LazyArray(x.shape, x.dtype, lambda x=x: x) for path, x in drawn.items()}
     config = {"system": "chameleon", "model": to_json(case.model), "data": {}}
     write_params(run, lazy, {"stage": "bench", "config": config})
     export_checkpoint(run, folder / "model", "hf")
+
+
+def decoder(case: Case) -> dict[str, int]:
+    """Numbers of its parameters, by path."""
+    shapes = tree.flatten(nn.unbox(init_shapes(Chameleon(case.model)))["language_model"])
+    return {path: x.size for path, x in shapes.items()}
 
 
 def prompts(case: Case) -> np.ndarray:
@@ -119,7 +116,19 @@ def ours(case: Case, folder: pathlib.Path) -> dict:
 def theirs(case: Case, folder: pathlib.Path) -> dict:
     """Task: the same by `generate`."""
     import torch
-    from transformers import ChameleonForConditionalGeneration
+    from transformers import ChameleonForConditionalGeneration, LogitsProcessor
+
+    class Guided(LogitsProcessor):
+        """The unconditional rows of one `generate`, a token further at each call."""
+
+        def __init__(self, scale: float, prompt: torch.Tensor):
+            self._scale, self._next, self._cache = scale, prompt, None
+
+        def __call__(self, ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+            given = self._next if self._cache is None else ids[:, -1:]
+            out = model(given, past_key_values=self._cache, use_cache=True)
+            self._cache, free = out.past_key_values, out.logits[:, -1]
+            return free + self._scale * (scores - free)
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     model = ChameleonForConditionalGeneration.from_pretrained(folder / "model", dtype=torch.float32)
@@ -131,16 +140,20 @@ def theirs(case: Case, folder: pathlib.Path) -> dict:
     model.model.vocabulary_mapping.image_tokens = []  # whose logits its forward masks
     ids = torch.from_numpy(prompts(case))
     begin, image = (torch.full((len(ids), 1), i) for i in (special.bos, special.boi))
-    ids, free = torch.cat([begin, ids, image], dim=1), torch.cat([begin, image], dim=1)
+    # Without a condition pads stand for the words, and are attended.
+    ids, free = (
+        torch.cat([begin, words, image], dim=1)
+        for words in (ids, torch.full_like(ids, special.pad))
+    )
 
     def pictures(count: int, guidance: float) -> dict:
-        guided = {"guidance_scale": guidance, "negative_prompt_ids": free[:count]}
+        guided = [Guided(guidance, free[:count])] if guidance != 1 else []
         began = time.perf_counter()
         with torch.no_grad():
             found = model.generate(
                 ids[:count], attention_mask=torch.ones_like(ids[:count]), do_sample=False,
                 min_new_tokens=case.model.vq.num_tokens, max_new_tokens=case.model.vq.num_tokens,
-                suppress_tokens=others, **(guided if guidance != 1 else {}),
+                suppress_tokens=others, logits_processor=guided,
             )  # fmt: skip
         seconds = time.perf_counter() - began
         codes = [[code_of[i] for i in row] for row in found[:, ids.shape[1] :].tolist()]
@@ -164,9 +177,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         write_case(case, pathlib.Path(folder))
         lines = compare(case, folder, options)
-    decoder = tree.flatten(nn.unbox(jax.eval_shape(Chameleon(case.model).init, jax.random.key(0))))
-    size = sum(np.prod(x.shape) for p, x in decoder.items() if p.startswith("language_model"))
     print(machine())
+    size = sum(decoder(case).values())
     print(f"decoder of {size / 1e6:.1f}M parameters, {case.model.vq.num_tokens} codes a picture")
     titles = "batch", "guidance", "transformers, s", "unijax, s", "ratio", "equal codes", "GB/s"
     print(table(titles, lines))
@@ -180,9 +192,7 @@ def compare(case: Case, folder: str, options: argparse.Namespace) -> list[tuple[
         Contender(module, *quick, "--side", "ours", folder) as a,
         Contender(module, *quick, "--side", "theirs", folder) as b,
     ):
-        shapes = nn.unbox(jax.eval_shape(Chameleon(case.model).init, jax.random.key(0)))
-        weights = shapes["language_model"]
-        read = 4 * sum(x.size for p, x in tree.flatten(weights).items() if "embed_tokens" not in p)
+        read = 4 * sum(n for path, n in decoder(case).items() if "embed_tokens" not in path)
         for count in BATCHES:
             for guidance in GUIDANCE:
                 asked = {"count": count, "guidance": guidance}

@@ -95,7 +95,7 @@ class Difference:
 
 def write_case(folder: pathlib.Path) -> dict:
     """Writes `run`, its export `model`, pictures and `prompts.json`, which is returned."""
-    params = random_params(MODEL)
+    params = random_params(Janus(MODEL))
     # Their code normalises the rows of the codebook, so they are not of length 1 here.
     codebook = params["vqmodel/quantize/embedding"]
     codebook *= np.linspace(0.3, 3, len(codebook), dtype=np.float32)[:, None]

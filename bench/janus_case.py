@@ -21,7 +21,7 @@ from unijax.core import tree
 from unijax.core.batch import ImageSlots, Kind, PackedBatch, Target
 from unijax.core.record import to_json
 from unijax.core.stream import Layout
-from unijax.core.system import Params
+from unijax.core.system import Params, System, init_shapes
 from unijax.core.vocab import SpecialIds
 from unijax.data.assemble import FIELDS, assemble
 from unijax.data.config import DataConfig, GroupConfig, SourceConfig
@@ -132,7 +132,7 @@ def run_config(case: Case, cache_frozen: bool) -> RunConfig:
     )  # fmt: skip
 
 
-def random_params(config: JanusConfig, seed: int = 0) -> dict[str, np.ndarray]:
+def random_params(system: System, seed: int = 0) -> dict[str, np.ndarray]:
     """Weights by path that keep activations of order 1, so that a wrong one shows.
 
     The codebook has rows of length 1: transformers' encoder does not scale them.
@@ -149,7 +149,7 @@ def random_params(config: JanusConfig, seed: int = 0) -> dict[str, np.ndarray]:
             return x
         return np.float32(0.2) * x + np.float32(path.endswith("scale"))
 
-    shapes = tree.flatten(nn.unbox(jax.eval_shape(Janus(config).init, jax.random.key(0))))
+    shapes = tree.flatten(nn.unbox(init_shapes(system)))
     return {path: draw(path, x.shape) for path, x in sorted(shapes.items())}
 
 
@@ -165,7 +165,7 @@ def write_case(case: Case, folder: pathlib.Path, steps: int) -> None:
     run = folder / "run"
     run.mkdir()
     tokenizer.save(run / "tokenizer")
-    drawn = random_params(case.model)
+    drawn = random_params(Janus(case.model))
     params = {path: LazyArray(x.shape, x.dtype, lambda x=x: x) for path, x in drawn.items()}
     vqmodel = tree.unflatten(drawn)["vqmodel"]
     config = {
