@@ -40,23 +40,30 @@ def llama_json(config: LlamaConfig, dtype: str) -> dict:
     return {
         # No `architectures`: llama.cpp's converter takes what stands here for the whole model's.
         "model_type": "llama",
+        **decoder_json(config),
+        "head_dim": config.head_dim,
+        # transformers 5 reads rope_parameters, earlier releases rope_theta.
+        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
+        "attention_bias": False,
+        "mlp_bias": False,
+        "tie_word_embeddings": False,
+        "torch_dtype": dtype,
+    }
+
+
+def decoder_json(config: LlamaConfig) -> dict:
+    """What transformers' decoders of Llama's kind, Qwen2 among them, all call the same."""
+    return {
         "vocab_size": config.vocab_size,
         "hidden_size": config.hidden_size,
         "intermediate_size": config.intermediate_size,
         "num_hidden_layers": config.num_hidden_layers,
         "num_attention_heads": config.num_attention_heads,
         "num_key_value_heads": config.num_key_value_heads,
-        "head_dim": config.head_dim,
         "hidden_act": "silu",
         "rms_norm_eps": config.rms_norm_eps,
-        # transformers 5 reads rope_parameters, earlier releases rope_theta.
-        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
         "rope_theta": config.rope_theta,
         "max_position_embeddings": config.max_position_embeddings,
-        "attention_bias": False,
-        "mlp_bias": False,
-        "tie_word_embeddings": False,
-        "torch_dtype": dtype,
     }
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+from unijax.interop.config_files import decoder_json
 from unijax.interop.table import Source
 from unijax.models.llama import LlamaConfig
 
@@ -13,18 +14,9 @@ def llama_keys(config: LlamaConfig) -> dict[str, Any]:
     if config.rope_scaling is not None:
         rope = {"rope_type": "llama3", **dataclasses.asdict(config.rope_scaling)}
     return {
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.hidden_size,
-        "intermediate_size": config.intermediate_size,
-        "num_hidden_layers": config.num_hidden_layers,
-        "num_attention_heads": config.num_attention_heads,
-        "num_key_value_heads": config.num_key_value_heads,
+        **decoder_json(config),
         "head_dim": config.head_dim,
-        "hidden_act": "silu",
-        "rms_norm_eps": config.rms_norm_eps,
-        "rope_theta": config.rope_theta,
         "rope_parameters": {"rope_theta": config.rope_theta, **rope},
-        "max_position_embeddings": config.max_position_embeddings,
         "tie_word_embeddings": False,
     }
 

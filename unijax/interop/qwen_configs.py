@@ -6,6 +6,7 @@ from typing import Any
 from unijax.core.errors import UserError
 from unijax.core.json_files import quoted
 from unijax.interop import plain
+from unijax.interop.config_files import decoder_json
 from unijax.interop.config_parts import DROPOUT, rope_theta
 from unijax.interop.sections import LAYERS, POSITIONS, ROWS, SIDE, WIDTH, Section
 from unijax.models.llama import LlamaConfig
@@ -150,18 +151,9 @@ def qwen2_json(config: LlamaConfig, dtype: str, **more: Any) -> Mapping[str, Any
     if config.mrope_section:
         rope["mrope_section"] = list(config.mrope_section)
     return {
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.hidden_size,
-        "intermediate_size": config.intermediate_size,
-        "num_hidden_layers": config.num_hidden_layers,
-        "num_attention_heads": config.num_attention_heads,
-        "num_key_value_heads": config.num_key_value_heads,
-        "hidden_act": "silu",
-        "rms_norm_eps": config.rms_norm_eps,
+        **decoder_json(config),
         # transformers 5 reads rope_parameters, earlier releases the other two.
         "rope_parameters": rope,
-        "rope_theta": config.rope_theta,
-        "max_position_embeddings": config.max_position_embeddings,
         "use_sliding_window": False,
         "tie_word_embeddings": config.tie_word_embeddings,
         "torch_dtype": dtype,

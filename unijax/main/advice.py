@@ -4,19 +4,19 @@ import math
 import sys
 from collections.abc import Mapping
 
-import numpy as np
 from tqdm import tqdm
 
 from unijax.core.stream import Layout
 from unijax.data.config import DataConfig
 from unijax.data.tokenizer import Tokenizer
 from unijax.main.checking import filling
+from unijax.train.writers import Writer
 
 MOST = 0.2  # padding of a step that is told
 _FULL = 0.9  # share of the image slots of a row: more, and they end rows
 
 
-class RowsTold:
+class RowsTold(Writer):
     """A writer (`train.writers`) that says once why steps are mostly padding, or miss documents."""
 
     def __init__(self, data: DataConfig, layout: Layout, tokenizer: Tokenizer):
@@ -32,15 +32,6 @@ class RowsTold:
             line = f"step {step}: documents are left out that no row can hold ({limit})"
             tqdm.write(f"{line}; `unijax show` tells how many", file=sys.stderr)
             self._left_out = True
-
-    def images(self, step: int, values: Mapping[str, np.ndarray]) -> None:
-        pass
-
-    def texts(self, step: int, values: Mapping[str, str]) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
 
 
 def advice(data: DataConfig, layout: Layout, tokenizer: Tokenizer) -> str:

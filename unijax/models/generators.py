@@ -149,19 +149,28 @@ class Latents:
         return self.module.apply({"params": params}, unscaled, method="decode")
 
 
-def check_fit(generator: GeneratorConfig, latents: LatentsConfig) -> None:
-    """Raises a UserError for a network that was not made for the latents of the autoencoder."""
+def check_latents(where: str, network: GeneratorConfig, of: str, latents: LatentsConfig) -> None:
+    """Raises a UserError for a network that was not made for the latents of the autoencoder.
+
+    Args:
+      where, of: what the two are called in configs.
+    """
     for name, found, expected in (
-        ("sample_size", generator.sample_size, latents.grid),
-        ("in_channels", generator.in_channels, latents.latent_channels),
-        ("out_channels", generator.out_channels, latents.latent_channels),
+        ("sample_size", network.sample_size, latents.grid),
+        ("in_channels", network.in_channels, latents.latent_channels),
+        ("out_channels", network.out_channels, latents.latent_channels),
     ):
         if found != expected:
             raise UserError(
-                f"model.generator.{name}", f"{found}",
-                f"{expected}: latents of model.autoencoder, whose pictures are of "
-                f"{latents.image_size} pixels", "Change one of them.",
+                f"{where}.{name}", f"{found}",
+                f"{expected}: latents of {of}, whose pictures are of {latents.image_size} pixels",
+                "Change one of them.",
             )  # fmt: skip
+
+
+def check_fit(generator: GeneratorConfig, latents: LatentsConfig) -> None:
+    """As `check_latents`, and for a U-Net that reads no condition."""
+    check_latents("model.generator", generator, "model.autoencoder", latents)
     if isinstance(generator, UNetConfig) and not (
         generator.mid_block and generator.cross_attention_dim
     ):

@@ -22,6 +22,7 @@ from unijax.core.errors import UserError
 from unijax.core.making import FREE, Painting
 from unijax.core.system import Params
 from unijax.models.autoencoder import AutoencoderConfig
+from unijax.models.generators import check_latents
 from unijax.models.unet import UNet, UNetConfig
 from unijax.ops import draws
 from unijax.ops.diffusion import (
@@ -77,18 +78,8 @@ class PainterConfig:
     free: str = "zeros"
 
     def __post_init__(self):
-        u, ae = self.unet, self.autoencoder
-        for name, found, expected in (
-            ("sample_size", u.sample_size, ae.grid),
-            ("in_channels", u.in_channels, ae.latent_channels),
-            ("out_channels", u.out_channels, ae.latent_channels),
-        ):
-            if found != expected:
-                raise UserError(
-                    f"painter.unet.{name}", f"{found}",
-                    f"{expected}: latents of the autoencoder, whose pictures are of "
-                    f"{ae.image_size} pixels", "Change one of them.",
-                )  # fmt: skip
+        u = self.unet
+        check_latents("painter.unet", u, "the autoencoder", self.autoencoder)
         if not u.cross_attention_dim or not u.mid_block:
             raise UserError(
                 "painter.unet",

@@ -7,19 +7,18 @@ import threading
 import time
 from collections.abc import Mapping
 
-import numpy as np
-
 from unijax.core import status as status_lib
 from unijax.core.errors import Interrupted, Preempted, UserError
 from unijax.core.processes import is_lead, job_id
 from unijax.core.status import Status
+from unijax.train.writers import Writer
 
 _SECONDS = 1.0  # between two writes of a run that goes on
 _REPORTED = ("loss", "tokens_per_second", "goodput", "mfu", "step_seconds", "memory_gib")
 _ALIVE_SECONDS = 30.0  # between two writes of one that has nothing new to tell: it may be killed
 
 
-class StatusKeeper:
+class StatusKeeper(Writer):
     """A writer (`train.writers`) of the newest loss and speed. Leaving it tells how the run ended.
 
     Only process 0 writes. A disk that cannot be written stops the run elsewhere, not here.
@@ -93,15 +92,6 @@ class StatusKeeper:
         self._now["step_seconds"] = percentiles
         if begins or time.time() - self._written > _SECONDS:
             self._write()
-
-    def images(self, step: int, values: Mapping[str, np.ndarray]) -> None:
-        pass
-
-    def texts(self, step: int, values: Mapping[str, str]) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
 
     def _write(self) -> None:
         if not self._lead:

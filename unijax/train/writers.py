@@ -53,7 +53,10 @@ def _row(line: bytes) -> dict | None:
 
 @runtime_checkable
 class Writer(Protocol):
-    """Receives scalars, pictures (uint8 [H, W, 3]) and texts by name."""
+    """Receives scalars, pictures (uint8 [H, W, 3]) and texts by name.
+
+    Who derives from it leaves out what it does nothing with.
+    """
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None: ...
 
