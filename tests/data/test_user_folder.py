@@ -215,3 +215,21 @@ def test_what_is_said_of_all_pictures_is_no_caption_without_a_picture(tmp_path):
     make(tmp_path, a__png=PNG, a__txt="a red fox", LICENSE__txt="free", README__txt="mine")
     (record,) = open_folder(tmp_path)
     assert record["captions"] == ["a red fox"]
+
+
+def test_metadata_may_name_pictures_by_what_they_are(tmp_path):
+    names = {"input_image": "input_image_file_name", "edited_image": "edited_image_file_name"}
+    line = json.dumps({names["input_image"]: "a.png", "edit": "x", names["edited_image"]: "b.png"})
+    make(tmp_path, a__png=PNG, b__png=PNG, metadata__jsonl=line)
+    (record,) = open_folder(tmp_path)
+    assert record["drawings"] == 1
+    talk = [{"role": "user", "content": "<image><image>which?"}]
+    talk += [{"role": "assistant", "content": "the first"}]
+    line = json.dumps({"file_names": ["a.png", "b.png"], "messages": talk})
+    (tmp_path / "metadata.jsonl").write_text(line)
+    (record,) = open_folder(tmp_path)
+    assert sum(map(callable, record["messages"][0]["content"])) == 2
+    (tmp_path / "metadata.jsonl").unlink()
+    table = "input_image_file_name;edit_prompt;edited_image_file_name\na.png;bluer, please;b.png\n"
+    (tmp_path / "metadata.csv").write_text(table)
+    assert open_folder(tmp_path)[0]["messages"][0]["content"][1] == "\nbluer, please"

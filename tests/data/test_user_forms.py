@@ -372,3 +372,133 @@ def test_a_file_of_drawing_and_talking_feeds_the_groups_it_belongs_to(folder, to
     assert {name.split("/")[0] for name in loader.info.names.values()} == {"talk", "draw"}
     assert batch.images["gen"].weight.sum() >= 2
     assert batch.images["und"].weight.sum() >= 2
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"prompt": "what?", "completion": "a cat"},
+        {"prompt": "what?", "response": "a cat"},
+        {"instruction": "what?", "response": "a cat", "context": ""},
+        {"system_prompt": "", "question": "what?", "response": "a cat"},
+        {"input": "what?", "output": "a cat"},
+        {"question": "what?", "answer": "a cat"},
+        {"prompt": [{"role": "user", "content": "what?"}], "completion": [SAY]},
+        {"conversations": [GPT, {"from": "human", "value": "what?"}, GPT]},
+        {"conversations": [{"from": "human", "value": "what?"}, GPT, HUMAN | {"value": "and?"}]},
+    ],
+)
+def test_a_question_and_its_answer_by_every_usual_name(folder, line):
+    assert turns(read(folder, line)) == [("user", "what?"), ("assistant", "a cat")]
+
+
+def test_what_was_cut_off_a_conversation_is_said(folder, capsys):
+    asked = {"from": "human", "value": "what?"}
+    lines = [{"conversations": [GPT, asked, GPT]}, {"conversations": [asked, GPT, asked]}]
+    path = folder / "data.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)))
+    assert len(open_jsonl(path)) == 2
+    said = capsys.readouterr().err
+    assert "what the assistant says before the first question is left out (1)" in said
+    assert "a last question without an answer is left out (1)" in said
+
+
+def test_a_picture_beside_prompt_and_response_is_seen(folder):
+    line = {"prompt": "what?", "response": "a cat", "image": "a.png"}
+    assert turns(read(folder, line)) == SEEN
+    line = {"prompt": [ASK], "completion": [SAY], "images": ["a.png"]}
+    assert turns(read(folder, line)) == SEEN
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("input_image", "edit_prompt", "edited_image"),
+        ("original_image", "edit_prompt", "edited_image"),
+        ("source_img", "instruction", "target_img"),
+        ("source_image", "instruction", "target_image"),
+        ("input_image", "edit", "output_image"),
+        ("source", "prompt", "target"),
+    ],
+)
+def test_an_edit_is_a_picture_shown_and_one_drawn(folder, names):
+    line = dict(zip(names, ("a.png", "bluer", "b.png"))) | {"mask_img": "c.png", "turn": 1}
+    record = read(folder, line)
+    assert turns(record) == [
+        ("user", [{"see": "a"}, "\nbluer"]), ("assistant", [{"see": "b"}])
+    ]  # fmt: skip
+    assert record["drawings"] == 1
+
+
+def test_an_answer_of_true_is_the_word(folder, capsys):
+    path = folder / "data.jsonl"
+    pairs = [{"question": "black?", "answer": False}]
+    line = {"image": "a.png", "question": "red?", "answer": True, "questions": pairs}
+    path.write_text(json.dumps(line))
+    (record,) = open_jsonl(path)
+    assert [pair["answer"] for pair in record["questions"]] == ["true", "false"]
+    assert "an answer of true or false is that word" in capsys.readouterr().err
+
+
+def test_a_marker_amidst_the_assistants_words_does_not_take_the_users_only_picture(folder):
+    asked, say = ASK | {"content": "what tag?"}, "It says <image> at the top."
+    line = {"messages": [asked, SAY | {"content": say}], "images": ["a.png"]}
+    with pytest.raises(UserError, match=r"one picture, and <image> amidst the assistant's words"):
+        read(folder, line)
+    for say in ("Here it is: <image>", "Here:\n<image>\nNice?"):
+        line["messages"][1] = SAY | {"content": say}
+        assert read(folder, line)["drawings"] == 1
+
+
+def test_the_captions_of_coco(folder, capsys):
+    (folder / "annotations").mkdir()
+    (folder / "val2017").mkdir()
+    for name in "abc":
+        (folder / f"{name}.png").rename(folder / "val2017" / f"{name}.png")
+    whole = {
+        "info": {"year": 2017}, "licenses": [{"id": 1}],
+        "images": [{"id": i, "file_name": f"{name}.png"} for i, name in enumerate("abc")],
+        "annotations": [
+            {"id": 7, "image_id": 1, "caption": "a cat"}, {"id": 8, "image_id": 0, "caption": "x"},
+            {"id": 9, "image_id": 1, "caption": "a red cat"},
+        ],
+    }  # fmt: skip
+    path = folder / "annotations" / "captions_val2017.json"
+    path.write_text(json.dumps(whole, indent=1))
+    first, second = open_mixed(path)
+    assert (first["captions"], second["captions"]) == (["x"], ["a cat", "a red cat"])
+    assert second["image"]() == (folder / "val2017" / "b.png").read_bytes()
+    assert second["where"] == f"{path}: images[1]"
+    assert "2 records; 2 from COCO" in capsys.readouterr().err
+
+
+def test_categories_of_coco_are_keywords_and_lost_pictures_are_told(folder):
+    whole = {
+        "images": [{"id": 3, "file_name": "a.png"}],
+        "annotations": [
+            {"image_id": 3, "category_id": 2, "bbox": [0, 0, 1, 1]},
+            {"image_id": 3, "category_id": 1}, {"image_id": 3, "category_id": 2},
+        ],
+        "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "hat"}],
+    }  # fmt: skip
+    path = folder / "instances.json"
+    path.write_text(json.dumps(whole))
+    assert open_mixed(path)[0]["keywords"] == ["hat", "cat"]
+    whole["annotations"][0]["image_id"] = 4
+    path.write_text(json.dumps(whole))
+    with pytest.raises(UserError, match=r"instances\.json: annotations: found image_id 4"):
+        open_mixed(path)
+
+
+def test_one_object_with_a_list_of_records_is_that_list(folder):
+    path = folder / "data.json"
+    items = [{"image": "a.png", "caption": "x"}, {"image": "b.png", "captoin": "y"}]
+    path.write_text(json.dumps({"version": 1, "data": items[:1]}))
+    assert open_mixed(path)[0]["captions"] == ["x"]
+    path.write_text(json.dumps({"version": 1, "data": items}, indent=2))
+    with pytest.raises(UserError, match=r"data\.json: data\[1\]: .*Did you mean 'caption'"):
+        open_mixed(path)
+    path.write_text(json.dumps(items[0]))  # a line of JSON Lines
+    assert open_mixed(path)[0]["captions"] == ["x"]
+    path.write_text("\n".join(json.dumps(items[0] | {"id": i}) for i in range(3)))
+    assert len(open_mixed(path)) == 3

@@ -318,3 +318,34 @@ def test_damaged_archives_are_told(tmp_path):
         archive.addfile(link)
     with pytest.raises(UserError, match=r"a\.jpg: found a link or a device"):
         open_mixed(path)
+
+
+def test_a_sample_in_two_places_of_an_archive_is_told(tmp_path):
+    """It came as a picture without a caption, and a text."""
+    files = {"0.png": PICTURES[0], "1.png": PICTURES[1], "0.txt": "a cat", "1.txt": "a dog"}
+    path = pack(tmp_path / "a.tar", files)
+    with pytest.raises(UserError, match=r"a\.tar: 0: found files of the sample in two places"):
+        open_mixed(path)
+
+
+def test_a_text_beside_a_null_picture_is_said(tmp_path, capsys):
+    path = tmp_path / "a.parquet"
+    rows = {"image": [PICTURES[0], None], "text": ["a cat", "a dog"]}
+    pq.write_table(pa.table(rows), path)
+    caption, words = open_mixed(path)
+    assert (caption["captions"], words["text"]) == (["a cat"], "a dog")
+    said = capsys.readouterr().err
+    assert "'text' beside an 'image' of null is a text without a picture (1)" in said
+
+
+def test_edits_of_a_table(tmp_path):
+    path = tmp_path / "a.parquet"
+    held = [{"bytes": picture, "path": None} for picture in PICTURES[:3]]
+    rows = {
+        "original_image": held[:1], "edit_prompt": ["bluer"], "edited_image": held[1:2],
+        "mask": held[2:3],
+    }  # fmt: skip
+    pq.write_table(pa.table(rows), path)
+    (record,) = open_mixed(path)
+    asked, drawn = (message["content"] for message in record["messages"])
+    assert (asked[0](), asked[1], drawn[0]()) == (PICTURES[0], "\nbluer", PICTURES[1])

@@ -12,6 +12,7 @@ from unijax.data.user.archives import Archives
 from unijax.data.user.faults import Faults
 from unijax.data.user.folder import PICTURES, Folder, files_in
 from unijax.data.user.lines import Lines
+from unijax.data.user.one_object import open_one_object
 from unijax.data.user.records import UserRecords
 
 KINDS = ("jsonl", "folder", "parquet", "webdataset")
@@ -29,7 +30,7 @@ def open_own(path: str | Path, kind: str = "mixed", faults: Faults | None = None
     path = Path(path)
     match _kind_of(path) if kind == "mixed" else kind:
         case "jsonl":
-            return Lines(path, faults=faults)
+            return one if (one := open_one_object(path, faults)) else Lines(path, faults=faults)
         case "folder":
             return Folder(path, faults)
         case "webdataset":

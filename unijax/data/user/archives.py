@@ -50,7 +50,15 @@ class Archives(UserRecords):
         self._keys: list[str] = []
         file_of, members, first = [], [], [0]
         for number, file in enumerate(self._files):
+            of_file: set[str] = set()
             for key, found in _samples(file):
+                if key in of_file:
+                    raise UserError(
+                        f"{file}: {key}", "files of the sample in two places",
+                        "all files of a sample one behind another",
+                        "Pack the archive anew: tar --sort=name -cf ...",
+                    )  # fmt: skip
+                of_file.add(key)
                 self._keys.append(key)
                 file_of.append(number)
                 for end, (offset, size) in found.items():
@@ -108,6 +116,8 @@ class Archives(UserRecords):
                 said |= {_TEXTS[end]: content} if content else {}
             else:
                 notes.unread[f"*.{end}"] += 1
+        if said and not pictures:
+            notes.said["samples without a picture are texts"] += 1
         line = _together(line, said, pictures, key, where)
         return to_record(line, where, file.parent, notes, loose=True)
 

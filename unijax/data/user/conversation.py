@@ -21,8 +21,18 @@ from unijax.data.user.picture import Picture, short
 # Keys that hold a list of turns, or of pairs of them.
 LISTS = ("messages", "conversations", "conversation", "texts")
 # A question and an answer: their keys, and one that adds to the question.
-PAIRS = (("query", "response", ""), ("instruction", "output", "input"))
-_BESIDE = ("system", "history", "images", "image")  # what else a conversation reads of its line
+PAIRS = (
+    ("query", "response", ""),
+    ("instruction", "output", "input"),
+    ("instruction", "response", "context"),
+    ("prompt", "completion", ""),
+    ("prompt", "response", ""),
+    ("question", "response", ""),
+    ("input", "output", ""),
+)
+_SYSTEM = ("system", "system_prompt")
+_BESIDE = (*_SYSTEM, "history", "images", "image")  # what else a conversation reads of its line
+KEYS = {*LISTS, *itertools.chain(*PAIRS), *_BESIDE} - {""}
 
 MARKERS = (IMAGE_MARKER, "<image>")
 _ROLES = {
@@ -100,6 +110,7 @@ def read(
             _place([turn], turn.shows, where, notes)
     _place([turn for turn in turns if not turn.shows], pictures, where, notes)
     turns = [turn for turn in turns if turn.role != "system" or _says_something(turn)]
+    turns = _from_question_to_answer(turns, notes)
     _check(turns, where)
     messages, drawings = [], 0
     for turn in turns:
@@ -111,6 +122,24 @@ def read(
         if turn.role == "assistant" and isinstance(content, list):
             drawings += sum(not isinstance(part, str) for part in content)
     return {"messages": messages} | ({"drawings": drawings} if drawings else {})
+
+
+def _from_question_to_answer(turns: list[_Turn], notes: Notes) -> list[_Turn]:
+    """Without what the assistant says before the first question, and questions without an answer.
+
+    ShareGPT's conversations were cut out of longer ones.
+    """
+    first = int(bool(turns) and turns[0].role == "system")
+    begin, end = first, len(turns)
+    while begin < end and turns[begin].role == "assistant":
+        begin += 1
+    while begin < end and turns[end - 1].role == "user":
+        end -= 1
+    if begin == end:  # nothing would be left: what is wrong is said of all of it
+        return turns
+    notes.said["what the assistant says before the first question is left out"] += begin > first
+    notes.said["a last question without an answer is left out"] += end < len(turns)
+    return [*turns[:first], *turns[begin:end]]
 
 
 def _content(turn: _Turn, picture: Callable[[Any], Picture]) -> str | list[str | Picture]:
@@ -132,14 +161,21 @@ def _turns(line: dict, where: str, notes: Notes) -> list[_Turn]:
         items = line[found]
     else:
         asks, answers, more = next(pair for pair in PAIRS if ", ".join(pair[:2]) == found)
-        question = "\n".join(text for text in (line[asks], line.get(more)) if text)
+        question = "\n".join(_said(line[key], key, where) for key in (asks, more) if line.get(key))
         items = [*(line.get("history") or ()), {"user": question, "assistant": line[answers]}]
     turns: list[_Turn] = []
     for item in items:
         turns += _of_item(item, where, notes)
-    if line.get("system") and not (turns and turns[0].role == "system"):
-        turns.insert(0, _turn("system", line["system"], where))
+    system = _first(_SYSTEM, line)
+    if system and line[system] and not (turns and turns[0].role == "system"):
+        turns.insert(0, _turn("system", line[system], where))
     return turns
+
+
+def _said(text: Any, key: str, where: str) -> str:
+    if not isinstance(text, str):
+        raise UserError(where, f"{key}: {short(text)}", "text", f"Correct {key!r}.")
+    return text
 
 
 def _of_item(item: Any, where: str, notes: Notes) -> list[_Turn]:
@@ -302,6 +338,8 @@ def _place(turns: list[_Turn], references: Sequence[Any], where: str, notes: Not
         for roles in (("user", "assistant"), ("user",)):
             found = count(marker, roles)
             if waiting and found and found + slots == len(waiting):
+                if found == 1 and "assistant" in roles:
+                    _check_alone(spoken, marker, where)
                 _fill(spoken, waiting, marker, roles)
                 if marker != IMAGE_MARKER:
                     notes.said[f"{marker} is the next picture"] += 1
@@ -329,6 +367,25 @@ def _place(turns: list[_Turn], references: Sequence[Any], where: str, notes: Not
             f"one {marker} in the messages for each image",
             "Put the marker where each image belongs.",
         )
+
+
+def _check_alone(turns: list[_Turn], marker: str, where: str) -> None:
+    """Raises a UserError where the one marker may be a word that the assistant says.
+
+    "The text says <image> at the top", of the user's picture, would have that picture drawn.
+    """
+    for turn in turns:
+        for part in turn.parts if turn.role == "assistant" else ():
+            before, found, after = part.partition(marker) if isinstance(part, str) else ("",) * 3
+            words = before.rpartition("\n")[2].strip() and after.partition("\n")[0].strip()
+            if found and words:
+                raise UserError(
+                    where,
+                    f"one picture, and {marker} amidst the assistant's words",
+                    f"{marker} on a line of its own there for a picture to be drawn, or in the "
+                    "user's turn for one to be seen",
+                    "Put it where the picture belongs.",
+                )
 
 
 def _by_number(turns: list[_Turn], waiting: list[Any], where: str) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from unijax.core.errors import UserError
 from unijax.core.telling import tell_once
 from unijax.data.user import text
+from unijax.data.user.conversation import listed
 from unijax.data.user.faults import Faults
 from unijax.data.user.metadata import rows_of
 from unijax.data.user.notes import Notes
@@ -45,7 +46,8 @@ class Folder(UserRecords):
     """What is known of a picture comes from the first of these that is found:
 
     * `metadata.jsonl` or `metadata.csv` in the folder, with the path as `file_name` and the keys of
-      a JSONL line (`text` too, for a caption), a row for every picture;
+      a JSONL line (`text` too, for a caption), a row for every picture; as the hub has it,
+      `file_names` are `images`, and `KEY_file_name` is the picture KEY;
     * a text file of the same name beside every picture (`.txt` or `.caption`), a caption on each
       line;
     * the name of the folder that the picture is in, as its category, label and caption.
@@ -220,20 +222,31 @@ def _check_others(
 def _from_metadata(folder: Path, file: str, pictures: list[str]) -> Rows:
     named = set()
     for where, row in rows_of(folder / file):
-        if "file_name" not in row:
+        of_pictures = [key for key in row if _picture_key(key)]
+        if not of_pictures:
             expected, fix = "the path of a picture", "Add 'file_name'."
             yield where, UserError(where, "no file_name", expected, fix)
             continue
-        row = {("caption" if key == "text" else key): value for key, value in row.items()}
-        row["image"] = row.pop("file_name")
-        for path in {str(row["image"]), str(row["image"]).replace("\\", "/")}:
-            named.add(_accents(os.path.relpath(folder / path, folder)))
-        yield where, row
+        for value in (path for key in of_pictures for path in listed(row[key])):
+            for path in {str(value), str(value).replace("\\", "/")}:
+                named.add(_accents(os.path.relpath(folder / path, folder)))
+        if "file_name" in row:
+            row = {("caption" if key == "text" else key): value for key, value in row.items()}
+        yield where, {_picture_key(key) or key: value for key, value in row.items()}
     for name in pictures:
         if _accents(name) not in named:
             where, found = str(folder / name), f"a picture that {file} does not name"
             fix = "Add a row, or move the picture out."
             yield where, UserError(where, found, "a row for every picture", fix)
+
+
+def _picture_key(key: str) -> str:
+    """The key of a line that a column of the hub's metadata with paths of pictures is, or ""."""
+    known = {"file_name": "image", "file_names": "images"}
+    if key in known:
+        return known[key]
+    name, found, plural = key.rpartition("_file_name")
+    return name + plural if found and plural in ("", "s") else ""
 
 
 def _accents(name: str) -> str:

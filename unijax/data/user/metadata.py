@@ -12,7 +12,6 @@ from unijax.data.user import text
 
 _SEPARATORS = (",", ";", "\t", "|")  # spreadsheets take the semicolon where the comma is decimal
 _NAMED = re.compile(r"\s*sep=(.)\s*", re.IGNORECASE)  # a first line by which they say which
-NAME = "file_name"
 
 
 def rows_of(path: Path) -> Iterator[tuple[str, dict]]:
@@ -38,7 +37,7 @@ def _csv(path: Path) -> Iterator[tuple[str, dict]]:
         content = f"\n{rest}"  # lines keep their numbers
     marks = _SEPARATORS if named is None else (named[1],)
     first = first if named is None else rest.partition("\n")[0]
-    separator = next((s for s in marks if NAME in _names(first, s)), ",")
+    separator = next((s for s in marks if _names_a_file(first, s)), ",")
     rows = _rows(content, separator, path)[0 if named is None else 1 :]
     if not rows:
         return
@@ -62,8 +61,9 @@ def _csv(path: Path) -> Iterator[tuple[str, dict]]:
         yield where, {name: cell for name, cell in zip(names, row) if cell.strip()}
 
 
-def _names(line: str, separator: str) -> list[str]:
-    return [name.strip().strip('"') for name in line.split(separator)]
+def _names_a_file(line: str, separator: str) -> bool:
+    names = (name.strip().strip('"') for name in line.split(separator))
+    return any(re.fullmatch(r"(\w+_)?file_name", name) for name in names)
 
 
 def _rows(content: str, separator: str, path: Path) -> list[tuple[int, list[str]]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from unijax.core.errors import UserError
 from unijax.data.tasks import FIELDS
-from unijax.data.user import conversation
+from unijax.data.user import conversation, forms
 from unijax.data.user.notes import Notes
 from unijax.data.user.picture import Picture, picture, short
 
@@ -53,11 +53,13 @@ def to_record(line: dict, where: str, folder: Path, notes: Notes, loose: bool = 
       loose: other keys are left alone, as in the tables of others; but not those that look like a
         misspelt one of `KEYS`. So it is with a line that has a conversation.
     """
+    no_image = "image" in line and line["image"] is None
     line = {key: value for key, value in line.items() if value is not None}
 
     def take(reference: Any) -> Picture:
         return picture(reference, where, folder)
 
+    line = forms.as_messages(forms.in_words(line, notes), notes)
     talks = conversation.key_of(line)
     line = _known(line, where, notes, loose, talks)
     record: dict[str, Any] = {"id": line.get("id") or where, "where": where}
@@ -70,6 +72,8 @@ def to_record(line: dict, where: str, folder: Path, notes: Notes, loose: bool = 
     if "image" in line and "text" in line and not any(key in line for key in _OF_IMAGE):
         line["caption"] = line.pop("text")  # as tables of captioned pictures call it
         notes.said["'text' is the caption of 'image'"] += 1
+    elif no_image and "text" in line:
+        notes.said["'text' beside an 'image' of null is a text without a picture"] += 1
     if isinstance(line.get("caption"), list) and "captions" not in line:
         line["captions"] = line.pop("caption")  # as tables of several captions call them
     for key, value in line.items():

@@ -25,7 +25,7 @@ from unijax.core.errors import UserError
 from unijax.core.files import atomic_directory, writable_directory
 from unijax.core.paths import cache_dir
 from unijax.core.telling import tell_once
-from unijax.data.user import conversation
+from unijax.data.user import conversation, forms
 from unijax.data.user.faults import Faults
 from unijax.data.user.lines import Lines
 from unijax.data.user.picture import short
@@ -36,7 +36,7 @@ from unijax.data.user.shards import shards
 _VERSION = 1  # of what is written
 _ROWS = 32  # that are in memory together
 _AT = "$at"  # in the place of a picture: where its bytes are
-_READ = {*KEYS, *conversation.LISTS, *itertools.chain(*conversation.PAIRS), "system", "history"}
+_READ = {*KEYS, *conversation.KEYS}
 
 _CAPTIONS = {"caption", "captions", "text"}
 
@@ -183,9 +183,10 @@ def _columns(schema: pa.Schema, file: Path) -> dict[str, tuple[str, list[str] | 
         found = f"two columns {twice[0]!r}"
         raise UserError(str(file), found, "different names", "Rename one of them.")
     labels = _labels(schema)
-    columns = {name: (name, labels.get(name)) for name in schema.names if name in _READ}
+    edit = () if set(schema.names) & {*conversation.LISTS} else forms.edit_of(schema.names) or ()
+    columns = {n: (n, labels.get(n)) for n in schema.names if n in _READ or n in edit}
     said = []
-    if not columns.keys() & {"image", "images"}:
+    if not edit and not columns.keys() & {"image", "images"}:
         held = [field for field in schema if _holds_pictures(field.type)]
         if len(held) > 1:
             raise UserError(
