@@ -109,6 +109,7 @@ def test_a_renamed_one_is_refused_by_what_it_does_otherwise(kind):
         ({"architectures": ["Llama4ForCausalLM"]}, "architectures"),
         ({"architectures": ["LlamaBidirectionalModel"]}, "architectures"),
         ({"architectures": 5}, "architectures"),
+        ({"auto_map": {"AutoModelForCausalLM": "modeling_x.XForCausalLM"}}, "auto_map"),
         ({"model_type": None}, "model_type"),
     ],
 )
@@ -223,6 +224,25 @@ def test_a_part_of_another_name_is_refused_in_deepseeks_form(hf_model, tmp_path,
     (tmp_path / "config.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match=f"{part}.model_type: found 'dinov2'; expected '{kind}'"):
         read_sizes(tmp_path, "deepseek")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"architectures": ["JanusFlowForConditionalGeneration"]},
+        {"architectures": "JanusForConditionalGeneration"},
+        {"auto_map": {"AutoModel": "modeling_x.X"}},
+    ],
+)
+def test_another_class_or_code_of_its_own_is_refused_at_the_top(hf_dir, tmp_path, changes):
+    """`model_type` alone was looked at."""
+    for form, values in (
+        ("hf", json.loads((hf_dir / "config.json").read_text())),
+        ("deepseek", deepseek_config()),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps(values | changes))
+        with pytest.raises(UserError, match=rf"config\.json\.{next(iter(changes))}: found"):
+            read_sizes(tmp_path, form)
 
 
 @pytest.mark.parametrize("kind", ["siglip2", "siglip2_vision_model", "clip_vision_model", "janus"])

@@ -10,7 +10,7 @@ import pytest
 
 from tests.ops.attention_suite import AttentionSuite, Form
 from unijax.core.errors import UserError
-from unijax.ops.attention import attention, full_intervals, select_implementation
+from unijax.ops.attention import arguments, attention, full_intervals, select_implementation
 from unijax.ops.attention.api import IMPLEMENTATIONS
 from unijax.ops.attention.block_sizes import target
 from unijax.ops.attention.reference import attention_reference
@@ -118,6 +118,23 @@ def test_mistakes():
         attention(q, q, q, *ends, implementation="nope")
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"block_k": 0}, "block_k: found 0; expected a whole number"),
+        ({"block_q": -8}, "block_q: found -8"),
+        ({"block_q": True}, "block_q: found True"),
+        ({"block_q": 8.0}, "block_q: found 8.0"),
+        ({"blockq": 8}, r"option blockq: found none of chunked's; expected one of .*'block_q'"),
+    ],
+)
+def test_sizes_of_blocks_are_whole_numbers(options, message):
+    """A block of no keys was a ZeroDivisionError."""
+    q = jnp.zeros((1, 2, 3, 4))
+    with pytest.raises(UserError, match=message):
+        attention(q, q, q, *full_intervals(1, 2, 2), implementation="chunked", **options)
+
+
 def test_a_mesh_names_the_device():
     with jax.set_mesh(jax.sharding.Mesh(np.array(jax.devices()[:1]), ("x",))):
         assert select_implementation(70, 70) == "chunked"
@@ -131,3 +148,8 @@ def test_the_default_device_is_the_target(monkeypatch):
     for default in (cpu, "cpu"):
         with jax.default_device(default):
             assert target() == ("cpu", "cpu")
+
+
+def test_a_cap_of_true_is_not_a_cap_of_one():
+    assert not arguments._is_usable(True)
+    assert arguments._is_usable(1)

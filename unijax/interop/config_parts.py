@@ -56,11 +56,7 @@ def llama_config(values: object, where: str, notes: list[str]) -> LlamaConfig:
     """Sizes of a transformers Llama."""
     c = Section(where, values, _LLAMA)
     c.require("model_type", "llama")
-    names = c.get("architectures") or []
-    if not isinstance(names, list) or not all(str(n) in _LLAMAS for n in names):
-        raise UserError(
-            f"{where}.architectures", quoted(names), "a Llama", "This model has no other kind."
-        )
+    c.classes(*_LLAMAS)
     c.require("attention_bias", False)
     c.require("mlp_bias", False)
     c.require("hidden_act", "silu", "swish")
@@ -138,6 +134,7 @@ def siglip_config(directory: pathlib.Path, notes: list[str]) -> SiglipConfig:
     path = directory / "config.json"
     top = Section(str(path), read_config(directory), _SIGLIP | {"model_type": "siglip"})
     top.require("model_type", "siglip", "siglip_vision_model")
+    top.classes("SiglipModel", "SiglipVisionModel")
     c = top
     if "vision_config" in top:
         c = top.group("vision_config", _SIGLIP | {"model_type": "siglip_vision_model"})

@@ -10,7 +10,7 @@ OFF, ONE = (False,), (1, 1.0)
 # Of any network, wherever they stand.
 ANYWHERE: dict[str, tuple] = {
     "quantization_config": (), "compression_config": (), "per_layer_config": (),
-    "pruned_heads": (), "adapters": (),
+    "pruned_heads": (), "adapters": (), "auto_map": (),  # code of its own computes anything
 }  # fmt: skip
 
 # Cohere, DBRX, Doge, Exaone, Falcon, Gemma, GLM, GPT-NeoX, Granite, Helium, InternLM, Llama 4,

@@ -119,6 +119,18 @@ class Section:
             if not empty:
                 self.require(key, *(table[key] or (None,)))
 
+    def classes(self, *allowed: str) -> None:
+        """Refuses `architectures` that are not of these classes; where none are named, all is well.
+
+        A `model_type` is shared by models that compute otherwise.
+        """
+        names = self.get("architectures") or []
+        if not isinstance(names, list) or not all(str(name) in allowed for name in names):
+            raise UserError(
+                f"{self.where}.architectures", quoted(names), " or ".join(allowed),
+                "This model has no other kind.",
+            )  # fmt: skip
+
     def group(self, key: str, defaults: Mapping[str, Any] | None = None) -> "Section":
         """The group of keys under a key; an empty one where there is none."""
         return Section(f"{self.where}.{key}", self.get(key), defaults)

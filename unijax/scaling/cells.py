@@ -57,6 +57,23 @@ class Sheet:
         """The cells under a name."""
         return [row[i] for row in self.rows]
 
+    @property
+    def last(self) -> str:
+        """The last cell; of no row, the last name."""
+        return (self.rows[-1] if self.rows else self.names)[-1]
+
+
+def is_whole(sheet: Sheet) -> bool:
+    """Whether the last cell, of a file that may end anywhere, cannot have lost what matters.
+
+    It has as many decimals as some other of its column, or stands there once more.
+    """
+    *others, last = sheet.column(len(sheet.names) - 1)
+    decimals = [re.fullmatch(r"[+-]?\d*[.,](\d+)", cell) for cell in (*others, last)]
+    if decimals[-1] is None:
+        return last in others
+    return any(found and len(found[1]) <= len(decimals[-1][1]) for found in decimals[:-1])
+
 
 def read(text: str, where: str, known: Sequence[str]) -> Sheet:
     """The cells of a CSV.
@@ -89,7 +106,10 @@ def read(text: str, where: str, known: Sequence[str]) -> Sheet:
                 continue
             if names is None:
                 names = [_bare(x) for x in row]
+                source.marks = _comments(source.left, mark, len(names))
                 continue
+            while len(row) > len(names) and not row[-1].strip():
+                row.pop()
             if len(row) != len(names):
                 raise UserError(
                     f"{where}: line {begins}",
@@ -124,12 +144,14 @@ class _Lines:
     Attributes:
       line: the last one that was taken, from 1.
       comments: how many were left out.
+      marks: what they begin with.
     """
 
     def __init__(self, text: str):
         self._left = list(io.StringIO(text, newline=""))[::-1]
         self._first = None  # of the row that is read
         self.line = self.comments = 0
+        self.marks = COMMENTS
 
     def __iter__(self):
         return self
@@ -138,7 +160,7 @@ class _Lines:
         while self._left:
             found = self._left.pop()
             self.line += 1
-            if self._first is None and found.lstrip().startswith(COMMENTS):
+            if self._first is None and found.lstrip().startswith(self.marks):
                 self.comments += 1
                 continue
             self._first = self._first or self.line
@@ -150,8 +172,20 @@ class _Lines:
         first, self._first = self._first, None
         return first
 
+    @property
+    def left(self) -> list[str]:
+        """The lines that were not taken yet, in order."""
+        return self._left[::-1]
+
     def ended(self) -> bool:
         return not self._left
+
+
+def _comments(lines: Sequence[str], mark: str, cells: int) -> tuple[str, ...]:
+    """What comments begin with here: not what the first cell of every row does (ids such as #1)."""
+    rows = [line.strip() for line in lines if line.count(mark) == cells - 1]
+    ids = [c for c in COMMENTS if rows and all(re.match(rf"{c}\S", row) for row in rows)]
+    return tuple(c for c in COMMENTS if c not in ids)
 
 
 def _bare(name: str) -> str:

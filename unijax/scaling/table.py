@@ -113,14 +113,14 @@ def _read_csv(path: pathlib.Path) -> Runs:
             str(path), "an empty file (0 bytes)", "a table", "Make it anew with unijax gather."
         )
     _check_encoding(path, data)
-    if not data.endswith((b"\n", b"\r")):
+    sheet = cells.read(data.decode("utf-8-sig"), str(path), (*TEXT, *NUMBERS))
+    if not data.endswith((b"\n", b"\r")) and not (sheet.rows and cells.is_whole(sheet)):
         raise UserError(
             str(path),
-            "a last line without an end",
+            f"a last line without an end, its last cell {sheet.last!r}",
             "a whole table",
             "It may be half-written: make it anew, or end the line if it is whole.",
         )
-    sheet = cells.read(data.decode("utf-8-sig"), str(path), (*TEXT, *NUMBERS))
     _check_names(path, sheet.names)
     columns, notes = {}, list(sheet.notes)
     ours = [i for i, name in enumerate(sheet.names) if _is_number(name)]

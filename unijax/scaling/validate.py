@@ -171,7 +171,14 @@ def _check_ids(runs: Runs) -> None:
 
 
 def _check_copies(runs: Runs) -> None:
-    """Of runs that ended: two that did not may well say the same of themselves."""
+    """Of runs that ended: two that did not may well say the same of themselves.
+
+    Losses of two or three decimals are those of several seeds as well as of one.
+    """
+    losses = np.concatenate([column for n, column in runs.columns.items() if n.endswith(UNIT)])
+    losses = losses[np.isfinite(losses)]
+    if np.allclose(losses, np.round(losses, 3), rtol=0, atol=1e-9):
+        return
     same = [n for n in (*TEXT[1:], *NUMBERS) if n in runs]
     same += [n for n in runs.columns if n.startswith("tokens_") or n.endswith(UNIT)]
     first: dict[tuple, str] = {}

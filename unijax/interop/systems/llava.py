@@ -61,6 +61,7 @@ def _onevision_config(directory: pathlib.Path, notes: list[str], like: Any) -> L
          "projector_hidden_act": "gelu", "multimodal_projector_bias": True,
          "tie_word_embeddings": True},
     )  # fmt: skip
+    top.classes("LlavaOnevisionForConditionalGeneration", "LlavaOnevisionModel")
     top.require("vision_feature_layer", -1)
     top.require("vision_feature_select_strategy", "full")
     top.require("projector_hidden_act", "gelu")
@@ -83,6 +84,8 @@ def _qwen_config(directory: pathlib.Path, notes: list[str], like: Any) -> LlavaC
     own = values.get("text_config") or {k: v for k, v in values.items() if k != "vision_config"}
     group = text_section(f"{path}: text_config", own)
     top = Section(f"{path}", values, {"tie_word_embeddings": False})
+    top.classes("Qwen2_5_VLForConditionalGeneration", "Qwen2_5_VLModel")
+    top.plain(plain.ANYWHERE)
     text = qwen2_text(group, _is_tied(top, group), [], axes=True)
     size = SIDE if like is None else like.vision.image_size
     where = f"{path}: vision_config"

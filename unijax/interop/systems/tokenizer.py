@@ -89,6 +89,7 @@ def _write_kl(export: Export) -> dict[str, str]:
 def _read_vq(directory: pathlib.Path, notes: list[str], like: Any) -> TokenizerConfig:
     where = str(directory / "config.json")
     q = Section(where, read_config(directory), JANUS_VQ)
+    q.classes("JanusVQVAE")
     found = janus_vq_config(q, q.whole("num_patches", SIDE))
     check_janus_vq(found, where)
     # Of the adaptors of a whole model, which is not here.

@@ -9,7 +9,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from unijax.core.errors import UserError
-from unijax.ops.attention.arguments import check_arguments
+from unijax.ops.attention.arguments import check_arguments, check_options
 from unijax.ops.attention.block_sizes import block_sizes, target
 from unijax.ops.attention.chunked import attention_chunked
 from unijax.ops.attention.pallas_mosaic_gpu import attention_mosaic_gpu
@@ -82,6 +82,7 @@ def attention(
         )  # fmt: skip
     else:
         _check_runs(implementation, *of[2:], interpreted=bool(options.get("interpret")))
+    check_options(implementation, IMPLEMENTATIONS[implementation], options)
     if not (q.size and k.size):
         return jnp.zeros(q.shape, q.dtype)
     ends = kv_start.astype(jnp.int32), jnp.minimum(kv_end.astype(jnp.int32), k.shape[1])

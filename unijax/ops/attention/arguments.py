@@ -4,7 +4,10 @@ Kernels would read a length of one argument and apply it to all: what does not f
 and wrong ones.
 """
 
+import inspect
 import numbers
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -55,6 +58,23 @@ def check_arguments(
         check_intervals(np.asarray(kv_start), np.asarray(kv_end), k.shape[1])
 
 
+def check_options(implementation: str, fn: Callable, options: Mapping[str, Any]) -> None:
+    """Raises UserError for options that `fn` does not have, and sizes of blocks that are none."""
+    known = set(inspect.signature(fn).parameters) - _OF_ALL
+    for name, value in options.items():
+        if name not in known:
+            _refuse(
+                f"option {name}", f"none of {implementation}'s", f"one of {sorted(known)}",
+                "Correct the name, or leave it out.",
+            )  # fmt: skip
+        size = isinstance(value, numbers.Integral) and not isinstance(value, bool) and value > 0
+        if name != "interpret" and value is not None and not size:
+            _refuse(name, repr(value), "a whole number of positions, 1 or more", "Correct it.")
+
+
+_OF_ALL = {"q", "k", "v", "kv_start", "kv_end", "scale", "soft_cap"}
+
+
 def _check_shapes(q, k, v):
     for name, x in (("q", q), ("k", k), ("v", v)):
         if x.ndim != 4:
@@ -79,7 +99,8 @@ def _check_shapes(q, k, v):
 
 def _is_usable(number) -> bool:
     # A NaN is not between any two numbers.
-    return isinstance(number, numbers.Real) and SMALLEST <= number <= LARGEST
+    real = isinstance(number, numbers.Real) and not isinstance(number, bool | np.bool_)
+    return real and SMALLEST <= number <= LARGEST
 
 
 def _is_known(x) -> bool:

@@ -60,6 +60,7 @@ def config(directory: pathlib.Path, notes: list[str], like: Any = None) -> Chame
     values = read_config(directory)
     top = Section(f"{path}", values, _TOP)
     top.plain(plain.ANYWHERE)
+    top.classes("ChameleonForConditionalGeneration", "ChameleonModel")
     top.require("swin_norm", True, False)
     own = ("swin_norm", "vq_config", "vocabulary_map", "model_parallel_size", "image_token_id")
     decoder = {k: v for k, v in values.items() if k not in own}

@@ -61,6 +61,7 @@ def from_hf(directory: pathlib.Path, notes: list[str]) -> JanusConfig:
     path = directory / "config.json"
     top = Section(f"{path}", read_config(directory))
     top.plain(plain.ANYWHERE)
+    top.classes("JanusForConditionalGeneration", "JanusModel")
     text = llama_config(top.get("text_config"), f"{path}: text_config", notes)
     v = Section(f"{path}: vision_config", top.get("vision_config"), _VISION)
     q = Section(f"{path}: vq_config", top.get("vq_config"), _VQ)
@@ -108,7 +109,7 @@ def from_deepseek(directory: pathlib.Path, notes: list[str]) -> JanusConfig:
     path = directory / "config.json"
     top = Section(f"{path}", read_config(directory))
     top.plain(plain.ANYWHERE)
-
+    top.classes("MultiModalityCausalLM")
     for name in _PARTS:
         if not top.get(name):
             raise UserError(
