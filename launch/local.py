@@ -8,7 +8,7 @@ import shlex
 
 from unijax.core.errors import UserError
 from unijax.launch.shell import environment, quoted
-from unijax.launch.spec import Launch, Run, expand
+from unijax.launch.spec import Launch, Run, expand, on_a_disk
 
 PROGRAM = "bash"
 FILE = "local.sh"
@@ -60,8 +60,9 @@ def render(launch: Launch) -> dict[str, str]:
     """File name -> text.
 
     Raises:
-      UserError: for more than this machine.
+      UserError: for more than this machine, or a directory in a bucket.
     """
+    on_a_disk(launch, "this engine")
     machines = launch.machines
     if machines.hosts > 1 or machines.tpu:
         raise UserError(

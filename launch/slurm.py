@@ -12,7 +12,7 @@ import shlex
 
 from unijax.core.errors import UserError
 from unijax.launch.shell import CLASSIFY, environment, quoted
-from unijax.launch.spec import FOLDER, Launch, Run, expand
+from unijax.launch.spec import FOLDER, Launch, Run, expand, on_a_disk
 
 PROGRAM = "sbatch"
 FILE = "job.sbatch"
@@ -67,8 +67,9 @@ def render(launch: Launch) -> dict[str, str]:
     """File name -> text.
 
     Raises:
-      UserError: for a TPU.
+      UserError: for a TPU, or a directory in a bucket.
     """
+    on_a_disk(launch, "SLURM")
     if launch.machines.tpu:
         raise UserError(
             "machines.tpu",
@@ -94,7 +95,7 @@ def render(launch: Launch) -> dict[str, str]:
 
 def commands(launch: Launch, folder: pathlib.Path) -> list[list[str]]:
     """What submits the rendered files."""
-    logs = str(pathlib.PurePosixPath(launch.directory) / FOLDER)  # SLURM does not make it
+    logs = launch.place(FOLDER)  # SLURM does not make it
     return [["mkdir", "-p", logs], ["sbatch", str(folder / FILE)]]
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from unijax.core.errors import UserError
+from unijax.core.paths import is_address
 
 FOLDER = "launch"  # beside the run directories: what was rendered
 
@@ -176,7 +177,7 @@ class Launch:
     Attributes:
       name: of the whole: lower-case letters, digits and dashes.
       command: what every run runs, up to the options that follow below.
-      directory: absolute; every run gets a run directory in it. Seen by all machines.
+      directory: absolute, or of a bucket; every run gets a run directory in it. Seen by all machines.
       overrides: of the config, for all runs.
       runs: name -> further arguments, where runs differ in more than a grid: options, then changes
         of the config.
@@ -215,11 +216,11 @@ class Launch:
                 "up to 32 lower-case letters, digits and dashes, a letter first",
                 "Choose another name.",
             )
-        if not pathlib.PurePosixPath(self.directory).is_absolute():
+        if not (self.in_bucket or pathlib.PurePosixPath(self.directory).is_absolute()):
             raise UserError(
                 "directory",
                 repr(self.directory),
-                "an absolute path, as it is the same place on every machine",
+                "an absolute path, as it is the same place on every machine, or an address",
                 "Write it in full.",
             )
         _check_lines(dataclasses.asdict(self))
@@ -243,6 +244,26 @@ class Launch:
                 raise UserError(
                     f"sweep.{key}", repr(values), "a list of values", "Write for example [1, 2]."
                 )
+
+    @property
+    def in_bucket(self) -> bool:
+        """Whether the runs' directories lie in one."""
+        return is_address(self.directory)
+
+    def place(self, name: str) -> str:
+        """A name in the directory."""
+        if self.in_bucket:
+            return f"{self.directory.rstrip('/')}/{name}"
+        return str(pathlib.PurePosixPath(self.directory) / name)
+
+
+def on_a_disk(launch: Launch, engine: str) -> None:
+    """Raises a UserError for a directory in a bucket, where the engine itself writes into it."""
+    if launch.in_bucket:
+        raise UserError(
+            "directory", repr(launch.directory), f"a path: {engine} writes its logs there",
+            "Name a directory that all machines see, or mount the bucket.",
+        )  # fmt: skip
 
 
 def _check_lines(values: Any, key: str = "") -> None:
@@ -292,7 +313,7 @@ def expand(launch: Launch) -> list[Run]:
             parts = [name] if name else []
             parts += [f"{labels[key]}-{_file_name(value)}" for key, value in grid.items()]
             run = "_".join(parts) or "run"
-            directory = str(pathlib.PurePosixPath(launch.directory) / run)
+            directory = launch.place(run)
             options = list(itertools.takewhile(lambda x: not _CHANGE.match(x), arguments))
             changes = arguments[len(options) :]
             place = [launch.run_dir_option, directory] if launch.run_dir_option else []

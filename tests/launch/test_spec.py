@@ -2,8 +2,9 @@
 
 import pytest
 
-from tests.launch.cases import LADDER, SWEEP
+from tests.launch.cases import CASES, LADDER, SWEEP
 from unijax.core.errors import UserError
+from unijax.launch.engines import render
 from unijax.launch.spec import expand
 from unijax.main.launching import build_launch
 
@@ -74,3 +75,17 @@ def test_mistakes_are_told(changes, said):
     with pytest.raises(UserError) as e:
         expand(build_launch(SWEEP | changes))
     assert said in str(e.value)
+
+
+def test_runs_of_a_launch_may_lie_in_a_bucket_where_the_engine_writes_nothing_there():
+    """Its two strokes became one, a folder of the machine."""
+    launch = build_launch(LADDER | {"directory": "gs://bucket/ladder/"})
+    _, large = expand(launch)
+    assert large.directory == "gs://bucket/ladder/7b"
+    assert large.argv[3:5] == ("--run-dir", "gs://bucket/ladder/7b")
+    for engine, machines in (("gke", CASES["gke_tpu"]), ("tpu", CASES["tpu"])):
+        values = machines[1] | {"directory": launch.directory}
+        assert "gs://bucket/ladder/7b" in "".join(render(build_launch(values), engine).values())
+    for engine in ("slurm", "local"):
+        with pytest.raises(UserError, match=r"directory: found 'gs://bucket/ladder/'; .* its logs"):
+            render(launch, engine)

@@ -1,5 +1,7 @@
 """Runs, data and exports in a bucket, through the command line, against a server of S3."""
 
+import base64
+import io
 import json
 
 import numpy as np
@@ -8,8 +10,9 @@ from PIL import Image
 
 from tests.main.test_cli import TINY, fails
 from unijax.core import status, storage, tree
+from unijax.core.paths import assets_dir
 from unijax.main.cli import main
-from unijax.train.checkpoint import read_params, whole_steps
+from unijax.train.checkpoint import read_params, read_run, whole_steps
 
 STEPS = ("stage.steps=4", "loop.save_every=2", "loop.eval_every=0", "validation.samples=0")
 
@@ -118,6 +121,43 @@ def test_data_and_checkpoint_of_a_finetune_may_lie_in_a_bucket(run, bucket, tmp_
     changed = {p for p, x in base.items() if not np.array_equal(x, tuned[p])}
     assert changed
     assert all(p.startswith("language_model/layers/") for p in changed)
+
+
+OF_BUCKETS = """
+from tests.main.tiny import get_config as tiny
+
+def get_config(arg=""):
+    config = tiny()
+    mine = {{"name": "mine", "task": "generate", "kind": "jsonl", "path": "{bucket}/own/a.jsonl"}}
+    with config.unlocked():
+        config.tokenizer = "{bucket}/tokenizer"
+        config.data.groups = [{{"name": "gen", "ratio": 1.0, "sources": [mine]}}]
+        config.validation = {{}}
+    return config
+"""
+
+
+def test_a_config_may_name_data_and_tokenizer_in_a_bucket(bucket, capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("UNIJAX_DATA", str(tmp_path / "cache"))
+    picture = io.BytesIO()
+    Image.new("RGB", (16, 16), (200, 0, 0)).save(picture, "PNG")
+    seen = "data:image/png;base64," + base64.b64encode(picture.getvalue()).decode()
+    line = json.dumps({"image": seen, "caption": "red"})
+    storage.put(f"{bucket}/own/a.jsonl", f"{line}\n{line}\n".encode())
+    for file in (assets_dir() / "tokenizer").glob("*.*"):
+        storage.put(f"{bucket}/tokenizer/{file.name}", file.read_bytes())
+    config = tmp_path / "config.py"
+    config.write_text(OF_BUCKETS.format(bucket=bucket))
+    run_dir = f"{bucket}/runs/own"
+    words = ("train", "--config", str(config), "--run-dir", run_dir, "stage.steps=1")
+    assert main(words) == 0
+    said = read_run(run_dir)["config"]
+    source = said["data"]["groups"][0]["sources"][0]
+    assert (source["path"], said["tokenizer"]) == (f"{bucket}/own/a.jsonl", f"{bucket}/tokenizer")
+    assert main(words) == 0  # goes on from what it recorded
+    capsys.readouterr()
+    words = (*words, f"hardware={bucket}/x")
+    assert f"hardware: found '{bucket}/x'" in fails(capsys, *words)
 
 
 def test_a_mistake_leaves_nothing_in_the_bucket(bucket, capsys, tmp_path, monkeypatch):

@@ -11,10 +11,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from unijax.core import storage
 from unijax.core.errors import UserError
 from unijax.core.files import atomic_file
 from unijax.core.json_files import quoted, shown
-from unijax.core.paths import shipped
+from unijax.core.paths import is_address, shipped
 from unijax.core.vocab import SpecialIds
 from unijax.data import hf_tokens, special_tokens
 from unijax.data.special_tokens import SpecialTokens
@@ -133,7 +134,7 @@ def load(path: str | Path, special: str | Path | None = None) -> Tokenizer:
     Raises:
       UserError: a missing or unreadable file, or a special token without an id.
     """
-    path = shipped(path)
+    path = storage.here(path) if is_address(path) else shipped(path)
     file = _find(path) if path.is_dir() else path
     if not file.is_file():
         raise UserError(

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from tqdm import tqdm
 
+from unijax.core import storage
 from unijax.core.errors import UserError
 from unijax.core.files import write_file
 from unijax.core.processes import is_lead, text_of_the_lead
@@ -40,7 +41,7 @@ _looked_at: dict[tuple, tuple[int, dict[str, UserError]]] = {}
 def faults_of(path: str, kind: str, max_pixels: int) -> tuple[int, dict[str, UserError]]:
     """How many records there are, and what is wrong with them, by place; each is decoded."""
     faults = Faults(gathers=True)
-    records = open_own(path, kind, faults)
+    records = open_own(storage.here(path), kind, faults)
     with tqdm(total=len(records), desc=f"checking {path}", unit="record", disable=None) as bar:
         found = faults.found | broken(records, max_pixels, bar.update)
     return len(records) + len(faults.found), found
@@ -123,7 +124,7 @@ def _found(run: RunConfig, run_dir: pathlib.Path, own: list[tuple[str, str]]) ->
 
 def _stamp(path: str) -> list[int]:
     """Files of a path, their bytes, and when the newest was written: another one says of change."""
-    place = pathlib.Path(path)
+    place = storage.here(path)
     files = [place / name for name in files_in(place)] if place.is_dir() else [place]
     about = [file.stat() for file in files if file.exists()]
     newest = max((a.st_mtime_ns for a in about), default=0)

@@ -84,11 +84,13 @@ def start(path: str, changes: Sequence[str], engine: str, out: str | None, dry_r
     """Shows the rendered files, or writes and submits them. Returns the engine's exit status.
 
     Args:
-      out: folder of the files; None is `launch` in the launch's directory.
+      out: folder of the files; None is `launch` in the launch's directory, or where that is of a
+        bucket, `launch-NAME` here.
     """
     described = load(path, changes)
     check(expand(described))
-    folder = pathlib.Path(out or pathlib.Path(described.directory) / FOLDER)
+    usual = f"{FOLDER}-{described.name}" if described.in_bucket else described.place(FOLDER)
+    folder = pathlib.Path(out or usual)
     if dry_run:
         print(engines.show(described, engine, folder))
         return 0

@@ -1,6 +1,7 @@
 """A resolved run: what a config file says, as dataclasses, and the system that it names."""
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -160,9 +161,14 @@ def _before(name: str, values: Any) -> RunConfig:
         raise UserError(where, error.found, error.expected, error.fix) from None
 
 
+# Keys of a config whose paths may be addresses: what is there is copied to this machine when it is
+# opened, and checkpoints record the address.
+_READ_FROM_BUCKETS = re.compile(r"(.*\.)?(tokenizer|sources\.[^.]+\.path)")
+
+
 def _refuse_addresses(value: Any, key: str) -> None:
-    """Raises a UserError that names the key."""
-    if isinstance(value, str) and is_address(value):
+    """Raises a UserError that names the key, of one that takes none."""
+    if isinstance(value, str) and is_address(value) and not _READ_FROM_BUCKETS.fullmatch(key):
         raise UserError(key, repr(value), "a path of this machine", "Mount the bucket, or copy it.")
     inside = value.items() if isinstance(value, dict) else ()
     inside = enumerate(value) if isinstance(value, list) else inside
