@@ -177,7 +177,7 @@ class Launch:
     Attributes:
       name: of the whole: lower-case letters, digits and dashes.
       command: what every run runs, up to the options that follow below.
-      directory: absolute, or of a bucket; every run gets a run directory in it. All machines see it.
+      directory: absolute, or of a bucket; every run gets one in it. All machines see it.
       overrides: of the config, for all runs.
       runs: name -> further arguments, where runs differ in more than a grid: options, then changes
         of the config.
