@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from bench import study
+from tests.long import MARKS
 from tests.scaling.test_table import rows
 from unijax.core.record import build
 from unijax.main import config as config_lib
@@ -126,7 +127,9 @@ def test_the_epochs_part_stands_beside_the_run_of_its_tokens(tmp_path, monkeypat
     assert said.count("| 2.0000 | 2.2500 | +0.2500 |") == 3
 
 
-@pytest.mark.parametrize(("small", "repeats"), [(True, False), (False, True)])
+@pytest.mark.parametrize(
+    ("small", "repeats"), [(True, False), pytest.param(False, True, marks=MARKS)]
+)
 def test_the_ladder_part_writes_table_laws_and_figures(small, repeats, tmp_path, monkeypatch):
     def runs(config, directory):
         assert config == "configs/scaling_micro.py" + ":small" * small

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.data.conftest import GEN, LAYOUT, RECORDS, UND, small_config, stream
+from tests.long import LONG
 from unijax.core.batch import Kind, Target
 from unijax.core.stream import Layout
 from unijax.data import images
@@ -160,7 +161,9 @@ def straight(tokenizer):
 
 
 @settings(
-    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=30 if LONG else 6,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(lives=st.lists(st.tuples(st.sampled_from([1, 2, 4]), st.integers(0, 3)), max_size=4))
 def test_restarted_with_any_number_of_processes_the_rows_go_on_where_they_were(

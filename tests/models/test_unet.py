@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from tests.latent_oracles import diffusers
+from tests.long import long
 from tests.walk import product_flops
 from tests.weights import distance, randomise
 from unijax.core import axes, tree
@@ -62,6 +63,7 @@ def test_equal_to_the_reference(kind, tmp_path):
     assert distance(ours, theirs_of(theirs, *given)) <= 1e-4  # composed of all its blocks
 
 
+@long
 def test_a_level_at_full_width_is_equal_to_the_reference(tmp_path):
     # Stable Diffusion's second: 640 channels in heads of 80, and its context.
     cfg = UNetConfig(

@@ -242,7 +242,7 @@ def test_flows(name, shift):
 
 
 # Numbers of steps that do and do not divide the timesteps, and spacings that round.
-@hypothesis.settings(max_examples=50 if LONG else 10, deadline=None)
+@hypothesis.settings(max_examples=50 if LONG else 4, deadline=None)
 @hypothesis.given(
     name=st.sampled_from(sorted(SAMPLERS)),
     steps=st.integers(4, 30),

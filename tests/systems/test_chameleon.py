@@ -11,6 +11,7 @@ from transformers import ChameleonForConditionalGeneration
 
 from tests.systems.decoder_suite import DecoderSuite
 from tests.systems.small import SmallRows, random_params, words
+from tests.systems.system_suite import LONGEST
 from unijax.core.errors import UserError
 from unijax.data.document import Document
 from unijax.models.llama import LlamaConfig
@@ -30,6 +31,7 @@ POST = dataclasses.replace(TEXT, norm_order="post")
 class TestChameleon(DecoderSuite):
     small = SmallRows(SYSTEM, rules=(Rule("vqmodel/", frozen=True),))
     recipe = RECIPE
+    long = LONGEST | {"test_greedy_codes_are_those_of_teacher_forcing"}
     edges = 0.03
 
 

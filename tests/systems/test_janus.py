@@ -13,6 +13,7 @@ import pytest
 
 from tests.systems.decoder_suite import DecoderSuite
 from tests.systems.small import SPECIAL, SmallRows, words
+from tests.systems.system_suite import LONGEST
 from tests.walk import product_flops
 from unijax.core import cost
 from unijax.core.system import init_shapes
@@ -50,7 +51,10 @@ UND, GEN = SMALL.images["und"], SMALL.images["gen"]
 class TestJanus(DecoderSuite):
     small = SMALL
     recipe = RECIPE
-    long = frozenset()
+    long = LONGEST - {
+        "test_greedy_answers_are_those_of_teacher_forcing",
+        "test_a_batch_of_text_alone_needs_no_images",
+    }
     edges = 0.03
 
 

@@ -12,7 +12,6 @@ import pytest
 from tests.long import MARKS, long
 from tests.systems.decoder_suite import DecoderSuite
 from tests.systems.small import SmallRows, assert_close, words
-from tests.systems.system_suite import LONGEST
 from unijax.core import tree
 from unijax.core.batch import Kind
 from unijax.core.errors import UserError
@@ -46,7 +45,6 @@ BASE = ("language_model", "vision_model", "aligner")
 
 
 class TestSana(DecoderSuite):
-    long = LONGEST - {"test_what_is_frozen_has_no_state_and_does_not_move"}
     small = SmallRows(SYSTEM, rules=(Rule("autoencoder/", frozen=True),))
     recipe = RECIPE
     edges = 0.03
@@ -111,6 +109,7 @@ def test_the_base_says_what_it_says_alone_to_the_bit():
     np.testing.assert_array_equal(found, want)
 
 
+@long
 def test_with_a_frozen_base_loss_and_gradients_are_those_of_the_whole_decoder():
     """Of queries, marks, connector and generator; documents of one row, and empty slots."""
     batch = SMALL.batch(ROWS)

@@ -223,7 +223,7 @@ def test_an_unconditional_image_has_an_empty_prompt():
     [
         pytest.param("linear", None, "v_prediction", marks=MARKS),
         ("linear", 3.0, "epsilon"),
-        ("unet", 3.0, "epsilon"),
+        pytest.param("unet", 3.0, "epsilon", marks=MARKS),
     ],
 )
 def test_drawing_equals_working_the_whole_row_again_at_every_step(layers, guidance, prediction):
