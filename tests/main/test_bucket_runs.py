@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.long import long
 from tests.main.test_cli import TINY, fails
+from tests.main.test_sweep import SWEEP
 from unijax.core import status, storage, tree
 from unijax.core.paths import assets_dir
 from unijax.main.cli import main
+from unijax.scaling import table
 from unijax.train.checkpoint import read_params, read_run, whole_steps
 
 STEPS = ("stage.steps=4", "loop.save_every=2", "loop.eval_every=0", "validation.samples=0")
@@ -158,6 +161,31 @@ def test_a_config_may_name_data_and_tokenizer_in_a_bucket(bucket, capsys, tmp_pa
     capsys.readouterr()
     words = (*words, f"hardware={bucket}/x")
     assert f"hardware: found '{bucket}/x'" in fails(capsys, *words)
+
+
+@long
+def test_a_sweep_in_a_bucket_gives_the_table_of_one_on_a_disk(bucket, tmp_path, monkeypatch):
+    """One run goes on from another's checkpoint there."""
+    monkeypatch.setenv("UNIJAX_DATA", str(tmp_path / "cache"))
+    for place in (f"{bucket}/study", str(tmp_path / "study")):
+        assert main(["sweep", "--config", SWEEP, "--dir", place]) == 0
+    storage.remove_one(f"{bucket}/study/runs.parquet")
+    assert main(["gather", f"{bucket}/study"]) == 0
+    found = table.read(storage.here(f"{bucket}/study/runs.parquet"))
+    want = table.read(tmp_path / "study" / "runs.parquet")
+    assert len(found) == 3
+    assert found.columns.keys() == want.columns.keys()
+    for name in found.columns.keys() - {"seconds"}:
+        np.testing.assert_array_equal(found[name], want[name], name)
+
+
+def test_a_table_of_runs_may_lie_in_a_bucket(bucket, capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("UNIJAX_DATA", str(tmp_path / "cache"))
+    storage.put(f"{bucket}/runs.csv", b"run_id\n")
+    place = f"{bucket}/runs.csv"
+    assert main(["fit", place, "--out", str(tmp_path)]) == 2
+    assert "runs.csv: found columns ['run_id']" in capsys.readouterr().err
+    assert "no sweep.json" in fails(capsys, "gather", f"{bucket}/nowhere")
 
 
 def test_a_mistake_leaves_nothing_in_the_bucket(bucket, capsys, tmp_path, monkeypatch):

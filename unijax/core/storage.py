@@ -177,7 +177,7 @@ def some_of(place: str | os.PathLike, patterns: Sequence[str]) -> Iterator[pathl
         with _told(address):
             for path in (p for pattern in patterns for p in system.glob(f"{root}/{pattern}")):
                 file = folder / path[len(root) + 1 :]
-                file.parent.mkdir(exist_ok=True)
+                file.parent.mkdir(parents=True, exist_ok=True)
                 system.get_file(path, str(file))
         yield folder
 
@@ -189,6 +189,21 @@ def names_in(place: str | os.PathLike) -> set[str]:
     return {path.name for path in pathlib.Path(place).iterdir()}
 
 
+def below(place: str | os.PathLike, *names: str) -> str | pathlib.Path:
+    """A name in a folder, or below an address."""
+    return join(normal(place), *names) if is_address(place) else pathlib.Path(place, *names)
+
+
+def read_in(place: str | os.PathLike, name: str) -> bytes | None:
+    """A file of a folder, or an object below an address; None if there is none."""
+    if is_address(place):
+        return read(join(normal(place), name))
+    try:
+        return pathlib.Path(place, name).read_bytes()
+    except FileNotFoundError:
+        return None
+
+
 def write_in(place: str | os.PathLike, name: str, content: bytes) -> None:
     """A file of a folder, or an object below an address, whole or not at all."""
     if is_address(place):
@@ -197,12 +212,17 @@ def write_in(place: str | os.PathLike, name: str, content: bytes) -> None:
         write_file(pathlib.Path(place) / name, content)
 
 
-def move(address: str, to: str) -> None:
-    """Gives all below an address another one, over what is there. A marker comes last."""
+def copy(address: str, to: str) -> None:
+    """Copies all below an address to another one, over what is there. A marker comes last."""
     system = _system(address)
     with _told(address):
         for name in sorted(listed(address), key=lambda n: (n.endswith(COMMITTED), n)):
             system.copy(join(address, name), join(to, name))
+
+
+def move(address: str, to: str) -> None:
+    """Gives all below an address another one, as `copy` does."""
+    copy(address, to)
     remove(address)
 
 

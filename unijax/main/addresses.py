@@ -20,11 +20,12 @@ READ: dict[str, dict[str, Callable]] = {
     "export": {"run_dir": _RUN},
     "verify": {"run_dir": _RUN, "export_dir": _DATA},
     "import": {"source": _DATA, "tokenizer": _DATA},
+    "fit": {"table": _DATA},
 }
 # What is written there, or looked at where it is.
 THERE = {
     "train": {"run_dir"}, "finetune": {"run_dir"}, "export": {"out"}, "sample": {"out"},
-    "status": {"dir"},
+    "status": {"dir"}, "sweep": {"dir"}, "gather": {"dir"},
 }  # fmt: skip
 
 

@@ -3,13 +3,16 @@
 import dataclasses
 import json
 import math
+import os
 import pathlib
+import tempfile
 
 import flax.linen as nn
 
-from unijax.core import cost, tree
+from unijax.core import cost, storage, tree
 from unijax.core.errors import UserError
-from unijax.core.files import atomic_file
+from unijax.core.files import writable_directory
+from unijax.core.paths import is_address
 from unijax.core.record import to_json
 from unijax.core.system import RowSystem, init_shapes
 from unijax.main.run import RunConfig, make_system, resolve
@@ -21,7 +24,8 @@ from unijax.train.stage import Rule, match_rules
 from unijax.train.writers import FILE as LOG
 from unijax.train.writers import read_log
 
-RESULT = "result.json"
+RESULT, LISTED, TABLE = "result.json", "sweep.json", "runs.parquet"
+Place = str | os.PathLike
 DAMAGED = (ValueError, LookupError, TypeError)  # empty, half a file, or not what was written
 
 
@@ -29,16 +33,18 @@ def record(
     run: RunConfig,
     cell: Cell,
     name: str,
-    run_dir: pathlib.Path,
-    log_dir: pathlib.Path,
+    run_dir: Place,
+    log_dir: Place,
     state: str,
 ) -> None:
     """Writes the row of a run that ended as `result.json` in its directory.
 
     Args:
-      log_dir: whose log tells of its steps: its own, or its trunk's, if it ended there.
+      run_dir: a path, or an address.
+      log_dir: likewise; whose log tells of its steps: its own, or its trunk's, if it ended there.
     """
-    lines = read_log(log_dir / LOG)
+    with storage.some_of(log_dir, [LOG]) as here:
+        lines = read_log(here / LOG)
     periods = [x for x in lines if "flops" in x]
     found = trained(run)
     last, tokens, flops, encoders, seconds, repeated = 0, 0.0, 0.0, 0.0, 0.0, 0.0
@@ -67,9 +73,9 @@ def record(
         **dict.fromkeys(map(_column, losses)),
     }
     row |= _losses(lines, run.stage.steps) if state == "done" else {}
-    run_dir.mkdir(parents=True, exist_ok=True)
-    with atomic_file(run_dir / RESULT) as temporary:
-        temporary.write_text(json.dumps(row, indent=1))
+    if not is_address(run_dir):
+        writable_directory(run_dir)
+    storage.write_in(run_dir, RESULT, json.dumps(row, indent=1).encode())
 
 
 def _described(name: str, run: dict, width: int) -> dict:
@@ -155,16 +161,29 @@ def _read_result(path: pathlib.Path, run_id: str) -> dict:
     return row
 
 
-def gather(directory: pathlib.Path) -> pathlib.Path:
+def gather(directory: Place) -> None:
     """One row for every run of the sweep in `directory`; those that are not done say so.
+
+    Args:
+      directory: a path, or an address.
 
     Raises:
       UserError: if there is no sweep, or a file of it is damaged; it says which.
     """
-    listed = directory / "sweep.json"
+    with storage.some_of(directory, [LISTED, f"runs/*/{RESULT}"]) as here:
+        rows = _rows(here, directory)
+    with tempfile.TemporaryDirectory() as folder:
+        table.write(made := pathlib.Path(folder, TABLE), rows)
+        storage.write_in(directory, TABLE, made.read_bytes())
+    done = sum(r["state"] == "done" for r in rows)
+    print(f"{done} of {len(rows)} runs done: {storage.below(directory, TABLE)}")
+
+
+def _rows(directory: pathlib.Path, place: Place) -> list[dict]:
+    listed = directory / LISTED
     if not listed.exists():
         raise UserError(
-            str(directory), "no sweep.json", "the directory of a sweep", "Run unijax sweep first."
+            str(place), f"no {LISTED}", "the directory of a sweep", "Run unijax sweep first."
         )
     try:
         runs = json.loads(listed.read_text())["runs"]
@@ -185,8 +204,4 @@ def gather(directory: pathlib.Path) -> pathlib.Path:
             unknown = ("tokens", "parameters", "non_embedding_parameters", "training_flops")
             unknown += columns
             rows.append(row | {"state": "unfinished"} | dict.fromkeys(unknown))
-    path = directory / "runs.parquet"
-    table.write(path, rows)
-    done = sum(r["state"] == "done" for r in rows)
-    print(f"{done} of {len(rows)} runs done: {path}")
-    return path
+    return rows

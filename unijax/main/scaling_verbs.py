@@ -69,7 +69,7 @@ def sweep_(args: argparse.Namespace) -> None:
     from unijax.main import sweep
 
     if not args.list:
-        sweep.sweep(args.config, pathlib.Path(args.dir), args.overrides, args.only)
+        sweep.sweep(args.config, args.dir, args.overrides, args.only)
         return
     for one in sweep.plan(args.config, args.overrides)[0]:
         rate = one.run.stage.optimizers["main"].learning_rate
@@ -80,7 +80,7 @@ def gather_(args: argparse.Namespace) -> None:
     """`unijax gather`."""
     from unijax.main.gather import gather
 
-    gather(pathlib.Path(args.dir))
+    gather(args.dir)
 
 
 def fit_(args: argparse.Namespace) -> None:

@@ -7,16 +7,18 @@ a repeated sweep skips what is done and resumes what is not.
 
 import dataclasses
 import datetime
+import hashlib
 import json
 import pathlib
 import time
 
 import numpy as np
 
-from unijax.core import cost
+from unijax.core import cost, storage
 from unijax.core.batch import PackedBatch
 from unijax.core.errors import UserError
-from unijax.core.files import atomic_file, writable_directory
+from unijax.core.files import writable_directory
+from unijax.core.paths import cache_dir, is_address
 from unijax.core.record import build, to_json
 from unijax.data.config import GROUPS
 from unijax.data.loader import Loader, PlanIterator
@@ -24,7 +26,7 @@ from unijax.data.rows import RowStream
 from unijax.data.sources import open_sources
 from unijax.data.tokenizer import load as load_tokenizer
 from unijax.main import config as config_lib
-from unijax.main.gather import DAMAGED, RESULT, gather, record, trained
+from unijax.main.gather import DAMAGED, LISTED, RESULT, Place, gather, record, trained
 from unijax.main.run import RunConfig, make_system, resolve
 from unijax.main.train import shared_tables, train
 from unijax.main.trunk import TrunkNotFinite, train_on_trunk, with_length
@@ -101,18 +103,18 @@ def described(run: RunConfig) -> dict:
     return found
 
 
-def with_recorded_names(planned: list[Planned], directory: pathlib.Path) -> list[Planned]:
+def with_recorded_names(planned: list[Planned], directory: Place) -> list[Planned]:
     """The runs, under the names that the sweep in `directory` gave them.
 
     A name is made of a run's record, whose form may have changed since (`train.schema`): a study
     goes on under the names that it began with.
     """
-    listed = directory / "sweep.json"
-    if not listed.exists():
+    listed = storage.read_in(directory, LISTED)
+    if listed is None:
         return planned
     names = {}
     try:
-        for row in json.loads(listed.read_text())["runs"]:
+        for row in json.loads(listed)["runs"]:
             record = config_of_today(row["run"])
             names[run_id(described(resolve(record)))] = row["run_id"]
     except (*DAMAGED, UserError):
@@ -182,10 +184,11 @@ def _step_flops(run: RunConfig, batches: list[PackedBatch]) -> float:
     return float(np.mean(totals))
 
 
-def sweep(file: str, directory: pathlib.Path, overrides: list[str], only: str | None) -> None:
+def sweep(file: str, directory: Place, overrides: list[str], only: str | None) -> None:
     """Runs what is not done, and gathers all into `runs.parquet`.
 
     Args:
+      directory: a path, or an address.
       only: the id of one run; then nothing is gathered.
     """
     planned, grid = plan(file, overrides)
@@ -195,21 +198,21 @@ def sweep(file: str, directory: pathlib.Path, overrides: list[str], only: str | 
         raise UserError(
             "--only", repr(only), f"one of the {len(planned)} ids that --list prints", "Correct it."
         )
-    writable_directory(directory / "runs")
-    with atomic_file(directory / "sweep.json") as temporary:
-        listed = [
-            {"run_id": p.id, "cell": dataclasses.asdict(p.cell), "run": to_json(p.run)}
-            for p in planned
-        ]
-        temporary.write_text(json.dumps({"grid": to_json(grid), "runs": listed}, indent=1))
+    if not is_address(directory):
+        writable_directory(pathlib.Path(directory, "runs"))
+    listed = [
+        {"run_id": p.id, "cell": dataclasses.asdict(p.cell), "run": to_json(p.run)} for p in planned
+    ]
+    content = json.dumps({"grid": to_json(grid), "runs": listed}, indent=1)
+    storage.write_in(directory, LISTED, content.encode())
     tables, pace = None, _Pace(chosen, directory)
     for i, one in enumerate(chosen):
-        run_dir = directory / "runs" / one.id
-        if (run_dir / RESULT).exists():
+        run_dir = _run_dir(directory, one)
+        if storage.read_in(run_dir, RESULT) is not None:
             print(f"{i + 1} of {len(chosen)}: {one.id} is done")
             continue
         print(f"{i + 1} of {len(chosen)}: {one.id}{pace.left()}", flush=True)
-        tables = tables or shared_tables(one.run, directory)
+        tables = tables or shared_tables(one.run, _of_tables(directory))
         state, log_dir, ended = "done", run_dir, [one]
         try:
             # Jobs of an array run side by side, and two must not write one trunk.
@@ -217,7 +220,7 @@ def sweep(file: str, directory: pathlib.Path, overrides: list[str], only: str | 
             if trunk is one:
                 train(one.run, run_dir, tables=tables)
             else:
-                trunk_dir = directory / "runs" / trunk.id
+                trunk_dir = _run_dir(directory, trunk)
                 train_on_trunk(one.run, run_dir, trunk.run, trunk_dir, tables)
         except TrunkNotFinite:
             # No longer run of the trunk gets past that step either.
@@ -226,17 +229,29 @@ def sweep(file: str, directory: pathlib.Path, overrides: list[str], only: str | 
         except NotFinite:
             state = "diverged"
         for p in ended:
-            record(p.run, p.cell, p.id, directory / "runs" / p.id, log_dir, state)
+            record(p.run, p.cell, p.id, _run_dir(directory, p), log_dir, state)
         pace.done(one)
     if only is None:
         gather(directory)
 
 
+def _run_dir(directory: Place, one: Planned) -> Place:
+    return storage.below(directory, "runs", one.id)
+
+
+def _of_tables(directory: Place) -> pathlib.Path:
+    """Where outputs of encoders are kept: of a sweep in a bucket, on this machine."""
+    if not is_address(directory):
+        return pathlib.Path(directory)
+    mark = hashlib.sha256(storage.normal(directory).encode()).hexdigest()[:12]
+    return cache_dir() / "sweeps" / mark
+
+
 class _Pace:
     """How long what is left of a sweep will take, by the parameters and steps of its runs."""
 
-    def __init__(self, chosen: list[Planned], directory: pathlib.Path):
-        left = [p for p in chosen if not (directory / "runs" / p.id / RESULT).exists()]
+    def __init__(self, chosen: list[Planned], directory: Place):
+        left = [p for p in chosen if storage.read_in(_run_dir(directory, p), RESULT) is None]
         self._left = {p.id: trained(p.run).non_embedding * p.run.stage.steps for p in left}
         self._begun, self._done = time.monotonic(), 0.0
 

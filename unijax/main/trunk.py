@@ -6,12 +6,13 @@ on from a copy of that checkpoint, and its result is the one it would have had a
 """
 
 import dataclasses
-import pathlib
+import os
 import shutil
 
-from unijax.core import lease
+from unijax.core import lease, storage
 from unijax.core.errors import UserError
-from unijax.core.files import atomic_directory, atomic_file, writable_directory
+from unijax.core.files import atomic_directory, writable_directory
+from unijax.core.paths import is_address
 from unijax.data.batch import Cached
 from unijax.main.run import RunConfig
 from unijax.main.train import train
@@ -19,6 +20,7 @@ from unijax.train.checkpoint import FOLDER, whole_steps
 from unijax.train.guard import NotFinite
 from unijax.train.stage import OptimizerConfig
 from unijax.train.state import TrainState
+from unijax.train.writers import FILE as LOG
 
 
 class TrunkNotFinite(NotFinite):
@@ -58,14 +60,15 @@ def decay_start(config: OptimizerConfig, steps: int) -> int:
 
 def train_on_trunk(
     run: RunConfig,
-    run_dir: pathlib.Path,
+    run_dir: str | os.PathLike,
     trunk: RunConfig,
-    trunk_dir: pathlib.Path,
+    trunk_dir: str | os.PathLike,
     tables: dict[str, Cached] | None = None,
 ) -> TrainState:
     """Trains `run`, taking the steps that it shares with `trunk` from there.
 
     Args:
+      run_dir, trunk_dir: paths, or addresses.
       tables: see `train`.
 
     Raises:
@@ -95,11 +98,15 @@ def train_on_trunk(
     return train(run, run_dir, tables=tables)
 
 
-def _copy(trunk_dir: pathlib.Path, run_dir: pathlib.Path, step: int) -> None:
+def _copy(trunk_dir: str | os.PathLike, run_dir: str | os.PathLike, step: int) -> None:
     """The checkpoint and the log, the checkpoint last: with it the run counts as begun."""
-    writable_directory(run_dir)
+    if not is_address(run_dir):
+        writable_directory(run_dir)
     with lease.hold(run_dir):
-        with atomic_file(run_dir / "metrics.jsonl") as temporary:
-            shutil.copyfile(trunk_dir / "metrics.jsonl", temporary)
-        with atomic_directory(run_dir / FOLDER / str(step)) as temporary:
-            shutil.copytree(trunk_dir / FOLDER / str(step), temporary, dirs_exist_ok=True)
+        storage.write_in(run_dir, LOG, storage.read_in(trunk_dir, LOG) or b"")
+        saved, to = (storage.below(d, FOLDER, str(step)) for d in (trunk_dir, run_dir))
+        if is_address(run_dir):
+            storage.copy(saved, to)
+            return
+        with atomic_directory(to) as temporary:
+            shutil.copytree(saved, temporary, dirs_exist_ok=True)
