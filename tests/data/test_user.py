@@ -93,7 +93,7 @@ def test_every_form_of_line_becomes_the_record_that_tasks_read(folder):
             "found caption: '  '; expected text that is not empty",
         ),
         ({"image": 3, "caption": "x"}, "found no picture '3'"),
-        ({"image": ["a.png"], "caption": "x"}, "found ['a.png'] for a picture"),
+        ({"image": ["a.png", "a.png"], "caption": "x"}, "found ['a.png', 'a.png'] for a picture"),
         ({"image": "a.png", "captions": []}, "found captions: []; expected a list of texts"),
         (
             {"image": "a.png", "question": "x"},

@@ -233,3 +233,45 @@ def test_metadata_may_name_pictures_by_what_they_are(tmp_path):
     table = "input_image_file_name;edit_prompt;edited_image_file_name\na.png;bluer, please;b.png\n"
     (tmp_path / "metadata.csv").write_text(table)
     assert open_folder(tmp_path)[0]["messages"][0]["content"][1] == "\nbluer, please"
+
+
+def test_rows_of_metadata_for_what_is_held_out_are_not_trained_on(tmp_path, capsys):
+    table = "file_name,text\ntrain/a.png,x\ntest/b.png,y\n"
+    make(tmp_path, train_a__png=PNG, test_b__png=PNG, metadata__csv=table)
+    assert [record["captions"] for record in open_folder(tmp_path)] == [["x"]]
+    assert "1 files in test/ are held out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("trained", "held"),
+    [
+        ("Training/cat", "Testing/cat"),
+        ("train2017/cat", "val2017/cat"),
+        ("d/train/cat", "d/test/cat"),
+    ],
+)
+def test_what_is_held_out_is_known_by_every_usual_name(tmp_path, trained, held):
+    for inside in (trained, held):
+        (tmp_path / inside).mkdir(parents=True)
+        (tmp_path / inside / "a.png").write_bytes(PNG)
+    assert [record["id"] for record in open_folder(tmp_path)] == [f"{trained}/a.png"]
+
+
+def test_a_category_deeper_in_may_be_called_test(tmp_path):
+    for inside in ("shapes/test", "shapes/cat"):
+        (tmp_path / inside).mkdir(parents=True)
+        (tmp_path / inside / "a.png").write_bytes(PNG)
+    assert [record["category"] for record in open_folder(tmp_path)] == ["cat", "test"]
+
+
+def test_boxes_beside_pictures_are_no_captions(tmp_path):
+    make(tmp_path, a__png=PNG, a__txt="0 0.5 0.5 0.1 0.1\n3 0.25 0.5 0.1 0.1\n")
+    with pytest.raises(UserError, match=r"a\.txt: found boxes of objects; expected captions"):
+        open_folder(tmp_path)
+
+
+@pytest.mark.parametrize(("name", "fix"), [("a.jsonl", "Name the file"), ("a.arrow", "to_parquet")])
+def test_a_folder_of_other_files_is_told_what_to_do(tmp_path, name, fix):
+    (tmp_path / name).write_text("x")
+    with pytest.raises(UserError, match=fix):
+        open_folder(tmp_path)

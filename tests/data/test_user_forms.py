@@ -502,3 +502,165 @@ def test_one_object_with_a_list_of_records_is_that_list(folder):
     assert open_mixed(path)[0]["captions"] == ["x"]
     path.write_text("\n".join(json.dumps(items[0] | {"id": i}) for i in range(3)))
     assert len(open_mixed(path)) == 3
+
+
+def test_halves_of_surrogates_in_one_object_become_the_mark_of_no_character(folder):
+    path = folder / "data.json"
+    path.write_text('{"data": [\n{"image": "a.png", "caption": "a \\ud83d cat"}]}')
+    assert open_mixed(path)[0]["captions"] == ["a \ufffd cat"]
+
+
+def test_mistakes_in_one_object_are_told_with_their_line(folder):
+    path = folder / "data.json"
+    path.write_text('{\n "data": [\n  {"image": "a.png",\n   caption: "x"}]}')
+    with pytest.raises(UserError, match=r"data\.json:4: found Expecting"):
+        open_mixed(path)
+    path.write_text(json.dumps({"train": [{"text": "a"}], "val": [{"text": "b"}]}, indent=1))
+    with pytest.raises(UserError, match=r"several lists \('train', 'val'\)"):
+        open_mixed(path)
+    path.write_text(json.dumps({"image": "a.png", "caption": "x"}, indent=1))
+    assert open_mixed(path)[0]["captions"] == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"images": [{"id": 1, "file_name": None}]}, "images[0]: found {'file_name': None"),
+        ({"images": [{"id": 1, "file_name": "a.png"}] * 2}, "images[1]: found the id 1 again"),
+        ({"images": [{"id": 1, "file_name": "x" * 5000}]}, "found no picture 'xxx"),
+        ({"annotations": [3]}, "annotations[0]: found '3'"),
+        ({"annotations": []}, "annotations without 'caption'"),
+    ],
+)
+def test_mistakes_in_coco_are_told(folder, changes, message):
+    whole = {
+        "images": [{"id": 1, "file_name": "a.png"}],
+        "annotations": [{"image_id": 1, "caption": "x"}],
+    }
+    path = folder / "data.json"
+    path.write_text(json.dumps(whole | changes))
+    with pytest.raises(UserError) as error:
+        open_mixed(path)
+    assert message in str(error.value)
+
+
+def test_captions_by_picture_and_karpathys_splits(folder):
+    path = folder / "data.json"
+    path.write_text(json.dumps({"a.png": "x", "b.png": ["y", "z"]}))
+    assert [r["captions"] for r in open_mixed(path)] == [["x"], ["y", "z"]]
+    images = [
+        {"filename": f"{name}.png", "split": split, "sentences": [{"raw": f"of {name}"}]}
+        for name, split in zip("abc", ("train", "test", "restval"))
+    ]
+    path.write_text(json.dumps({"images": images, "dataset": "coco"}))
+    assert [r["captions"] for r in open_mixed(path)] == [["of a"], ["of c"]]
+
+
+@pytest.mark.parametrize("answer", ["1", "B", "b", "a dog", 1])
+@pytest.mark.parametrize("key", ["choices", "options"])
+def test_of_several_choices_the_answer_is_the_chosen_one(folder, key, answer):
+    """The number alone was taught."""
+    line = {"image": "a.png", "question": "what?", key: ["a cat", "a dog"], "answer": answer}
+    path = folder / "data.jsonl"
+    path.write_text(json.dumps(line))
+    (record,) = open_jsonl(path)
+    pair = {"question": "what?\nA. a cat\nB. a dog", "answer": "a dog"}
+    assert record["questions"] == [pair]
+    path.write_text(json.dumps(line | {"answer": "7"}))
+    with pytest.raises(UserError, match="the answer '7' to 2 "):
+        open_jsonl(path)
+
+
+def test_of_several_answers_the_most_common_one_is_taken(folder):
+    path = folder / "data.jsonl"
+    answers = [{"answer": "cat"}, {"answer": "a dog"}, {"answer": "a dog"}]
+    path.write_text(json.dumps({"image": "a.png", "question": "what?", "answers": answers}))
+    assert open_jsonl(path)[0]["questions"] == [{"question": "what?", "answer": "a dog"}]
+
+
+def test_paths_of_pictures_that_are_there_are_no_words(folder):
+    edit = {"instruction": "bluer", "input": "a.png", "output": "b.png"}
+    want = [("user", [{"see": "a"}, "\nbluer"]), ("assistant", [{"see": "b"}])]
+    assert turns(read(folder, edit)) == want
+    draw = {"instruction": "a cat", "output": "b.png"}
+    assert turns(read(folder, draw)) == [("user", "a cat"), ("assistant", [{"see": "b"}])]
+    named = {"instruction": "which file?", "output": "nowhere.png"}
+    assert turns(read(folder, named)) == [("user", "which file?"), ("assistant", "nowhere.png")]
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ({"input_image": ["a.png"], "edit": "x", "output_image": "b.png"}, "a"),
+        ({"src_img": "a.png", "edited_prompt_list": ["x", "y"], "edited_img": "b.png"}, "a"),
+        ({"input_prompt": "x", "input_image": ["a.png", "c.png"], "output_image": "b.png"}, "ac"),
+        ({"edit": "x", "image_file": "a.png", "edited_file": "b.png", "input": "i", "output": "o"},
+         "a"),
+        ({"input_prompt": "x", "output_image": "b.png"}, ""),
+    ],
+)  # fmt: skip
+def test_edits_and_drawings_as_other_sets_have_them(folder, line, shown):
+    asked, drawn = turns(read(folder, line))
+    said = asked[1] if shown else [asked[1]]
+    assert [part["see"] for part in said if isinstance(part, dict)] == list(shown)
+    assert said[-1].strip() == "x"
+    assert drawn == ("assistant", [{"see": "b"}])
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [
+        json.dumps([HUMAN, GPT]),
+        {"from": ["human", "gpt"], "value": [HUMAN["value"], GPT["value"]]},
+    ],
+)
+def test_conversations_as_tables_pack_them(folder, packed):
+    assert turns(read(folder, {"image": "a.png", "conversations": packed})) == SEEN
+
+
+def test_turns_of_input_and_output_and_lists_of_which_one_stands_at_each_place(folder):
+    talk = [{"system": "s", "input": "what?", "output": "a cat"}]
+    line = {"conversation": talk}
+    assert turns(read(folder, line))[-2:] == [("user", "what?"), ("assistant", "a cat")]
+    path = folder / "data.jsonl"
+    path.write_text(json.dumps({"images": [None, "a.png"], "texts": ["x", None]}))
+    words, picture = open_jsonl(path)[0]["parts"]
+    assert (words, callable(picture["image"])) == ({"text": "x"}, True)
+
+
+def test_a_system_message_that_gives_way_is_said(folder, capsys):
+    first = {"role": "system", "content": "be brief"}
+    line = {"system": "be kind", "messages": [first, ASK | {"content": "what?"}, SAY]}
+    assert turns(read(folder, line))[0] == ("system", "be brief")
+    assert "'system' gives way to the system message" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("key", ["tags", "instructions"])
+def test_no_key_is_taken_for_a_slip_of_another(folder, key):
+    path = folder / "data.jsonl"
+    path.write_text(json.dumps({key: "x", "image": "a.png", "caption": "y"}))
+    with pytest.raises(UserError, match="Put other things under 'meta'"):
+        open_jsonl(path)
+
+
+@pytest.mark.parametrize(("mark", "end"), [(",", "csv"), ("\t", "tsv"), (";", "csv")])
+@pytest.mark.parametrize("name", ["image", "filepath", "file_name"])
+def test_a_table_of_characters_names_its_pictures(folder, name, mark, end):
+    path = folder / f"data.{end}"
+    said = "title" if name == "filepath" else "caption"
+    path.write_text(f"{name}{mark}{said}{mark}width\na.png{mark}a cat{mark}3\n")
+    (record,) = open_mixed(path)
+    assert record["captions"] == ["a cat"]
+    assert record["image"]() == (folder / "a.png").read_bytes()
+    path.write_text(f"{name}{mark}{said}\nd.png{mark}a cat\n")
+    with pytest.raises(UserError, match=rf"data\.{end}:2: found no picture 'd\.png'"):
+        open_mixed(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "fix"), [("a.txt", 'a line of JSON, {"text"'), ("a.arrow", "to_parquet")]
+)
+def test_files_of_other_kinds_are_told_what_to_do(folder, name, fix):
+    (folder / name).write_bytes(b"\xff\xff\xff\xffx")
+    with pytest.raises(UserError, match=fix):
+        open_mixed(folder / name)

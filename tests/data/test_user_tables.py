@@ -349,3 +349,40 @@ def test_edits_of_a_table(tmp_path):
     (record,) = open_mixed(path)
     asked, drawn = (message["content"] for message in record["messages"])
     assert (asked[0](), asked[1], drawn[0]()) == (PICTURES[0], "\nbluer", PICTURES[1])
+
+
+@pytest.mark.parametrize("kind", ["large_list", "fixed"])
+def test_lists_of_pictures_of_every_kind_of_list(tmp_path, kind):
+    held = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    listed = pa.large_list(held) if kind == "large_list" else pa.list_(held, 1)
+    rows = pa.array([[{"bytes": PICTURES[0], "path": None}]], listed)
+    talk = pa.array(
+        [TALK], pa.list_(pa.map_(pa.string(), pa.string())) if kind == "fixed" else None
+    )
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"pics": rows, "conversations": talk}), path)
+    (record,) = open_mixed(path)
+    assert [m["role"] for m in record["messages"]] == ["user", "assistant"]
+    assert record["messages"][0]["content"][0]() == PICTURES[0]
+
+
+def test_a_picture_that_cannot_be_read_does_not_leave_its_caption_behind(tmp_path):
+    path = pack(tmp_path / "a.tar", {"0.heic": b"x", "0.txt": "a cat"})
+    with pytest.raises(UserError, match=r"a\.tar: 0: found a picture of a kind that .*heic"):
+        open_mixed(path)
+
+
+def test_members_that_an_edit_or_parts_name_are_found_in_the_archive(tmp_path):
+    edit = {"edit": "x", "input_image": "0.a.png", "output_image": "0.b.png"}
+    parts = {"parts": [{"text": "x"}, {"image": "1.a.png"}]}
+    asked = [{"type": "text", "text": "x"}, {"type": "image", "image": "2.a.png"}]
+    talk = [{"role": "user", "content": asked}, {"role": "assistant", "content": "y"}]
+    files = {}
+    for key, line in enumerate((edit, parts, {"messages": talk})):
+        files |= {f"{key}.b.png": PICTURES[1], f"{key}.a.png": PICTURES[0]}
+        files[f"{key}.json"] = json.dumps(line)
+    changed, page, seen = open_mixed(pack(tmp_path / "a.tar", files))
+    assert changed["messages"][0]["content"][0]() == PICTURES[0]
+    assert changed["messages"][1]["content"][0]() == PICTURES[1]
+    assert page["parts"][1]["image"]() == PICTURES[0]
+    assert seen["messages"][0]["content"][1]() == PICTURES[0]

@@ -59,7 +59,8 @@ def test_another_decoder_is_refused_by_its_name(kind):
 @pytest.mark.parametrize(
     "kind",
     ["mistral", "granite", "gemma", "gemma2", "cohere", "cohere2", "olmo", "exaone4", "smollm3",
-     "ministral", "arcee", "apertus", "nemotron", "mixtral", "llama4_text", "bitnet"],
+     "ministral", "arcee", "apertus", "nemotron", "mixtral", "llama4_text", "bitnet", "bloom",
+     "diffllama", "dbrx", "lfm2", "rwkv", "xlnet"],
 )  # fmt: skip
 def test_a_renamed_one_is_refused_by_what_it_does_otherwise(kind):
     values = AutoConfig.for_model(kind).to_dict() | SMALL

@@ -1,5 +1,6 @@
 """Every implementation of attention through one suite; names, choices and mistakes."""
 
+import functools
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -153,3 +154,50 @@ def test_the_default_device_is_the_target(monkeypatch):
 def test_a_cap_of_true_is_not_a_cap_of_one():
     assert not arguments._is_usable(True)
     assert arguments._is_usable(1)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize(
+    ("dtype", "head_dim", "size"),
+    [("bfloat16", 72, 1e4), ("bfloat16", 128, 3e4), ("float32", 64, 1e3), ("float32", 128, 1e4)],
+)
+def test_large_queries_and_keys_give_chunked_what_the_reference_has(dtype, head_dim, size, tied):
+    """Scores of 1e10, of which float32 knows no digit behind the point, were NaN and gave gradients
+    of 1e38."""
+    rng = np.random.default_rng(1)
+    q = jnp.asarray(rng.standard_normal((1, 16, 1, head_dim)) * size, dtype)
+    k = rng.standard_normal((1, 600, 1, head_dim)) * size
+    if tied:
+        k[:, 300:] = k[:, :1]
+    k = jnp.asarray(k, dtype)
+    v = jnp.asarray(rng.standard_normal(k.shape), dtype)
+
+    def summed(name, *x):
+        out = attention(*x, *full_intervals(1, 16, 600), implementation=name)
+        return out.astype(jnp.float32).sum()
+
+    found, want = (
+        jax.value_and_grad(functools.partial(summed, name), (0, 1, 2))(q, k, v)
+        for name in ("chunked", "reference")
+    )
+    np.testing.assert_allclose(found[0], want[0], rtol=1e-5, atol=1e-4)
+    # Where one key has all the weight they are 0, but for rounding: head_dim products summed in two
+    # orders, times the scale and a key.
+    for x in found[1][:2]:
+        bound = head_dim * 2.0**-23 * head_dim**-0.5 * np.abs(k).max().astype(float)
+        assert np.abs(np.asarray(x, np.float32)).max() <= bound
+    weights = np.asarray(found[1][2], np.float32)  # sums of weights of 16 queries
+    assert 0.9 <= weights.max() <= 16
+    assert weights.min() >= 0
+
+
+@pytest.mark.parametrize("dtype", ["uint32", "int8", "int16"])
+def test_ends_beyond_the_keys_of_any_integers_are_taken_back_inside_of_a_program(dtype):
+    """The largest uint32 came back as -1, and nothing was seen."""
+    rng = np.random.default_rng(0)
+    q, k, v = (jnp.asarray(rng.standard_normal((1, n, 1, 8)), jnp.float32) for n in (4, 90, 90))
+    start = np.zeros((1, 4), dtype)
+    most = np.full((1, 4), np.iinfo(dtype).max, dtype)
+    found = jax.jit(lambda *ends: attention(q, k, v, *ends))(start, most)
+    want = attention(q, k, v, *full_intervals(1, 4, 90))
+    np.testing.assert_allclose(found, want, rtol=1e-5, atol=1e-6)

@@ -167,3 +167,18 @@ def test_decimals_are_the_number_whatever_their_mark(value, counts):
     for comma, shown in ((False, cell), (None, cell), (True, cell.replace(".", ","))):
         found, _ = cells.numbers([shown], "column x", [1], comma, counts)
         assert found[0] == float(cell)
+
+
+def test_what_begins_with_nought_has_no_thousands_and_what_is_either_is_refused():
+    """0.100B, among commas for points, was 1e11."""
+    assert cells.numbers(["0.100B"], "t", [1], True, True)[0].tolist() == [1e8]
+    with pytest.raises(UserError, match="1,125B"):
+        cells.numbers(["1,125B"], "t", [1], None, True)
+    assert cells.numbers(["1,125B"], "t", [1], True, True)[0].tolist() == [1.125e9]
+    assert cells.numbers(["1,125"], "t", [1], None, True)[0].tolist() == [1125.0]
+
+
+def test_a_header_behind_the_comment_mark_of_numpy():
+    text = "# run_id,parameters,tokens,loss\na,1e9,2e10,3.2\n"
+    found = cells.read(text, "t", ("run_id", "parameters", "tokens"))
+    assert (found.names[:2], found.rows[0][0]) == (["run_id", "parameters"], "a")

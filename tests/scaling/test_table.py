@@ -508,7 +508,10 @@ def test_a_spreadsheets_last_line_needs_no_end(tmp_path):
     turned = "run_id,loss_text_nats_per_token,parameters,tokens\na,3.25,1e9,2000\nb,3.14,2e9,20"
     with pytest.raises(UserError, match="its last cell '20'"):
         sheet(tmp_path, turned)
-    assert sheet(tmp_path, turned + "00")["tokens"].tolist() == [2000, 2000]
+    with pytest.raises(UserError, match="its last cell '2000'"):  # of 20000, perhaps
+        sheet(tmp_path, turned + "00")
+    ended = "run_id,loss_text_nats_per_token,parameters,tokens,state\na,3.25,1e9,2000,done\n"
+    assert sheet(tmp_path, ended + "b,3.14,2e9,20,done")["tokens"].tolist() == [2000, 20]
 
 
 def test_ids_may_begin_as_comments_do(tmp_path):

@@ -56,6 +56,12 @@ TEXT: dict[str, tuple] = {
     "n_routed_experts": (0,), "n_shared_experts": (0,), "num_experts_per_tok": (0,),
     "moe_layers": (), "is_moe": OFF, "hybrid_override_pattern": (), "attn_layer_indices": (),
     "num_nextn_predict_layers": (0,), "skip_layers": (), "block_configs": (),
+    "attn_config": (), "ffn_config": (), "lambda_std_dev": (), "conv_L_cache": (), "conv_bias": (),
+    "rescale_every": (), "attention_hidden_size": (), "attn_type": (), "mem_len": (),
+    "bi_data": (), "apply_residual_connection_post_layernorm": (),
+    # sizes under other names, which classes of Llama would not read
+    "n_embd": (), "n_head": (), "n_heads": (), "n_layer": (), "n_layers": (), "d_model": (),
+    "norm_eps": (), "layer_norm_eps": (), "layer_norm_epsilon": (), "rotary_emb_base": (),
 }  # fmt: skip
 
 # Of towers: DINOv2, Gemma, InternViT, Qwen-VL, SAM, SigLIP 2, ViT.

@@ -10,7 +10,7 @@ from unijax.core.files import read_plain, writable_directory
 from unijax.core.record import build
 from unijax.data import tokenizer as tokenizers
 from unijax.data.templates import TEMPLATES, check_marks
-from unijax.data.user.folder import PICTURES
+from unijax.data.user.picture import PICTURES
 from unijax.evaluate.captioned import GUIDANCE, Ask, Draw
 from unijax.main.run import DTYPES
 from unijax.sample.interleaved import compose

@@ -24,9 +24,9 @@ MULTIPLES = {
 }  # fmt: skip
 PLAIN = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 SPACES = "[ _'’\u00a0\u2009\u202f]"  # between thousands
-SPACED = re.compile(rf"[+-]?\d{{1,3}}({SPACES}\d{{3}})+(?!\d)")
-COMMAS = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d*)?")
-POINTS = re.compile(r"[+-]?\d{1,3}(\.\d{3})+")
+SPACED = re.compile(rf"[+-]?[1-9]\d{{0,2}}({SPACES}\d{{3}})+(?!\d)")
+COMMAS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+(\.\d*)?")
+POINTS = re.compile(r"[+-]?[1-9]\d{0,2}(\.\d{3})+")
 TIMES_TEN = re.compile(r"\s*[×·*x]\s*10\s*(\^|\*\*)?\s*(?=[+-]?\d)", re.IGNORECASE)
 POWER = re.compile(r"(2|10)\s*(?:\^|\*\*)\s*(\d{1,2})")
 RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
@@ -70,8 +70,8 @@ def is_whole(sheet: Sheet) -> bool:
     """
     *others, last = sheet.column(len(sheet.names) - 1)
     decimals = [re.fullmatch(r"[+-]?\d*[.,](\d+)", cell) for cell in (*others, last)]
-    if decimals[-1] is None:
-        return last in others
+    if decimals[-1] is None:  # of counts any number may be the beginning of another
+        return last in others and not re.search(r"\d", last)
     return any(found and len(found[1]) <= len(decimals[-1][1]) for found in decimals[:-1])
 
 
@@ -84,6 +84,7 @@ def read(text: str, where: str, known: Sequence[str]) -> Sheet:
     Raises:
       UserError: without a header of such names, or for a row of another number of cells.
     """
+    text = _header_uncommented(text, known)
     first = _first_line(text)
     notes = []
     named = re.fullmatch(r"\s*sep=(.)\s*", first, re.IGNORECASE)
@@ -181,6 +182,15 @@ class _Lines:
         return not self._left
 
 
+def _header_uncommented(text: str, known: Sequence[str]) -> str:
+    """The text, its header without the # that numpy.savetxt puts ahead of it."""
+    line = next(iter(text.splitlines()), "")
+    names = re.split(r"[,;\t|]", line.lstrip("\ufeff# "))
+    if not line.lstrip("\ufeff").startswith("#") or sum(_bare(x) in known for x in names) < 2:
+        return text
+    return text.replace(line, line.lstrip("\ufeff# "), 1)
+
+
 def _comments(lines: Sequence[str], mark: str, cells: int) -> tuple[str, ...]:
     """What comments begin with here: not what the first cell of every row does (ids such as #1)."""
     rows = [line.strip() for line in lines if line.count(mark) == cells - 1]
@@ -262,6 +272,8 @@ def _number(cell: str, comma: bool | None, counts: bool) -> tuple[float, str]:
     parts = WITH_UNIT.fullmatch(cell)
     if parts is None or ((parts["unit"] or parts["of"]) and not counts):
         raise ValueError(cell)
+    if parts["unit"] and comma is None and re.fullmatch(r"[+-]?\d{1,3},\d{3}", parts["number"]):
+        raise ValueError(cell)  # 1,125B is either
     value, how = _digits(parts["number"], comma, counts)
     if parts["unit"]:
         return value * MULTIPLES[parts["unit"].casefold()], ", ".join([*how, "multiplied out"])

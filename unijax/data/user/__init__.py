@@ -9,10 +9,12 @@ from pathlib import Path
 from unijax.core.errors import UserError
 from unijax.core.files import open_plain
 from unijax.data.user.archives import Archives
+from unijax.data.user.csv_file import open_csv
 from unijax.data.user.faults import Faults
-from unijax.data.user.folder import PICTURES, Folder, files_in
+from unijax.data.user.folder import Folder, files_in
 from unijax.data.user.lines import Lines
 from unijax.data.user.one_object import open_one_object
+from unijax.data.user.picture import PICTURES
 from unijax.data.user.records import UserRecords
 
 KINDS = ("jsonl", "folder", "parquet", "webdataset")
@@ -29,6 +31,8 @@ def open_own(path: str | Path, kind: str = "mixed", faults: Faults | None = None
     """
     path = Path(path)
     match _kind_of(path) if kind == "mixed" else kind:
+        case "jsonl" if path.suffix.lower() in (".csv", ".tsv"):
+            return open_csv(path, faults)
         case "jsonl":
             return one if (one := open_one_object(path, faults)) else Lines(path, faults=faults)
         case "folder":
@@ -40,6 +44,13 @@ def open_own(path: str | Path, kind: str = "mixed", faults: Faults | None = None
 
             return open_tables(path, faults)
     raise AssertionError(kind)  # data.config.check names the kinds
+
+
+_OTHERS = {
+    ".arrow": ("an Arrow file", "Save it as Parquet: dataset.to_parquet(...)."),
+    ".txt": ("a text file", 'Write each text as a line of JSON, {"text": ...}, in a .jsonl.'),
+    ".xlsx": ("a spreadsheet", "Save it as CSV."),
+}
 
 
 def _kind_of(path: Path) -> str:
@@ -61,6 +72,10 @@ def _kind_of(path: Path) -> str:
         raise UserError(str(path), "a compressed file", "one that is not", "Unpack it.")
     if begin.startswith(b"PAR1"):
         return "parquet"
+    if path.suffix.lower() in _OTHERS:
+        found, fix = _OTHERS[path.suffix.lower()]
+        expected = "JSON, a table (.csv, .parquet), archives (.tar) or a folder of pictures"
+        raise UserError(str(path), found, expected, fix)
     return "webdataset" if begin[257:262] == b"ustar" or path.suffix == ".tar" else "jsonl"
 
 

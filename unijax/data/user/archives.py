@@ -13,11 +13,10 @@ import numpy as np
 
 from unijax.core.errors import UserError
 from unijax.core.telling import tell_once
-from unijax.data.user import conversation, text
+from unijax.data.user import conversation, forms, text
 from unijax.data.user.faults import Faults
-from unijax.data.user.folder import PICTURES
 from unijax.data.user.notes import Notes
-from unijax.data.user.picture import Picture, short
+from unijax.data.user.picture import PICTURES, STRANGERS, Picture, short
 from unijax.data.user.record import to_record
 from unijax.data.user.records import FactsOf, UserRecords
 from unijax.data.user.shards import shards
@@ -105,6 +104,7 @@ class Archives(UserRecords):
         pictures: dict[str, Picture] = {}
         line: dict[str, Any] = {}
         said: dict[str, Any] = {}
+        strange: set[str] = set()
         for number, offset, size in members.tolist():
             end = self._ends[number]
             if _is_picture(end):
@@ -115,7 +115,13 @@ class Archives(UserRecords):
                 content = text.decoded(_read(file, offset, size, where), f"{where}.{end}").strip()
                 said |= {_TEXTS[end]: content} if content else {}
             else:
+                strange |= {f".{end.rpartition('.')[2]}"} & STRANGERS
                 notes.unread[f"*.{end}"] += 1
+        if strange and not pictures:
+            raise UserError(
+                where, f"a picture of a kind that is not read ({min(strange)})",
+                f"one of {', '.join(sorted(PICTURES))}", "Convert it, or take the sample out.",
+            )  # fmt: skip
         if said and not pictures:
             notes.said["samples without a picture are texts"] += 1
         line = _together(line, said, pictures, key, where)
@@ -126,6 +132,11 @@ def _together(line: dict, said: dict, pictures: dict[str, Picture], key: str, wh
     """One line of what the files of a sample hold."""
     line = {name: value for name, value in line.items() if value is not None}
     line.setdefault("id", key.encode(errors="backslashreplace").decode())
+    if forms.edit_of(line) or "parts" in line or "messages" in line:
+        found: list[Picture] = []
+        line = _linked(line, pictures, found)
+        if found:  # each where it belongs
+            return line | {"images": None}
     if conversation.key_of(line):
         # Where the line names them they are in its order, else in the archive's.
         named = [*conversation.listed(line.get("images")), *conversation.listed(line.get("image"))]
@@ -152,6 +163,21 @@ def _together(line: dict, said: dict, pictures: dict[str, Picture], key: str, wh
     elif pictures:
         line["images"] = list(pictures.values())
     return line
+
+
+def _linked(value: Any, pictures: dict[str, Picture], found: list[Picture]) -> Any:
+    """The value with its pictures where a key of one names a member; what was `found` is added."""
+    if isinstance(value, list):
+        return [_linked(item, pictures, found) for item in value]
+    if not isinstance(value, dict):
+        return value
+    linked = {}
+    for key, inner in value.items():
+        picture = _named(inner, pictures) if key in forms.PICTURE_KEYS else None
+        if picture is not None:
+            found.append(picture)
+        linked[key] = _linked(inner, pictures, found) if picture is None else picture
+    return linked
 
 
 def _named(name: Any, pictures: dict[str, Picture]) -> Picture | None:

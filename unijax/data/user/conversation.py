@@ -29,6 +29,7 @@ PAIRS = (
     ("prompt", "response", ""),
     ("question", "response", ""),
     ("input", "output", ""),
+    ("prefix", "suffix", ""),
 )
 _SYSTEM = ("system", "system_prompt")
 _BESIDE = (*_SYSTEM, "history", "images", "image")  # what else a conversation reads of its line
@@ -41,7 +42,7 @@ _ROLES = {
     **dict.fromkeys(("system", "developer"), "system"),
 }
 _ROLE, _CONTENT = ("role", "from"), ("content", "value")
-_ASKS, _ANSWERS = ("human", "user", "query"), ("assistant", "gpt", "response")
+_ASKS, _ANSWERS = ("human", "user", "query", "input"), ("assistant", "gpt", "response", "output")
 _SHOWS, _LEARNED = ("images", "image"), ("loss", "weight", "train")
 _NOTHING = (None, "", [])
 _SHOWN = 20  # roles of a conversation, in a message
@@ -167,8 +168,12 @@ def _turns(line: dict, where: str, notes: Notes) -> list[_Turn]:
     for item in items:
         turns += _of_item(item, where, notes)
     system = _first(_SYSTEM, line)
-    if system and line[system] and not (turns and turns[0].role == "system"):
-        turns.insert(0, _turn("system", line[system], where))
+    if system and line[system]:
+        own = _turn("system", line[system], where)
+        if not (turns and turns[0].role == "system"):
+            turns.insert(0, own)
+        elif turns[0].parts != own.parts:
+            notes.said[f"{system!r} gives way to the system message in the turns"] += 1
     return turns
 
 

@@ -1,10 +1,12 @@
 """A folder of pictures, with what is known of them beside them or in one file of metadata."""
 
+import functools
 import os
 import posixpath
+import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from unijax.core.errors import UserError
@@ -14,24 +16,24 @@ from unijax.data.user.conversation import listed
 from unijax.data.user.faults import Faults
 from unijax.data.user.metadata import rows_of
 from unijax.data.user.notes import Notes
+from unijax.data.user.picture import PICTURES, STRANGERS
 from unijax.data.user.record import to_record
 from unijax.data.user.records import FactsOf, UserRecords
 
-PICTURES = {
-    ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif", ".gif", ".bmp", ".dib",
-    ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2",
-}  # fmt: skip
 METADATA = ("metadata.jsonl", "metadata.csv")
-# Pictures, or what may hold some, that are not read: none is left out in silence.
-_STRANGERS = {
-    ".heic", ".heif", ".jxl", ".svg", ".psd", ".tga", ".exr", ".dng", ".cr2", ".nef", ".pdf",
-    ".eps", ".mp4", ".mov", ".webm", ".zip", ".tar", ".tgz",
-}  # fmt: skip
 _CAPTIONS = (".txt", ".caption")  # beside a picture
 # Where captions may stand under a name that nobody looks for.
-_TABLES = {".csv", ".tsv", ".json", ".jsonl", ".xlsx", ".parquet"}
-# Folders of a data set whose pictures are not for training.
-HELD_OUT = {"test", "val", "valid", "validation", "dev", "eval"}
+_TABLES = {".csv", ".tsv", ".json", ".jsonl", ".xls", ".xlsx", ".parquet"}
+# Folders of a data set whose pictures are not for training, and those beside them.
+HELD_OUT = re.compile(r"(test|testing|val|valid|validation|dev|eval|evaluation)[-_]?\d*", re.I)
+_TRAINED_ON = re.compile(r"(train|training)[-_]?\d*", re.I)
+# Of what is no folder of pictures: what to do with it.
+_INSTEAD = {
+    ".jsonl": "Name the file itself.", ".json": "Name the file itself.",
+    ".arrow": "Save it as Parquet: dataset.to_parquet(...).", ".gz": "Unpack it.",
+    ".zip": "Unpack it.", ".heic": "Convert the pictures.",
+}  # fmt: skip
+_BOX = re.compile(r"\d+( +-?[\d.]+){4,}")  # of YOLO: a class and where it is
 # What is said of a data set, not of a picture in it.
 _ABOUT = {"readme", "license", "licence", "copying", "notice", "credits", "changelog"}
 # Names of folders that say of no picture what it shows.
@@ -66,13 +68,16 @@ class Folder(UserRecords):
         self._folder = folder
         names, held = _apart(files_in(folder))
         if not any(_suffix(name) in PICTURES for name in names):
-            raise UserError(str(folder), "no pictures", "at least one", "Correct the path.")
+            ends = {_suffix(name) for name in names} & _INSTEAD.keys()
+            found = f"no pictures, but *{min(ends)}" if ends else "no pictures"
+            fix = _INSTEAD[min(ends)] if ends else "Correct the path."
+            raise UserError(str(folder), found, "at least one", fix)
         notes, facts = Notes(), FactsOf()
         self._rows = []
-        for inside, count in sorted(held.items()):
+        for inside, count in sorted(Counter(held.values()).items()):
             said = f"{count} files in {inside}/ are held out (give that folder as --held-out)"
             notes.said[said] += 1
-        for where, line in _rows(folder, names, notes, faults):
+        for where, line in _rows(folder, names, held, notes, faults):
             if where in faults.left_out:
                 continue
             try:
@@ -95,14 +100,37 @@ class Folder(UserRecords):
         return to_record(line, where, self._folder, Notes(), loose=True)
 
 
-def _apart(names: list[str]) -> tuple[list[str], Counter[str]]:
-    """The files to train on, and how many there are in each folder of what is held out."""
-    of = {name: name.partition("/")[0] for name in names if "/" in name}
-    held = {name for name, inside in of.items() if inside.lower() in HELD_OUT}
+def _apart(names: list[str]) -> tuple[list[str], dict[str, str]]:
+    """The files to train on; and those that are held out, with the folder that says so.
+
+    At the top a folder's name says it, deeper in only beside a folder to train on: categories may
+    be called so.
+    """
+    folders = {posixpath.dirname(name) for name in names}
+    folders |= {part for folder in folders for part in _above(folder)}
+    beside = {posixpath.dirname(f) for f in folders if _TRAINED_ON.fullmatch(posixpath.basename(f))}
+    out = {
+        f
+        for f in folders
+        if HELD_OUT.fullmatch(posixpath.basename(f)) and posixpath.dirname(f) in {"", *beside}
+    }
+    held = {}
+    for name in names:
+        inside = posixpath.dirname(name)
+        found = next((f for f in (*_above(inside), inside) if f in out), None)
+        if found is not None:
+            held[name] = found
     rest = [name for name in names if name not in held]
     if not any(_suffix(name) in PICTURES for name in rest):
-        return names, Counter()  # nothing else is there: categories that are called so
-    return rest, Counter(of[name] for name in held)
+        return names, {}  # nothing else is there: categories that are called so
+    return rest, held
+
+
+@functools.lru_cache(4096)
+def _above(folder: str) -> tuple[str, ...]:
+    """The folders that a folder is in, the outermost first, without the one that they all are."""
+    parts = folder.split("/")
+    return tuple("/".join(parts[:i]) for i in range(1, len(parts)))
 
 
 def files_in(folder: Path) -> list[str]:
@@ -142,7 +170,9 @@ def files_in(folder: Path) -> list[str]:
 Rows = Iterator[tuple[str, dict | UserError]]
 
 
-def _rows(folder: Path, names: list[str], notes: Notes, faults: Faults) -> Rows:
+def _rows(
+    folder: Path, names: list[str], held: Collection[str], notes: Notes, faults: Faults
+) -> Rows:
     """Place and line of every record, or what is wrong with it."""
     pictures = [name for name in names if _suffix(name) in PICTURES]
     metadata = [name for known in METADATA for name in names if name.lower() == known]
@@ -161,7 +191,7 @@ def _rows(folder: Path, names: list[str], notes: Notes, faults: Faults) -> Rows:
     others = [name for name in names if name not in used]
     _check_others(folder, others, bool(metadata or named), notes, faults)
     if metadata:
-        return _from_metadata(folder, metadata[0], pictures)
+        return _from_metadata(folder, metadata[0], pictures, held)
     if named:
         return _from_texts(folder, pictures, texts)
     return (_from_folder_name(folder, name) for name in pictures)
@@ -202,7 +232,7 @@ def _check_others(
         where = str(folder / name)
         if where in faults.left_out:
             continue
-        if suffix in _STRANGERS:
+        if suffix in STRANGERS:
             found = f"a file of a kind that is not read ({suffix})"
             expected = f"pictures ({', '.join(sorted(PICTURES))})"
             fix = "Convert it, or move it out of the folder."
@@ -219,17 +249,20 @@ def _check_others(
         notes.unread[f"files *{suffix}" if suffix else base] += 1
 
 
-def _from_metadata(folder: Path, file: str, pictures: list[str]) -> Rows:
-    named = set()
+def _from_metadata(folder: Path, file: str, pictures: list[str], held: Collection[str]) -> Rows:
+    named, held = set(), {_accents(name) for name in held}
     for where, row in rows_of(folder / file):
         of_pictures = [key for key in row if _picture_key(key)]
         if not of_pictures:
             expected, fix = "the path of a picture", "Add 'file_name'."
             yield where, UserError(where, "no file_name", expected, fix)
             continue
-        for value in (path for key in of_pictures for path in listed(row[key])):
-            for path in {str(value), str(value).replace("\\", "/")}:
-                named.add(_accents(os.path.relpath(folder / path, folder)))
+        values = [str(path) for key in of_pictures for path in listed(row[key])]
+        paths = {path for value in values for path in (value, value.replace("\\", "/"))}
+        here = {_accents(os.path.relpath(folder / path, folder)) for path in paths}
+        if here & held:
+            continue
+        named |= here
         if "file_name" in row:
             row = {("caption" if key == "text" else key): value for key, value in row.items()}
         yield where, {_picture_key(key) or key: value for key, value in row.items()}
@@ -268,7 +301,10 @@ def _from_texts(folder: Path, pictures: list[str], texts: dict[str, str]) -> Row
         except UserError as error:
             yield where, error
             continue
-        if captions:
+        if captions and all(map(_BOX.fullmatch, captions)):
+            expected, fix = "captions", "Caption the pictures, or move the boxes out."
+            yield where, UserError(str(folder / beside), "boxes of objects", expected, fix)
+        elif captions:
             yield _captioned(folder, name, captions=captions)
         else:
             beside = str(folder / beside)
@@ -282,8 +318,7 @@ def _from_texts(folder: Path, pictures: list[str], texts: dict[str, str]) -> Row
 
 def _from_folder_name(folder: Path, name: str) -> tuple[str, dict | UserError]:
     inside, where = posixpath.basename(posixpath.dirname(name)), str(folder / name)
-    nothing = inside.lower() in _NO_CATEGORY
-    if not inside or nothing or name == f"train/{posixpath.basename(name)}":
+    if not inside or inside.lower() in _NO_CATEGORY or _TRAINED_ON.fullmatch(inside):
         return where, UserError(
             where,
             "a picture with no caption and no category",

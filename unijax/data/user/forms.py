@@ -1,26 +1,45 @@
 """Lines that say under other names what a conversation says: edits, and turns in two lists."""
 
+import collections
+import os
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
-from unijax.data.user import conversation
+from unijax.core.errors import UserError
+from unijax.data.user import conversation, text
 from unijax.data.user.notes import Notes
+from unijax.data.user.picture import PICTURES, short
 
 # As InstructPix2Pix, MagicBrush, UltraEdit, HQ-Edit, SEED-Data-Edit and ControlNet call a picture,
 # what to change in it, and the picture that results.
 _SHOWN = (
-    "input_image", "original_image", "source_image", "source_img", "src_img", "source",
+    "input_image", "original_image", "source_image", "source_img", "src_img", "image_file",
+    "source",
 )  # fmt: skip
-_ASKED = ("edit_prompt", "edit_instruction", "edit", "instruction", "prompt")
+_ASKED = (
+    "edit_prompt", "edit_instruction", "edited_prompt_list", "edit", "instruction", "input_prompt",
+    "prompt",
+)  # fmt: skip
 _RESULT = (
-    "edited_image", "output_image", "target_image", "edited_img", "target_img", "target",
+    "edited_image", "output_image", "target_image", "edited_img", "target_img", "edited_file",
+    "target",
 )  # fmt: skip
+# Keys that hold a picture, wherever they stand in a line.
+PICTURE_KEYS = {"image", "path", "url", "image_url", *_SHOWN, *_RESULT}
 
 
 def edit_of(keys: Collection[str]) -> tuple[str, str, str] | None:
     """The keys of a picture, of what to change, and of the result; None where one is missing."""
     found = [next((key for key in names if key in keys), "") for names in (_SHOWN, _ASKED, _RESULT)]
     return (found[0], found[1], found[2]) if all(found) else None
+
+
+def drawing_of(keys: Collection[str]) -> tuple[str, str] | None:
+    """The keys of what to draw and of the picture, where others than ours say so."""
+    asked = next((key for key in _ASKED if key in keys), "")
+    result = next((key for key in _RESULT[:-1] if key in keys), "")
+    return (asked, result) if asked and result else None
 
 
 def in_words(line: dict, notes: Notes) -> dict:
@@ -37,11 +56,74 @@ def in_words(line: dict, notes: Notes) -> dict:
     return word(line)
 
 
-def as_messages(line: dict, notes: Notes) -> dict:
+_CHOICES = ("choices", "options")
+
+
+def chosen(line: dict, where: str, notes: Notes) -> dict:
+    """The line, of a question with choices these below it and the answer the chosen one.
+
+    The answer is a number from 0, a letter from A, or the choice itself. Of several answers, as
+    VQA's annotators gave, the answer is the most common one.
+    """
+    if isinstance(line.get("answers"), list) and line["answers"] and "answer" not in line:
+        said = [a.get("answer") if isinstance(a, dict) else a for a in line["answers"]]
+        ((answer, _),) = collections.Counter(map(str, said)).most_common(1)
+        notes.said["of several answers the most common one is taken"] += 1
+        line = {k: v for k, v in line.items() if k != "answers"} | {"answer": answer}
+    key = next((k for k in _CHOICES if isinstance(line.get(k), list) and line[k]), None)
+    if key is None or not all(isinstance(line.get(k), str) for k in ("question", "answer")):
+        return line
+    choices, answer = [str(choice) for choice in line[key]], line["answer"].strip()
+    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[: len(choices)]
+    if answer in choices:
+        index = choices.index(answer)
+    elif answer.isdecimal() and int(answer) < len(choices):
+        index = int(answer)
+    elif len(answer) == 1 and answer.upper() in letters:
+        index = letters.index(answer.upper())
+    else:
+        raise UserError(
+            where, f"the answer {short(answer)} to {len(choices)} {key}",
+            "one of them, its number from 0, or its letter from A", "Correct the answer.",
+        )  # fmt: skip
+    listed = [f"{letter}. {choice}" for letter, choice in zip(letters, choices)]
+    notes.said[f"{key!r} stand below the question, the answer is the chosen one"] += 1
+    rest = {k: v for k, v in line.items() if k != key}
+    return rest | {"question": "\n".join([line["question"], *listed]), "answer": choices[index]}
+
+
+def unpacked(line: dict) -> dict:
+    """The line, a conversation in it that is packed as a text of JSON or as lists by key as turns,
+    and lists of pictures and texts of which one stands at each place as parts."""
+    for key in conversation.LISTS:
+        value = line.get(key)
+        if isinstance(value, str) and value.lstrip().startswith("["):
+            try:
+                line = line | {key: text.DECODER.decode(value)}
+            except (ValueError, RecursionError):
+                continue  # what is wrong is said of the key
+        elif isinstance(value, dict) and _are_columns(value):
+            line = line | {key: [dict(zip(value, of)) for of in zip(*value.values())]}
+    both = {key: line[key] for key in ("texts", "images") if key in line}
+    if len(both) == 2 and _are_columns(both):
+        places = list(zip(*both.values()))
+        if places and all((words is None) != (image is None) for words, image in places):
+            parts = [{"text": t} if t is not None else {"image": i} for t, i in places]
+            return {k: v for k, v in line.items() if k not in both} | {"parts": parts}
+    return line
+
+
+def _are_columns(value: dict) -> bool:
+    lists = list(value.values())
+    return all(isinstance(x, list) for x in lists) and len(set(map(len, lists))) == 1
+
+
+def as_messages(line: dict, folder: Path, notes: Notes) -> dict:
     """The line, an edit of it or two lists of turns as `messages`; others as they are.
 
     Args:
       line: without nulls.
+      folder: that paths of pictures are relative to.
       notes: takes what was understood.
     """
     if conversation.key_of(line) in conversation.LISTS:
@@ -49,10 +131,18 @@ def as_messages(line: dict, notes: Notes) -> dict:
     edit = edit_of(line)
     if edit and not (edit[0] == "source" and conversation.key_of(line)):
         shown, asked, result = (line[key] for key in edit)
-        parts = [{"type": "image", "image": shown}, {"type": "text", "text": asked}]
-        drawn = [{"type": "image", "image": result}]
-        turns = [{"role": "user", "content": parts}, {"role": "assistant", "content": drawn}]
-        return _with_turns(line, turns, edit, "an edit", notes)
+        return _with_turns(line, _edit(shown, asked, result), edit, "an edit", notes)
+    if drawing := drawing_of(line):
+        return _with_turns(line, _edit([], *(line[key] for key in drawing)), drawing, "a drawing",
+                           notes)  # fmt: skip
+    for asks, answers, more in conversation.PAIRS:
+        if isinstance(line.get(asks), str) and is_picture(line.get(answers), folder):
+            beside = line.get(more) or ""
+            seen = [beside] if is_picture(beside, folder) else []
+            words = "\n".join(text for text in (line[asks], *([] if seen else [beside])) if text)
+            read = tuple(key for key in (asks, more, answers) if key)
+            what = "an edit" if seen else "a drawing"
+            return _with_turns(line, _edit(seen, words, line[answers]), read, what, notes)
     both = ("prompt", "completion")
     if all(isinstance(line.get(key), list) for key in both):  # as trl has conversations
         return _with_turns(line, [*line["prompt"], *line["completion"]], both, "turns", notes)
@@ -64,6 +154,25 @@ def as_messages(line: dict, notes: Notes) -> dict:
         ]
         return _with_turns(line, turns, asks, "a question without a picture", notes)
     return line
+
+
+def is_picture(text: Any, folder: Path) -> bool:
+    """Whether a text is the path of a picture that is there."""
+    if not isinstance(text, str) or os.path.splitext(text)[1].lower() not in PICTURES:
+        return False
+    try:
+        return (folder / text).is_file()
+    except (OSError, ValueError):  # a name that is too long, or has a null byte
+        return False
+
+
+def _edit(shown: Any, asked: Any, result: Any) -> list[dict]:
+    """Turns in which pictures are shown, if there are any, and one is drawn."""
+    asked = asked[0] if isinstance(asked, list) and asked else asked
+    pictures = [{"type": "image", "image": one} for one in conversation.listed(shown)]
+    said = [*pictures, {"type": "text", "text": asked}]
+    drawn = [{"type": "image", "image": result}]
+    return [{"role": "user", "content": said}, {"role": "assistant", "content": drawn}]
 
 
 def _with_turns(

@@ -11,6 +11,8 @@ from unijax.core.files import open_plain
 from unijax.data.user import text
 
 _SEPARATORS = (",", ";", "\t", "|")  # spreadsheets take the semicolon where the comma is decimal
+# How tables call the path of a picture, beside `image`.
+IMAGE_NAMES = ("file_name", "filename", "filepath", "file_path", "image_path", "image_file", "path")
 _NAMED = re.compile(r"\s*sep=(.)\s*", re.IGNORECASE)  # a first line by which they say which
 
 
@@ -63,7 +65,7 @@ def _csv(path: Path) -> Iterator[tuple[str, dict]]:
 
 def _names_a_file(line: str, separator: str) -> bool:
     names = (name.strip().strip('"') for name in line.split(separator))
-    return any(re.fullmatch(r"(\w+_)?file_name", name) for name in names)
+    return any(re.fullmatch(r"(\w+_)?file_name", n) or n in ("image", *IMAGE_NAMES) for n in names)
 
 
 def _rows(content: str, separator: str, path: Path) -> list[tuple[int, list[str]]]:

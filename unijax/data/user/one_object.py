@@ -2,18 +2,20 @@
 
 import codecs
 import collections
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from unijax.core.errors import UserError
 from unijax.core.files import open_plain
-from unijax.core.telling import tell_once
 from unijax.data.user import conversation, text
 from unijax.data.user.faults import Faults
-from unijax.data.user.notes import Notes
-from unijax.data.user.picture import short
-from unijax.data.user.record import KEYS, to_record
-from unijax.data.user.records import FactsOf, UserRecords
+from unijax.data.user.forms import is_picture
+from unijax.data.user.held import Held
+from unijax.data.user.picture import PICTURES, short
+from unijax.data.user.record import KEYS
+from unijax.data.user.records import UserRecords
 
 _MOST = 2**30  # bytes of such a file: it is held whole
 
@@ -32,39 +34,71 @@ def open_one_object(path: Path, faults: Faults | None = None) -> UserRecords | N
     if path.suffix.lower() != ".json" or not path.is_file():
         return None
     with text.reading(path, "a JSON file"), open_plain(path) as file:
+        text.check_encoding(file, path)
         first = file.readline(text.MAX_LINE + 1)
         if not first.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"{"):
             return None
         rest = file.read(_MOST)
-        if rest.strip() and _decoded(first) is not None:  # a line of several
-            return None
     if len(rest) == _MOST:
         raise text.too_long(str(path), _MOST)
-    found = _records(path, _decoded(first + rest))
-    return _Records(path, *found, faults) if found else None
+    whole = _whole(path, first, rest)
+    found = None if whole is None else _records(path, whole)
+    return None if found is None else Held(path, *found, faults)
 
 
-def _decoded(content: bytes) -> dict | None:
+def _whole(path: Path, first: bytes, rest: bytes) -> dict | None:
+    """The object; None for a line of several, or for a broken one: whoever reads lines says it."""
+    if _is_json(first) == bool(rest.strip()):
+        return None
+    return text.parsed(text.decoded(first + rest, str(path), 1), str(path), _told_by_line(path))
+
+
+def _is_json(content: bytes) -> bool:
     try:
-        return text.DECODER.decode(content.decode("utf-8-sig"))
-    except (ValueError, RecursionError):  # whoever reads lines says what is wrong
-        return None
+        text.DECODER.decode(content.decode("utf-8-sig"))
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
-def _records(path: Path, whole: dict | None) -> tuple[list[tuple[str, dict]], str, Path] | None:
+def _told_by_line(path: Path) -> Callable[[str], Any]:
+    def decode(content: str) -> Any:
+        try:
+            return text.DECODER.decode(content)
+        except json.JSONDecodeError as error:
+            raise UserError(
+                f"{path}:{error.lineno}", error.msg, "one object of JSON, or one on each line",
+                "Repair the file.",
+            ) from None  # fmt: skip
+
+    return decode
+
+
+def _records(path: Path, whole: dict) -> tuple[list[tuple[str, dict]], str, Path] | None:
     """(place, line) of every record, what they were read from, and the pictures' folder."""
-    if whole is None:
-        return None
     if isinstance(whole.get("images"), list) and isinstance(whole.get("annotations"), list):
         lines = _of_coco(whole, path)
         return lines, "COCO", _folder(path, lines)
+    if whole and all(Path(str(key)).suffix.lower() in PICTURES for key in whole):
+        said = {key: [v] if isinstance(v, str) else v for key, v in whole.items()}
+        lines = [(f"{path}: {key}", {"image": key, "captions": v}) for key, v in said.items()]
+        return lines, "captions by picture", path.parent
     lists = {key: value for key, value in whole.items() if _are_objects(value)}
+    if isinstance(whole.get("images"), list) and all(
+        "sentences" in x for x in lists.get("images", [{}])
+    ):
+        return _of_karpathy(whole["images"], path), "Karpathy's JSON", path.parent
+    if len(lists) > 1 and not lists.keys() & {*KEYS, *conversation.KEYS}:
+        raise UserError(
+            str(path), f"several lists ({', '.join(map(short, lists))})", "one list of records",
+            "Give a file of each: what is held out would be trained on.",
+        )  # fmt: skip
     others = [value for key, value in whole.items() if key not in lists]
     if len(lists) != 1 or any(isinstance(value, list) for value in others):
-        return None
+        return [(f"{path}:1", whole)], "one object", path.parent
     ((key, items),) = lists.items()
-    if key in KEYS or key in conversation.KEYS:  # of one record
-        return None
+    if key in KEYS or key in conversation.KEYS:
+        return [(f"{path}:1", whole)], "one object", path.parent
     return (
         [(f"{path}: {key}[{index}]", item) for index, item in enumerate(items)],
         f"the list {short(key)}",
@@ -94,15 +128,19 @@ def _of_coco(whole: dict, path: Path) -> list[tuple[str, dict]]:
         if item.get("caption") is not None:
             captions[of].append(item["caption"])
         elif name := names.get(str(item.get("category_id"))):
-            keywords[of][name] = None  # each once, in order
-    lines = []
+            keywords[of][str(name)] = None  # each once, in order
+    lines, seen = [], set()
     for index, item in enumerate(whole["images"]):
         where = f"{path}: images[{index}]"
-        if not isinstance(item, dict) or not {"id", "file_name"} <= item.keys():
+        named = isinstance(item, dict) and isinstance(item.get("file_name"), str)
+        if not named or item.get("id") is None:
             raise UserError(
                 where, short(item), "an object with 'id' and 'file_name'", "Repair the file."
             )
         of = str(item["id"])
+        if of in seen:
+            raise UserError(where, f"the id {of} again", "an id for each", "Repair the file.")
+        seen.add(of)
         line = {"id": of, "image": item["file_name"]}
         line |= {"captions": captions.pop(of)} if of in captions else {}
         line |= {"keywords": list(keywords.pop(of))} if of in keywords else {}
@@ -121,44 +159,20 @@ def _of_coco(whole: dict, path: Path) -> list[tuple[str, dict]]:
     return lines
 
 
+def _of_karpathy(images: list[dict], path: Path) -> list[tuple[str, dict]]:
+    """Of Karpathy's splits of COCO and Flickr, those to train on."""
+    lines = []
+    for index, item in enumerate(images):
+        if str(item.get("split", "train")) in ("train", "restval"):
+            name = "/".join(filter(None, (item.get("filepath"), item.get("filename"))))
+            said = [s.get("raw") for s in item["sentences"] if isinstance(s, dict)]
+            lines.append((f"{path}: images[{index}]", {"image": name, "captions": said}))
+    return lines
+
+
 def _folder(path: Path, lines: list[tuple[str, dict]]) -> Path:
     """Where the pictures are: beside the file, or as COCO lays them out."""
     split = path.stem.rpartition("_")[2]  # captions_train2017.json
     folders = [path.parent / inside for inside in ("", "images", f"../{split}", split, "../images")]
-    first = str(lines[0][1]["image"])
-    return next((folder for folder in folders if (folder / first).is_file()), path.parent)
-
-
-class _Records(UserRecords):
-    """Records whose lines are held."""
-
-    def __init__(
-        self,
-        path: Path,
-        lines: list[tuple[str, dict]],
-        form: str,
-        folder: Path,
-        faults: Faults | None,
-    ):
-        faults = Faults() if faults is None else faults
-        facts, notes = FactsOf(), Notes()
-        self._folder, self._loose, self._lines = folder, form == "COCO", []
-        for where, line in lines:
-            if where in faults.left_out:
-                continue
-            try:
-                facts.add(to_record(line, where, folder, notes, self._loose))
-                self._lines.append((where, line))
-            except UserError as error:
-                faults.tell(where, error)
-        self.facts = facts.done()
-        notes.forms[form] += len(self._lines)
-        said = notes.line(path, len(self._lines))
-        tell_once(said, said)
-
-    def __len__(self) -> int:
-        return len(self._lines)
-
-    def __getitem__(self, index: int) -> dict:
-        where, line = self._lines[index]
-        return to_record(line, where, self._folder, Notes(), self._loose)
+    first = lines[0][1]["image"]
+    return next((folder for folder in folders if is_picture(first, folder)), path.parent)

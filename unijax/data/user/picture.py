@@ -12,13 +12,28 @@ from typing import Any
 from unijax.core.errors import UserError
 from unijax.core.files import read_plain
 
+PICTURES = {
+    ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif", ".gif", ".bmp", ".dib",
+    ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2",
+}  # fmt: skip
+# Pictures, or what may hold some, that are not read: none is left out in silence.
+STRANGERS = {
+    ".heic", ".heif", ".jxl", ".svg", ".psd", ".tga", ".exr", ".dng", ".cr2", ".nef", ".pdf",
+    ".eps", ".mp4", ".mov", ".avi", ".webm", ".zip", ".tar", ".tgz", ".rar", ".7z", ".j2k", ".jpx",
+    ".ico", ".pcx", ".arrow",
+}  # fmt: skip
 _MOST_ESCAPES = 2**20  # of characters in a data: URI
 Picture = Callable[[], bytes]  # reads the encoded picture, when it is drawn
 
 
+class _Shown(reprlib.Repr):
+    def repr_function(self, value: Any, level: int) -> str:
+        return "<picture>"  # what reads one
+
+
 def short(value: Any) -> str:
     """A value as messages show it, however large it is."""
-    shown = reprlib.Repr()
+    shown = _Shown()
     shown.maxstring = shown.maxother = 80
     return shown.repr(value)
 
@@ -35,6 +50,8 @@ def picture(reference: Any, where: str, folder: Path) -> Picture:
     Raises:
       UserError: for a file that is not there, a URL of the web, or what is no reference.
     """
+    if isinstance(reference, list) and len(reference) == 1:
+        (reference,) = reference
     if isinstance(reference, dict):
         named = [reference[key] for key in ("bytes", "path", "url") if reference.get(key)]
         reference = named[0] if named else reference

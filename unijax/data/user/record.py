@@ -59,7 +59,8 @@ def to_record(line: dict, where: str, folder: Path, notes: Notes, loose: bool = 
     def take(reference: Any) -> Picture:
         return picture(reference, where, folder)
 
-    line = forms.as_messages(forms.in_words(line, notes), notes)
+    line = forms.in_words(forms.unpacked(line), notes)
+    line = forms.as_messages(forms.chosen(line, where, notes), folder, notes)
     talks = conversation.key_of(line)
     line = _known(line, where, notes, loose, talks)
     record: dict[str, Any] = {"id": line.get("id") or where, "where": where}
@@ -159,7 +160,7 @@ _OTHERWISE = ("videos", "video", "audios", "audio")
 def _nearest(key: str) -> str:
     """The key that is meant, or "". Long ones, of which the search takes the square, are none."""
     known = {*KEYS, *conversation.LISTS}
-    near = difflib.get_close_matches(key, known, 1) if len(key) < 40 else []
+    near = difflib.get_close_matches(key, known, 1, 0.7) if len(key) < 40 else []
     return near[0] if near else ""
 
 

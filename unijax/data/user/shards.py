@@ -7,7 +7,7 @@ from unijax.core.errors import UserError
 from unijax.data.user.folder import files_in
 
 # As the hub's datasets name the files of their parts.
-_SPLIT = re.compile(r"(?<![a-z])(train|validation|valid|val|dev|test)(?![a-z])")
+_SPLIT = re.compile(r"(?<![a-z])(train|training|validation|valid|val|dev|testing|test)(?![a-z])")
 
 
 def shards(path: Path, suffix: str) -> list[Path]:

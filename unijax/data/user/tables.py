@@ -36,7 +36,7 @@ from unijax.data.user.shards import shards
 _VERSION = 1  # of what is written
 _ROWS = 32  # that are in memory together
 _AT = "$at"  # in the place of a picture: where its bytes are
-_READ = {*KEYS, *conversation.KEYS}
+_READ = {*KEYS, *conversation.KEYS, "choices", "options", "answers"}
 
 _CAPTIONS = {"caption", "captions", "text"}
 
@@ -183,7 +183,12 @@ def _columns(schema: pa.Schema, file: Path) -> dict[str, tuple[str, list[str] | 
         found = f"two columns {twice[0]!r}"
         raise UserError(str(file), found, "different names", "Rename one of them.")
     labels = _labels(schema)
-    edit = () if set(schema.names) & {*conversation.LISTS} else forms.edit_of(schema.names) or ()
+    names = schema.names
+    edit = (
+        ()
+        if set(names) & {*conversation.LISTS}
+        else (forms.edit_of(names) or forms.drawing_of(names) or ())
+    )
     columns = {n: (n, labels.get(n)) for n in schema.names if n in _READ or n in edit}
     said = []
     if not edit and not columns.keys() & {"image", "images"}:
@@ -196,7 +201,7 @@ def _columns(schema: pa.Schema, file: Path) -> dict[str, tuple[str, list[str] | 
                 "Rename the one that is meant.",
             )
         for field in held:
-            columns[field.name] = ("images" if pa.types.is_list(field.type) else "image", None)
+            columns[field.name] = ("images" if _is_list(field.type) else "image", None)
             said.append(f"'{field.name}' is the image")
     if "txt" in schema.names and not columns.keys() & _CAPTIONS:  # of what was WebDataset once
         columns["txt"] = ("caption", None)
@@ -227,8 +232,13 @@ def _labels(schema: pa.Schema) -> dict[str, list[str]]:
         return {}
 
 
+def _is_list(kind: pa.DataType) -> bool:
+    lists = pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list
+    return any(is_one(kind) for is_one in lists)
+
+
 def _holds_pictures(kind: pa.DataType) -> bool:
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+    if _is_list(kind):
         kind = kind.value_type
     if pa.types.is_struct(kind):
         return any(field.name == "bytes" for field in kind)
@@ -253,6 +263,8 @@ def _plain(value: Any, pictures: BinaryIO) -> Any:
         case dict():
             inner = {key: _plain(v, pictures) for key, v in value.items() if v is not None}
             return inner or None
+        case [*items] if items and all(isinstance(item, tuple) for item in items):  # of a map
+            return _plain(dict(items), pictures)
         case list() | tuple():
             return [_plain(inner, pictures) for inner in value]
         case None | bool() | str():

@@ -75,7 +75,7 @@ def attention(
     if implementation is None:
         implementation = select_implementation(*of)
         _say(implementation, *of, target()[1])
-    elif implementation not in IMPLEMENTATIONS:
+    elif not isinstance(implementation, str) or implementation not in IMPLEMENTATIONS:
         raise UserError(
             f"attention {implementation=}", "an unknown name",
             f"one of {sorted(IMPLEMENTATIONS)}", "Correct the name, or leave the choice by None.",
@@ -85,11 +85,17 @@ def attention(
     check_options(implementation, IMPLEMENTATIONS[implementation], options)
     if not (q.size and k.size):
         return jnp.zeros(q.shape, q.dtype)
-    ends = kv_start.astype(jnp.int32), jnp.minimum(kv_end.astype(jnp.int32), k.shape[1])
+    ends = (_within(x, k.shape[1]) for x in (kv_start, kv_end))
     scale = q.shape[3] ** -0.5 if scale is None else scale
     cap = None if soft_cap is None else float(soft_cap)
     fn = IMPLEMENTATIONS[implementation]
     return fn(q, k, v, *ends, scale=float(scale), soft_cap=cap, **options)
+
+
+def _within(ends: Array, keys: int) -> Array:
+    """As int32, of any integers: what they do not hold would come back as another place."""
+    most = min(keys, int(jnp.iinfo(ends.dtype).max))
+    return jnp.clip(ends, 0, most).astype(jnp.int32)
 
 
 def select_implementation(

@@ -35,6 +35,10 @@ def check_arguments(
 
     What intervals say is looked at where it is known: not while tracing.
     """
+    arrays = {"q": q, "k": k, "v": v, "kv_start": kv_start, "kv_end": kv_end}
+    for name, x in arrays.items():
+        if not isinstance(x, jax.Array | np.ndarray):
+            _refuse(name, f"a {type(x).__name__}", "an array", "Make one of it: jnp.asarray.")
     _check_shapes(q, k, v)
     dtypes = [x.dtype for x in (q, k, v)]
     if len(set(dtypes)) > 1 or dtypes[0] not in DTYPES:

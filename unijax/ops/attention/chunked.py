@@ -51,6 +51,7 @@ def _forward(q, k, v, start, end, options):
     q = _block_major(q, nq, bq, hkv)
     k, v = (_block_major(x, nk, bk, hkv) for x in (k, v))
     lists = _lists(start, end, tk, bq, bk)
+    scale = options.scale if options.soft_cap is None else 1.0  # of what `step` calls scores
 
     def block(_, x):
         n, q_n, start_n, end_n, *listed = x
@@ -58,13 +59,19 @@ def _forward(q, k, v, start, end, options):
         def step(j, masked, state):
             top, total, acc = state
             k_j, v_j = _take(k, n // nq * nk + j), _take(v, n // nq * nk + j)
-            s = capped(_dot("hqd,hkd->hqk", q_n, k_j) * options.scale, options.soft_cap)
+            s = _dot("hqd,hkd->hqk", q_n, k_j)
+            if options.soft_cap is not None:
+                s = capped(s * options.scale, options.soft_cap)
             if masked:
                 visible = _visible(start_n[:, None], end_n[:, None], j * bk + jnp.arange(bk))
                 s = jnp.where(visible, s, HIDDEN)
             new_top = jnp.maximum(top, jnp.max(s, axis=-1))
-            p = jnp.exp(s - new_top[..., None])
-            shrink = jnp.exp(top - new_top)
+            # The scale comes last: XLA may round a product and its difference from the top once,
+            # and of scores of 1e10 no key would then be the largest.
+            p = jnp.exp((s - new_top[..., None]) * scale)
+            if masked:
+                p = jnp.where(visible, p, 0.0)
+            shrink = jnp.exp((top - new_top) * scale)
             total = total * shrink + jnp.sum(p, axis=-1)
             acc = acc * shrink[..., None] + _dot("hqk,hkd->hqd", p, v_j)
             return new_top, total, acc
@@ -72,8 +79,10 @@ def _forward(q, k, v, start, end, options):
         rows = q_n.shape[:2]
         state = jnp.full(rows, LOWEST), jnp.zeros(rows), jnp.zeros(q_n.shape)
         top, total, acc = _walk(listed, step, state)
-        total = jnp.where(total > 0, total, 1.0)  # a query without a key: zero, not 0 / 0
-        return None, (acc / total[..., None], top + jnp.log(total))
+        seen, total = total > 0, jnp.where(total > 0, total, 1.0)
+        # A query without a key: zero, not 0 / 0.
+        lse = jnp.where(seen, top * scale + jnp.log(total), LOWEST)
+        return None, (acc / total[..., None], lse)
 
     ends = (_ends_block_major(x, nq, bq, h // hkv) for x in (start, end))
     _, (out, lse) = jax.lax.scan(block, None, (jnp.arange(len(q)), q, *ends, *lists))
@@ -105,7 +114,7 @@ def _backward(q, k, v, start, end, dout, lse, delta, options):
             if masked:
                 visible = _visible(start_n, end_n, j * bk + jnp.arange(bk)[:, None])
                 s = jnp.where(visible, shown, HIDDEN)
-            p = jnp.exp(s - lse_n[:, None])
+            p = _exp(s - lse_n[:, None])
             dp = _dot("hkd,hqd->hkq", v_j, dout_n)
             ds = p * (dp - delta_n[:, None]) * (scale * capped_slope(shown, soft_cap))
             dv = _add(dv, at, _dot("hkq,hqd->hkd", p, dout_n))
@@ -147,6 +156,11 @@ def _ends_block_major(ends, count, size, group):
     b, t = ends.shape
     ends = jnp.pad(ends, ((0, 0), (0, count * size - t)), mode="edge")
     return jnp.tile(ends.reshape(b * count, size), group)
+
+
+def _exp(x: Array) -> Array:
+    """Of what is 0 at most, but for rounding: of scores of 1e8 a unit in the last place is 8."""
+    return jnp.exp(jnp.minimum(x, 0.0))
 
 
 def _dot(spec: str, x: Array, y: Array) -> Array:
