@@ -1,7 +1,6 @@
 """Lines that say under other names what a conversation says: edits, and turns in two lists."""
 
 import collections
-import os
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -25,18 +24,23 @@ _RESULT = (
     "edited_image", "output_image", "target_image", "edited_img", "target_img", "edited_file",
     "target",
 )  # fmt: skip
+_RESULTS = frozenset(_RESULT)
 # Keys that hold a picture, wherever they stand in a line.
 PICTURE_KEYS = {"image", "path", "url", "image_url", *_SHOWN, *_RESULT}
 
 
 def edit_of(keys: Collection[str]) -> tuple[str, str, str] | None:
     """The keys of a picture, of what to change, and of the result; None where one is missing."""
+    if _RESULTS.isdisjoint(keys):
+        return None
     found = [next((key for key in names if key in keys), "") for names in (_SHOWN, _ASKED, _RESULT)]
     return (found[0], found[1], found[2]) if all(found) else None
 
 
 def drawing_of(keys: Collection[str]) -> tuple[str, str] | None:
     """The keys of what to draw and of the picture, where others than ours say so."""
+    if _RESULTS.isdisjoint(keys):
+        return None
     asked = next((key for key in _ASKED if key in keys), "")
     result = next((key for key in _RESULT[:-1] if key in keys), "")
     return (asked, result) if asked and result else None
@@ -136,7 +140,7 @@ def as_messages(line: dict, folder: Path, notes: Notes) -> dict:
         return _with_turns(line, _edit([], *(line[key] for key in drawing)), drawing, "a drawing",
                            notes)  # fmt: skip
     for asks, answers, more in conversation.PAIRS:
-        if isinstance(line.get(asks), str) and is_picture(line.get(answers), folder):
+        if is_picture(line.get(answers), folder) and isinstance(line.get(asks), str):
             beside = line.get(more) or ""
             seen = [beside] if is_picture(beside, folder) else []
             words = "\n".join(text for text in (line[asks], *([] if seen else [beside])) if text)
@@ -158,7 +162,7 @@ def as_messages(line: dict, folder: Path, notes: Notes) -> dict:
 
 def is_picture(text: Any, folder: Path) -> bool:
     """Whether a text is the path of a picture that is there."""
-    if not isinstance(text, str) or os.path.splitext(text)[1].lower() not in PICTURES:
+    if not isinstance(text, str) or text[text.rfind(".") :].lower() not in PICTURES:
         return False
     try:
         return (folder / text).is_file()
