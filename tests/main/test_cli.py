@@ -261,12 +261,13 @@ def test_a_disk_that_can_no_longer_be_written_is_no_mistake_and_is_tried_again(
 
 # Where a bucket works, tests/main/test_bucket_runs.py has it.
 ADDRESSES = [
-    ["train", "--config", TINY, "--run-dir", "r", "tokenizer=gs://bucket/tokenizer"],
-    ["train", "--config", TINY, "--run-dir", "r", "data.groups.0.sources.0.path=s3://bucket/a"],
+    ["train", "--config", TINY, "--run-dir", "r", "hardware=gs://bucket/x"],
     ["import", "--run-dir", "r", "--config", TINY, "--part", "vq=gs://bucket/vq"],
     ["plan", "--config", TINY, "--json", "gs://bucket/plan.json"],
-    ["sweep", "--config", TINY, "--dir", "gs://bucket/sweep"],
-    ["fit", "gs://bucket/runs.parquet", "--out", "o"],
+    ["fit", "runs.parquet", "--out", "gs://bucket/fit"],
+    ["report", "gs://bucket/fit"],
+    ["demo", "--run-dir", "gs://bucket/demo"],
+    ["check", "data", "--sheet", "s3://bucket/sheet.png"],
 ]
 
 
