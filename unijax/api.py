@@ -15,16 +15,19 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
+from PIL import Image
 
 from unijax.core import storage
+from unijax.core.errors import UserError
 from unijax.core.files import read_plain
+from unijax.core.record import to_json
 from unijax.main import config as config_lib
 from unijax.main.run import RunConfig, resolve
 from unijax.sample.logits import GREEDY, Sampling
 from unijax.sample.prompts import Message, question
 from unijax.sample.sampler import Sampler
 
-Picture = str | pathlib.Path | bytes | np.ndarray
+Picture = str | pathlib.Path | bytes | np.ndarray | Image.Image
 
 
 class Run:
@@ -77,6 +80,8 @@ class Run:
         steps: int | None = None,
     ) -> UInt8[np.ndarray, "n height width 3"]:
         """n pictures of a prompt, as `unijax sample` draws them."""
+        if not isinstance(prompt, str):
+            raise UserError("prompt", type(prompt).__name__, "one text", "Draw one after another.")
         sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
         return self.sampler.draw([prompt], n, guidance, sampling, seed, steps)[0]
 
@@ -135,7 +140,7 @@ class Chat:
         seed: int = 0,
     ) -> Iterator[str]:
         """The same, a piece at a time. The turn counts once all of it was read."""
-        asked = question(text, [_content(image) for image in images])
+        asked = question(text, [_content(image) for image in _listed(images)])
         answer = ""
         for piece in self._sampler.stream([*self.turns, asked], max_tokens, sampling, seed):
             answer += piece
@@ -143,8 +148,25 @@ class Chat:
         self.turns += [asked, {"role": "assistant", "content": answer}]
 
 
-def _content(image: Picture) -> bytes | np.ndarray:
-    return read_plain(image) if isinstance(image, str | pathlib.Path) else image
+def _content(image: Any) -> bytes | np.ndarray:
+    """Bytes of a file, or an array of a picture."""
+    if isinstance(image, str | pathlib.Path):
+        return read_plain(storage.here(image))
+    if isinstance(image, Image.Image):
+        image = np.asarray(image.convert("RGB"))
+    array = isinstance(image, np.ndarray) and image.dtype == np.uint8
+    if isinstance(image, bytes) or (array and image.ndim == 3 and image.shape[2] == 3):
+        return image
+    found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image)
+    raise UserError(
+        "images", f"{found}", "paths, bytes of files, PIL images, or uint8 [height, width, 3]",
+        "Convert it.",
+    )  # fmt: skip
+
+
+def _listed(images: Any) -> list:
+    """One picture is a list of one."""
+    return list(images) if isinstance(images, list | tuple) else [images]
 
 
 def load(run_dir: str | pathlib.Path) -> Run:
@@ -176,8 +198,12 @@ def train(
     """
     from unijax.main.train import train as run_training
 
-    run = config(source, *overrides) if isinstance(source, str) else source
-    run_training(run, run_dir, None if init_from is None else str(init_from), stop_at)
+    if isinstance(source, str):
+        run = config(source, *overrides)
+    else:
+        run = resolve(to_json(source, whole=True), overrides) if overrides else source
+    start = None if init_from is None else str(storage.run_here(init_from))
+    run_training(run, run_dir, start, stop_at)
     return Run(run_dir)
 
 
@@ -193,13 +219,20 @@ def finetune(
     """Trains a run's parameters on data of your own; as `unijax finetune`."""
     import dataclasses
 
+    from unijax.data.user.picture import PICTURES
     from unijax.main.checking import checked
     from unijax.main.defaults import chosen
     from unijax.main.finetune import with_user_data
+    from unijax.train.resume import check_stage
 
     paths = [data] if isinstance(data, str | pathlib.Path) else data
+    if not 0 <= skip_bad < 1:
+        raise UserError("skip_bad", repr(skip_bad), "a share, 0 to 1", "Correct it.")
     run = dataclasses.replace(config(source, *overrides), skip_bad=skip_bad)
-    mine, held = ([pathlib.Path(p) for p in some] for some in (paths, held_out))
-    run = checked(with_user_data(run, str(init_from), mine, held), pathlib.Path(run_dir))
+    init_from = storage.run_here(init_from)
+    mine, held = ([storage.here(p, PICTURES) for p in some] for some in (paths, held_out))
+    run = with_user_data(run, str(init_from), mine, held)
+    check_stage(run_dir, run.stage.name)
+    run = checked(run, pathlib.Path(run_dir))
     run = chosen(run, run_dir, overrides)
     return train(run, run_dir, init_from=init_from)

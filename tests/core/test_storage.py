@@ -118,3 +118,24 @@ def test_a_holder_that_gives_no_sign_is_taken_over(bucket, monkeypatch):
     with lease.hold(place, seconds=1.0), pytest.raises(lease.Lost, match="taken over"):
         silent.check()
     silent.release()
+
+
+def test_what_lies_beside_an_object_comes_with_it_where_that_is_asked(bucket, cache):
+    for name in ("set/a.jsonl", "set/p/1.PNG", "set/other.bin", "2.png"):
+        storage.put(f"{bucket}/beside/{name}", name.encode())
+    found = storage.fetched(f"{bucket}/beside/set/a.jsonl", {".png"})
+    assert found.name == "a.jsonl"
+    names = {p.relative_to(found.parent).as_posix() for p in found.parent.rglob("*.*")}
+    assert names - {"listed.json"} == {"a.jsonl", "p/1.PNG"}
+    assert storage.fetched(f"{bucket}/beside/set/a.jsonl").read_bytes() == b"set/a.jsonl"
+
+
+@pytest.mark.parametrize("key", ["ETag", "etag", "md5Hash"])
+def test_a_change_is_told_by_whatever_a_bucket_calls_it(key):
+    """GCS writes `etag`: an object of the same size was never fetched again."""
+    assert storage._about({"size": 3, key: "1"}) != storage._about({"size": 3, key: "2"})
+
+
+def test_no_bucket_is_told(bucket, cache):
+    with pytest.raises(UserError, match=r"s3://nobucket/x: found no such bucket"):
+        storage.put("s3://nobucket/x", b"1")

@@ -14,6 +14,7 @@ from unijax.data.loader import Loader
 from unijax.data.sources import open_records, open_sources
 from unijax.data.user import open_folder, open_jsonl
 from unijax.data.user.lines import Lines
+from unijax.main.checking import look
 
 CHAT = [
     {"role": "user", "content": "<image_placeholder>\nwhat?"},
@@ -318,3 +319,14 @@ def test_an_undecodable_picture_is_named_by_file_and_line(folder, tokenizer):
     loader = Loader(small_config(groups=groups), LAYOUT, tokenizer)
     with pytest.raises(UserError, match=r"data\.jsonl:1: found 13 bytes that are no known picture"):
         next(loader)
+
+
+def test_where_every_record_is_broken_all_is_said(tmp_path, capsys):
+    """The file was said to have no lines."""
+    path = tmp_path / "t.jsonl"
+    path.write_text('{"image":"a.png"}\n{"image":"b.png","captoin":"x"}\n')
+    assert look([str(path)], None, 10**8) == 2
+    said = capsys.readouterr().out
+    assert "2 records, of which 2 cannot be used" in said
+    assert "t.jsonl:1: found no picture 'a.png'" in said
+    assert "Did you mean 'caption'?" in said

@@ -77,6 +77,13 @@ def test_mistakes_are_told(changes, said):
     assert said in str(e.value)
 
 
+def test_a_change_mends_what_a_file_has_wrong():
+    launch = build_launch(SWEEP | {"workdir": "/a\nb"}, ["workdir=/tmp"])
+    assert launch.workdir == "/tmp"
+    with pytest.raises(UserError, match="workdir: found"):
+        build_launch(SWEEP | {"workdir": "/a\nb"}, ["name=x"])
+
+
 def test_runs_of_a_launch_may_lie_in_a_bucket_where_the_engine_writes_nothing_there():
     """Its two strokes became one, a folder of the machine."""
     launch = build_launch(LADDER | {"directory": "gs://bucket/ladder/"})

@@ -94,6 +94,83 @@ def test_turns_typed_at_the_terminal_show_pictures_and_begin_anew(
     assert seen[1][0]["content"] == "What?"
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "see @{p}\nnow", "a\t@{p}", "(@{p})", "what is @{p}?", '@"{s}" what?', "@'{s}', what?",
+        "[@{p}]",
+    ],
+)  # fmt: skip
+def test_a_picture_in_a_question_is_known_however_it_is_written(tmp_path, text):
+    """Behind a tab, in brackets, or with a space in its name it was a word."""
+    for name in ("p.png", "my fox.png"):
+        Image.fromarray(PICTURE).save(tmp_path / name)
+    words, pictures = use._apart(text.format(p=tmp_path / "p.png", s=tmp_path / "my fox.png"))
+    assert len(pictures) == 1
+    assert "@" not in words
+
+
+def test_words_with_an_at_are_words(tmp_path):
+    for text in ("mail me@example.com", "@ 5 o'clock", "@someone said", "a@b.png"):
+        assert use._apart(text) == (text, [])
+    with pytest.raises(UserError, match=r"@nowhere\.png: found no such file"):
+        use._apart("what is @nowhere.png")
+
+
+def test_a_broken_picture_does_not_end_a_talk(run, tmp_path, capsys, monkeypatch):
+    (tmp_path / "broken.png").write_bytes(b"nothing")
+    typed = iter([f"What? @{tmp_path / 'broken.png'}", "Still there?"])
+
+    def give(prompt: str) -> str:
+        try:
+            return next(typed)
+        except StopIteration:
+            raise EOFError from None
+
+    seen = []
+    monkeypatch.setattr("builtins.input", give)
+    stream = run.sampler.stream
+    monkeypatch.setattr(
+        run.sampler, "stream", lambda turns, *a: seen.append(len(turns)) or stream(turns, *a)
+    )
+    use.converse(run.sampler, "", [], [], 4, unijax.api.GREEDY, 0)
+    assert "error: " in capsys.readouterr().out
+    assert seen == [1, 1]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda run: run.ask("q", images=[np.zeros((2, 16, 16, 3), np.uint8)]),
+        lambda run: run.ask("q", images=[np.zeros((16, 16, 3))]),
+        lambda run: run.ask("q", images=[3]),
+        lambda run: run.draw(["a", "b"]),
+        lambda run: run.export("o", dtype="int7"),
+        lambda run: unijax.finetune(run.path, "mine", "d", skip_bad=5.0),
+    ],
+)
+def test_mistakes_are_told_in_a_line(run, call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError):
+        call(run)
+
+
+def test_pictures_may_be_of_pillow_and_one_may_stand_alone(run, tmp_path):
+    Image.fromarray(PICTURE).save(tmp_path / "p.png")
+    want = run.ask("What?", [PICTURE], max_tokens=4)
+    for images in (str(tmp_path / "p.png"), PICTURE, [Image.fromarray(PICTURE).convert("RGBA")]):
+        assert run.ask("What?", images, max_tokens=4) == want
+
+
+def test_changes_of_a_config_that_was_made_before_are_made(monkeypatch, tmp_path):
+    """They were passed over."""
+    made = []
+    monkeypatch.setattr("unijax.main.train.train", lambda run, *a: made.append(run))
+    monkeypatch.setattr(unijax.api, "Run", lambda place: None)
+    unijax.train(unijax.config(TINY), tmp_path, "stage.steps=7")
+    assert made[0].stage.steps == 7
+
+
 def test_no_run_is_told(tmp_path):
     with pytest.raises(UserError, match="no checkpoint"):
         unijax.load(tmp_path)

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import logging
 import pathlib
 
 import pytest
@@ -10,6 +11,7 @@ from unijax.core import exit_codes
 from unijax.core.errors import Unwritable
 from unijax.main import verbs
 from unijax.main.cli import main, parse
+from unijax.main.train import TqdmHandler, log_above_bars
 
 TINY = str(pathlib.Path(__file__).with_name("tiny.py"))
 
@@ -257,6 +259,31 @@ def test_a_disk_that_can_no_longer_be_written_is_no_mistake_and_is_tried_again(
     status = main(["train", "--config", TINY, "--run-dir", "r"])
     assert exit_codes.failure(status) == "node"
     assert "runs/a: found No space left on device" in capsys.readouterr().err
+
+
+def test_a_share_of_broken_records_may_stand_ahead_of_a_change():
+    words = ["train", "--config", TINY, "--run-dir", "r", "--skip-bad", "stage.steps=3"]
+    args = parse(words)
+    assert (args.skip_bad, args.overrides) == (0.01, ["stage.steps=3"])
+
+
+def test_what_is_no_number_is_told_as_that(capsys):
+    said = fails(capsys, "sample", "r", "--prompt", "a", "--out", "q", "--temperature", "abc")
+    assert "found 'abc'; expected a finite number" in said
+
+
+def test_log_lines_stand_above_the_bar(capsys):
+    """A library had set up its own handler, and lines ran on behind the bar."""
+    root = logging.getLogger()
+    theirs = logging.StreamHandler()
+    root.addHandler(theirs)
+    kept = list(root.handlers)
+    try:
+        log_above_bars()
+        assert theirs not in root.handlers
+        assert sum(isinstance(h, TqdmHandler) for h in root.handlers) == 1
+    finally:
+        root.handlers[:] = [h for h in kept if h is not theirs]
 
 
 # Where a bucket works, tests/main/test_bucket_runs.py has it.

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from tests.goldens import check_golden
+from tests.main.test_cli import fails
 from unijax.core import tree
 from unijax.core.errors import UserError
 from unijax.core.system import init_shapes
@@ -68,6 +69,16 @@ def done(whole, data, tmp_path_factory):
 def rows(run_dir: pathlib.Path, key: str) -> list[dict]:
     lines = map(json.loads, (run_dir / "metrics.jsonl").read_text().splitlines())
     return [row for row in lines if key in row]
+
+
+def test_a_refused_finetune_writes_nothing_into_a_finished_run(whole, data, capsys):
+    """A model card told of a stage that never was."""
+    base, _ = whole
+    before = {p: p.stat().st_mtime_ns for p in base.rglob("*") if p.is_file()}
+    words = ["--config", "finetune", "--init-from", str(base), "--run-dir", str(base)]
+    words += ["--data", str(data / "mine.jsonl"), "mesh.fsdp=1", "stage.steps=3"]
+    assert "checkpoints of stage 'tiny'" in fails(capsys, "finetune", *words)
+    assert before == {p: p.stat().st_mtime_ns for p in base.rglob("*") if p.is_file()}
 
 
 def test_golden_loss_curve_of_finetuning(done):

@@ -18,7 +18,7 @@ import pathlib
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 from unijax.core.errors import Unwritable, UserError
@@ -72,9 +72,10 @@ def _told(address: str) -> Iterator[None]:
     except (UserError, FileExistsError):
         raise
     except FileNotFoundError as e:
-        raise UserError(
-            address, "nothing there", "an object, or some below it", "Correct it."
-        ) from e
+        found, expected = "nothing there", "an object, or some below it"
+        if "bucket does not exist" in str(e):
+            found, expected = "no such bucket", "one that there is"
+        raise UserError(address, found, expected, "Correct it.") from e
     except PermissionError as e:
         raise UserError(
             address, f"no permission ({e})", "credentials that may", "See the bucket's rights."
@@ -140,10 +141,15 @@ def listed(address: str) -> dict[str, list]:
         found = system.find(address, detail=True)
     root = system._strip_protocol(address).rstrip("/")
     return {
-        name[len(root) + 1 :]: [about["size"], str(about.get("ETag") or about.get("etag") or "")]
+        name[len(root) + 1 :]: _about(about)
         for name, about in found.items()
         if name.startswith(f"{root}/") and about["type"] == "file"
     }
+
+
+def _about(info: dict) -> list:
+    """Bytes of an object, and what tells a change: S3 and GCS spell it otherwise."""
+    return [info["size"], str(info.get("ETag") or info.get("etag") or info.get("md5Hash") or "")]
 
 
 def folders(address: str) -> list[str]:
@@ -272,10 +278,13 @@ def whole_directory(place: str | os.PathLike) -> contextlib.AbstractContextManag
     return published(normal(place)) if is_address(place) else atomic_directory(place)
 
 
-def fetched(address: str) -> pathlib.Path:
+def fetched(address: str, beside: Collection[str] = ()) -> pathlib.Path:
     """A copy on this machine of an object, or of all below an address. Made once for what is there.
 
     Copies are kept in `cache_dir()/fetched`, which may be removed.
+
+    Args:
+      beside: ends of names: of what lies where the object does, and below, that is copied with it.
 
     Raises:
       UserError: where there is nothing, or what was left half done.
@@ -284,8 +293,17 @@ def fetched(address: str) -> pathlib.Path:
     system.invalidate_cache()
     with _told(address):
         is_one = system.isfile(address)
-        about = {"": [system.info(address)["size"], str(system.info(address).get("ETag", ""))]}
-    return _fetched(address, about) if is_one else _fetched(address, _whole(address))
+        about = _about(system.info(address)) if is_one else []
+    if not is_one:
+        return _fetched(address, _whole(address))
+    root, _, name = address.rpartition("/")
+    wanted = {
+        other: found for other, found in (listed(root) if beside else {}).items()
+        if os.path.splitext(other)[1].lower() in beside
+    }  # fmt: skip
+    if not wanted:
+        return _fetched(address, {"": about})
+    return _fetched(root, wanted | {name: about}) / name
 
 
 def _whole(address: str) -> dict[str, list]:
@@ -307,6 +325,13 @@ def _whole(address: str) -> dict[str, list]:
     return there
 
 
+# Of a run directory, what changes while it trains and nobody reads of a copy.
+_NOT_READ = (
+    "checkpoints/", "cache/", "damaged/", "before/", "lease/", "tensorboard/", "samples/",
+    "status.", "events.", "attempts.",
+)  # fmt: skip
+
+
 def run_fetched(address: str) -> pathlib.Path:
     """A copy of a run directory: its newest whole checkpoint, without the optimizer's state."""
     there = listed(address)
@@ -318,7 +343,7 @@ def run_fetched(address: str) -> pathlib.Path:
     wanted = {
         name: about
         for name, about in there.items()
-        if not name.startswith(("checkpoints/", "cache/", "damaged/", "before/", "lease/"))
+        if not name.startswith(_NOT_READ)
         or (name.startswith(newest) and not name.startswith(f"{newest}optimizer/"))
     }
     if not steps:
@@ -353,6 +378,6 @@ def _fetched(address: str, there: dict[str, list]) -> pathlib.Path:
     return place
 
 
-def here(place: str | os.PathLike) -> pathlib.Path:
-    """The path, or the copy on this machine of what is at an address, to be read."""
-    return fetched(normal(place)) if is_address(place) else pathlib.Path(place)
+def here(place: str | os.PathLike, beside: Collection[str] = ()) -> pathlib.Path:
+    """The path, or the copy on this machine of what is at an address (`fetched`), to be read."""
+    return fetched(normal(place), beside) if is_address(place) else pathlib.Path(place)

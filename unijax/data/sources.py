@@ -18,6 +18,7 @@ from unijax.data.split import fit
 from unijax.data.tasks import MAY_BE_CUT
 from unijax.data.templates import check_marks
 from unijax.data.tokenizer import Tokenizer
+from unijax.data.user.picture import PICTURES
 
 
 @runtime_checkable
@@ -137,7 +138,7 @@ def open_records(
 
 
 def _here(path: str) -> str:
-    return str(storage.here(path)) if is_address(path) else path
+    return str(storage.here(path, PICTURES)) if is_address(path) else path
 
 
 def _open(source: SourceConfig, seed: int, task: str | None, own: dict[str, Records]) -> Records:

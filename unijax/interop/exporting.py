@@ -91,6 +91,8 @@ def export_checkpoint(
     checkpoint.check_same(
         str(run_dir), {p: tuple(a.shape) for p, a in stored.arrays.items()}, shapes
     )
+    if dtype is not None:
+        _check_dtype(dtype)
     widest = np.dtype(dtype) if dtype else _widest(a.dtype for a in stored.arrays.values())
     notes: list[str] = []
     with storage.whole_directory(out) as directory:
@@ -118,6 +120,15 @@ def export_checkpoint(
             notes.append("no licence is known: give one with --license before it is published")
     place = out if is_address(out) else pathlib.Path(out)
     return Exported(place, len(tensors), writer.total_bytes, tuple(notes))
+
+
+def _check_dtype(dtype: DTypeLike) -> None:
+    try:
+        known = np.dtype(dtype).name in ("float32", "bfloat16", "float16")
+    except TypeError:
+        known = False
+    if not known:
+        raise UserError("dtype", repr(dtype), "float32, bfloat16 or float16", "Choose one.")
 
 
 def _widest(dtypes) -> np.dtype:

@@ -1,26 +1,36 @@
 """Which arguments of which verbs may be addresses of buckets, and how they are read."""
 
 import argparse
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
 from unijax.core import storage
 from unijax.core.paths import is_address
 
-_RUN, _DATA = storage.run_here, storage.here
+_RUN, _FILE = storage.run_here, storage.here
+
+
+def _data(place: str) -> pathlib.Path:
+    """With the pictures that a file of records may name."""
+    from unijax.data.user.picture import PICTURES  # and with it the readers of data
+
+    return storage.here(place, PICTURES)
+
+
 # What is read: a copy on this machine stands for it.
 READ: dict[str, dict[str, Callable]] = {
     "train": {"init_from": _RUN},
-    "finetune": {"init_from": _RUN, "data": _DATA, "held_out": _DATA},
-    "check": {"init_from": _RUN, "data": _DATA},
-    "show": {"init_from": _RUN, "data": _DATA},
-    "sample": {"run_dir": _RUN, "prompts": _DATA},
-    "ask": {"run_dir": _RUN, "image": _DATA},
-    "score": {"run_dir": _RUN, "data": _DATA},
+    "finetune": {"init_from": _RUN, "data": _data, "held_out": _data},
+    "check": {"init_from": _RUN, "data": _data},
+    "show": {"init_from": _RUN, "data": _data},
+    "sample": {"run_dir": _RUN, "prompts": _FILE},
+    "ask": {"run_dir": _RUN, "image": _FILE},
+    "score": {"run_dir": _RUN, "data": _FILE},
     "export": {"run_dir": _RUN},
-    "verify": {"run_dir": _RUN, "export_dir": _DATA},
-    "import": {"source": _DATA, "tokenizer": _DATA},
-    "fit": {"table": _DATA},
+    "verify": {"run_dir": _RUN, "export_dir": _FILE},
+    "import": {"source": _FILE, "tokenizer": _FILE},
+    "fit": {"table": _FILE},
 }
 # What is written there, or looked at where it is.
 THERE = {

@@ -25,6 +25,7 @@ from unijax.data.tokenizer import Tokenizer
 from unijax.data.user import KINDS, open_own
 from unijax.data.user.faults import Faults
 from unijax.data.user.folder import files_in
+from unijax.data.user.picture import PICTURES
 from unijax.main.run import RunConfig
 from unijax.sample.pictures import grid, save_png
 
@@ -41,7 +42,7 @@ _looked_at: dict[tuple, tuple[int, dict[str, UserError]]] = {}
 def faults_of(path: str, kind: str, max_pixels: int) -> tuple[int, dict[str, UserError]]:
     """How many records there are, and what is wrong with them, by place; each is decoded."""
     faults = Faults(gathers=True)
-    records = open_own(storage.here(path), kind, faults)
+    records = open_own(storage.here(path, PICTURES), kind, faults)
     with tqdm(total=len(records), desc=f"checking {path}", unit="record", disable=None) as bar:
         found = faults.found | broken(records, max_pixels, bar.update)
     return len(records) + len(faults.found), found
@@ -124,7 +125,7 @@ def _found(run: RunConfig, run_dir: pathlib.Path, own: list[tuple[str, str]]) ->
 
 def _stamp(path: str) -> list[int]:
     """Files of a path, their bytes, and when the newest was written: another one says of change."""
-    place = storage.here(path)
+    place = storage.here(path, PICTURES)
     files = [place / name for name in files_in(place)] if place.is_dir() else [place]
     about = [file.stat() for file in files if file.exists()]
     newest = max((a.st_mtime_ns for a in about), default=0)

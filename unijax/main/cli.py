@@ -1,6 +1,7 @@
 """The `unijax` command. Each verb imports what it needs when it is called."""
 
 import argparse
+import contextlib
 import difflib
 import errno
 import importlib.metadata
@@ -83,10 +84,10 @@ _WORDS = {"overrides", "changes", "prompt", "question", "system", "name", "title
 
 
 def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"found {text}; expected a finite number")
-    return value
+    with contextlib.suppress(ValueError):
+        if math.isfinite(value := float(text)):
+            return value
+    raise argparse.ArgumentTypeError(f"found {text!r}; expected a finite number")
 
 
 def _strict(verb: str, parser: argparse.ArgumentParser) -> None:
@@ -115,13 +116,16 @@ def _config_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+_SKIP_BAD = 0.01  # share of records, where none is said
+
+
 def _check_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-check", action="store_true",
         help="do not decode all pictures of your own data before the first step",
     )  # fmt: skip
     parser.add_argument(
-        "--skip-bad", type=float, nargs="?", const=0.01, default=0.0, metavar="SHARE",
+        "--skip-bad", type=float, nargs="?", const=_SKIP_BAD, default=0.0, metavar="SHARE",
         help="leave out records that are broken, up to this share (0.01 without a number); the run "
         "also goes on where records have come or gone",
     )  # fmt: skip
@@ -304,6 +308,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         hint = f"Did you mean {near[0]}?" if near else "See `unijax --help`."
         top.exit(exit_codes.MISTAKE, f"error: unijax: unknown verb {words[0]!r}. {hint}\n")
     verb, words = words[0], words[1:]
+    for i, (flag, behind) in enumerate(itertools.pairwise(words)):
+        if flag == "--skip-bad" and "=" in behind:  # a change of the config, no share
+            words[i] = f"{flag}={_SKIP_BAD}"
     verbs[verb].check_flags(words)
     args = verbs[verb].parse_intermixed_args(words)
     args.verb = verb

@@ -34,10 +34,12 @@ def load(path: str, changes: Sequence[str] = ()) -> Launch:
 
 def build_launch(values: Any, changes: Sequence[str] = ()) -> Launch:
     """As `load`, from the keys and values of a file."""
-    launch = build(Launch, values, "")
     if not changes:
-        return launch
-    whole = to_json(launch)
+        return build(Launch, values, "")
+    try:
+        whole = to_json(build(Launch, values, ""))
+    except UserError:  # which a change may mend; a key that is not there it does not
+        whole = dict(values) if isinstance(values, dict) else values
     for text in changes:
         override(whole, text)
     return build(Launch, whole, "")

@@ -39,6 +39,7 @@ from unijax.train.carry import carried
 from unijax.train.checkpoint import FOLDER, read_params, step_directory, whole_steps
 from unijax.train.loop import Evaluator, fit, validation
 from unijax.train.lora import without
+from unijax.train.resume import check_stage
 from unijax.train.setup import Trainer
 from unijax.train.state import TrainState, merge
 from unijax.train.status import StatusKeeper
@@ -55,6 +56,17 @@ class TqdmHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         tqdm.write(self.format(record), file=sys.stderr)
+
+
+def log_above_bars() -> None:
+    """In the place of what writes log lines to the terminal, a library's too, within a bar."""
+    root = logging.getLogger()
+    for handler in [h for h in root.handlers if type(h) is logging.StreamHandler]:
+        root.removeHandler(handler)
+    if not any(isinstance(h, TqdmHandler) for h in root.handlers):
+        handler = TqdmHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        root.addHandler(handler)
 
 
 def train(
@@ -88,6 +100,7 @@ def train(
         )  # fmt: skip
     if not run.loop.save_frozen:
         _check_base(init_from)
+    check_stage(run_dir, run.stage.name)
     was_there = not in_bucket and pathlib.Path(run_dir).exists()
     if not in_bucket:
         is_new = not was_there or not _names(pathlib.Path(run_dir))
@@ -173,7 +186,7 @@ def _train(
     if is_lead():
         # Which kernels are picked; above the bar, where there is one.
         logging.getLogger("unijax").setLevel(logging.INFO)
-        logging.basicConfig(format="%(message)s", handlers=[TqdmHandler()])
+        log_above_bars()
     index, count = reader(mesh)
     share = {"process_index": index, "process_count": count}
     system, trainer = build(run, mesh)

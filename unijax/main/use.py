@@ -2,6 +2,7 @@
 
 import contextlib
 import pathlib
+import re
 import sys
 from collections.abc import Sequence
 
@@ -106,58 +107,99 @@ def converse(
                 raise
             print(f"error: {e}")
             continue
+        before = list(turns)
         turns.append(question(words, [*pictures, *more]))
-        pictures = []
         if len(questions) > 1:
             print(f"> {text}")
-        if folder is None:
-            answer = ""
-            for piece in sampler.stream(turns, max_tokens, sampling, seed):
-                answer += piece
-                print(piece, end="", flush=True)
-            print()
-            turns.append({"role": "assistant", "content": answer})
+        try:
+            drawn = _answer(sampler, turns, max_tokens, sampling, seed, folder, drawn)
+        except UserError as e:
+            if questions:
+                raise
+            print(f"error: {e}")  # the talk goes on without this question
+            turns = before
             continue
-        (pieces,) = compose(sampler, [turns], max_tokens, sampling=sampling, seed=seed)
-        turns.append({"role": "assistant", "content": pieces})
-        for piece in pieces:
-            if isinstance(piece, str):
-                print(piece)
-                continue
-            path = folder / f"{drawn:03}.png"
-            save_png(path, piece)
-            print(f"[{path}]")
-            drawn += 1
+        pictures = []
+
+
+def _answer(
+    sampler: Sampler,
+    turns: list[Message],
+    max_tokens: int,
+    sampling: Sampling,
+    seed: int,
+    folder: pathlib.Path | None,
+    drawn: int,
+) -> int:
+    """Prints the answer and puts it behind the turns; the number of pictures drawn so far."""
+    if folder is None:
+        answer = ""
+        for piece in sampler.stream(turns, max_tokens, sampling, seed):
+            answer += piece
+            print(piece, end="", flush=True)
+        print()
+        turns.append({"role": "assistant", "content": answer})
+        return drawn
+    (pieces,) = compose(sampler, [turns], max_tokens, sampling=sampling, seed=seed)
+    turns.append({"role": "assistant", "content": pieces})
+    for piece in pieces:
+        if isinstance(piece, str):
+            print(piece)
+            continue
+        path = folder / f"{drawn:03}.png"
+        save_png(path, piece)
+        print(f"[{path}]")
+        drawn += 1
+    return drawn
 
 
 NEW = "/new"  # typed: begins another conversation
 
 
+# A picture in a question: its path behind @, in quotes where there is a space in it.
+_AT = re.compile(r"""(?<![\w@])@(?:"([^"\n]+)"|'([^'\n]+)'|(\S+))""")
+
+
 def _apart(text: str) -> tuple[str, list[bytes]]:
-    """The words of a question, and its pictures."""
-    words = [part for word in text.split(" ") for part in _without_end(word)]
-    named = [word for word in words if len(word) > 1 and word.startswith("@")]
-    files = [word for word in named if _is_file(word[1:])]
-    for word in named:
-        if word not in files and pathlib.Path(word).suffix.lower() in PICTURES:
-            raise UserError(word, "no such file", "@ and the path of a picture", "Correct it.")
-    rest = " ".join(word for word in words if word not in files)
-    return rest.strip(), [_read(pathlib.Path(word[1:])) for word in files]
+    """The words of a question, and its pictures.
+
+    Raises:
+      UserError: for a name behind @ that ends as a picture's does, and is none.
+    """
+    pictures: list[bytes] = []
+
+    def taken(found: re.Match) -> str:
+        quoted = found[1] or found[2]
+        path = quoted or _path_of(found[3])
+        if path is None:
+            return found[0]  # a word
+        if not _is_file(path):
+            raise UserError(
+                f"@{path}",
+                "no such file",
+                '@ and the path of a picture (@"a b.png")',
+                "Correct it.",
+            )
+        pictures.append(_read(pathlib.Path(path).expanduser()))
+        return "" if quoted else found[3][len(path) :]
+
+    words = _AT.sub(taken, text)
+    return re.sub(r" {2,}", " ", words).strip() if pictures else text.strip(), pictures
 
 
-def _without_end(word: str) -> list[str]:
-    """`@a.png?` is a picture and a mark behind it, unless a file is called so."""
-    bare = word.rstrip("?!.,;:)\"'")
-    of_picture = pathlib.Path(bare).suffix.lower() in PICTURES
-    if not word.startswith("@") or bare == word or not of_picture or _is_file(word[1:]):
-        return [word]
-    return [bare, word[len(bare) :]]
+def _path_of(word: str) -> str | None:
+    """The path in a word: all of it, or without marks behind it (`@a.png?`, `(@a.png)`)."""
+    bare = word.rstrip("?!.,;:)]}>\"'")
+    for path in (word, bare):
+        if _is_file(path):
+            return path
+    return bare if pathlib.Path(bare).suffix.lower() in PICTURES else None
 
 
 def _is_file(path: str) -> bool:
     try:
-        return pathlib.Path(path).is_file()
-    except OSError:  # a word longer than a name may be
+        return pathlib.Path(path).expanduser().is_file()
+    except (OSError, RuntimeError):  # a word longer than a name may be; nobody's home
         return False
 
 

@@ -83,6 +83,11 @@ def check_(args: argparse.Namespace) -> int:
     from unijax.data.tokenizer import load
     from unijax.main.checking import filling, look
 
+    if args.config is not None and args.init_from is None:
+        raise UserError(
+            "--config", args.config, "it beside --init-from, whose rows it would fill",
+            "Add --init-from, or leave it out.",
+        )  # fmt: skip
     sheet = None if args.sheet is None else pathlib.Path(args.sheet)
     wrong = look(args.data, sheet, args.max_pixels)
     if args.init_from is not None and not wrong:
@@ -127,6 +132,7 @@ def finetune_(args: argparse.Namespace) -> None:
     from unijax.main.defaults import chosen
     from unijax.main.finetune import with_adapters, with_user_data
     from unijax.main.train import train
+    from unijax.train.resume import check_stage
 
     distributed.join()
     data, held_out = ([pathlib.Path(p) for p in paths] for paths in (args.data, args.held_out))
@@ -134,6 +140,7 @@ def finetune_(args: argparse.Namespace) -> None:
     if args.lora is not None:
         run = with_adapters(run, args.lora)
     run_dir = args.run_dir
+    check_stage(run_dir, run.stage.name)
     run = chosen(checked(run, pathlib.Path(run_dir)), run_dir, args.overrides)
     for line in run.chosen if is_lead() else ():
         print(line, file=sys.stderr)

@@ -1,9 +1,12 @@
 """Whether a run may go on from a checkpoint: the same system, size and parts that train."""
 
+import contextlib
 import json
+import os
 from typing import Any
 
 from unijax.core.errors import UserError
+from unijax.train.checkpoint import read_run, whole_steps
 
 # What the state on disk is made of. All else of a config may change between two parts of a run.
 FIXED = (
@@ -16,6 +19,28 @@ FREE_OF_DATA = (
 OPTIMIZERS = "stage.optimizers."
 # The state of every optimizer before checkpoints said which it is (`train.kinds.VERSIONS`).
 FIRST = "adamw 1"
+
+
+def check_stage(run_dir: str | os.PathLike, stage: str) -> None:
+    """Raises a UserError where there are checkpoints of another stage, before anything is written.
+
+    What is wrong with checkpoints themselves is found when they are restored.
+    """
+    saved = None
+    with contextlib.suppress(UserError):
+        saved = read_run(run_dir) if whole_steps(run_dir) else None
+    if saved is not None:
+        _same_stage(os.fspath(run_dir), saved["stage"], stage)
+
+
+def _same_stage(where: str, saved: str, now: str) -> None:
+    if saved != now:
+        raise UserError(
+            where,
+            f"checkpoints of stage {saved!r}",
+            f"a new directory, or checkpoints of stage {now!r}",
+            "Give every stage a --run-dir of its own and start from the last with --init-from.",
+        )
 
 
 def check_resumable(where: str, saved: dict, now: dict) -> dict[str, tuple[Any, Any]]:
@@ -32,13 +57,7 @@ def check_resumable(where: str, saved: dict, now: dict) -> dict[str, tuple[Any, 
     Raises:
       UserError: for another stage, or another value of what the state is made of.
     """
-    if saved["stage"] != now["stage"]:
-        raise UserError(
-            where,
-            f"checkpoints of stage {saved['stage']!r}",
-            f"a new directory, or checkpoints of stage {now['stage']!r}",
-            "Give every stage a --run-dir of its own and start from the last with --init-from.",
-        )
+    _same_stage(where, saved["stage"], now["stage"])
     before, after = (_flat(json.loads(json.dumps(run["config"]))) for run in (saved, now))
     changed = [k for k in sorted(before.keys() | after.keys()) if before.get(k) != after.get(k)]
     # A place in the data that an older form saved does not say of which data it is.

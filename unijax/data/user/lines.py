@@ -68,7 +68,7 @@ class Lines(UserRecords):
                     places.append((number, offset, len(content), count))
                 except UserError as error:
                     faults.tell(where, error)
-        if not places and not faults.found:
+        if not places and not faults.found and not faults.left_out:
             raise UserError(str(name), "no lines", "a record on each line", "Fill the file.")
         if is_array:
             notes.forms["a JSON array"] += len(places)
