@@ -88,7 +88,7 @@ class Run:
     def ask(
         self,
         text: str,
-        images: Sequence[Picture] = (),
+        images: Sequence[Picture] | Picture = (),
         max_tokens: int = 256,
         sampling: Sampling = GREEDY,
         seed: int = 0,
@@ -123,7 +123,7 @@ class Chat:
     def ask(
         self,
         text: str,
-        images: Sequence[Picture] = (),
+        images: Sequence[Picture] | Picture = (),
         max_tokens: int = 256,
         sampling: Sampling = GREEDY,
         seed: int = 0,
@@ -134,7 +134,7 @@ class Chat:
     def stream(
         self,
         text: str,
-        images: Sequence[Picture] = (),
+        images: Sequence[Picture] | Picture = (),
         max_tokens: int = 256,
         sampling: Sampling = GREEDY,
         seed: int = 0,

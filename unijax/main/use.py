@@ -17,7 +17,7 @@ from unijax.main.run import DTYPES
 from unijax.sample.interleaved import compose
 from unijax.sample.logits import GREEDY, Sampling
 from unijax.sample.pictures import save_png
-from unijax.sample.prompts import question
+from unijax.sample.prompts import Message, question
 from unijax.sample.sampler import Sampler
 from unijax.systems.registry import recipe
 from unijax.train.checkpoint import read_params, read_run, step_directory
