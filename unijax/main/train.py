@@ -66,6 +66,8 @@ def log_above_bars() -> None:
     if not any(isinstance(h, TqdmHandler) for h in root.handlers):
         handler = TqdmHandler()
         handler.setFormatter(logging.Formatter("%(message)s"))
+        # What else is set to speak of every request keeps silent, as it did.
+        handler.addFilter(lambda r: r.levelno >= logging.WARNING or r.name.startswith("unijax"))
         root.addHandler(handler)
 
 
