@@ -217,20 +217,16 @@ def finetune(
     skip_bad: float = 0.0,
 ) -> Run:
     """Trains a run's parameters on data of your own; as `unijax finetune`."""
-    import dataclasses
-
-    from unijax.data.user.picture import PICTURES
-    from unijax.main.checking import checked
+    from unijax.data.user import here
+    from unijax.main.checking import checked, with_checks
     from unijax.main.defaults import chosen
     from unijax.main.finetune import with_user_data
     from unijax.train.resume import check_stage
 
     paths = [data] if isinstance(data, str | pathlib.Path) else data
-    if not 0 <= skip_bad < 1:
-        raise UserError("skip_bad", repr(skip_bad), "a share, 0 to 1", "Correct it.")
-    run = dataclasses.replace(config(source, *overrides), skip_bad=skip_bad)
+    run = with_checks(config(source, *overrides), skip_bad, check=True)
     init_from = storage.run_here(init_from)
-    mine, held = ([storage.here(p, PICTURES) for p in some] for some in (paths, held_out))
+    mine, held = ([here(p) for p in some] for some in (paths, held_out))
     run = with_user_data(run, str(init_from), mine, held)
     check_stage(run_dir, run.stage.name)
     run = checked(run, pathlib.Path(run_dir))

@@ -41,6 +41,15 @@ def png(rng, width=20, height=14, mode="RGB") -> bytes:
     return buffer.getvalue()
 
 
+@pytest.fixture
+def folder(tmp_path):
+    """With three pictures: a.png, b.png, c.png."""
+    rng = np.random.default_rng(0)
+    for name in "abc":
+        (tmp_path / f"{name}.png").write_bytes(png(rng))
+    return tmp_path
+
+
 @pytest.fixture(scope="session")
 def tokenizer_dir(tmp_path_factory):
     """A sentencepiece model trained on a few hundred sentences, with roles as special tokens."""

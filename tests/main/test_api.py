@@ -68,26 +68,32 @@ def test_every_turn_of_a_conversation_has_pictures(run):
     assert len(shown) == 2
 
 
+def talk(run, monkeypatch, typed: list[str]) -> list[list]:
+    """Types lines until the end of input; the turns of every answer."""
+    lines, seen, stream = iter(typed), [], run.sampler.stream
+
+    def give(prompt: str) -> str:
+        try:
+            return next(lines)
+        except StopIteration:
+            raise EOFError from None
+
+    monkeypatch.setattr("builtins.input", give)
+    monkeypatch.setattr(
+        run.sampler, "stream", lambda turns, *a: seen.append(list(turns)) or stream(turns, *a)
+    )
+    use.converse(run.sampler, "", [], [], 4, unijax.api.GREEDY, 0)
+    return seen
+
+
 def test_turns_typed_at_the_terminal_show_pictures_and_begin_anew(
     run, tmp_path, capsys, monkeypatch
 ):
     path = tmp_path / "p.png"
     Image.fromarray(PICTURE).save(path)
-    typed = iter([f"What is it in @{path}?", "@nowhere.png And?", "", use.NEW, "What?"])
+    typed = [f"What is it in @{path}?", "@nowhere.png And?", "", use.NEW, "What?"]
 
-    def give(prompt: str) -> str:
-        try:
-            return next(typed)
-        except StopIteration:
-            raise EOFError from None
-
-    seen = []
-    monkeypatch.setattr("builtins.input", give)
-    stream = run.sampler.stream
-    monkeypatch.setattr(
-        run.sampler, "stream", lambda turns, *a: seen.append(list(turns)) or stream(turns, *a)
-    )
-    use.converse(run.sampler, "", [], [], 4, unijax.api.GREEDY, 0)
+    seen = talk(run, monkeypatch, typed)
     assert "@nowhere.png: found no such file" in capsys.readouterr().out
     assert [len(turns) for turns in seen] == [1, 1]
     assert any(isinstance(part, bytes) for part in seen[0][0]["content"])
@@ -119,23 +125,11 @@ def test_words_with_an_at_are_words(tmp_path):
 
 def test_a_broken_picture_does_not_end_a_talk(run, tmp_path, capsys, monkeypatch):
     (tmp_path / "broken.png").write_bytes(b"nothing")
-    typed = iter([f"What? @{tmp_path / 'broken.png'}", "Still there?"])
+    typed = [f"What? @{tmp_path / 'broken.png'}", "Still there?"]
 
-    def give(prompt: str) -> str:
-        try:
-            return next(typed)
-        except StopIteration:
-            raise EOFError from None
-
-    seen = []
-    monkeypatch.setattr("builtins.input", give)
-    stream = run.sampler.stream
-    monkeypatch.setattr(
-        run.sampler, "stream", lambda turns, *a: seen.append(len(turns)) or stream(turns, *a)
-    )
-    use.converse(run.sampler, "", [], [], 4, unijax.api.GREEDY, 0)
+    seen = talk(run, monkeypatch, typed)
     assert "error: " in capsys.readouterr().out
-    assert seen == [1, 1]
+    assert [len(turns) for turns in seen] == [1, 1]
 
 
 @pytest.mark.parametrize(

@@ -492,42 +492,6 @@ def test_one_analysis_of_all(tmp_path):
     assert found.direct[1] == pytest.approx(found.fitted.value, rel=1e-3)
 
 
-HEADER = "run_id,parameters,tokens,loss_text_nats_per_token\n"
-
-
-def sheet(tmp_path, text) -> table.Runs:
-    (tmp_path / "sheet.csv").write_text(text)
-    return table.read(tmp_path / "sheet.csv")
-
-
-def test_a_spreadsheets_last_line_needs_no_end(tmp_path):
-    text = HEADER + "a,1e9,2e10,3.25\nb,2e9,2e10,3.1"
-    with pytest.raises(UserError, match=r"a last line without an end, its last cell '3\.1'"):
-        sheet(tmp_path, text)
-    assert sheet(tmp_path, text + "4")["loss_text_nats_per_token"].tolist() == [3.25, 3.14]
-    turned = "run_id,loss_text_nats_per_token,parameters,tokens\na,3.25,1e9,2000\nb,3.14,2e9,20"
-    with pytest.raises(UserError, match="its last cell '20'"):
-        sheet(tmp_path, turned)
-    with pytest.raises(UserError, match="its last cell '2000'"):  # of 20000, perhaps
-        sheet(tmp_path, turned + "00")
-    ended = "run_id,loss_text_nats_per_token,parameters,tokens,state\na,3.25,1e9,2000,done\n"
-    assert sheet(tmp_path, ended + "b,3.14,2e9,20,done")["tokens"].tolist() == [2000, 20]
-
-
-def test_ids_may_begin_as_comments_do(tmp_path):
-    text = HEADER + "#1,1e9,2e10,3.25\n#2,2e9,2e10,3.14\n"
-    assert list(sheet(tmp_path, text)["run_id"]) == ["#1", "#2"]
-    assert list(sheet(tmp_path, "# of May\n" + text)["run_id"]) == ["#1", "#2"]
-    left = sheet(tmp_path, text + "c,2e9,4e10,3.05\n")
-    assert list(left["run_id"]) == ["c"]
-    assert "2 comment lines were left out" in left.notes
-
-
-def test_a_comma_behind_every_row_parts_nothing(tmp_path):
-    text = HEADER + "a,1e9,2e10,3.25,\nb,2e9,2e10,3.14,\n"
-    assert list(sheet(tmp_path, text)["run_id"]) == ["a", "b"]
-
-
 def test_seeds_with_losses_of_two_decimals_are_no_copies(tmp_path):
     changed = [r | {"loss_text_nats_per_token": round(r["loss_text_nats_per_token"], 2)}
                for r in rows()]  # fmt: skip

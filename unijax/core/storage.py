@@ -195,6 +195,17 @@ def names_in(place: str | os.PathLike) -> set[str]:
     return {path.name for path in pathlib.Path(place).iterdir()}
 
 
+def writable(place: str | os.PathLike) -> None:
+    """Makes a folder that can be written where it is missing; an address has none to make."""
+    if not is_address(place):
+        writable_directory(place)
+
+
+def cache_of(address: str | os.PathLike, kind: str) -> pathlib.Path:
+    """A folder of this machine for what belongs to an address."""
+    return cache_dir() / kind / hashlib.sha256(normal(address).encode()).hexdigest()[:12]
+
+
 def below(place: str | os.PathLike, *names: str) -> str | pathlib.Path:
     """A name in a folder, or below an address."""
     return join(normal(place), *names) if is_address(place) else pathlib.Path(place, *names)

@@ -7,9 +7,7 @@ from typing import Protocol, runtime_checkable
 import grain
 import numpy as np
 
-from unijax.core import storage
 from unijax.core.errors import UserError
-from unijax.core.paths import is_address
 from unijax.core.stream import Layout
 from unijax.data.config import DataConfig, SourceConfig, limit_of, rendering
 from unijax.data.document import Document, stable_hash
@@ -18,7 +16,6 @@ from unijax.data.split import fit
 from unijax.data.tasks import MAY_BE_CUT
 from unijax.data.templates import check_marks
 from unijax.data.tokenizer import Tokenizer
-from unijax.data.user.picture import PICTURES
 
 
 @runtime_checkable
@@ -137,17 +134,13 @@ def open_records(
     return Subset(records, [index for _, index in sorted(chosen, key=lambda c: c[1])])
 
 
-def _here(path: str) -> str:
-    return str(storage.here(path, PICTURES)) if is_address(path) else path
-
-
 def _open(source: SourceConfig, seed: int, task: str | None, own: dict[str, Records]) -> Records:
     # Imported where they are used: a run on a user's own file needs no shipped dataset.
     match source.kind:
         case "shipped":
             from unijax.data.builders import open_dataset
 
-            return open_dataset(_here(source.path), source.split)
+            return open_dataset(source.path, source.split)
         case "scenes":
             from unijax.data.scenes import Scenes
 
@@ -158,7 +151,7 @@ def _open(source: SourceConfig, seed: int, task: str | None, own: dict[str, Reco
 
     if source.path not in own:
         left_out = Faults(frozenset(source.left_out))
-        own[source.path] = open_own(_here(source.path), source.kind, left_out)
+        own[source.path] = open_own(source.path, source.kind, left_out)
     records = own[source.path]
     if task is None:
         return records

@@ -1,5 +1,6 @@
 """Run directories into model directories that PyTorch code loads."""
 
+import contextlib
 import dataclasses
 import math
 import pathlib
@@ -91,9 +92,7 @@ def export_checkpoint(
     checkpoint.check_same(
         str(run_dir), {p: tuple(a.shape) for p, a in stored.arrays.items()}, shapes
     )
-    if dtype is not None:
-        _check_dtype(dtype)
-    widest = np.dtype(dtype) if dtype else _widest(a.dtype for a in stored.arrays.values())
+    widest = _named(dtype) if dtype else _widest(a.dtype for a in stored.arrays.values())
     notes: list[str] = []
     with storage.whole_directory(out) as directory:
         files = Export(directory, config, widest.name, tokenizer, run, stored.read, notes)
@@ -122,13 +121,11 @@ def export_checkpoint(
     return Exported(place, len(tensors), writer.total_bytes, tuple(notes))
 
 
-def _check_dtype(dtype: DTypeLike) -> None:
-    try:
-        known = np.dtype(dtype).name in ("float32", "bfloat16", "float16")
-    except TypeError:
-        known = False
-    if not known:
-        raise UserError("dtype", repr(dtype), "float32, bfloat16 or float16", "Choose one.")
+def _named(dtype: DTypeLike) -> np.dtype:
+    with contextlib.suppress(TypeError):
+        if (found := np.dtype(dtype)).name in ("float32", "bfloat16", "float16"):
+            return found
+    raise UserError("dtype", repr(dtype), "float32, bfloat16 or float16", "Choose one.")
 
 
 def _widest(dtypes) -> np.dtype:

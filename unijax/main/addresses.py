@@ -12,10 +12,9 @@ _RUN, _FILE = storage.run_here, storage.here
 
 
 def _data(place: str) -> pathlib.Path:
-    """With the pictures that a file of records may name."""
-    from unijax.data.user.picture import PICTURES  # and with it the readers of data
+    from unijax.data.user import here  # and with it the readers of data
 
-    return storage.here(place, PICTURES)
+    return here(place)
 
 
 # What is read: a copy on this machine stands for it.

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import numpy as np
 from tqdm import tqdm
 
-from unijax.core import storage
 from unijax.core.errors import UserError
 from unijax.core.files import write_file
 from unijax.core.processes import is_lead, text_of_the_lead
@@ -22,10 +21,9 @@ from unijax.data.sources import DocumentSource, open_sources
 from unijax.data.split import fit
 from unijax.data.tasks import MAY_BE_CUT
 from unijax.data.tokenizer import Tokenizer
-from unijax.data.user import KINDS, open_own
+from unijax.data.user import KINDS, here, open_own
 from unijax.data.user.faults import Faults
 from unijax.data.user.folder import files_in
-from unijax.data.user.picture import PICTURES
 from unijax.main.run import RunConfig
 from unijax.sample.pictures import grid, save_png
 
@@ -42,10 +40,34 @@ _looked_at: dict[tuple, tuple[int, dict[str, UserError]]] = {}
 def faults_of(path: str, kind: str, max_pixels: int) -> tuple[int, dict[str, UserError]]:
     """How many records there are, and what is wrong with them, by place; each is decoded."""
     faults = Faults(gathers=True)
-    records = open_own(storage.here(path, PICTURES), kind, faults)
+    records = open_own(path, kind, faults)
     with tqdm(total=len(records), desc=f"checking {path}", unit="record", disable=None) as bar:
         found = faults.found | broken(records, max_pixels, bar.update)
     return len(records) + len(faults.found), found
+
+
+def with_checks(run: RunConfig, skip_bad: float, check: bool) -> RunConfig:
+    """The run with what is asked of a user's broken records.
+
+    Args:
+      skip_bad: share of them that may be left out; the run then goes on where records have come or
+        gone, too.
+      check: whether all are looked at before the first step.
+
+    Raises:
+      UserError: for what is no share, or what is left out without a look.
+    """
+    if not 0 <= skip_bad < 1:
+        found, expected = f"{skip_bad}", "a share of at least 0 and below 1"
+        raise UserError("--skip-bad", found, expected, "Write for example --skip-bad 0.01.")
+    if skip_bad and not check:
+        expected = "one of them: what is not looked at is not known to be broken"
+        raise UserError("--skip-bad", "--no-check beside it", expected, "Leave one out.")
+    data = run.data
+    if skip_bad and isinstance(data, DataConfig):
+        data = dataclasses.replace(data, may_change=True)
+    skip = skip_bad or run.skip_bad
+    return dataclasses.replace(run, data=data, check=run.check and check, skip_bad=skip)
 
 
 def checked(run: RunConfig, run_dir: pathlib.Path) -> RunConfig:
@@ -125,7 +147,7 @@ def _found(run: RunConfig, run_dir: pathlib.Path, own: list[tuple[str, str]]) ->
 
 def _stamp(path: str) -> list[int]:
     """Files of a path, their bytes, and when the newest was written: another one says of change."""
-    place = storage.here(path, PICTURES)
+    place = here(path)
     files = [place / name for name in files_in(place)] if place.is_dir() else [place]
     about = [file.stat() for file in files if file.exists()]
     newest = max((a.st_mtime_ns for a in about), default=0)

@@ -11,8 +11,6 @@ import flax.linen as nn
 
 from unijax.core import cost, storage, tree
 from unijax.core.errors import UserError
-from unijax.core.files import writable_directory
-from unijax.core.paths import is_address
 from unijax.core.record import to_json
 from unijax.core.system import RowSystem, init_shapes
 from unijax.main.run import RunConfig, make_system, resolve
@@ -73,8 +71,7 @@ def record(
         **dict.fromkeys(map(_column, losses)),
     }
     row |= _losses(lines, run.stage.steps) if state == "done" else {}
-    if not is_address(run_dir):
-        writable_directory(run_dir)
+    storage.writable(run_dir)
     storage.write_in(run_dir, RESULT, json.dumps(row, indent=1).encode())
 
 

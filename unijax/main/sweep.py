@@ -7,7 +7,6 @@ a repeated sweep skips what is done and resumes what is not.
 
 import dataclasses
 import datetime
-import hashlib
 import json
 import pathlib
 import time
@@ -17,8 +16,7 @@ import numpy as np
 from unijax.core import cost, storage
 from unijax.core.batch import PackedBatch
 from unijax.core.errors import UserError
-from unijax.core.files import writable_directory
-from unijax.core.paths import cache_dir, is_address
+from unijax.core.paths import is_address
 from unijax.core.record import build, to_json
 from unijax.data.config import GROUPS
 from unijax.data.loader import Loader, PlanIterator
@@ -198,8 +196,7 @@ def sweep(file: str, directory: Place, overrides: list[str], only: str | None) -
         raise UserError(
             "--only", repr(only), f"one of the {len(planned)} ids that --list prints", "Correct it."
         )
-    if not is_address(directory):
-        writable_directory(pathlib.Path(directory, "runs"))
+    storage.writable(storage.below(directory, "runs"))
     listed = [
         {"run_id": p.id, "cell": dataclasses.asdict(p.cell), "run": to_json(p.run)} for p in planned
     ]
@@ -241,10 +238,9 @@ def _run_dir(directory: Place, one: Planned) -> Place:
 
 def _of_tables(directory: Place) -> pathlib.Path:
     """Where outputs of encoders are kept: of a sweep in a bucket, on this machine."""
-    if not is_address(directory):
-        return pathlib.Path(directory)
-    mark = hashlib.sha256(storage.normal(directory).encode()).hexdigest()[:12]
-    return cache_dir() / "sweeps" / mark
+    if is_address(directory):
+        return storage.cache_of(directory, "sweeps")
+    return pathlib.Path(directory)
 
 
 class _Pace:

@@ -11,7 +11,7 @@ import shutil
 
 from unijax.core import lease, storage
 from unijax.core.errors import UserError
-from unijax.core.files import atomic_directory, writable_directory
+from unijax.core.files import atomic_directory
 from unijax.core.paths import is_address
 from unijax.data.batch import Cached
 from unijax.main.run import RunConfig
@@ -100,8 +100,7 @@ def train_on_trunk(
 
 def _copy(trunk_dir: str | os.PathLike, run_dir: str | os.PathLike, step: int) -> None:
     """The checkpoint and the log, the checkpoint last: with it the run counts as begun."""
-    if not is_address(run_dir):
-        writable_directory(run_dir)
+    storage.writable(run_dir)
     with lease.hold(run_dir):
         storage.write_in(run_dir, LOG, storage.read_in(trunk_dir, LOG) or b"")
         saved, to = (storage.below(d, FOLDER, str(step)) for d in (trunk_dir, run_dir))

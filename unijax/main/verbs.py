@@ -1,7 +1,6 @@
 """What each verb of the command line does. Libraries are imported when they are needed."""
 
 import argparse
-import dataclasses
 import math
 import pathlib
 import sys
@@ -12,7 +11,6 @@ from unijax.core import storage
 from unijax.core.errors import UserError
 from unijax.core.files import writable_directory
 from unijax.core.paths import is_address, local
-from unijax.data.config import DataConfig
 from unijax.main import config as config_lib
 from unijax.main.run import RunConfig, make_system, resolve
 from unijax.sample.logits import Sampling
@@ -46,21 +44,6 @@ def config_(args: argparse.Namespace) -> None:
         print(keys(args.system if run is None else run.system, args.help_keys))
     else:
         print(json.dumps(to_json(run, whole=True), indent=1))
-
-
-def _with_checks(run: RunConfig, args: argparse.Namespace) -> RunConfig:
-    """The run with what the command line says of broken records."""
-    if not 0 <= args.skip_bad < 1:
-        found, expected = f"{args.skip_bad}", "a share of at least 0 and below 1"
-        raise UserError("--skip-bad", found, expected, "Write for example --skip-bad 0.01.")
-    if args.no_check and args.skip_bad:
-        expected = "one of them: what is not looked at is not known to be broken"
-        raise UserError("--skip-bad", "--no-check beside it", expected, "Leave one out.")
-    data = run.data
-    if args.skip_bad and isinstance(data, DataConfig):
-        data = dataclasses.replace(data, may_change=True)
-    skip = args.skip_bad or run.skip_bad
-    return dataclasses.replace(run, data=data, check=run.check and not args.no_check, skip_bad=skip)
 
 
 def _of_own_data(args: argparse.Namespace) -> RunConfig:
@@ -100,10 +83,11 @@ def check_(args: argparse.Namespace) -> int:
 def train_(args: argparse.Namespace) -> None:
     """`unijax train`."""
     from unijax.main import distributed
+    from unijax.main.checking import with_checks
     from unijax.main.train import train
 
     distributed.join()
-    run = _with_checks(_resolved(args), args)
+    run = with_checks(_resolved(args), args.skip_bad, not args.no_check)
     _tell_done(run, args.run_dir, train(run, args.run_dir, args.init_from, args.stop_at))
 
 
@@ -128,7 +112,7 @@ def finetune_(args: argparse.Namespace) -> None:
     """`unijax finetune`: the config's mixture over the user's own records."""
     from unijax.core.processes import is_lead
     from unijax.main import distributed
-    from unijax.main.checking import checked
+    from unijax.main.checking import checked, with_checks
     from unijax.main.defaults import chosen
     from unijax.main.finetune import with_adapters, with_user_data
     from unijax.main.train import train
@@ -136,7 +120,8 @@ def finetune_(args: argparse.Namespace) -> None:
 
     distributed.join()
     data, held_out = ([pathlib.Path(p) for p in paths] for paths in (args.data, args.held_out))
-    run = with_user_data(_with_checks(_resolved(args), args), args.init_from, data, held_out)
+    run = with_checks(_resolved(args), args.skip_bad, not args.no_check)
+    run = with_user_data(run, args.init_from, data, held_out)
     if args.lora is not None:
         run = with_adapters(run, args.lora)
     run_dir = args.run_dir
@@ -280,8 +265,7 @@ def sample_(args: argparse.Namespace) -> None:
     )
     if args.prompts is not None:
         prompts, share = read_prompts(pathlib.Path(args.prompts)), share_of(args.share)
-        if not is_address(args.out):
-            writable_directory(out)
+        storage.writable(args.out)
         drawn = draw_file(open_sampler(args.run_dir), prompts, args.out, *how, share)
         listed = f"listed in {args.out}/prompts.jsonl"
         print(f"{drawn} pictures drawn, those of {len(prompts)} prompts {listed}")

@@ -7,7 +7,6 @@ here: Tensorstore writes them where they belong (`train.checkpoint`).
 """
 
 import contextlib
-import hashlib
 import os
 import pathlib
 import threading
@@ -16,7 +15,7 @@ from collections.abc import Iterator
 from unijax.core import lease, storage
 from unijax.core.errors import UserError
 from unijax.core.files import check_allowed, discard, writable_directory
-from unijax.core.paths import cache_dir, is_address
+from unijax.core.paths import is_address
 from unijax.core.processes import is_lead
 
 _SECONDS = 10.0  # between two looks at what has changed
@@ -67,9 +66,8 @@ def opened(run_dir: str | os.PathLike) -> Iterator[pathlib.Path]:
 class _Desk:
     def __init__(self, address: str):
         self.address = address
-        mark = hashlib.sha256(address.encode()).hexdigest()[:12]
         name = address.rpartition("/")[2]
-        self.folder = cache_dir() / "desks" / mark / f"{os.getpid()}" / name
+        self.folder = storage.cache_of(address, "desks") / f"{os.getpid()}" / name
         self._known: dict[str, tuple[int, int]] = {}
         self._putting, self._over = threading.Lock(), threading.Event()
 

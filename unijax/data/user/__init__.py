@@ -6,12 +6,13 @@ training begins; pictures are found then, and decoded when they are drawn.
 
 from pathlib import Path
 
+from unijax.core import storage
 from unijax.core.errors import UserError
 from unijax.core.files import open_plain
 from unijax.data.user.archives import Archives
 from unijax.data.user.csv_file import open_csv
 from unijax.data.user.faults import Faults
-from unijax.data.user.folder import Folder, files_in
+from unijax.data.user.folder import INSTEAD, Folder, files_in
 from unijax.data.user.lines import Lines
 from unijax.data.user.one_object import open_one_object
 from unijax.data.user.picture import PICTURES
@@ -20,16 +21,22 @@ from unijax.data.user.records import UserRecords
 KINDS = ("jsonl", "folder", "parquet", "webdataset")
 
 
+def here(path: str | Path) -> Path:
+    """The path; of data at an address, a copy on this machine, with the pictures beside a file."""
+    return storage.here(path, PICTURES)
+
+
 def open_own(path: str | Path, kind: str = "mixed", faults: Faults | None = None) -> UserRecords:
     """Opens data of one of KINDS, or of the one that it looks like ("mixed").
 
     Args:
+      path: or an address.
       faults: how mistakes of single records are taken; the first is raised if none.
 
     Raises:
       UserError: naming the file, and where in it.
     """
-    path = Path(path)
+    path = here(path)
     match _kind_of(path) if kind == "mixed" else kind:
         case "jsonl" if path.suffix.lower() in (".csv", ".tsv"):
             return open_csv(path, faults)
@@ -47,7 +54,7 @@ def open_own(path: str | Path, kind: str = "mixed", faults: Faults | None = None
 
 
 _OTHERS = {
-    ".arrow": ("an Arrow file", "Save it as Parquet: dataset.to_parquet(...)."),
+    ".arrow": ("an Arrow file", INSTEAD[".arrow"]),
     ".txt": ("a text file", 'Write each text as a line of JSON, {"text": ...}, in a .jsonl.'),
     ".xlsx": ("a spreadsheet", "Save it as CSV."),
 }

@@ -132,7 +132,7 @@ def _together(line: dict, said: dict, pictures: dict[str, Picture], key: str, wh
     """One line of what the files of a sample hold."""
     line = {name: value for name, value in line.items() if value is not None}
     line.setdefault("id", key.encode(errors="backslashreplace").decode())
-    if forms.edit_of(line) or "parts" in line or "messages" in line:
+    if forms.drawn_of(line) or "parts" in line or "messages" in line:
         found: list[Picture] = []
         line = _linked(line, pictures, found)
         if found:  # each where it belongs

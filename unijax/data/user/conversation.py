@@ -138,8 +138,10 @@ def _from_question_to_answer(turns: list[_Turn], notes: Notes) -> list[_Turn]:
         end -= 1
     if begin == end:  # nothing would be left: what is wrong is said of all of it
         return turns
-    notes.said["what the assistant says before the first question is left out"] += begin > first
-    notes.said["a last question without an answer is left out"] += end < len(turns)
+    if begin > first:
+        notes.said["what the assistant says before the first question is left out"] += 1
+    if end < len(turns):
+        notes.said["a last question without an answer is left out"] += 1
     return [*turns[:first], *turns[begin:end]]
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from unijax.data.user.faults import Faults
 from unijax.data.user.held import Held
 from unijax.data.user.metadata import IMAGE_NAMES, rows_of
+from unijax.data.user.notes import Notes
 
 
 def open_csv(path: Path, faults: Faults | None = None) -> Held:
@@ -18,7 +19,7 @@ def open_csv(path: Path, faults: Faults | None = None) -> Held:
       UserError: naming the file and the line.
     """
     lines = [(where, _line(row)) for where, row in rows_of(path)]
-    return Held(path, lines, "a table of characters", path.parent, faults)
+    return Held(path, lines, path.parent, True, faults, Notes(), "a table of characters")
 
 
 def _line(row: dict) -> dict:

@@ -1,6 +1,5 @@
 """A folder of pictures, with what is known of them beside them or in one file of metadata."""
 
-import functools
 import os
 import posixpath
 import re
@@ -10,25 +9,23 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from unijax.core.errors import UserError
-from unijax.core.telling import tell_once
 from unijax.data.user import text
 from unijax.data.user.conversation import listed
 from unijax.data.user.faults import Faults
-from unijax.data.user.metadata import rows_of
+from unijax.data.user.held import Held
+from unijax.data.user.metadata import picture_key, rows_of
 from unijax.data.user.notes import Notes
 from unijax.data.user.picture import PICTURES, STRANGERS
-from unijax.data.user.record import to_record
-from unijax.data.user.records import FactsOf, UserRecords
 
 METADATA = ("metadata.jsonl", "metadata.csv")
 _CAPTIONS = (".txt", ".caption")  # beside a picture
 # Where captions may stand under a name that nobody looks for.
 _TABLES = {".csv", ".tsv", ".json", ".jsonl", ".xls", ".xlsx", ".parquet"}
 # Folders of a data set whose pictures are not for training, and those beside them.
-HELD_OUT = re.compile(r"(test|testing|val|valid|validation|dev|eval|evaluation)[-_]?\d*", re.I)
-_TRAINED_ON = re.compile(r"(train|training)[-_]?\d*", re.I)
+HELD_OUT = "test|testing|val|valid|validation|dev|eval|evaluation"
+TRAINED_ON = "train|training"
 # Of what is no folder of pictures: what to do with it.
-_INSTEAD = {
+INSTEAD = {
     ".jsonl": "Name the file itself.", ".json": "Name the file itself.",
     ".arrow": "Save it as Parquet: dataset.to_parquet(...).", ".gz": "Unpack it.",
     ".zip": "Unpack it.", ".heic": "Convert the pictures.",
@@ -44,7 +41,7 @@ _NO_CATEGORY = {
 _OF_SYSTEMS = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"}
 
 
-class Folder(UserRecords):
+class Folder(Held):
     """What is known of a picture comes from the first of these that is found:
 
     * `metadata.jsonl` or `metadata.csv` in the folder, with the path as `file_name` and the keys of
@@ -65,39 +62,19 @@ class Folder(UserRecords):
 
     def __init__(self, folder: Path, faults: Faults | None = None):
         faults = Faults() if faults is None else faults
-        self._folder = folder
         names, held = _apart(files_in(folder))
         if not any(_suffix(name) in PICTURES for name in names):
-            ends = {_suffix(name) for name in names} & _INSTEAD.keys()
+            ends = {_suffix(name) for name in names} & INSTEAD.keys()
             found = f"no pictures, but *{min(ends)}" if ends else "no pictures"
-            fix = _INSTEAD[min(ends)] if ends else "Correct the path."
+            fix = INSTEAD[min(ends)] if ends else "Correct the path."
             raise UserError(str(folder), found, "at least one", fix)
-        notes, facts = Notes(), FactsOf()
-        self._rows = []
+        notes = Notes()
         for inside, count in sorted(Counter(held.values()).items()):
             said = f"{count} files in {inside}/ are held out (give that folder as --held-out)"
             notes.said[said] += 1
-        for where, line in _rows(folder, names, held, notes, faults):
-            if where in faults.left_out:
-                continue
-            try:
-                if isinstance(line, UserError):
-                    raise line
-                facts.add(to_record(line, where, folder, notes, loose=True))
-                self._rows.append((where, line))
-            except UserError as error:
-                faults.tell(where, error)
-        self.facts = facts.done()
-        said = notes.line(folder, len(self._rows))
-        if said:
-            tell_once(said, said)
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, index: int) -> dict:
-        where, line = self._rows[index]
-        return to_record(line, where, self._folder, Notes(), loose=True)
+        super().__init__(
+            folder, _rows(folder, names, held, notes, faults), folder, True, faults, notes
+        )
 
 
 def _apart(names: list[str]) -> tuple[list[str], dict[str, str]]:
@@ -107,30 +84,26 @@ def _apart(names: list[str]) -> tuple[list[str], dict[str, str]]:
     be called so.
     """
     folders = {posixpath.dirname(name) for name in names}
-    folders |= {part for folder in folders for part in _above(folder)}
-    beside = {posixpath.dirname(f) for f in folders if _TRAINED_ON.fullmatch(posixpath.basename(f))}
-    out = {
-        f
-        for f in folders
-        if HELD_OUT.fullmatch(posixpath.basename(f)) and posixpath.dirname(f) in {"", *beside}
-    }
-    held = {}
-    for name in names:
-        inside = posixpath.dirname(name)
-        found = next((f for f in (*_above(inside), inside) if f in out), None)
-        if found is not None:
-            held[name] = found
+    every = folders | {part for folder in folders for part in _above(folder)}
+    beside = {posixpath.dirname(f) for f in every if _is_called(f, TRAINED_ON)}
+    out = {f for f in every if _is_called(f, HELD_OUT) and posixpath.dirname(f) in {"", *beside}}
+    inside = {f: next((part for part in (*_above(f), f) if part in out), "") for f in folders}
+    held = {name: said for name in names if (said := inside[posixpath.dirname(name)])}
     rest = [name for name in names if name not in held]
     if not any(_suffix(name) in PICTURES for name in rest):
         return names, {}  # nothing else is there: categories that are called so
     return rest, held
 
 
-@functools.lru_cache(4096)
-def _above(folder: str) -> tuple[str, ...]:
+def _above(folder: str) -> list[str]:
     """The folders that a folder is in, the outermost first, without the one that they all are."""
     parts = folder.split("/")
-    return tuple("/".join(parts[:i]) for i in range(1, len(parts)))
+    return ["/".join(parts[:i]) for i in range(1, len(parts))]
+
+
+def _is_called(folder: str, names: str) -> bool:
+    """Whether it has one of the names, with a number behind it or not."""
+    return bool(re.fullmatch(rf"({names})[-_]?\d*", posixpath.basename(folder), re.IGNORECASE))
 
 
 def files_in(folder: Path) -> list[str]:
@@ -252,7 +225,7 @@ def _check_others(
 def _from_metadata(folder: Path, file: str, pictures: list[str], held: Collection[str]) -> Rows:
     named, held = set(), {_accents(name) for name in held}
     for where, row in rows_of(folder / file):
-        of_pictures = [key for key in row if _picture_key(key)]
+        of_pictures = [key for key in row if picture_key(key)]
         if not of_pictures:
             expected, fix = "the path of a picture", "Add 'file_name'."
             yield where, UserError(where, "no file_name", expected, fix)
@@ -265,21 +238,12 @@ def _from_metadata(folder: Path, file: str, pictures: list[str], held: Collectio
         named |= here
         if "file_name" in row:
             row = {("caption" if key == "text" else key): value for key, value in row.items()}
-        yield where, {_picture_key(key) or key: value for key, value in row.items()}
+        yield where, {picture_key(key) or key: value for key, value in row.items()}
     for name in pictures:
         if _accents(name) not in named:
             where, found = str(folder / name), f"a picture that {file} does not name"
             fix = "Add a row, or move the picture out."
             yield where, UserError(where, found, "a row for every picture", fix)
-
-
-def _picture_key(key: str) -> str:
-    """The key of a line that a column of the hub's metadata with paths of pictures is, or ""."""
-    known = {"file_name": "image", "file_names": "images"}
-    if key in known:
-        return known[key]
-    name, found, plural = key.rpartition("_file_name")
-    return name + plural if found and plural in ("", "s") else ""
 
 
 def _accents(name: str) -> str:
@@ -318,7 +282,7 @@ def _from_texts(folder: Path, pictures: list[str], texts: dict[str, str]) -> Row
 
 def _from_folder_name(folder: Path, name: str) -> tuple[str, dict | UserError]:
     inside, where = posixpath.basename(posixpath.dirname(name)), str(folder / name)
-    if not inside or inside.lower() in _NO_CATEGORY or _TRAINED_ON.fullmatch(inside):
+    if not inside or inside.lower() in _NO_CATEGORY or _is_called(inside, TRAINED_ON):
         return where, UserError(
             where,
             "a picture with no caption and no category",

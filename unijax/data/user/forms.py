@@ -8,7 +8,7 @@ from typing import Any
 from unijax.core.errors import UserError
 from unijax.data.user import conversation, text
 from unijax.data.user.notes import Notes
-from unijax.data.user.picture import PICTURES, short
+from unijax.data.user.picture import is_picture, short
 
 # As InstructPix2Pix, MagicBrush, UltraEdit, HQ-Edit, SEED-Data-Edit and ControlNet call a picture,
 # what to change in it, and the picture that results.
@@ -29,24 +29,38 @@ _RESULTS = frozenset(_RESULT)
 PICTURE_KEYS = {"image", "path", "url", "image_url", *_SHOWN, *_RESULT}
 
 
-def edit_of(keys: Collection[str]) -> tuple[str, str, str] | None:
-    """The keys of a picture, of what to change, and of the result; None where one is missing."""
+def drawn_of(keys: Collection[str]) -> tuple[str, ...]:
+    """The keys of what is shown, if anything is, of what is asked for, and of the picture drawn.
+
+    Nothing where that is not what they say.
+    """
     if _RESULTS.isdisjoint(keys):
-        return None
-    found = [next((key for key in names if key in keys), "") for names in (_SHOWN, _ASKED, _RESULT)]
-    return (found[0], found[1], found[2]) if all(found) else None
+        return ()
+    shown, asked, result = (
+        next((key for key in names if key in keys), "") for names in (_SHOWN, _ASKED, _RESULT)
+    )
+    if not asked or (result == "target" and not shown):
+        return ()
+    return (shown, asked, result) if shown else (asked, result)
 
 
-def drawing_of(keys: Collection[str]) -> tuple[str, str] | None:
-    """The keys of what to draw and of the picture, where others than ours say so."""
-    if _RESULTS.isdisjoint(keys):
-        return None
-    asked = next((key for key in _ASKED if key in keys), "")
-    result = next((key for key in _RESULT[:-1] if key in keys), "")
-    return (asked, result) if asked and result else None
+def as_ours(line: dict, where: str, folder: Path, notes: Notes) -> dict:
+    """The line, what it says under names and in forms of others under ours.
+
+    Args:
+      line: without nulls.
+      where: the record, for messages.
+      folder: that paths of pictures are relative to.
+      notes: takes what was understood.
+
+    Raises:
+      UserError: naming the record.
+    """
+    line = _chosen(_in_words(_unpacked(line), notes), where, notes)
+    return _as_messages(line, folder, notes)
 
 
-def in_words(line: dict, notes: Notes) -> dict:
+def _in_words(line: dict, notes: Notes) -> dict:
     """The line, answers of true and false as the words that JSON writes."""
 
     def word(pair: Any) -> Any:
@@ -63,7 +77,7 @@ def in_words(line: dict, notes: Notes) -> dict:
 _CHOICES = ("choices", "options")
 
 
-def chosen(line: dict, where: str, notes: Notes) -> dict:
+def _chosen(line: dict, where: str, notes: Notes) -> dict:
     """The line, of a question with choices these below it and the answer the chosen one.
 
     The answer is a number from 0, a letter from A, or the choice itself. Of several answers, as
@@ -96,7 +110,7 @@ def chosen(line: dict, where: str, notes: Notes) -> dict:
     return rest | {"question": "\n".join([line["question"], *listed]), "answer": choices[index]}
 
 
-def unpacked(line: dict) -> dict:
+def _unpacked(line: dict) -> dict:
     """The line, a conversation in it that is packed as a text of JSON or as lists by key as turns,
     and lists of pictures and texts of which one stands at each place as parts."""
     for key in conversation.LISTS:
@@ -122,23 +136,16 @@ def _are_columns(value: dict) -> bool:
     return all(isinstance(x, list) for x in lists) and len(set(map(len, lists))) == 1
 
 
-def as_messages(line: dict, folder: Path, notes: Notes) -> dict:
-    """The line, an edit of it or two lists of turns as `messages`; others as they are.
-
-    Args:
-      line: without nulls.
-      folder: that paths of pictures are relative to.
-      notes: takes what was understood.
-    """
-    if conversation.key_of(line) in conversation.LISTS:
+def _as_messages(line: dict, folder: Path, notes: Notes) -> dict:
+    """The line, an edit of it or two lists of turns as `messages`; others as they are."""
+    talks = conversation.key_of(line)
+    if talks in conversation.LISTS:
         return line
-    edit = edit_of(line)
-    if edit and not (edit[0] == "source" and conversation.key_of(line)):
-        shown, asked, result = (line[key] for key in edit)
-        return _with_turns(line, _edit(shown, asked, result), edit, "an edit", notes)
-    if drawing := drawing_of(line):
-        return _with_turns(line, _edit([], *(line[key] for key in drawing)), drawing, "a drawing",
-                           notes)  # fmt: skip
+    # Beside a question and its answer a source is where these are from.
+    if drawn := drawn_of(line.keys() - {"source"} if talks else line):
+        *shown, asked, result = (line[key] for key in drawn)
+        what = "an edit" if shown else "a drawing"
+        return _with_turns(line, _edit(*shown or [[]], asked, result), drawn, what, notes)
     for asks, answers, more in conversation.PAIRS:
         if is_picture(line.get(answers), folder) and isinstance(line.get(asks), str):
             beside = line.get(more) or ""
@@ -158,16 +165,6 @@ def as_messages(line: dict, folder: Path, notes: Notes) -> dict:
         ]
         return _with_turns(line, turns, asks, "a question without a picture", notes)
     return line
-
-
-def is_picture(text: Any, folder: Path) -> bool:
-    """Whether a text is the path of a picture that is there."""
-    if not isinstance(text, str) or text[text.rfind(".") :].lower() not in PICTURES:
-        return False
-    try:
-        return (folder / text).is_file()
-    except (OSError, ValueError):  # a name that is too long, or has a null byte
-        return False
 
 
 def _edit(shown: Any, asked: Any, result: Any) -> list[dict]:

@@ -1,5 +1,6 @@
-"""Records of a file that is read whole: their lines are in memory."""
+"""Records whose lines are in memory: of a folder, or of a file that is read whole."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from unijax.core.errors import UserError
@@ -9,43 +10,49 @@ from unijax.data.user.notes import Notes
 from unijax.data.user.record import to_record
 from unijax.data.user.records import FactsOf, UserRecords
 
-_LOOSE = ("COCO", "a table of characters")  # whose other keys are left alone
-
 
 class Held(UserRecords):
     """Each record is made of its line when it is asked for.
 
     Args:
-      path: the file, for messages.
-      lines: place and line of each.
-      form: what they were read from.
+      path: the file or folder, for messages.
+      lines: place of each, and the line or what is wrong with it.
       folder: that paths of pictures are relative to.
+      loose: see `to_record`.
       faults: how mistakes of single records are taken.
+      notes: what was understood so far.
+      form: what the lines were read from, where that is to be said.
     """
 
     def __init__(
         self,
         path: Path,
-        lines: list[tuple[str, dict]],
-        form: str,
+        lines: Iterable[tuple[str, dict | UserError]],
         folder: Path,
+        loose: bool,
         faults: Faults | None,
+        notes: Notes,
+        form: str = "",
     ):
         faults = Faults() if faults is None else faults
-        facts, notes = FactsOf(), Notes()
-        self._folder, self._loose, self._lines = folder, form in _LOOSE, []
+        facts = FactsOf()
+        self._folder, self._loose, self._lines = folder, loose, []
         for where, line in lines:
             if where in faults.left_out:
                 continue
             try:
-                facts.add(to_record(line, where, folder, notes, self._loose))
+                if isinstance(line, UserError):
+                    raise line
+                facts.add(to_record(line, where, folder, notes, loose))
                 self._lines.append((where, line))
             except UserError as error:
                 faults.tell(where, error)
         self.facts = facts.done()
-        notes.forms[form] += len(self._lines)
-        said = notes.line(path, len(self._lines))
-        tell_once(said, said)
+        if form:
+            notes.forms[form] += len(self)
+        said = notes.line(path, len(self))
+        if said:
+            tell_once(said, said)
 
     def __len__(self) -> int:
         return len(self._lines)

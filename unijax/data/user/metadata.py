@@ -63,9 +63,19 @@ def _csv(path: Path) -> Iterator[tuple[str, dict]]:
         yield where, {name: cell for name, cell in zip(names, row) if cell.strip()}
 
 
+def picture_key(name: str) -> str:
+    """The key of a line that a column of the hub's metadata with paths of pictures is, or ""."""
+    known = {"file_name": "image", "file_names": "images"}
+    if name in known:
+        return known[name]
+    key, found, plural = name.rpartition("_file_name")
+    return key + plural if found and plural in ("", "s") else ""
+
+
 def _names_a_file(line: str, separator: str) -> bool:
     names = (name.strip().strip('"') for name in line.split(separator))
-    return any(re.fullmatch(r"(\w+_)?file_name", n) or n in ("image", *IMAGE_NAMES) for n in names)
+    words = filter(str.isidentifier, names)  # or the whole line may be one
+    return any(name in ("image", *IMAGE_NAMES) or picture_key(name) for name in words)
 
 
 def _rows(content: str, separator: str, path: Path) -> list[tuple[int, list[str]]]:

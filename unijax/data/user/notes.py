@@ -21,7 +21,7 @@ class Notes:
     def line(self, path: object, records: int) -> str:
         """What to say; nothing where all was said by the data itself."""
         parts = [f"{count} from {form}" for form, count in self.forms.most_common()]
-        said = [(what, count) for what, count in self.said.items() if count]
+        said = self.said.items()
         parts += [what if count >= records else f"{what} ({count})" for what, count in said]
         if self.unread:
             keys = [key for key, _ in self.unread.most_common(8)]

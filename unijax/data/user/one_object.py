@@ -11,9 +11,9 @@ from unijax.core.errors import UserError
 from unijax.core.files import open_plain
 from unijax.data.user import conversation, text
 from unijax.data.user.faults import Faults
-from unijax.data.user.forms import is_picture
 from unijax.data.user.held import Held
-from unijax.data.user.picture import PICTURES, short
+from unijax.data.user.notes import Notes
+from unijax.data.user.picture import PICTURES, is_picture, short
 from unijax.data.user.record import KEYS
 from unijax.data.user.records import UserRecords
 
@@ -42,8 +42,10 @@ def open_one_object(path: Path, faults: Faults | None = None) -> UserRecords | N
     if len(rest) == _MOST:
         raise text.too_long(str(path), _MOST)
     whole = _whole(path, first, rest)
-    found = None if whole is None else _records(path, whole)
-    return None if found is None else Held(path, *found, faults)
+    if whole is None:
+        return None
+    lines, form, folder = _records(path, whole)
+    return Held(path, lines, folder, False, faults, Notes(), form)
 
 
 def _whole(path: Path, first: bytes, rest: bytes) -> dict | None:
@@ -74,7 +76,10 @@ def _told_by_line(path: Path) -> Callable[[str], Any]:
     return decode
 
 
-def _records(path: Path, whole: dict) -> tuple[list[tuple[str, dict]], str, Path] | None:
+_OURS = {*KEYS, *conversation.KEYS}  # which hold lists of one record
+
+
+def _records(path: Path, whole: dict) -> tuple[list[tuple[str, dict]], str, Path]:
     """(place, line) of every record, what they were read from, and the pictures' folder."""
     if isinstance(whole.get("images"), list) and isinstance(whole.get("annotations"), list):
         lines = _of_coco(whole, path)
@@ -83,27 +88,21 @@ def _records(path: Path, whole: dict) -> tuple[list[tuple[str, dict]], str, Path
         said = {key: [v] if isinstance(v, str) else v for key, v in whole.items()}
         lines = [(f"{path}: {key}", {"image": key, "captions": v}) for key, v in said.items()]
         return lines, "captions by picture", path.parent
-    lists = {key: value for key, value in whole.items() if _are_objects(value)}
-    if isinstance(whole.get("images"), list) and all(
-        "sentences" in x for x in lists.get("images", [{}])
-    ):
-        return _of_karpathy(whole["images"], path), "Karpathy's JSON", path.parent
-    if len(lists) > 1 and not lists.keys() & {*KEYS, *conversation.KEYS}:
-        raise UserError(
-            str(path), f"several lists ({', '.join(map(short, lists))})", "one list of records",
-            "Give a file of each: what is held out would be trained on.",
-        )  # fmt: skip
-    others = [value for key, value in whole.items() if key not in lists]
-    if len(lists) != 1 or any(isinstance(value, list) for value in others):
-        return [(f"{path}:1", whole)], "one object", path.parent
-    ((key, items),) = lists.items()
-    if key in KEYS or key in conversation.KEYS:
-        return [(f"{path}:1", whole)], "one object", path.parent
-    return (
-        [(f"{path}: {key}[{index}]", item) for index, item in enumerate(items)],
-        f"the list {short(key)}",
-        path.parent,
-    )
+    lists = {key: value for key, value in whole.items() if isinstance(value, list)}
+    items = {key: value for key, value in lists.items() if _are_objects(value)}
+    if "images" in items and all("sentences" in item for item in items["images"]):
+        return _of_karpathy(items["images"], path), "Karpathy's JSON", path.parent
+    if not items.keys() & _OURS:
+        if len(items) > 1:
+            raise UserError(
+                str(path), f"several lists ({', '.join(map(short, items))})", "one list of records",
+                "Give a file of each: what is held out would be trained on.",
+            )  # fmt: skip
+        if len(items) == len(lists) == 1:
+            ((key, found),) = items.items()
+            lines = [(f"{path}: {key}[{index}]", item) for index, item in enumerate(found)]
+            return lines, f"the list {short(key)}", path.parent
+    return [(f"{path}:1", whole)], "one object", path.parent
 
 
 def _are_objects(value: Any) -> bool:

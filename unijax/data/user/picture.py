@@ -78,14 +78,25 @@ def picture(reference: Any, where: str, folder: Path) -> Picture:
     return _of_file(reference, where, folder)
 
 
-def _of_file(path: str, where: str, folder: Path) -> Picture:
+def is_picture(value: Any, folder: Path) -> bool:
+    """Whether a value is the path of a picture that is there."""
+    named = isinstance(value, str) and value[value.rfind(".") :].lower() in PICTURES
+    return named and _find(value, folder) is not None
+
+
+def _find(path: str, folder: Path) -> Path | None:
+    """The file that a path means."""
     # The second as Windows writes it; the last as macOS writes accents, or as others do.
     slashes = path.replace("\\", "/")
     names = path, slashes, *(unicodedata.normalize(form, slashes) for form in ("NFD", "NFC"))
     try:
-        file = next((folder / name for name in names if (folder / name).is_file()), None)
+        return next((folder / name for name in names if (folder / name).is_file()), None)
     except (OSError, ValueError):  # a name that is too long, or has a null byte
-        file = None
+        return None
+
+
+def _of_file(path: str, where: str, folder: Path) -> Picture:
+    file = _find(path, folder)
     if file is None:
         raise UserError(
             where,

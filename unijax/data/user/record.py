@@ -59,8 +59,7 @@ def to_record(line: dict, where: str, folder: Path, notes: Notes, loose: bool = 
     def take(reference: Any) -> Picture:
         return picture(reference, where, folder)
 
-    line = forms.in_words(forms.unpacked(line), notes)
-    line = forms.as_messages(forms.chosen(line, where, notes), folder, notes)
+    line = forms.as_ours(line, where, folder, notes)
     talks = conversation.key_of(line)
     line = _known(line, where, notes, loose, talks)
     record: dict[str, Any] = {"id": line.get("id") or where, "where": where}

@@ -4,10 +4,10 @@ import re
 from pathlib import Path
 
 from unijax.core.errors import UserError
-from unijax.data.user.folder import files_in
+from unijax.data.user.folder import HELD_OUT, TRAINED_ON, files_in
 
 # As the hub's datasets name the files of their parts.
-_SPLIT = re.compile(r"(?<![a-z])(train|training|validation|valid|val|dev|testing|test)(?![a-z])")
+_SPLIT = re.compile(rf"(?<![a-z])({TRAINED_ON}|{HELD_OUT})(?![a-z])")
 
 
 def shards(path: Path, suffix: str) -> list[Path]:

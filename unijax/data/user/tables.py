@@ -183,15 +183,11 @@ def _columns(schema: pa.Schema, file: Path) -> dict[str, tuple[str, list[str] | 
         found = f"two columns {twice[0]!r}"
         raise UserError(str(file), found, "different names", "Rename one of them.")
     labels = _labels(schema)
-    names = schema.names
-    edit = (
-        ()
-        if set(names) & {*conversation.LISTS}
-        else (forms.edit_of(names) or forms.drawing_of(names) or ())
-    )
-    columns = {n: (n, labels.get(n)) for n in schema.names if n in _READ or n in edit}
+    talks = not set(schema.names).isdisjoint(conversation.LISTS)
+    drawn = () if talks else forms.drawn_of(schema.names)
+    columns = {n: (n, labels.get(n)) for n in schema.names if n in _READ or n in drawn}
     said = []
-    if not edit and not columns.keys() & {"image", "images"}:
+    if not drawn and not columns.keys() & {"image", "images"}:
         held = [field for field in schema if _holds_pictures(field.type)]
         if len(held) > 1:
             raise UserError(

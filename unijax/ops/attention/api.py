@@ -82,7 +82,8 @@ def attention(
         )  # fmt: skip
     else:
         _check_runs(implementation, *of[2:], interpreted=bool(options.get("interpret")))
-    check_options(implementation, IMPLEMENTATIONS[implementation], options)
+    if options:
+        check_options(implementation, IMPLEMENTATIONS[implementation], options)
     if not (q.size and k.size):
         return jnp.zeros(q.shape, q.dtype)
     ends = (_within(x, k.shape[1]) for x in (kv_start, kv_end))
