@@ -26,7 +26,9 @@ def restored() -> int:
     return int(state.step)
 
 
-for call, name in (("open", "ETIMEDOUT"), ("read", "EINTR"), ("open", "EMFILE")):
+for call, name in (
+    ("open", "ETIMEDOUT"), ("read", "EINTR"), ("open", "EMFILE"), ("read", "EAGAIN"),
+):
     arm(folder, call, 0, 0)
     restored()
     count = seen()

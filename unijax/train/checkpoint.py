@@ -180,12 +180,13 @@ class Checkpoints:
         if like.ema is not None:
             wanted["ema"] = like.ema
         saved, got, error = {}, {}, None
-        for pause in (*_PAUSES, None):
+        for tries, pause in enumerate((*_PAUSES, None)):
             try:
                 saved, got, error = *self._read_files(directory, wanted, check), None
             except Damaged as e:
                 error = e
-            if pause is None or error is None or not _is_away(error):
+            # What is no error of a moment by its number may be one: it is read twice at least.
+            if pause is None or error is None or (tries and not _is_away(error)):
                 break
             time.sleep(pause)
         # One process alone may have failed: till here none has waited for another, as Orbax's
@@ -249,12 +250,12 @@ class Checkpoints:
         Raises:
           NotSaved: if it could not be written.
         """
-        with self._writing():
+        with self._writing(behind=True):
             self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits, and removes what a failed save left."""
-        with contextlib.suppress(NotSaved), self._writing():
+        with contextlib.suppress(NotSaved), self._writing(behind=True):
             self._manager.close()
         with contextlib.suppress(UserError):  # of a bucket; the next run sweeps
             self._remove_halves()
@@ -287,10 +288,14 @@ class Checkpoints:
             raise self._not_saved(found or "a place that process 0 cannot write")
 
     @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
+    def _writing(self, behind: bool = False) -> Iterator[None]:
         """A disk that cannot be written, told as one.
 
         One process goes on, with a new manager; several end, as the others wait in what one left.
+
+        Args:
+          behind: what runs in the background of a save, which does nothing but write and read
+            again: all that fails there is of the disk. Python makes a TypeError of EAGAIN.
         """
         try:
             yield
@@ -300,13 +305,15 @@ class Checkpoints:
             # Orbax takes what it could not look at for missing, and then names the place alone.
             # Tensorstore tells what a bucket refuses as a ValueError in words of its own.
             of_bucket = self._in_bucket and isinstance(e, ValueError | RuntimeError)
-            if not (_is_of_disk(e) or of_bucket or str(self._directory) in str(e)):
+            of_disk = _is_of_disk(e) or of_bucket or str(self._directory) in str(e)
+            if not (of_disk or behind):
                 raise
             several = jax.process_count() > 1
             if not several:
                 self._manager.abandon()
             self._remove_halves()
-            told = self._not_saved((str(e) or type(e).__name__).splitlines()[0][:200])
+            found = (str(e) or type(e).__name__).splitlines()[0][:200]
+            told = self._not_saved(found if of_disk else f"{type(e).__name__}: {found}")
             if several:
                 raise Unwritable(told.where, told.found, told.expected, told.fix) from e
             self._manager = self._new_manager()
