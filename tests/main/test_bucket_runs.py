@@ -1,4 +1,4 @@
-"""Runs, data and exports in a bucket, through the command line, against a server of S3."""
+"""Runs, data and exports in buckets, through the command line, against servers of two kinds."""
 
 import base64
 import io
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.long import long
+from tests.long import LONG, long
 from tests.main.test_cli import TINY, fails
 from tests.main.test_sweep import SWEEP
 from unijax.core import status, storage, tree
@@ -18,6 +18,13 @@ from unijax.scaling import table
 from unijax.train.checkpoint import read_params, read_run, whole_steps
 
 STEPS = ("stage.steps=4", "loop.save_every=2", "loop.eval_every=0", "validation.samples=0")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_kind_for_every_change(bucket):
+    """The other takes two minutes; where the two differ is `tests/core/test_storage.py`."""
+    if bucket.startswith("gs:") and not LONG:
+        pytest.skip("make test-long")
 
 
 @pytest.fixture(scope="module")

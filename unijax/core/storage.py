@@ -28,6 +28,7 @@ from unijax.core.paths import cache_dir, is_address
 COMPLETE, BEGUN = "_COMPLETE", "_BEGUN"
 COMMITTED = "commit_success.txt"  # the marker of a checkpoint, as Orbax calls it
 _PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "memory": "fsspec"}
+_CHANGES = ("ETag", "etag", "generation", "md5Hash")
 _LISTED = "listed.json"  # of a fetched folder: what was there when it was fetched
 
 
@@ -72,10 +73,10 @@ def _told(address: str) -> Iterator[None]:
     except (UserError, FileExistsError):
         raise
     except FileNotFoundError as e:
-        found, expected = "nothing there", "an object, or some below it"
         if "bucket does not exist" in str(e):
-            found, expected = "no such bucket", "one that there is"
-        raise UserError(address, found, expected, "Correct it.") from e
+            raise _no_bucket(address) from e
+        expected = "an object, or some below it"
+        raise UserError(address, "nothing there", expected, "Correct it.") from e
     except PermissionError as e:
         raise UserError(
             address, f"no permission ({e})", "credentials that may", "See the bucket's rights."
@@ -86,6 +87,19 @@ def _told(address: str) -> Iterator[None]:
             address, f"a bucket that cannot be reached ({first})", "one that can",
             "Look at credentials, endpoint and network; repeat.",
         ) from e  # fmt: skip
+
+
+def _no_bucket(address: str) -> UserError:
+    return UserError(address, "no such bucket", "one that there is", "Correct it.")
+
+
+@contextlib.contextmanager
+def _into(address: str) -> Iterator[None]:
+    """What is put nowhere has no bucket, which Google's storage tells as it tells no object."""
+    try:
+        yield
+    except FileNotFoundError as e:
+        raise _no_bucket(address) from e
 
 
 def read(address: str) -> bytes | None:
@@ -100,13 +114,13 @@ def read(address: str) -> bytes | None:
 
 def put(address: str, content: bytes) -> None:
     """Writes an object, whole, in place of the one that is there."""
-    with _told(address):
+    with _told(address), _into(address):
         _system(address).pipe_file(address, content)
 
 
 def put_new(address: str, content: bytes) -> bool:
     """Writes an object where there is none; whether there was none, as the bucket tells."""
-    with _told(address):
+    with _told(address), _into(address):
         try:
             _system(address).pipe_file(address, content, mode="create")
         except FileExistsError:
@@ -148,8 +162,8 @@ def listed(address: str) -> dict[str, list]:
 
 
 def _about(info: dict) -> list:
-    """Bytes of an object, and what tells a change: S3 and GCS spell it otherwise."""
-    return [info["size"], str(info.get("ETag") or info.get("etag") or info.get("md5Hash") or "")]
+    """Bytes of an object, and what tells a change: S3 and Google's storage spell it otherwise."""
+    return [info["size"], *(str(info[key]) for key in _CHANGES if info.get(key))]
 
 
 def folders(address: str) -> list[str]:
