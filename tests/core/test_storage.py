@@ -80,6 +80,26 @@ def test_an_object_that_changes_is_fetched_again(bucket, cache):
     assert storage.here(place).read_bytes() == b"two"
 
 
+def test_copies_of_what_was_there_long_ago_go(bucket, cache):
+    """Each checkpoint of a run that was ever drawn from stayed in the cache."""
+    place = f"{bucket}/data/changing"
+    copies = []
+    for content in (b"1", b"22", b"333"):
+        storage.put(f"{place}/a", content)
+        copies.append(storage.here(place))
+    assert [path.exists() for path in copies] == [False, True, True]
+
+
+def test_messages_name_the_address_of_a_copy(bucket, cache):
+    """They named a folder in the cache, or one that was gone."""
+    place = f"{bucket}/data/told"
+    storage.put(f"{place}/a.jsonl", b"1")
+    said = str(UserError(f"{storage.here(place)}/a.jsonl:3", "x", "y", "z"))
+    assert said == f"{place}/a.jsonl:3: found x; expected y. z"
+    with storage.some_of(place, ["*.jsonl"]) as folder:
+        assert UserError(str(folder), "x", "y", "z").where == place
+
+
 def test_nothing_there_and_unknown_schemes_are_told(bucket, cache):
     with pytest.raises(UserError, match="nothing there"):
         storage.here(f"{bucket}/nowhere")

@@ -108,7 +108,8 @@ def test_runs_in_a_bucket_are_tabled(run, bucket, capsys):
     for place in (run, f"{bucket}/runs"):
         assert main(["status", place]) == 0
         assert "tiny  done" in capsys.readouterr().out
-    assert "no status file of a run" in fails(capsys, "status", f"{bucket}/nowhere")
+    nowhere = f"{bucket}/nowhere"
+    assert f"error: {nowhere}: found no status file of a run" in fails(capsys, "status", nowhere)
 
 
 def test_data_and_checkpoint_of_a_finetune_may_lie_in_a_bucket(run, bucket, tmp_path):

@@ -3,6 +3,12 @@
 import unicodedata
 
 _LONGEST = 4000  # characters of a message's part: files may have put anything into it
+_copied: dict[str, str] = {}  # what a copy on this machine was made of, by its path
+
+
+def copied(place: str, address: str) -> None:
+    """From now on messages name the address where the path of its copy would stand."""
+    _copied[place] = address
 
 
 class UserError(ValueError):
@@ -13,6 +19,8 @@ class UserError(ValueError):
     """
 
     def __init__(self, where: str, found: str, expected: str, fix: str):
+        for place, address in _copied.items():
+            where, found = (text.replace(place, address) for text in (where, found))
         self.where, self.found, self.expected, self.fix = where, found, expected, fix
         where, found, expected, fix = map(_readable, (where, found, expected, fix))
         super().__init__(f"{where}: found {found}; expected {expected}. {fix}")

@@ -21,7 +21,7 @@ import tempfile
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
-from unijax.core.errors import Unwritable, UserError
+from unijax.core.errors import Unwritable, UserError, copied
 from unijax.core.files import atomic_directory, discard, writable_directory, write_file
 from unijax.core.paths import cache_dir, is_address
 
@@ -29,6 +29,7 @@ COMPLETE, BEGUN = "_COMPLETE", "_BEGUN"
 COMMITTED = "commit_success.txt"  # the marker of a checkpoint, as Orbax calls it
 _PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "memory": "fsspec"}
 _CHANGES = ("ETag", "etag", "generation", "md5Hash")
+_COPIES = 2  # of one address, that stay
 _LISTED = "listed.json"  # of a fetched folder: what was there when it was fetched
 
 
@@ -194,6 +195,7 @@ def some_of(place: str | os.PathLike, patterns: Sequence[str]) -> Iterator[pathl
     with tempfile.TemporaryDirectory(prefix="unijax-") as temporary:
         folder = pathlib.Path(temporary) / address.rpartition("/")[2]
         folder.mkdir()
+        copied(str(folder), address)
         with _told(address):
             for path in (p for pattern in patterns for p in system.glob(f"{root}/{pattern}")):
                 file = folder / path[len(root) + 1 :]
@@ -386,10 +388,12 @@ def run_here(place: str | os.PathLike) -> pathlib.Path:
 
 def _fetched(address: str, there: dict[str, list]) -> pathlib.Path:
     mark = hashlib.sha256(json.dumps([address, sorted(there.items())]).encode()).hexdigest()[:16]
-    folder = cache_dir() / "fetched" / mark
+    copies = cache_of(address, "fetched")
+    folder = copies / mark
     place = folder / address.rpartition("/")[2]
+    copied(str(place), address)
     if not (folder / _LISTED).exists():
-        writable_directory(folder.parent)
+        writable_directory(copies)
         discard(folder)
         system = _system(address)
         size = sum(about[0] for about in there.values())
@@ -400,7 +404,15 @@ def _fetched(address: str, there: dict[str, list]) -> pathlib.Path:
                 file.parent.mkdir(parents=True, exist_ok=True)
                 system.get_file(join(address, name) if name else address, str(file))
             write_file(temporary / _LISTED, json.dumps(there))
+        _remove_older(copies)
     return place
+
+
+def _remove_older(copies: pathlib.Path) -> None:
+    """Leaves the newest copies of an address: somebody may still read the one before."""
+    whole = [path.parent for path in copies.glob(f"*/{_LISTED}")]
+    for path in sorted(whole, key=lambda p: p.stat().st_mtime)[:-_COPIES]:
+        discard(path)
 
 
 def here(place: str | os.PathLike, beside: Collection[str] = ()) -> pathlib.Path:
