@@ -1,10 +1,11 @@
-"""Fine-tuning an imported Janus on your own records.
+"""Fine-tuning an imported Janus, or a run of any system that reads and draws, on your own records.
 
     unijax import PATH_TO_JANUS_PRO_1B --run-dir runs/pro1b
     unijax finetune --config configs/finetune.py --init-from runs/pro1b --data mine.jsonl \\
         --run-dir runs/mine
 
-Follows stage 3 of Janus-Pro (technical report, table 2): everything but the image tokenizer trains,
+Follows stage 3 of Janus-Pro (technical report, table 2): everything but the image tokenizer trains
+(of other systems, all that their own fine-tuning trains: LMFusion's text side stays as it is),
 constant learning rate, prompts masked, conditions dropped with probability 0.1, understanding :
 text : generation 5 : 1 : 4 as far as the data has them. Our choices: a learning rate of 1e-5 with
 100 steps of warm-up, 8 rows a step, 1000 steps. The precision, the length of a row (2048 tokens at
@@ -36,7 +37,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.stage = {
         "name": "finetune",
         "steps": 1000,
-        "rules": [{"pattern": "vqmodel/", "frozen": True}, {"pattern": ""}],
+        "rules": [],  # what the system does not keep as it is trains
         "optimizers": {
             "main": {
                 "learning_rate": 1e-5,

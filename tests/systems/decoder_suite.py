@@ -12,15 +12,18 @@ from hypothesis import strategies as st
 from tests.systems.small import FIRST_WORD, SmallRows, assert_close, words
 from tests.systems.system_suite import SystemSuite
 from tests.walk import product_flops
-from unijax.core import cost
+from unijax.core import cost, tree
 from unijax.core.batch import PackedBatch, Target
 from unijax.core.making import Codes
+from unijax.core.system import init_shapes
 from unijax.data.batch import Cached
 from unijax.data.document import Document, ImageRef, ImageSpan, TextSpan
 from unijax.sample.image import draw_codes
 from unijax.sample.logits import Choice, guide
 from unijax.sample.prompts import Prompting, unconditional, up_to_image
 from unijax.sample.text import write_ids
+from unijax.train.lora import matched
+from unijax.train.stage import LoraRule, OptimizerConfig, Rule, StageConfig, match_rules
 
 NEVER = 2**30  # an id that ends nothing
 
@@ -273,6 +276,18 @@ class DecoderSuite(SystemSuite):
             Document("picture", (words(11), first[0], words(12, 13))),
             Document("pictures", (*d["both"].spans, first[3], words(9))),
         ]
+
+    def test_fine_tuning_finds_what_it_keeps_and_what_it_adapts(self):
+        """Rules for one system's parts were those of all: no other could be fine-tuned."""
+        system = self.small.system
+        paths = [*tree.flatten(init_shapes(system))]
+        kept = (*(Rule(pattern, frozen=True) for pattern in system.keeps), Rule(""))
+        rules = match_rules(StageConfig("tune", 1, kept, {"main": OptimizerConfig(1.0)}), paths)
+        trained = {path for path, rule in rules.items() if not rule.frozen}
+        assert trained
+        adapted = matched(system, (LoraRule(system.adapts, 2, 2.0),))
+        assert adapted
+        assert {f"{path}/kernel" for path in adapted} <= trained
 
     def test_greedy_answers_are_those_of_teacher_forcing(self):
         """From a cache, ids one by one, in one batch and alone."""

@@ -137,10 +137,16 @@ class RowSystem(System, Protocol):
       vocab_size: rows of the table of text ids.
       max_positions: of a document, that the model was made for.
       maker: how it makes an image; None for one that makes none.
+      keeps: patterns of paths that a fine-tuning leaves as they are, as the system's own does.
+      adapts: pattern of the layers that get adapters where these alone are tuned.
       modalities: what a token of each spends of the units of `costs`, pairs of attention aside.
     """
 
     sees_whole: tuple[Kind, ...]
+    adapts: str
+
+    @property
+    def keeps(self) -> tuple[str, ...]: ...
 
     @property
     def layout(self) -> Layout: ...

@@ -9,7 +9,7 @@ from unijax.core.record import build
 from unijax.data.config import GroupConfig, SourceConfig
 from unijax.data.user import open_mixed
 from unijax.data.user.faults import Faults
-from unijax.main.run import RunConfig, ValidationConfig
+from unijax.main.run import RunConfig, ValidationConfig, make_system
 from unijax.systems.registry import recipe
 from unijax.train.checkpoint import read_run, step_directory
 from unijax.train.stage import LoraRule, Rule
@@ -38,7 +38,7 @@ def with_user_data(
 ) -> RunConfig:
     """The run with the checkpoint's model, template, rounding and tokenizer, the paths as its data.
 
-    Each record is used for all that it can teach, whatever the others of its path are, in the
+    A stage without rules trains what the system does not keep as it is. Each record is used for all that it can teach, whatever the others of its path are, in the
     config's ratio of groups. A group that no path feeds is left out. The records of `held_out` are
     never trained on: the validation losses are of them.
 
@@ -61,9 +61,16 @@ def with_user_data(
     else:
         validation = ValidationConfig()
     data, recorded = run.data, saved.get("data", {})
+    system, stage = of.system(model), run.stage
+    if not stage.rules:
+        keeps = (Rule(pattern, frozen=True) for pattern in system.keeps)
+        stage = dataclasses.replace(stage, rules=(*keeps, Rule("")))
+    slots = system.layout.slots
+    most = max(data.slots.values(), default=0)
     data = dataclasses.replace(
         data,
         groups=groups,
+        slots={name: data.slots.get(name, most) for name in slots},
         template=recorded.get("template", data.template),
         und_rounding=recorded.get("und_rounding", data.und_rounding),
     )
@@ -71,6 +78,7 @@ def with_user_data(
         run,
         system=of.name,
         model=model,
+        stage=stage,
         data=data,
         validation=validation,
         tokenizer=str(step_directory(init_from).parent.parent / "tokenizer"),
@@ -78,7 +86,7 @@ def with_user_data(
 
 
 def with_adapters(run: RunConfig, rank: int) -> RunConfig:
-    """The run with low-rank adapters in every linear layer of the decoder, which alone train.
+    """The run with low-rank adapters in the linear layers that the system adapts, which alone train.
 
     They are of scale 1, and learn at ten times the rate of whole fine-tuning (arXiv 2405.09673,
     section 4.3, finds an order of magnitude best). Checkpoints hold the adapters alone.
@@ -86,7 +94,7 @@ def with_adapters(run: RunConfig, rank: int) -> RunConfig:
     Raises:
       UserError: for a rank below 1.
     """
-    lora = (LoraRule("language_model/layers/", rank, float(rank)),)
+    lora = (LoraRule(make_system(run).adapts, rank, float(rank)),)
     optimizers = {
         name: dataclasses.replace(o, learning_rate=10 * o.learning_rate)
         for name, o in run.stage.optimizers.items()

@@ -89,6 +89,7 @@ class Chameleon(ImageCodes, Language):
     remat: str = "none"
 
     encoders = frozenset({"vqmodel"})
+    keeps = ("vqmodel/",)
     rows_alone = True
     sees_whole = ()
 

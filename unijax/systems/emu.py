@@ -124,6 +124,10 @@ class Emu(Paints, Language):
         return () if self.config.painter is None else self.painter.unused
 
     @property
+    def keeps(self) -> tuple[str, ...]:
+        return () if self.config.painter is None else ("unet/", "autoencoder/")
+
+    @property
     def layout(self) -> Layout:
         c = self.config
         # Pictures are painted at the size of the autoencoder, and seen smaller.

@@ -102,6 +102,7 @@ class Janus(ImageCodes, Language):
 
     # Parts on the input side: when frozen they cost a forward pass and nothing more.
     encoders = frozenset({"vision_model", "vqmodel"})
+    keeps = ("vqmodel/",)
     rows_alone = True
     sees_whole = ()
 

@@ -21,6 +21,8 @@ class Language:
     """Of a recipe with `config.text`, `config.head_chunk`, `dtype`, `param_dtype`, `remat`."""
 
     own_axes: ClassVar[dict[str, str]] = {}
+    keeps: ClassVar[tuple[str, ...]] = ()
+    adapts: ClassVar[str] = "language_model/layers/"
 
     @property
     def _kinds(self) -> dict:

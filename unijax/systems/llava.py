@@ -131,6 +131,7 @@ class Llava(Language):
     remat: str = "none"
 
     encoders = frozenset({"vision_model"})
+    keeps = ("vision_model/",)
     rows_alone = True
     sees_whole = ()
     unused = ()

@@ -68,6 +68,9 @@ class LMFusion(Transfusion):
 
     config: LMFusionConfig
 
+    keeps = ("autoencoder/", "language_model/")
+    adapts = "image_twin/layers/"
+
     @property
     def head_dims(self) -> dict[str, int]:
         """Width of a head of attention, by group (`train.mup`)."""

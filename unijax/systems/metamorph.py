@@ -101,6 +101,10 @@ class MetaMorph(PooledFeatures, Language):
         return () if self.config.visualiser is None else ("condition", "unet", "autoencoder")
 
     @property
+    def keeps(self) -> tuple[str, ...]:
+        return tuple(f"{group}/" for group in ("vision_model", *self.unused))
+
+    @property
     def layout(self) -> Layout:
         n, side = self.config.num_tokens, self.config.vision.image_size
         marks = {"before": Mark("boi", learned=True), "after": Mark("eoi", learned=True)}

@@ -142,6 +142,15 @@ class MetaQuery(Llava):
     config: MetaQueryConfig
 
     encoders = frozenset({"vision_model", "autoencoder"})
+    adapts = "(connector|generator)/"
+
+    @property
+    def keeps(self) -> tuple[str, ...]:
+        """The multimodal model whole; of generators Stable Diffusion's stays too (section 4)."""
+        groups = set(super()._parts()) | {"autoencoder"}
+        if self.config.generator.kind != SanaConfig.kind:
+            groups.add("generator")
+        return tuple(f"{group}/" for group in sorted(groups))
 
     @property
     def unused(self) -> tuple[str, ...]:

@@ -161,6 +161,7 @@ class Transfusion(ImageLatents, Language):
     remat: str = "none"
 
     encoders = frozenset({"autoencoder"})
+    keeps = ("autoencoder/",)
     rows_alone = True
     sees_whole = (Kind.GEN,)
     unused = ("autoencoder/decoder", "autoencoder/post_quant_conv")
