@@ -16,6 +16,7 @@ _HEAD = (
     "attempt", "host", "job",
 )  # fmt: skip
 FILES = (status_lib.FILE, f"*/{status_lib.FILE}", f"{FOLDER}/{RUNS}")  # that it reads
+_WIDEST = 1e12  # of a number with all its digits
 _SILENT_SECONDS = 600.0  # of a run whose process says nothing: it is gone, or cannot write
 
 
@@ -114,7 +115,9 @@ def _row(name: str, status: Known, now: float) -> Sequence[str]:
 
 
 def _cell(value: float | None, form: str) -> str:
-    return "" if value is None else format(value, form)
+    if value is None:
+        return ""
+    return format(value, form if abs(value) < _WIDEST else ".3g")
 
 
 def _ago(seconds: float) -> str:

@@ -17,9 +17,9 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from unijax.core import storage
+from unijax.core import quiet, storage  # noqa: F401  (libraries say less)
 from unijax.core.errors import UserError
-from unijax.core.files import read_plain
+from unijax.core.files import read_plain, unreadable
 from unijax.core.record import to_json
 from unijax.main import config as config_lib
 from unijax.main.run import RunConfig, resolve
@@ -82,6 +82,8 @@ class Run:
         """n pictures of a prompt, as `unijax sample` draws them."""
         if not isinstance(prompt, str):
             raise UserError("prompt", type(prompt).__name__, "one text", "Draw one after another.")
+        if not isinstance(n, int):
+            raise UserError("n", repr(n), "how many pictures, an int", "Write it as one.")
         sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
         return self.sampler.draw([prompt], n, guidance, sampling, seed, steps)[0]
 
@@ -151,7 +153,10 @@ class Chat:
 def _content(image: Any) -> bytes | np.ndarray:
     """Bytes of a file, or an array of a picture."""
     if isinstance(image, str | pathlib.Path):
-        return read_plain(storage.here(image))
+        try:
+            return read_plain(storage.here(image))
+        except OSError as e:
+            raise unreadable(str(image), e, "a picture", "Correct the path.") from e
     if isinstance(image, Image.Image):
         image = np.asarray(image.convert("RGB"))
     array = isinstance(image, np.ndarray) and image.dtype == np.uint8

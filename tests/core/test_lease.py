@@ -61,12 +61,12 @@ def stop(process: subprocess.Popen) -> None:
 def test_a_directory_that_is_held_is_refused_and_nothing_of_it_is_touched(tmp_path, holder):
     """Two trainers in one directory: both died with tracebacks, or one lost half of its log."""
     process = holder(60)
-    (tmp_path / ".count.0123abcd").write_text("half")  # the holder writes it
+    (tmp_path / ".count.0123abcd.half").write_text("half")  # the holder writes it
     before = sorted(path.name for path in tmp_path.rglob("*"))
     told = rf"held by process {process.pid} on .*, job 7_1, since .*--run-dir of its own"
     with pytest.raises(lease.Held, match=told), lease.hold(tmp_path):
         pass
-    assert ".count.0123abcd" in os.listdir(tmp_path)
+    assert ".count.0123abcd.half" in os.listdir(tmp_path)
     assert {*before} - {"count"} <= {path.name for path in tmp_path.rglob("*")}
 
 
@@ -75,11 +75,14 @@ def test_a_holder_that_was_killed_is_not_waited_for_and_its_halves_are_swept(tmp
     process.kill()
     process.wait()
     (tmp_path / "checkpoints").mkdir()
-    for half in (".metrics.jsonl.0123abcd", "checkpoints/.5.89abcdef"):
+    for half in (".metrics.jsonl.0123abcd.half", "checkpoints/.5.89abcdef.half"):
         (tmp_path / half).write_text("half")
-    (tmp_path / ".keep").write_text("the user's")
+    # A date is eight digits of sixteen: the user's own went with the halves.
+    kept = [".backup.20251130", ".keep"]
+    for name in kept:
+        (tmp_path / name).write_text("the user's")
     with lease.hold(tmp_path):
-        assert sorted(set(os.listdir(tmp_path)) - {"count"}) == [".keep", "checkpoints", "lease"]
+        assert sorted(set(os.listdir(tmp_path)) - {"count"}) == [*kept, "checkpoints", "lease"]
         assert os.listdir(tmp_path / "checkpoints") == []
 
 

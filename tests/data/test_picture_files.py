@@ -44,7 +44,8 @@ def tiff(samples, photometric: int, order="<", deflated=False, bits=16, **tags) 
     data = samples.astype(order + "u2").tobytes()
     data = zlib.compress(data) if deflated else data
     channels = samples.shape[2] if samples.ndim == 3 else 1
-    codes = {"extra": 338, "orientation": 274, "format": 339, "planes": 284}
+    codes = {"extra": 338, "orientation": 274, "format": 339, "planes": 284, "tile_width": 322,
+             "tile_height": 323}  # fmt: skip
     entries = {
         256: (4, [samples.shape[1]]), 257: (4, [len(samples)]), 258: (3, [bits] * channels),
         259: (3, [8 if deflated else 1]), 262: (3, [photometric]), 273: (4, [8]),
@@ -409,3 +410,17 @@ def test_samples_of_any_largest_value_are_scaled_as_pillow_does_but_not_one_by_o
     with Image.open(io.BytesIO(image_bytes.read(content, "a").content)) as ours:
         assert ours.tile[0].codec_name == "raw"
         np.testing.assert_array_equal(np.asarray(ours), wanted)
+
+
+def test_a_tiff_of_tiles_far_larger_than_it_is_refused():
+    """262 kB of 64 tiles of 16 x 16 million took 19 s and 2.3 GB."""
+    content = tiff([[0, 9]], 1, tile_width=65520, tile_height=32736)
+    assert "1 tiles of 65520 x 32736, 2144862720 pixels; expected a picture of at" in message(
+        content
+    )
+
+
+def test_jpeg_2000_is_refused():
+    """Blocks of 4 x 4 in precincts of 8 x 8 took 5.6 GB of a file of 7 MB."""
+    content = encoded(np.zeros((16, 16, 3), np.uint8), form="JPEG2000")
+    assert "expected a picture (PNG, JPEG, WebP, AVIF, GIF, TIFF, BMP, or PPM)" in message(content)

@@ -210,7 +210,7 @@ def test_files_that_cannot_be_read(folder):
 def test_a_picture_that_goes_away_is_told(folder):
     record = open_jsonl(write(folder, GOOD[0]))[0]
     (folder / "a.png").unlink()
-    with pytest.raises(UserError, match=r"data\.jsonl:1: found a picture that cannot be read"):
+    with pytest.raises(UserError, match=r"data\.jsonl:1: found a file that cannot be read"):
         record["image"]()
 
 

@@ -181,3 +181,32 @@ def test_files_of_other_kinds_are_told_what_to_do(folder, name, fix):
     (folder / name).write_bytes(b"\xff\xff\xff\xffx")
     with pytest.raises(UserError, match=fix):
         open_mixed(folder / name)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sentences": None}, "expected 'filename' and a list of 'sentences'"),
+        ({"sentences": True}, "expected 'filename' and a list of 'sentences'"),
+        ({"filepath": ["a"]}, "expected 'filename' and a list of 'sentences'"),
+        ({"filename": {"a": 1}}, "expected 'filename' and a list of 'sentences'"),
+    ],
+)
+def test_karpathys_mistakes_are_told_and_are_no_traceback(folder, changes, message):
+    item = {"filename": "a.png", "sentences": [{"raw": "x"}]} | changes
+    path = folder / "data.json"
+    path.write_text(json.dumps({"images": [item]}))
+    with pytest.raises(UserError) as error:
+        open_mixed(path)
+    assert f"{path}: images[0]" in str(error.value)
+    assert message in str(error.value)
+
+
+def test_categories_of_coco_that_are_no_list_name_nothing(folder):
+    whole = {
+        "images": [{"id": 1, "file_name": "a.png"}], "categories": True,
+        "annotations": [{"image_id": 1, "caption": "x"}],
+    }  # fmt: skip
+    path = folder / "data.json"
+    path.write_text(json.dumps(whole))
+    assert [r["captions"] for r in open_mixed(path)] == [["x"]]

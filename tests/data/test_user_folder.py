@@ -239,7 +239,7 @@ def test_rows_of_metadata_for_what_is_held_out_are_not_trained_on(tmp_path, caps
     table = "file_name,text\ntrain/a.png,x\ntest/b.png,y\n"
     make(tmp_path, train_a__png=PNG, test_b__png=PNG, metadata__csv=table)
     assert [record["captions"] for record in open_folder(tmp_path)] == [["x"]]
-    assert "1 files in test/ are held out" in capsys.readouterr().err
+    assert "pictures in test/ are held out: give it as --held-out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

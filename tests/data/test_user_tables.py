@@ -386,3 +386,33 @@ def test_members_that_an_edit_or_parts_name_are_found_in_the_archive(tmp_path):
     assert changed["messages"][1]["content"][0]() == PICTURES[1]
     assert page["parts"][1]["image"]() == PICTURES[0]
     assert seen["messages"][0]["content"][1]() == PICTURES[0]
+
+
+def test_a_key_by_the_name_of_our_own_mark_is_no_mark(tmp_path):
+    """It read other bytes than its row's, or ended in a traceback."""
+    for mark in ("x", ["0", "5"], ["-1", "5"], None):
+        image = {"path": "a.png", "$at": mark}
+        path = write(tmp_path / "a.parquet", [{"image": image, "text": "one"}])
+        with pytest.raises(UserError, match=r"row 1: found no picture 'a\.png'"):
+            open_mixed(path)
+
+
+def test_metadata_nested_without_end_are_no_labels(tmp_path):
+    table = pa.Table.from_pylist([{"image": hf(0), "text": "one"}])
+    pq.write_table(
+        table.replace_schema_metadata({"huggingface": "[" * 100_000}), tmp_path / "a.parquet"
+    )
+    assert open_mixed(tmp_path / "a.parquet")[0]["captions"] == ["one"]
+
+
+def test_an_archive_of_names_with_dots_opens_in_linear_time(tmp_path):
+    """Every end of a name was looked for among all: counted here, not timed."""
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for i in range(300):
+            member = tarfile.TarInfo(f"x{i}.{i}.png")
+            member.size = len(PICTURES[0])
+            archive.addfile(member, io.BytesIO(PICTURES[0]))
+            text = tarfile.TarInfo(f"x{i}.txt")
+            text.size = 1
+            archive.addfile(text, io.BytesIO(b"a"))
+    assert len(open_mixed(tmp_path / "a.tar")) == 300

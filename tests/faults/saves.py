@@ -18,8 +18,8 @@ import jax.numpy as jnp
 
 from tests.faults.shim import CALLS, arm, failed, seen
 from tests.train.toy import Toy, toy_stage
+from unijax.core import quiet  # noqa: F401  (libraries say less)
 from unijax.core.errors import UserError
-from unijax.main import cli  # noqa: F401  (silences what libraries say)
 from unijax.parallel.sharding import MeshConfig, make_mesh
 from unijax.train import setup
 from unijax.train.checkpoint import Checkpoints, abstract, whole_steps

@@ -55,7 +55,25 @@ def test_ctrl_c_ends_what_is_being_written_and_is_no_traceback():
 
 def test_ctrl_c_twice_ends_at_once():
     status, out, said = interrupted(60, 2)
-    assert (status, out, said) == (exit_codes.INTERRUPTED, "", "")
+    assert (status, out, said) == (exit_codes.INTERRUPTED, "", "interrupted\n")
+
+
+def test_ctrl_c_that_python_drops_is_told_again():
+    """It came in a callback of the garbage collector: a traceback, and the command went on."""
+    slow = (
+        "class Slow:\n    def __del__(self):\n        print('begun', flush=True); time.sleep(60)\n"
+    )
+    program = slow + PROGRAM.replace('print("begun", flush=True)', "Slow()")
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, "0"], text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout.readline() == "begun\n"
+    process.send_signal(signal.SIGINT)
+    out, said = process.communicate(timeout=30)
+    assert (process.returncode, out, said) == (
+        exit_codes.INTERRUPTED, "ending\nwritten\n", "interrupted\n",
+    )  # fmt: skip
 
 
 def test_a_reader_that_is_gone_is_no_traceback():

@@ -1,5 +1,6 @@
 """The whole path: a config, shipped data, the loop, a run directory."""
 
+import json
 import os
 import pathlib
 import re
@@ -188,3 +189,31 @@ def test_resuming_a_run_of_another_size_is_refused(whole, tmp_path):
     run = resolve(tiny.get_config(), ["model.text.intermediate_size=64", "stage.steps=40"])
     with pytest.raises(UserError, match=r"a run with model\.text\.intermediate_size=48; expected"):
         train(run, tmp_path / "run")
+
+
+def test_a_mistake_told_by_who_lost_the_directory_removes_nothing_of_who_has_it(
+    tmp_path, monkeypatch
+):
+    """Stopped before its first step and given up, it woke and removed the other's whole run."""
+    held = tmp_path / "run" / "lease"
+
+    def lose(*args):
+        owner = json.loads((held / "1").read_text())
+        (held / "2").write_text(json.dumps(owner | {"pid": owner["pid"] + 1}))
+        raise UserError("here", "a mistake", "none", "Correct it.")
+
+    monkeypatch.setattr("unijax.main.train._train", lose)
+    with pytest.raises(lease.Lost):
+        train(resolve(tiny.get_config()), held.parent)
+    assert (held / "2").exists()
+    assert (held.parent / "status.json").exists()
+
+
+def test_a_directory_that_is_removed_under_a_new_run_is_told(tmp_path, monkeypatch):
+    def lose(*args):
+        shutil.rmtree(tmp_path / "run")
+        raise UserError("run", "no such directory", "it", "Restore it.")
+
+    monkeypatch.setattr("unijax.main.train._train", lose)
+    with pytest.raises(UserError, match="no such directory"):
+        train(resolve(tiny.get_config()), tmp_path / "run")

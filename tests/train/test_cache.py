@@ -8,6 +8,7 @@ import pytest
 
 from unijax.data.config import DataConfig
 from unijax.data.document import ImageRef
+from unijax.data.prepare import Preparation
 from unijax.models.llama import LlamaConfig
 from unijax.models.siglip import SiglipConfig
 from unijax.systems.llava import Llava, LlavaConfig
@@ -27,10 +28,10 @@ def test_two_jobs_that_make_one_table_at_the_same_time_both_get_it(tmp_path):
     def read(ref):
         reads.append(ref)
         if len(reads) == 2:  # in the midst of it
-            cache.table(tmp_path, "und", params, encode, lambda r: r.raw, refs)
+            cache.table(tmp_path, "und", params, encode, lambda r: r.raw, refs, "")
         return ref.raw
 
-    made = cache.table(tmp_path, "und", params, encode, read, refs)
+    made = cache.table(tmp_path, "und", params, encode, read, refs, "")
     assert [float(made(k)) for k in sorted(refs)] == [0.0, 24.0, 48.0]
     assert len(list(tmp_path.iterdir())) == 1
 
@@ -42,7 +43,7 @@ def values(folder) -> list[float]:
     def encode(params, x):
         return params["w"] * x.astype(np.float32).sum(axis=(1, 2, 3))
 
-    made = cache.table(folder, "und", params, encode, lambda ref: ref.raw, refs)
+    made = cache.table(folder, "und", params, encode, lambda ref: ref.raw, refs, "")
     return [float(made(k)) for k in sorted(refs)]
 
 
@@ -76,7 +77,7 @@ def test_a_damaged_table_is_noticed_and_made_anew(tmp_path, damage, capsys):
 
 
 def test_halves_of_tables_are_swept_when_nobody_wrote_to_them_for_a_day(tmp_path):
-    old, new = tmp_path / ".und-1234.0123abcd", tmp_path / ".gen-1234.89abcdef"
+    old, new = tmp_path / ".und-1234.0123abcd.half", tmp_path / ".gen-1234.89abcdef.half"
     for half in (old, new):
         half.mkdir()
         (half / "values.npy").write_text("half")
@@ -94,3 +95,20 @@ def test_slots_that_no_source_fills_have_no_table(tmp_path):
     data = DataConfig(groups=(), row_length=16, rows=1, slots={"und": 1})
     assert cache.tables(system, {"vision_model": {}}, data, [], tmp_path) == {}
     assert not list(tmp_path.iterdir())
+
+
+def test_pictures_that_are_prepared_otherwise_have_a_table_of_their_own(tmp_path):
+    """The table of padded pictures stood for cropped ones, and its checksums held."""
+    rng = np.random.default_rng(0)
+    refs = {"k": ImageRef("r", rng.integers(0, 256, (16, 8, 3), np.uint8))}
+    system = Llava(LlavaConfig(LlamaConfig(8, 8, 8, 1, 1, 1, 8), SiglipConfig(8, 4, 8, 8, 1, 1)))
+    means = []
+    for resize in ("pad", "centre"):
+        read = Preparation(8, resize)
+        made = cache.table(
+            tmp_path, "und", {}, lambda params, x: x.mean((1, 2)), read, refs,
+            cache._seen(system, read),
+        )  # fmt: skip
+        np.testing.assert_allclose(made("k"), read(refs["k"]).mean((0, 1)), rtol=1e-5)
+        means.append(made("k"))
+    assert np.abs(means[0] - means[1]).max() > 1

@@ -11,6 +11,13 @@ def copied(place: str, address: str) -> None:
     _copied[place] = address
 
 
+def named(text: str) -> str:
+    """The text with addresses in the place of paths of their copies (`copied`)."""
+    for place, address in _copied.items():
+        text = text.replace(place, address)
+    return text
+
+
 class UserError(ValueError):
     """A mistake in the input. Says where, what was found, what was expected and what to do.
 
@@ -19,8 +26,7 @@ class UserError(ValueError):
     """
 
     def __init__(self, where: str, found: str, expected: str, fix: str):
-        for place, address in _copied.items():
-            where, found = (text.replace(place, address) for text in (where, found))
+        where, found = named(where), named(found)
         self.where, self.found, self.expected, self.fix = where, found, expected, fix
         where, found, expected, fix = map(_readable, (where, found, expected, fix))
         super().__init__(f"{where}: found {found}; expected {expected}. {fix}")
@@ -44,6 +50,11 @@ class Unwritable(UserError):
 
     The command line exits with status 83.
     """
+
+
+class Unreadable(Unwritable):
+    """A file that was there cannot be read for now, as of a share that is away. The same command
+    goes on, once it can be. The command line exits with status 83 here too."""
 
 
 class Preempted(Exception):

@@ -18,7 +18,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from typing import BinaryIO, TypeVar
 
-from unijax.core.errors import Unwritable, UserError
+from unijax.core.errors import Unreadable, Unwritable, UserError
 from unijax.core.paths import is_address, local
 
 T = TypeVar("T")
@@ -38,7 +38,7 @@ OF_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, *TRANSIENT)
 _PAUSES = (0.01, 0.05, 0.2, 0.5)  # seconds, before a call is made again
 
 # Hidden names of what is being written or removed.
-_HALF = re.compile(r"\..+\.[0-9a-f]{8}")
+_HALF = re.compile(r"\..+\.[0-9a-f]{8}\.half")
 _guards: dict[pathlib.Path, Callable[[], None]] = {}
 
 
@@ -146,7 +146,7 @@ def _rename(source: pathlib.Path, target: pathlib.Path) -> None:
 
 def hidden(path: pathlib.Path) -> pathlib.Path:
     """A new name beside. Not of `tempfile`, whose files others of the user's group cannot read."""
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.half")
 
 
 def remove(path: pathlib.Path) -> None:
@@ -248,11 +248,24 @@ def read_plain(path: str | os.PathLike, most_bytes: int = -1) -> bytes:
       OSError: if it cannot be read, or is a pipe or device.
       UserError: for an address.
     """
+    return patiently(_read_plain, path, most_bytes)
+
+
+def _read_plain(path: str | os.PathLike, most_bytes: int) -> bytes:
     with open_plain(path) as file:
         content = file.read(most_bytes)
     if content is None:  # of /proc: nothing yet
         raise OSError(errno.EINVAL, "no plain file", str(path))
     return content
+
+
+def unreadable(where: str, error: OSError, expected: str, fix: str = "Restore it.") -> UserError:
+    """What an error in reading is called: `Unreadable` where a later call may succeed."""
+    found = f"a file that cannot be read ({error.strerror or error})"
+    if error.errno in (*TRANSIENT, errno.EIO):
+        fix = "Repeat the command once it can be read: it goes on."
+        return Unreadable(where, found, expected, fix)
+    return UserError(where, found, expected, fix)
 
 
 def open_plain(path: str | os.PathLike) -> BinaryIO:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from unijax.core.errors import UserError
+from unijax.core.errors import Unreadable, UserError, named
 from unijax.data import images
 
 _TOGETHER = 1024  # records whose pictures are in work
@@ -40,6 +40,8 @@ def broken(
         try:
             for read in pictures_in(record):
                 images.decode(read(), record["where"], max_pixels)
+        except Unreadable:
+            raise
         except UserError as error:
             return record["where"], error
         return record["where"], None
@@ -50,7 +52,7 @@ def broken(
             for where, error in pool.map(look, indices):
                 done(1)
                 if error is not None:
-                    found[where] = error
+                    found[named(where)] = error
     return found
 
 

@@ -1,6 +1,7 @@
 """Pictures: from bytes to square uint8 arrays, the way each stream of Janus sees them."""
 
 import io
+import re
 import warnings
 
 import numpy as np
@@ -20,8 +21,9 @@ MIN_SIDE = 14  # the short side is never resized below this
 LONGEST = 16
 
 # Formats in use for pictures whose decoders are quick and well tried. Others that Pillow knows run
-# programs (EPS), go over each pixel in Python, or say in their first bytes anything at all.
-FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+# programs (EPS), go over each pixel in Python, say in their first bytes anything at all, or let a
+# small file ask for millions of parts of a picture (the precincts and blocks of JPEG 2000).
+FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 MAX_SIDE = 65_535  # of a JPEG; the work for a line of pixels is not that for as many in a square
 _STRIP = 2**22  # pixels that are laid on white at a time
 
@@ -54,15 +56,16 @@ def decode(content: bytes | np.ndarray, where: str, max_pixels: int) -> RGB:
             with Image.open(io.BytesIO(encoded.content), formats=FORMATS) as picture:
                 _check_size(picture.width, picture.height, where, max_pixels)
                 _check_range(picture, where)
+                _check_tiles(picture, where, max_pixels)
                 _check_strips(picture, encoded.content, where)
                 if encoded.frames or getattr(picture, "is_animated", False):
                     tell_once("frames", f"{where}: of several frames or pages the first is read")
                 return _pixels(picture, encoded, where)
     except UserError:
         raise
-    except Image.DecompressionBombError as error:
-        expected = f"a picture of at most {max_pixels} pixels"
-        raise UserError(where, f"{error}", expected, "Shrink the picture.") from error
+    except Image.DecompressionBombError as error:  # of a size that Pillow does not open at all
+        pixels = re.search(r"(\d+) pixels", str(error))
+        raise _too_large(where, pixels[0] if pixels else f"{error}", max_pixels) from error
     except UnidentifiedImageError:
         kind = image_bytes.kind_of(content)
         found = f"{kind} that cannot be read" if kind else "bytes that are no known picture"
@@ -205,6 +208,19 @@ def _check_range(picture: Image.Image, where: str) -> None:
         )
 
 
+def _check_tiles(picture: Image.Image, where: str, max_pixels: int) -> None:
+    """Bounds the work of a TIFF's tiles, each of which is decoded whole, however small the part of
+    it that lies in the picture."""
+    if picture.format != "TIFF" or 322 not in picture.tag_v2:
+        return
+    width, height = (int(picture.tag_v2.get(tag) or 1) for tag in (322, 323))
+    tiles = -(-picture.width // width) * -(-picture.height // height)
+    if (decoded := tiles * width * height) > max_pixels:
+        raise _too_large(
+            where, f"{tiles} tiles of {width} x {height}, {decoded} pixels", max_pixels
+        )
+
+
 def _check_strips(picture: Image.Image, content: bytes, where: str) -> None:
     """Bounds the work of JPEGs within a TIFF."""
     if picture.format == "TIFF" and "jpeg" in picture.info.get("compression", ""):
@@ -222,5 +238,5 @@ def _too_large(where: str, found: str, max_pixels: int) -> UserError:
 
 
 def _undecodable(where: str, found: str) -> UserError:
-    expected = "a picture (PNG, JPEG, WebP, AVIF, GIF, TIFF, BMP, PPM or JPEG 2000)"
+    expected = "a picture (PNG, JPEG, WebP, AVIF, GIF, TIFF, BMP, or PPM)"
     return UserError(where, found, expected, "Replace the picture or leave it out.")

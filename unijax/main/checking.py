@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import pathlib
 from collections.abc import Sequence
 
@@ -112,13 +113,15 @@ def checked(run: RunConfig, run_dir: pathlib.Path) -> RunConfig:
 
 
 def _too_many(path: str, count: int, faults: dict[str, UserError], share: float) -> UserError:
+    needed = math.ceil(1000 * len(faults) / count) / 1000
+    without = f"--skip-bad {needed:g} leaves them out" if needed < 1 else "nothing would be left"
     if len(faults) == 1 and not share:
-        return next(iter(faults.values()))
-    return UserError(
-        path, f"{len(faults)} of {count} records that cannot be used\n  {shown(faults)}\n",
-        "records that can" + f", but for {share:.1%}" * bool(share),
-        "Mend them or take them out; or --skip-bad SHARE leaves them out.",
-    )  # fmt: skip
+        (only,) = faults.values()
+        return UserError(only.where, only.found, only.expected, f"{only.fix} Or {without}.")
+    found = f"{len(faults)} of {count} records that cannot be used"
+    expected = "records that can" + f", but for {share:.1%}" * bool(share)
+    fix = f"Mend them or take them out; {without}:\n  {shown(faults)}"
+    return UserError(path, found, expected, fix)
 
 
 def _found(run: RunConfig, run_dir: pathlib.Path, own: list[tuple[str, str]]) -> dict:

@@ -6,7 +6,6 @@ import difflib
 import errno
 import importlib.metadata
 import itertools
-import logging
 import math
 import os
 import select
@@ -16,22 +15,22 @@ import types
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from unijax.core import exit_codes
+from unijax.core import (
+    exit_codes,
+    quiet,  # noqa: F401  (libraries say less)
+)
 from unijax.core.errors import Interrupted, Preempted, Unwritable, UserError
 from unijax.core.files import OF_DISK
 from unijax.core.json_files import shown
 from unijax.core.paths import local
 from unijax.main import addresses, interrupts, launch_verbs, limits, scaling_verbs
 
-# Orbax and absl narrate every save, asyncio every failed write of one; what a user must know is
-# said by this project.
-logging.getLogger("absl").setLevel(logging.CRITICAL)
-logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-
 
 def _unraisable(what: Any) -> None:
-    """Tensorstore says so what comes late of a save that failed and was told."""
-    if str(what.exc_value) != "Event loop is closed":
+    """What was raised where Python has nobody to tell."""
+    if isinstance(what.exc_value, KeyboardInterrupt):
+        interrupts.again()
+    elif str(what.exc_value) != "Event loop is closed":  # Tensorstore, of a save that was told
         sys.__unraisablehook__(what)
 
 

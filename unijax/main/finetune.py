@@ -4,7 +4,7 @@ import dataclasses
 import pathlib
 from collections.abc import Sequence
 
-from unijax.core.errors import UserError
+from unijax.core.errors import UserError, named
 from unijax.core.record import build
 from unijax.data.config import GroupConfig, SourceConfig
 from unijax.data.user import open_mixed
@@ -38,9 +38,10 @@ def with_user_data(
 ) -> RunConfig:
     """The run with the checkpoint's model, template, rounding and tokenizer, the paths as its data.
 
-    A stage without rules trains what the system does not keep as it is. Each record is used for all that it can teach, whatever the others of its path are, in the
-    config's ratio of groups. A group that no path feeds is left out. The records of `held_out` are
-    never trained on: the validation losses are of them.
+    A stage without rules trains what the system does not keep as it is. Each record is used for all
+    that it can teach, whatever the others of its path are, in the config's ratio of groups. A group
+    that no path feeds is left out. The records of `held_out` are never trained on: the validation
+    losses are of them.
 
     Raises:
       UserError: for a checkpoint of another system, a record that teaches nothing, or paths that
@@ -81,12 +82,12 @@ def with_user_data(
         stage=stage,
         data=data,
         validation=validation,
-        tokenizer=str(step_directory(init_from).parent.parent / "tokenizer"),
+        tokenizer=named(str(step_directory(init_from).parent.parent / "tokenizer")),
     )
 
 
 def with_adapters(run: RunConfig, rank: int) -> RunConfig:
-    """The run with low-rank adapters in the linear layers that the system adapts, which alone train.
+    """The run with low-rank adapters, which alone train, in the layers that the system adapts.
 
     They are of scale 1, and learn at ten times the rate of whole fine-tuning (arXiv 2405.09673,
     section 4.3, finds an order of magnitude best). Checkpoints hold the adapters alone.
@@ -115,7 +116,7 @@ def _groups(run: RunConfig, paths: Sequence[pathlib.Path]) -> tuple[GroupConfig,
         stems.append(path.stem)
         stem = f"{path.stem}.{same + 1}" if same else path.stem
         for task in _what_they_teach(path, run.check):
-            source = SourceConfig(f"{stem}_{task}", task, "mixed", str(path))
+            source = SourceConfig(f"{stem}_{task}", task, "mixed", named(str(path)))
             sources.setdefault(_GROUPS[task], []).append(source)
     groups = tuple(
         GroupConfig(group.name, group.ratio, tuple(sources[group.name]))

@@ -13,6 +13,9 @@ from collections.abc import Iterator
 
 from unijax.core.exit_codes import INTERRUPTED
 
+_SOON = 0.05  # seconds, till Python has left where it lost an interrupt
+_lost = threading.Event()  # the one that was told came to nobody
+
 
 @contextlib.contextmanager
 def told() -> Iterator[None]:
@@ -25,9 +28,11 @@ def told() -> Iterator[None]:
 
     def tell(number: int, frame: types.FrameType | None) -> None:
         nonlocal was_told
-        if was_told:
+        if was_told and not _lost.is_set():
+            os.write(sys.stderr.fileno(), b"interrupted\n")
             os._exit(INTERRUPTED)
         was_told = True
+        _lost.clear()
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGINT, tell)
@@ -36,6 +41,17 @@ def told() -> Iterator[None]:
     finally:
         if not was_told:  # else what ends now may be interrupted still: threads that write
             signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def again() -> None:
+    """Tells an interrupt anew that Python dropped: in a callback of its garbage collector, say,
+    whose exceptions are ignored."""
+
+    def tell() -> None:
+        _lost.set()
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # it may wait in a call
+
+    threading.Timer(_SOON, tell).start()
 
 
 def leave(status: int) -> None:

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from unijax.core import lease, storage, tree
 from unijax.core.batch import PackedBatch
 from unijax.core.errors import UserError
-from unijax.core.files import discard, writable_directory, write_file
+from unijax.core.files import check_allowed, discard, writable_directory, write_file
 from unijax.core.paths import is_address
 from unijax.core.processes import is_lead, job_id
 from unijax.core.record import to_json
@@ -121,8 +121,11 @@ def train(
                 has = "nothing was saved yet" if saved is None else f"step {saved} is saved"
                 print(f"{run_dir}: {has}. The same command goes on from there", file=sys.stderr)
             raise
+        except lease.Lost:
+            raise  # what is there is another's
         except UserError:
             if is_new and is_lead() and _is_worthless(folder):
+                check_allowed(folder / FOLDER)  # or another's, though nothing was written since
                 for path in folder.iterdir():
                     discard(path)
                 if in_bucket:
@@ -169,6 +172,8 @@ def _is_worthless(run_dir: pathlib.Path) -> bool:
 
     Not where an engine started it: its table tells what became of every run.
     """
+    if not run_dir.is_dir():  # somebody removed it
+        return False
     log, saved = run_dir / "metrics.jsonl", run_dir / FOLDER
     trained = any(saved.glob("*")) or (log.exists() and log.stat().st_size > 0)
     names = {path.name for path in run_dir.iterdir()}

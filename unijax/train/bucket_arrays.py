@@ -33,6 +33,9 @@ def _turn(spec: Any) -> None:
             # One that is named needs no question where the bucket is.
             spec["endpoint"] = endpoint
             spec["aws_region"] = os.environ.get("AWS_DEFAULT_REGION", "us-east-1")
+        if "AWS_ACCESS_KEY_ID" in os.environ:
+            # Else the library tells, as an error, of each file of credentials that is not there.
+            spec["aws_credentials"] = {"type": "environment"}
 
 
 tensorstore_utils.build_kvstore_tspec = _spec

@@ -19,6 +19,7 @@ from unijax.data.config import DataConfig, SourceConfig, preparation
 from unijax.data.document import ImageRef, ImageSpan
 from unijax.data.pictures import PictureConfig, all_pictures
 from unijax.data.pictures import preparation as picture_preparation
+from unijax.data.prepare import Preparation
 from unijax.data.render import BLACK
 from unijax.data.sources import DocumentSource
 from unijax.data.tasks import may_show
@@ -84,9 +85,16 @@ def tables(
             refs[black.key] = black
         if not refs:
             continue  # no source shows one
-        kept = table(folder / "cache", name, params[how.group], forward, read, refs)
+        kept = table(
+            folder / "cache", name, params[how.group], forward, read, refs, _seen(system, read)
+        )
         found[name] = Cached(how.field, kept, how.shape, np.dtype(how.dtype))
     return found
+
+
+def _seen(system: System, read: Preparation) -> str:
+    """How an encoder sees a picture, for the name of its table."""
+    return f"{read} in {np.dtype(system.dtype)}"
 
 
 def picture_tables(
@@ -117,7 +125,9 @@ def picture_tables(
             signed = to_signed(pixels, system.dtype)
             return getattr(system, how.method)({how.group: part}, signed)
 
-        kept = table(folder / "cache", name, params[how.group], forward, read, refs)
+        kept = table(
+            folder / "cache", name, params[how.group], forward, read, refs, _seen(system, read)
+        )
         found[name] = Cached(how.field, kept, how.shape, np.dtype(how.dtype))
     return found
 
@@ -155,14 +165,16 @@ def table(
     encode: Callable[[Params, jax.Array], jax.Array],
     read: Callable[[ImageRef], np.ndarray],
     refs: dict[str, ImageRef],
+    seen: str,
 ) -> ImageTable:
     """Encodes pictures that are not yet in the folder's table; atomic, with a progress bar.
 
-    The table's name holds a digest of the encoder's parameters, of the pictures' size and of the
-    set of pictures, so that a table is never used for another encoder. One whose checksums do not
-    hold is made anew.
+    The table's name holds a digest of the encoder's parameters, of how it sees pictures and of the
+    set of them, so that a table is never used for another encoder, or for pictures that are
+    prepared otherwise. One whose checksums do not hold is made anew.
 
     Args:
+      seen: how pictures are prepared, and the dtype they are encoded in.
       params: of the encoder alone.
       encode: (params, uint8 [n, S, S, 3]) -> [n, ...]; jitted here.
       read: a reference to uint8 [S, S, 3].
@@ -173,7 +185,7 @@ def table(
         digest.update(path.encode() + np.ascontiguousarray(value).tobytes())
     keys = sorted(refs)
     first = read(refs[keys[0]])
-    digest.update(repr((first.shape, keys)).encode())
+    digest.update(repr((first.shape, keys, seen)).encode())
     place = folder / f"{name}-{digest.hexdigest()[:12]}"
     if is_lead():
         fill = lambda: _fill(place, name, params, encode, read, refs)  # noqa: E731

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from unijax.core.errors import UserError
+from unijax.core.files import patiently, unreadable
 from unijax.core.telling import tell_once
 from unijax.data.user import conversation, forms, text
 from unijax.data.user.faults import Faults
@@ -45,7 +46,7 @@ class Archives(UserRecords):
         faults = Faults() if faults is None else faults
         notes, facts = Notes(), FactsOf()
         self._files = shards(path, ".tar")
-        self._ends: list[str] = []  # of names
+        self._number: dict[str, int] = {}  # of ends of names
         self._keys: list[str] = []
         file_of, members, first = [], [], [0]
         for number, file in enumerate(self._files):
@@ -61,16 +62,18 @@ class Archives(UserRecords):
                 self._keys.append(key)
                 file_of.append(number)
                 for end, (offset, size) in found.items():
-                    members.append((self._end(end), offset, size))
+                    number_of = self._number.setdefault(end, len(self._number))
+                    members.append((number_of, offset, size))
                 first.append(len(members))
         if not self._keys:
             raise UserError(str(path), "no samples", "at least one", "Correct the path.")
+        self._ends = [*self._number]
         self._file_of = np.array(file_of, np.int32)
         self._members = np.array(members, np.int64)  # end, offset and size of each
         self._first = np.array(first, np.int64)
         good = []
         for index in range(len(self._keys)):
-            if (where := self._where(index)) in faults.left_out:
+            if faults.leaves_out(where := self._where(index)):
                 continue
             try:
                 facts.add(self._record(index, notes))
@@ -91,11 +94,6 @@ class Archives(UserRecords):
 
     def _where(self, index: int) -> str:
         return f"{self._files[self._file_of[index]]}: {self._keys[index]}"
-
-    def _end(self, end: str) -> int:
-        if end not in self._ends:
-            self._ends.append(end)
-        return self._ends.index(end)
 
     def _record(self, index: int, notes: Notes) -> dict:
         file, key = self._files[self._file_of[index]], self._keys[index]
@@ -220,9 +218,7 @@ def _samples(file: Path) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
             str(file), f"{error}", "a tar archive that is not compressed", "Repair or unpack it."
         ) from None
     except OSError as error:
-        raise UserError(
-            str(file), f"{error.strerror or error}", "a tar archive", "Restore it."
-        ) from None
+        raise unreadable(str(file), error, "a tar archive") from None
     if found:
         yield last, found
 
@@ -255,11 +251,12 @@ def _reader(file: Path, offset: int, size: int, where: str) -> Picture:
 
 
 def _read(file: Path, offset: int, size: int, where: str) -> bytes:
-    try:
-        with file.open("rb", buffering=0) as opened:
+    def read() -> bytes:
+        with file.open("rb") as opened:
             opened.seek(offset)
             return opened.read(size)
+
+    try:
+        return patiently(read)
     except OSError as error:
-        raise UserError(
-            where, f"a file that cannot be read ({error})", "the archive", "Restore it."
-        ) from error
+        raise unreadable(where, error, "the archive") from error

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from unijax.core.errors import UserError
+from unijax.core.errors import Unreadable, UserError, named
 
 
 @dataclasses.dataclass
@@ -21,6 +21,10 @@ class Faults:
 
     def tell(self, where: str, error: UserError) -> None:
         """Of a record that cannot be used."""
-        if not self.gathers:
+        if not self.gathers or isinstance(error, Unreadable):  # that is no fault of the record
             raise error
-        self.found[where] = error
+        self.found[named(where)] = error
+
+    def leaves_out(self, where: str) -> bool:
+        """Whether the record of this place is not read."""
+        return bool(self.left_out) and named(where) in self.left_out

@@ -69,9 +69,9 @@ class Folder(Held):
             fix = INSTEAD[min(ends)] if ends else "Correct the path."
             raise UserError(str(folder), found, "at least one", fix)
         notes = Notes()
-        for inside, count in sorted(Counter(held.values()).items()):
-            said = f"{count} files in {inside}/ are held out (give that folder as --held-out)"
-            notes.said[said] += 1
+        shown = (inside for name, inside in held.items() if _suffix(name) in PICTURES)
+        for inside, count in sorted(Counter(shown).items()):
+            notes.said[f"pictures in {inside}/ are held out: give it as --held-out"] += count
         super().__init__(
             folder, _rows(folder, names, held, notes, faults), folder, True, faults, notes
         )
@@ -203,7 +203,7 @@ def _check_others(
         if base in _OF_SYSTEMS:
             continue
         where = str(folder / name)
-        if where in faults.left_out:
+        if faults.leaves_out(where):
             continue
         if suffix in STRANGERS:
             found = f"a file of a kind that is not read ({suffix})"

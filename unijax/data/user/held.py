@@ -38,7 +38,7 @@ class Held(UserRecords):
         facts = FactsOf()
         self._folder, self._loose, self._lines = folder, loose, []
         for where, line in lines:
-            if where in faults.left_out:
+            if faults.leaves_out(where):
                 continue
             try:
                 if isinstance(line, UserError):

@@ -11,7 +11,7 @@ from typing import BinaryIO
 import numpy as np
 
 from unijax.core.errors import UserError
-from unijax.core.files import open_plain
+from unijax.core.files import open_plain, patiently, unreadable
 from unijax.core.telling import tell_once
 from unijax.data.user import text
 from unijax.data.user.faults import Faults
@@ -61,7 +61,7 @@ class Lines(UserRecords):
             items = array_items(file, path) if is_array else text.lines_of(file, path)
             for count, (number, offset, content) in enumerate(items, start=1):
                 where = self._place(number, count)
-                if where in faults.left_out:
+                if faults.leaves_out(where):
                     continue
                 try:
                     facts.add(self._record(content, where, notes))
@@ -84,8 +84,8 @@ class Lines(UserRecords):
 
     def __getitem__(self, index: int) -> dict:
         number, offset, length, count = map(int, self._places[index])
-        content = os.pread(self._file, length, offset)
-        return self._record(content, self._place(number, count), Notes())
+        where = self._place(number, count)
+        return self._record(pread(self._file, length, offset, where), where, Notes())
 
     def __del__(self):
         if hasattr(self, "_file"):
@@ -94,6 +94,18 @@ class Lines(UserRecords):
     def _record(self, content: bytes, where: str, notes: Notes) -> dict:
         line = self._change(text.parse(content, where))
         return to_record(line, where, self._folder, notes, self._loose)
+
+
+def pread(file: int, length: int, offset: int, where: str) -> bytes:
+    """Of an open file, tried again where it cannot be read for a moment.
+
+    Raises:
+      UserError: if it still cannot be; `where` is the record.
+    """
+    try:
+        return patiently(os.pread, file, length, offset)
+    except OSError as error:
+        raise unreadable(where, error, "the file that the record stands in") from error
 
 
 def _on_line(path: Path) -> Callable[[int, int], str]:

@@ -1,5 +1,6 @@
 """Rows of a folder's metadata: JSON Lines, or a table of characters as spreadsheets write it."""
 
+import collections
 import csv
 import io
 import re
@@ -45,7 +46,7 @@ def _csv(path: Path) -> Iterator[tuple[str, dict]]:
         return
     names = [name.strip() for name in rows[0][1]]
     if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
+        twice = next(name for name, count in collections.Counter(names).items() if count > 1)
         raise UserError(f"{path}:1", f"two columns {twice!r}", "a name for each", "Rename one.")
     for number, row in rows[1:]:
         while len(row) > len(names) and not row[-1].strip():

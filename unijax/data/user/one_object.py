@@ -111,9 +111,10 @@ def _are_objects(value: Any) -> bool:
 
 def _of_coco(whole: dict, path: Path) -> list[tuple[str, dict]]:
     """A line for each picture of which anything is said."""
+    named = whole.get("categories")
     names = {
         str(item.get("id")): item.get("name")
-        for item in whole.get("categories") or ()
+        for item in (named if isinstance(named, list) else ())
         if isinstance(item, dict)
     }
     captions, keywords = collections.defaultdict(list), collections.defaultdict(dict)
@@ -163,9 +164,14 @@ def _of_karpathy(images: list[dict], path: Path) -> list[tuple[str, dict]]:
     lines = []
     for index, item in enumerate(images):
         if str(item.get("split", "train")) in ("train", "restval"):
-            name = "/".join(filter(None, (item.get("filepath"), item.get("filename"))))
-            said = [s.get("raw") for s in item["sentences"] if isinstance(s, dict)]
-            lines.append((f"{path}: images[{index}]", {"image": name, "captions": said}))
+            where, said = f"{path}: images[{index}]", item["sentences"]
+            names = [name for name in (item.get("filepath"), item.get("filename")) if name]
+            if not isinstance(said, list) or not all(isinstance(name, str) for name in names):
+                raise UserError(
+                    where, short(item), "'filename' and a list of 'sentences'", "Repair the file."
+                )
+            captions = [s.get("raw") for s in said if isinstance(s, dict)]
+            lines.append((where, {"image": "/".join(names), "captions": captions}))
     return lines
 
 

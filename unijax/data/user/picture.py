@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from unijax.core.errors import UserError
-from unijax.core.files import read_plain
+from unijax.core.files import read_plain, unreadable
 
 PICTURES = {
     ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif", ".gif", ".bmp", ".dib",
-    ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2",
+    ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm",
 }  # fmt: skip
 # Pictures, or what may hold some, that are not read: none is left out in silence.
 STRANGERS = {
     ".heic", ".heif", ".jxl", ".svg", ".psd", ".tga", ".exr", ".dng", ".cr2", ".nef", ".pdf",
-    ".eps", ".mp4", ".mov", ".avi", ".webm", ".zip", ".tar", ".tgz", ".rar", ".7z", ".j2k", ".jpx",
-    ".ico", ".pcx", ".arrow",
+    ".eps", ".mp4", ".mov", ".avi", ".webm", ".zip", ".tar", ".tgz", ".rar", ".7z", ".jp2", ".j2k",
+    ".jpx", ".ico", ".pcx", ".arrow",
 }  # fmt: skip
 _MOST_ESCAPES = 2**20  # of characters in a data: URI
 Picture = Callable[[], bytes]  # reads the encoded picture, when it is drawn
@@ -111,9 +111,7 @@ def read_file(file: Path, where: str) -> bytes:
     try:
         return read_plain(file)
     except OSError as error:
-        raise UserError(
-            where, f"a picture that cannot be read ({error})", "a file", "Restore it."
-        ) from error
+        raise unreadable(where, error, f"the picture {file}") from error
 
 
 def _of_data(uri: str, where: str) -> bytes:

@@ -22,12 +22,12 @@ from tqdm import tqdm
 
 from unijax.core import sums
 from unijax.core.errors import UserError
-from unijax.core.files import atomic_directory, writable_directory
+from unijax.core.files import atomic_directory, unreadable, writable_directory
 from unijax.core.paths import cache_dir
 from unijax.core.telling import tell_once
 from unijax.data.user import conversation, forms
 from unijax.data.user.faults import Faults
-from unijax.data.user.lines import Lines
+from unijax.data.user.lines import Lines, pread
 from unijax.data.user.picture import short
 from unijax.data.user.record import KEYS, meant_by
 from unijax.data.user.records import UserRecords
@@ -78,7 +78,7 @@ class _Pictures:
     """Pictures one behind another in a file."""
 
     def __init__(self, path: Path):
-        self._file = os.open(path, os.O_RDONLY)
+        self._path, self._file = path, os.open(path, os.O_RDONLY)
 
     def __del__(self):
         if hasattr(self, "_file"):
@@ -87,9 +87,9 @@ class _Pictures:
     def put_in(self, value: Any) -> Any:
         """The value of a row, with what reads a picture wherever one belongs."""
         if isinstance(value, dict):
-            if _AT in value:
+            if value.keys() == {_AT}:
                 offset, size = map(int, value[_AT])
-                return lambda: os.pread(self._file, size, offset)
+                return lambda: pread(self._file, size, offset, f"{self._path}: byte {offset}")
             return {key: self.put_in(inner) for key, inner in value.items()}
         return [self.put_in(inner) for inner in value] if isinstance(value, list) else value
 
@@ -161,6 +161,8 @@ def _copy(file: Path, rows: TextIO, pictures: BinaryIO) -> int:
                     count += 1
                 bar.update(batch.num_rows)
     except (pa.ArrowException, OSError) as error:
+        if getattr(error, "errno", None) is not None:
+            raise unreadable(str(file), error, "a Parquet table") from error
         raise UserError(
             str(file), f"{str(error)[:200]}", "a Parquet table", "Fetch the file again."
         ) from None
@@ -224,7 +226,7 @@ def _labels(schema: pa.Schema) -> dict[str, list[str]]:
             for name, feature in told.items()
             if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
         }
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         return {}
 
 
@@ -257,8 +259,9 @@ def _plain(value: Any, pictures: BinaryIO) -> Any:
         case {"bytes": bytes(content)}:
             return _plain(content, pictures)
         case dict():
-            inner = {key: _plain(v, pictures) for key, v in value.items() if v is not None}
-            return inner or None
+            # A key that the table itself has by the name of the mark would be taken for it.
+            keys = [key for key, v in value.items() if v is not None and key != _AT]
+            return {key: _plain(value[key], pictures) for key in keys} or None
         case [*items] if items and all(isinstance(item, tuple) for item in items):  # of a map
             return _plain(dict(items), pictures)
         case list() | tuple():
