@@ -11,7 +11,7 @@ from PIL import Image
 from tests.long import LONG, long
 from tests.main.test_cli import TINY, fails
 from tests.main.test_sweep import SWEEP
-from unijax.core import status, storage, tree
+from unijax.core import exit_codes, status, storage, tree
 from unijax.core.paths import assets_dir
 from unijax.main.cli import main
 from unijax.scaling import table
@@ -112,8 +112,13 @@ def test_runs_in_a_bucket_are_tabled(run, bucket, capsys):
     assert f"error: {nowhere}: found no status file of a run" in fails(capsys, "status", nowhere)
 
 
-def test_data_and_checkpoint_of_a_finetune_may_lie_in_a_bucket(run, bucket, tmp_path):
-    """Adapters alone stand in the one, on what the other holds."""
+def test_data_and_checkpoint_of_a_finetune_may_lie_in_a_bucket(
+    run, bucket, tmp_path, monkeypatch, capsys
+):
+    """Adapters alone stand in the one, on what the other holds. It goes on elsewhere.
+
+    A run could not go on with other data, nor on another machine: paths of copies were recorded.
+    """
     for i in range(4):
         path = tmp_path / f"{i}.png"
         Image.new("RGB", (16, 16), (60 * i, 0, 0)).save(path)
@@ -132,6 +137,18 @@ def test_data_and_checkpoint_of_a_finetune_may_lie_in_a_bucket(run, bucket, tmp_
     changed = {p for p, x in base.items() if not np.array_equal(x, tuned[p])}
     assert changed
     assert all(p.startswith("language_model/layers/") for p in changed)
+    said = read_run(f"{bucket}/runs/tuned")["config"]
+    paths = {s["path"] for group in said["data"]["groups"] for s in group["sources"]}
+    assert (paths, said["tokenizer"]) == ({f"{bucket}/mine"}, f"{run}/tokenizer")
+    monkeypatch.setenv("UNIJAX_DATA", str(tmp_path / "another machine"))
+    storage.put(f"{bucket}/mine/4.png", path.read_bytes())
+    storage.put(f"{bucket}/mine/4.txt", b"one more")
+    words[words.index("stage.steps=2")] = "stage.steps=3"
+    capsys.readouterr()
+    assert main(words) == exit_codes.MISTAKE
+    assert "set data.may_change=true" in capsys.readouterr().err
+    assert main([*words, "data.may_change=true"]) == 0
+    assert str(tmp_path) not in capsys.readouterr().err
 
 
 OF_BUCKETS = """
