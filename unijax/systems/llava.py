@@ -1,10 +1,11 @@
 """LLaVA: a language model that reads pictures (arXiv 2304.08485), and what grew out of it.
 
 A tower's features of a picture's patches go through a projector and stand in the row like words;
-all is causal, and text is learned. LLaVA-OneVision (arXiv 2408.03326) and Qwen2.5-VL (arXiv
-2502.13923) are this system with other parts: the one shows a picture twice, with a vector at the
-ends of its rows; the other's tower ends with a projector of its own, its pictures stand between
-marks, and its positions have three axes.
+all is causal, and text is learned. LLaVA-NeXT (llava-vl.github.io/blog/2024-01-30-llava-next),
+LLaVA-OneVision (arXiv 2408.03326) and Qwen2.5-VL (arXiv 2502.13923) are this system with other
+parts: the first shows a picture whole and in parts, with a vector at the ends of their rows; the
+second shows it twice, with that vector; the third's tower ends with a projector of its own, its
+pictures stand between marks, and its positions have three axes.
 
 Our choice: pictures are squares of one size, as MetaQuery shows them. Qwen2.5-VL's own sizes are
 what its tower can (`models.qwen_vision`).
@@ -24,14 +25,16 @@ from unijax.core.batch import Kind, PackedBatch, Target
 from unijax.core.cost import Cost
 from unijax.core.errors import UserError
 from unijax.core.keys import named
+from unijax.core.mesh import ROWS, WHOLE, lay
+from unijax.core.record import added
 from unijax.core.stream import Layout, Mark, Stream
 from unijax.core.system import Encoded, Loss, Metrics, Params, Recipe, Sums
-from unijax.models import llama, qwen_vision, siglip
+from unijax.models import clip, llama, qwen_vision, siglip
 from unijax.models.llama import KVCache, LlamaConfig
 from unijax.models.qwen_vision import QwenVisionConfig
 from unijax.models.towers import ReaderConfig, Tower, check_whole
 from unijax.nn.picture_tokens import PictureTokens, picture_tokens
-from unijax.ops import rows
+from unijax.ops import rows, tiles
 from unijax.ops.grid_positions import grid_positions
 from unijax.systems.language import Language, mean_of
 from unijax.systems.slots import values_of
@@ -50,6 +53,8 @@ class LlavaConfig:
       resize: how a picture becomes a square (`core.stream.RESIZES`).
       begins: whether a document begins with the begin-of-sequence token; Qwen2's do not.
       head_chunk: positions of a device whose logits exist at one time.
+      tiles: parts of a side. Of several, the tower sees each at its own size and before them the
+        whole made small; what comes the second time is the grid of all parts.
 
     Raises:
       UserError: a tower that does not show every patch, or parts that do not fit.
@@ -61,9 +66,22 @@ class LlavaConfig:
     resize: str = "centre"
     begins: bool = False
     head_chunk: int = 512
+    tiles: int = added(1)
 
     def __post_init__(self):
         check_whole("model.vision", self.vision)
+        if self.tiles < 1:
+            raise UserError("model.tiles", f"{self.tiles}", "1 or more", "Correct the config.")
+        if self.tiles > 1 and self.merges:
+            raise UserError(
+                "model.tiles", f"{self.tiles} with a tower of Qwen2.5-VL", "1",
+                "Its pictures come once, of any size: change model.vision.image_size.",
+            )  # fmt: skip
+        if self.tiles > 1 and not self.newline:
+            raise UserError(
+                "model.newline", f"False with tiles={self.tiles}", "True",
+                "The rows of the grid that parts make end with a vector.",
+            )  # fmt: skip
         most = self.text.max_position_embeddings
         if self.picture_tokens >= most:
             raise UserError(
@@ -96,7 +114,17 @@ class LlavaConfig:
     @property
     def picture_tokens(self) -> int:
         """Positions of a picture."""
-        return picture_tokens(self.vision.num_tokens, self.newline)
+        return picture_tokens(self.vision.num_tokens, self.newline, self.tiles)
+
+    @property
+    def image_size(self) -> int:
+        """Pixels of a side of a picture."""
+        return self.tiles * self.vision.image_size
+
+    @property
+    def num_features(self) -> int:
+        """N, of a picture: one for every patch that the tower sees."""
+        return tiles.views(self.tiles) * self.vision.num_tokens
 
     @property
     def feature_width(self) -> int:
@@ -142,7 +170,7 @@ class Llava(Language):
         c = self.config
         before, after = map(Mark, MARKS) if c.merges else (None, None)
         return Stream(
-            "und", "und", Kind.UND, c.picture_tokens, c.vision.image_size, c.resize,
+            "und", "und", Kind.UND, c.picture_tokens, c.image_size, c.resize,
             before=before, after=after,
         )  # fmt: skip
 
@@ -152,7 +180,7 @@ class Llava(Language):
 
     @property
     def encoded(self) -> dict[str, Encoded]:
-        shape = (self.config.vision.num_tokens, self.config.feature_width)
+        shape = (self.config.num_features, self.config.feature_width)
         return {"und": Encoded("vision_model", "features", shape, "float32", "encode_und")}
 
     @property
@@ -175,12 +203,13 @@ class Llava(Language):
 
     @property
     def aligner(self) -> PictureTokens:
-        return PictureTokens(self.config.text.hidden_size, self.config.newline, **self._kinds)
+        c = self.config
+        return PictureTokens(c.text.hidden_size, c.newline, c.tiles, **self._kinds)
 
     def _parts(self) -> dict:
         """How the groups of parameters begin: from a key to `{"params": ...}`."""
         c, ids = self.config, jnp.zeros((1, 1), jnp.int32)
-        features = jnp.zeros((1, c.vision.num_tokens, c.feature_width), self.dtype)
+        features = jnp.zeros((1, c.num_features, c.feature_width), self.dtype)
         parts = {
             "language_model": lambda k: self.language_model.init(k, ids, method="init_all"),
             "vision_model": self.vision_model.init,
@@ -198,8 +227,15 @@ class Llava(Language):
     def encode_und(
         self, params: Params, pixels: Float[Array, "B height width 3"]
     ) -> Float[Array, "B N D"]:
-        """Features of pictures to read, from pixels in [-1, 1]."""
-        return self.vision_model.patches(params["vision_model"], pixels)
+        """Features of pictures to read, from pixels in [-1, 1]: of the whole, then of the grid."""
+        seen = tiles.cut(pixels, self.config.tiles)
+        flat = seen.reshape(-1, *seen.shape[2:])
+        found = self.vision_model.patches(params["vision_model"], flat)
+        found = found.reshape(*seen.shape[:2], *found.shape[1:])
+        grid = tiles.in_one_grid(found, self.config.tiles)
+        if self.config.tiles == 1:
+            return grid
+        return lay(grid, ROWS, WHOLE, WHOLE)  # patches of several parts make each row of it
 
     def embed_und(
         self, params: Params, features: Float[Array, "*b N Dv"]
@@ -277,11 +313,17 @@ class Llava(Language):
         width, into = c.text.hidden_size, c.feature_width
         found = [*c.text.costs("language_model")]
         if not c.merges:
-            each = 2.0 * c.vision.num_tokens * (into + width) * width
+            each = 2.0 * c.num_features * (into + width) * width
             found.append(Cost("projector", "adaptor", "aligner", cost.images_of("und"), each))
-        tower = float(c.vision.flops_per_image()), float(c.vision.last_flops_per_image())
+        views = tiles.views(c.tiles)
+        tower = views * float(c.vision.flops_per_image())
+        last = views * float(c.vision.last_flops_per_image())
         name, unit = self.vision_model.name, cost.encoded_of("und")
-        return (*found, Cost(name, "tower", "vision_model", unit, *tower))
+        found.append(Cost(name, "tower", "vision_model", unit, tower, last))
+        if c.tiles > 1:
+            whole = float(tiles.shrink_flops(c.image_size, c.vision.image_size))
+            found.append(Cost("whole picture", "tower", "", unit, whole, times=1.0))
+        return tuple(found)
 
     @property
     def modalities(self) -> dict[str, dict[str, float]]:
@@ -332,6 +374,15 @@ def _texts(batch: PackedBatch) -> dict[str, Array]:
 
 _QWEN = qwen_vision.SIZES
 SIZES = {
+    # Its tower's features are those before the last layer (transformers' vision_feature_layer=-2).
+    "llava_next_8b": LlavaConfig(
+        dataclasses.replace(llama.SIZES["llama3_8b"], vocab_size=128320),
+        dataclasses.replace(clip.VISION_SIZES["clip_vit_large_patch14_336"], num_hidden_layers=23,
+                            features="pre_norm"),
+        newline=True,
+        begins=True,
+        tiles=2,
+    ),
     "llava_onevision_0.5b": LlavaConfig(
         dataclasses.replace(llama.SIZES["qwen2_0.5b"], vocab_size=152000,
                             max_position_embeddings=32768),
