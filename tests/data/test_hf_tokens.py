@@ -28,6 +28,19 @@ def names(folder, vocabulary=VOCABULARY):
     return hf_tokens.read(folder, vocabulary).names
 
 
+def test_pictures_of_llava_next_have_no_marks(tmp_path):
+    """Its tokenizer is Llama 3's with a token for pictures; Llama 3's alone is asked for all."""
+    named = {"bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>", "pad_token": "<pad>"}
+    own = {*named.values(), "<|start_header_id|>", "<|end_header_id|>"}
+    put(tmp_path, tokenizer_config=named)
+    assert names(tmp_path, own | {"<image>"}) == {
+        "bos": "<|begin_of_text|>", "eos": "<|eot_id|>", "pad": "<pad>",
+        "image_placeholder": "<image>",
+    }  # fmt: skip
+    with pytest.raises(UserError, match="no boi_token, eoi_token, image_token in"):
+        names(tmp_path, own)
+
+
 @pytest.mark.parametrize("nothing", [None, "", {"content": None}])
 @pytest.mark.parametrize("key", ["bos_token", "eos_token", "pad_token"])
 def test_a_null_in_one_file_leaves_the_other_its_say(tmp_path, key, nothing):

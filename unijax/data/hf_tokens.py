@@ -42,6 +42,8 @@ _RELEASED = {
 _OF_PICTURES = {"vision_start": "<|vision_start|>", "vision_end": "<|vision_end|>"}
 # A tokenizer with this token is Qwen2's, whose texts begin with no token and may have no pictures.
 _CHATML, _CHATML_NEEDS = "<|im_start|>", ("eos", "pad")
+# One with this and a token for pictures is that of LLaVA-NeXT, whose pictures have no marks.
+_HEADERS, _HEADERS_NEEDS = "<|start_header_id|>", ("bos", "eos", "pad", "image_placeholder")
 _NESTED = ("extra_special_tokens", "model_specific_special_tokens")
 _LISTS = ("additional_special_tokens", "extra_special_tokens")
 _FILES = ("tokenizer_config.json", "special_tokens_map.json", "processor_config.json")
@@ -80,7 +82,11 @@ def read(directory: Path, vocabulary: set[str]) -> SpecialTokens:
         if found is not None:
             names[role], sources[found.token] = found.token, found.file
     names |= {role: token for role, token in _OF_PICTURES.items() if token in known}
-    needs = _CHATML_NEEDS if _CHATML in known else tuple(HF_KEYS)
+    needs = tuple(HF_KEYS)
+    if _CHATML in known:
+        needs = _CHATML_NEEDS
+    elif _HEADERS in known and "image_placeholder" in names:
+        needs = _HEADERS_NEEDS
     if missing := [HF_KEYS[role] for role in needs if role not in names]:
         looked = [name for name in _FILES if (directory / name).exists()]
         raise UserError(
