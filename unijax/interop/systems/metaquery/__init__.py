@@ -149,6 +149,11 @@ def _record(source: Import) -> dict:
     return {"template": source.template or usual}
 
 
+def _fits(config: MetaQueryConfig) -> bool:
+    """Whether that code has such a frozen model: LLaVA-OneVision or Qwen2.5-VL."""
+    return config.merges or (config.vision.kind == "siglip" and config.tiles == 1)
+
+
 def _network(name: str, field: str):
     """Opens a diffusers directory as a part."""
 
@@ -219,13 +224,14 @@ INTEROP = Interop(
             may_lack=("language_model/lm_head",),
             loads="transformers and diffusers, each its part,",
             use=_USE,
+            fits=_fits,
         ),
     ),
     Comparison(compare.prompts, compare.theirs, compare.ours),
     _ABOUT,
     _sizes,
     parts=(
-        Part("llava", "a directory of LLaVA-OneVision or Qwen2.5-VL", _llava),
+        Part("llava", "a directory of LLaVA-NeXT, LLaVA-OneVision or Qwen2.5-VL", _llava),
         Part("generator", "a diffusers SanaTransformer2DModel or UNet2DConditionModel directory",
              _network("generator", "generator")),
         Part("autoencoder", "a directory of a diffusers AutoencoderDC or AutoencoderKL",
