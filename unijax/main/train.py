@@ -125,7 +125,7 @@ def train(
             raise  # what is there is another's
         except UserError:
             if is_new and is_lead() and _is_worthless(folder):
-                check_allowed(folder / FOLDER)  # or another's, though nothing was written since
+                check_allowed(desk.home(folder))  # or it is another's by now
                 for path in folder.iterdir():
                     discard(path)
                 if in_bucket:
