@@ -55,6 +55,8 @@ class TestLlava(DecoderSuite):
         )
     )
     recipe = RECIPE
+    # Tokens of a picture, whose patches lie on one device.
+    may_gather_positions = (*DecoderSuite.may_gather_positions, "PictureTokens")
 
 
 @long
@@ -68,6 +70,12 @@ class TestQwen(DecoderSuite):
     )
     recipe = RECIPE
     examples = 10
+    # Costs are of the pairs that windows see; this program works all and leaves the others out.
+    edges = 0.06
+    # The tower's keys, and tokens of a picture.
+    may_gather_positions = (
+        *DecoderSuite.may_gather_positions, "blocks/attn", "jvp()/sharding_constraint",
+    )  # fmt: skip
 
     def sizes(self):
         return {}  # they are those of the other

@@ -129,7 +129,7 @@ class Language:
         self,
         params: Params,
         x: Float[Array, "B T D"],
-        position: Int[Array, "B T"],
+        position: Int[Array, "B T"] | Int[Array, "B T A"],
         kv_start: Int[Array, "B T"],
         kv_end: Int[Array, "B T"],
         cache: KVCache,
