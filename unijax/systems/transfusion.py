@@ -318,9 +318,14 @@ class Transfusion(ImageLatents, Language):
         text = jnp.sum(jnp.where(batch.target_kind == Target.TEXT, batch.weight, 0.0))
         return {"text": text, "noise": self._share(batch).sum()}
 
+    def _texts(self, batch: PackedBatch) -> dict[str, Array]:
+        """The text that is learned, by the name of its loss."""
+        text = batch.target_kind == Target.TEXT
+        return {name: text & here for name, here in rows.beside_images(batch, Kind.GEN).items()}
+
     def counts(self, batch: PackedBatch) -> Metrics:
         """Tokens and targets by kind, images, documents, and the share of padding."""
-        learned = _texts(batch) | {"noise": batch.target_kind == Target.NOISE}
+        learned = self._texts(batch) | {"noise": batch.target_kind == Target.NOISE}
         return rows.counts(batch, self.layout, learned)
 
     def loss(
@@ -341,7 +346,7 @@ class Transfusion(ImageLatents, Language):
         hidden = self.states(params, x, batch, key)
         text, weight = self.text_loss(params, hidden, batch, frozen)
         sums, metrics = {"text": text.sum, "noise": jnp.zeros(())}, {}
-        for name, here in _texts(batch).items():
+        for name, here in self._texts(batch).items():
             metrics |= mean_of(name, text, jnp.where(here, weight, 0.0))
         if images is None:
             return sums, metrics
@@ -382,11 +387,6 @@ class Transfusion(ImageLatents, Language):
     @property
     def lookups(self) -> dict[str, str]:
         return {"language_model/embed_tokens/embedding": cost.TOKENS}
-
-
-def _texts(batch: PackedBatch) -> dict[str, Array]:
-    text = batch.target_kind == Target.TEXT
-    return {name: text & here for name, here in rows.beside_images(batch, Kind.GEN).items()}
 
 
 def _published(size: str, layers: str) -> TransfusionConfig:
