@@ -10,18 +10,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from unijax.core.batch import Kind
+from unijax.core.errors import UserError
 from unijax.core.json_files import write_object
 from unijax.core.system import Params
 from unijax.core.vocab import SpecialIds
 from unijax.data import tokenizer as tokenizer_lib
 from unijax.data.templates import check_marks
-from unijax.interop import clip_parts, llava_next_configs, plain
+from unijax.interop import clip_parts, given, llava_next_configs, plain
 from unijax.interop.config_files import llama_json, special_ids
 from unijax.interop.config_parts import llama_config, model_type, read_config
 from unijax.interop.hf_tokenizer import token_of, write_hf_tokenizer
 from unijax.interop.interface import Comparison, Export, Format, Import, Interop, Outputs
 from unijax.interop.llava_parts import projector, qwen_vision
-from unijax.interop.opening import ForeignModel
+from unijax.interop.opening import ForeignModel, check_same, existing_directory
 from unijax.interop.parts import Entries, llama, llama_size, llama_widths, siglip, tower_size
 from unijax.interop.qwen_configs import (
     qwen2_json,
@@ -39,6 +40,7 @@ from unijax.interop.table import Table, TensorInfo
 from unijax.ops.image import by_clip_statistics, to_signed
 from unijax.ops.tiles import shrink
 from unijax.systems.llava import Llava, LlavaConfig
+from unijax.systems.reading import ReadingConfig
 
 # Square pictures of Qwen2.5-VL, as MetaQuery shows them; any multiple of 28 will do.
 SIDE = 448
@@ -451,3 +453,23 @@ INTEROP = Interop(
     task="image-text-to-text",
     unsaid=("dropout", "min_pixels", "max_pixels"),
 )  # fmt: skip
+
+
+def part(place: pathlib.Path, config: ReadingConfig, notes: list[str]) -> given.Opened:
+    """Of a system whose frozen model this is: all of it, in any format."""
+    path = existing_directory(place)
+    form = next((f for f in INTEROP.formats if f.matches(path)), None)
+    if form is None:
+        raise UserError(
+            str(path), "another model", " or ".join(f.kind for f in INTEROP.formats),
+            "Use the part that belongs to it.",
+        )  # fmt: skip
+    found = form.read_config(path, notes, config)
+    check_same(f"{path}: decoder", found.text, config.text, ("dropout", "max_position_embeddings"))
+    if type(found.vision) is not type(config.vision):
+        raise UserError(
+            str(path), f"a tower of the kind {found.vision.kind!r}", f"{config.vision.kind!r}",
+            "Use the part that belongs to it.",
+        )  # fmt: skip
+    check_same(f"{path}: tower", found.vision, config.vision, ("min_pixels", "max_pixels"))
+    return form.table(found, path), form.weights(path)

@@ -11,8 +11,8 @@ import numpy as np
 
 from unijax.interop import given
 from unijax.interop.opening import abstract_params
-from unijax.interop.systems.transfusion import decoder, forms, llama_part
-from unijax.interop.table import Source, TensorInfo
+from unijax.interop.systems.transfusion import forms, llama_part
+from unijax.interop.table import Source, Table, TensorInfo
 from unijax.systems.lmfusion import LMFusion, LMFusionConfig
 
 _ABOUT = (
@@ -35,17 +35,30 @@ class _Twice:
         return self._source.read(self._twins.get(name, name))
 
 
-def _llama(place: pathlib.Path, config: LMFusionConfig, notes: list[str]) -> given.Opened:
-    """Of the text, and of images, whose twin begins as its copy."""
-    table, source = llama_part(place, config, notes)
-    entries = decoder(config, _TWIN, abstract_params("lmfusion", config))
-    renamed = {
-        twin: twin.replace(f"{_TWIN}.", "model.", 1)
-        for entry in entries
-        for twin in entry.names(config.text.num_hidden_layers)
+def with_twin(system: str, config: LMFusionConfig, table: Table, source: Source) -> given.Opened:
+    """What holds a decoder, and once more what a twin has, which begins as its copy."""
+    ours = abstract_params(system, config)
+    twins = {
+        twin: entry
+        for entry in table.entries
+        if (twin := entry.ours[0].replace("language_model/", f"{_TWIN}/", 1)) != entry.ours[0]
+        and twin in ours
+    }
+    entries = (
+        dataclasses.replace(entry, ours=(twin,), theirs=f"{_TWIN}.{entry.theirs}")
+        for twin, entry in twins.items()
+    )
+    names = {
+        f"{_TWIN}.{name}": name
+        for entry in twins.values()
+        for name in entry.names(config.text.num_hidden_layers)
     }
     both = dataclasses.replace(table, entries=(*table.entries, *entries))
-    return both, _Twice(source, renamed)
+    return both, _Twice(source, names)
+
+
+def _llama(place: pathlib.Path, config: LMFusionConfig, notes: list[str]) -> given.Opened:
+    return with_twin("lmfusion", config, *llama_part(place, config, notes))
 
 
 INTEROP = forms("lmfusion", LMFusion, LMFusionConfig, _ABOUT, _llama)

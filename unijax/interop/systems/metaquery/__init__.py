@@ -22,7 +22,7 @@ from unijax.interop.diffusers_configs import class_of
 from unijax.interop.hf_tokenizer import write_hf_tokenizer
 from unijax.interop.interface import Comparison, Export, Format, Import, Interop, Part
 from unijax.interop.metaquery_parts import connector
-from unijax.interop.opening import check_same, existing_directory
+from unijax.interop.opening import check_same
 from unijax.interop.parts import llama_size, llama_widths, tower_size
 from unijax.interop.plain_sizes import check_limits
 from unijax.interop.sections import LAYERS, ROWS, Section
@@ -174,26 +174,6 @@ def _network(name: str, field: str):
     return opened
 
 
-def _llava(place: pathlib.Path, config: MetaQueryConfig, notes: list[str]) -> given.Opened:
-    """The frozen model, in any format of its system."""
-    path = existing_directory(place)
-    form = next((f for f in llava.INTEROP.formats if f.matches(path)), None)
-    if form is None:
-        raise UserError(
-            str(path), "another model", " or ".join(f.kind for f in llava.INTEROP.formats),
-            "Use the part that belongs to it.",
-        )  # fmt: skip
-    found = form.read_config(path, notes, config)
-    check_same(f"{path}: decoder", found.text, config.text, ("dropout", "max_position_embeddings"))
-    if type(found.vision) is not type(config.vision):
-        raise UserError(
-            str(path), f"a tower of the kind {found.vision.kind!r}", f"{config.vision.kind!r}",
-            "Use the part that belongs to it.",
-        )  # fmt: skip
-    check_same(f"{path}: tower", found.vision, config.vision, ("min_pixels", "max_pixels"))
-    return form.table(found, path), form.weights(path)
-
-
 def _widths(config: MetaQueryConfig) -> dict[str, int]:
     return llama_widths(config.text) | {"width of the condition": config.connector.output_size}
 
@@ -231,7 +211,7 @@ INTEROP = Interop(
     _ABOUT,
     _sizes,
     parts=(
-        Part("llava", "a directory of LLaVA-NeXT, LLaVA-OneVision or Qwen2.5-VL", _llava),
+        Part("llava", "a directory of LLaVA-NeXT, LLaVA-OneVision or Qwen2.5-VL", llava.part),
         Part("generator", "a diffusers SanaTransformer2DModel or UNet2DConditionModel directory",
              _network("generator", "generator")),
         Part("autoencoder", "a directory of a diffusers AutoencoderDC or AutoencoderKL",
