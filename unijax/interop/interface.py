@@ -163,9 +163,10 @@ class Interop:
 
     Attributes:
       system: its name.
-      formats: the first is what an export is in if nothing is said.
+      formats: the first is what an export is in if nothing is said. None of a system that takes
+        parts alone.
       parts: for `unijax import --part`.
-      compare: for `unijax verify`.
+      compare: for `unijax verify`; None where there is no format.
       stacks: of a config, the length of every stack of layers by the beginning of our paths.
       widths: of a config, sizes that some tensor must have along an axis, by name.
       about: a paragraph of the model card.
@@ -177,7 +178,7 @@ class Interop:
 
     system: str
     formats: tuple[Format, ...]
-    compare: Comparison
+    compare: Comparison | None
     about: str
     sizes: Callable[[Any], dict[str, str]]
     parts: tuple[Part, ...] = ()
