@@ -20,6 +20,7 @@ _OWN = {
     "contrastive": "unijax.systems.contrastive",
     "emu": "unijax.systems.emu",
     "llava": "unijax.systems.llava",
+    "llavafusion": "unijax.systems.llavafusion",
     "lmfusion": "unijax.systems.lmfusion",
     "metaquery": "unijax.systems.metaquery",
     "janus": "unijax.systems.janus",
