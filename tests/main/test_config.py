@@ -31,6 +31,7 @@ SHIPPED = [
     "configs/lmfusion.py",
     "configs/lmfusion.py:shallow,0.1",
     "configs/lmfusion_demo.py",
+    "configs/llavafusion.py",
     *(
         f"configs/metaquery.py:{arg}"
         for arg in ("b,sana,pretrain", "xl,sana,pretrain,code", "l,sd,pretrain,code",
