@@ -73,15 +73,16 @@ def end_in_evaluation(is_now: bool) -> None:
         time.sleep(3)
 
 
-def fail_to_read_once() -> None:
-    """In this process the next tree of arrays cannot be read, though its files are whole."""
-    restore = ocp.StandardCheckpointHandler.restore
+def fail_to_read_one() -> None:
+    """In this process the next checkpoint cannot be read, though its files are whole."""
+    restore, tries = ocp.StandardCheckpointHandler.restore, iter((1, 2))
 
-    def once(*args, **kwargs):
-        ocp.StandardCheckpointHandler.restore = restore
+    def fail(*args, **kwargs):
+        if next(tries) == 2:
+            ocp.StandardCheckpointHandler.restore = restore
         raise ValueError("the disk of one host")
 
-    ocp.StandardCheckpointHandler.restore = once
+    ocp.StandardCheckpointHandler.restore = fail
 
 
 def fail_to_write_later() -> None:
@@ -119,7 +120,7 @@ def main() -> int:
     args = parser.parse_args()
     distributed.join()
     if args.last_cannot_read and jax.process_index() == jax.process_count() - 1:
-        fail_to_read_once()
+        fail_to_read_one()
     if args.last_cannot_write and jax.process_index() == jax.process_count() - 1:
         fail_to_write_later()
     stage = toy_stage(steps=args.steps, ema_decay=0.9)

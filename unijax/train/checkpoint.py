@@ -8,6 +8,7 @@ what that one holds.
 """
 
 import contextlib
+import ctypes
 import errno
 import hashlib
 import json
@@ -252,6 +253,7 @@ class Checkpoints:
         """
         with self._writing(behind=True):
             self._manager.wait_until_finished()
+        _give_back()
 
     def close(self) -> None:
         """Waits, and removes what a failed save left."""
@@ -329,6 +331,13 @@ class Checkpoints:
             "a writable place with room for loop.keep + 1 checkpoints",
             f"Free space and repeat the command: it resumes from step {self.latest() or 0}.",
         )
+
+
+def _give_back() -> None:
+    """What a save took and freed goes back to the machine: malloc would keep it, in ever more
+    pieces, 0.1 MB a save of a small Janus."""
+    with contextlib.suppress(OSError, AttributeError):  # of a C library that has no such call
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _is_of_disk(error: BaseException | None) -> bool:
