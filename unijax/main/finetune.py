@@ -12,7 +12,7 @@ from unijax.data.user.faults import Faults
 from unijax.main.run import RunConfig, ValidationConfig, make_system
 from unijax.systems.registry import recipe
 from unijax.train.checkpoint import read_run, step_directory
-from unijax.train.stage import LoraRule, Rule
+from unijax.train.stage import LoraRule, Rule, with_rules
 
 # The group of the mixture that a task belongs to.
 _GROUPS = {
@@ -62,10 +62,8 @@ def with_user_data(
     else:
         validation = ValidationConfig()
     data, recorded = run.data, saved.get("data", {})
-    system, stage = of.system(model), run.stage
-    if not stage.rules:
-        keeps = (Rule(pattern, frozen=True) for pattern in system.keeps)
-        stage = dataclasses.replace(stage, rules=(*keeps, Rule("")))
+    system = of.system(model)
+    stage = with_rules(run.stage, system.keeps)
     slots = system.layout.slots
     most = max(data.slots.values(), default=0)
     data = dataclasses.replace(

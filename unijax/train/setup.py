@@ -16,7 +16,7 @@ from unijax.parallel import sharding
 from unijax.train import kinds, lora, mup
 from unijax.train import state as state_lib
 from unijax.train.optimizer import GroupedOptimizer
-from unijax.train.stage import Rule, StageConfig, match_rules
+from unijax.train.stage import Rule, StageConfig, match_rules, with_rules
 from unijax.train.state import TrainState
 from unijax.train.step import make_eval_step, make_train_step
 
@@ -90,6 +90,7 @@ def build(
     abstract = jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), nn.unbox(boxed), shardings
     )
+    stage = with_rules(stage, getattr(system, "keeps", ()))
     rules = match_rules(stage, list(tree.flatten(abstract)))
     scales = {} if mup_base is None else _mup_scales(system, boxed, mup_base)
     for path, scale in scales.items():

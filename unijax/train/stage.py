@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import math
 import re
+from collections.abc import Iterable
 
 from unijax.core.errors import UserError
 from unijax.core.record import added
@@ -193,7 +194,8 @@ class StageConfig:
     Attributes:
       name: of the stage, recorded in checkpoints.
       steps: optimizer steps.
-      rules: the first whose pattern matches a path decides; a path without a rule is an error.
+      rules: the first whose pattern matches a path decides; a path without a rule is an error. None:
+        all trains but what the system keeps as it is.
       optimizers: one per disjoint parameter group.
       ema_decay: keep an exponential moving average of the trained parameters; 0 keeps none.
       lora: adapters; of several rules the first that matches a layer decides.
@@ -209,6 +211,14 @@ class StageConfig:
     def __post_init__(self):
         if self.steps < 1:
             raise UserError("stage.steps", f"{self.steps}", "1 or more", "Change it.")
+
+
+def with_rules(stage: StageConfig, keeps: Iterable[str]) -> StageConfig:
+    """The stage; one without rules trains all but what a system keeps as it is."""
+    if stage.rules:
+        return stage
+    kept = (Rule(pattern, frozen=True) for pattern in keeps)
+    return dataclasses.replace(stage, rules=(*kept, Rule("")))
 
 
 def match_rules(stage: StageConfig, paths: list[str]) -> dict[str, Rule]:
