@@ -194,8 +194,8 @@ class StageConfig:
     Attributes:
       name: of the stage, recorded in checkpoints.
       steps: optimizer steps.
-      rules: the first whose pattern matches a path decides; a path without a rule is an error. None:
-        all trains but what the system keeps as it is.
+      rules: the first whose pattern matches a path decides; a path without a rule is an error. Of
+        none, all trains but what the system keeps as it is.
       optimizers: one per disjoint parameter group.
       ema_decay: keep an exponential moving average of the trained parameters; 0 keeps none.
       lora: adapters; of several rules the first that matches a layer decides.
