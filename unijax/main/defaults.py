@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from unijax.core import tree
 from unijax.core.errors import UserError
 from unijax.core.record import to_json
 from unijax.core.stream import Layout
@@ -26,6 +27,8 @@ from unijax.data.tasks import STREAMS
 from unijax.data.tokenizer import load as load_tokenizer
 from unijax.main.run import RunConfig, make_system, resolve
 from unijax.train.checkpoint import read_run, whole_steps
+from unijax.train.lora import adapted
+from unijax.train.stage import match_rules
 
 _LOOKED_AT = 256  # documents of a source
 _ROWS = 64  # that are packed to count their pictures
@@ -140,6 +143,11 @@ def _sources(run: RunConfig, slots: dict[str, int] | None = None) -> dict[str, D
 
 def _cache_frozen(run: RunConfig) -> tuple[bool, str]:
     """Where pictures are drawn more than once, what a frozen encoder makes of them is kept."""
+    system = adapted(make_system(run), run.stage.lora)
+    rules = match_rules(run.stage, [*tree.flatten(init_shapes(system))])
+    trained = {path.split("/")[0] for path, rule in rules.items() if not rule.frozen}
+    if {how.group for how in system.encoded.values()} <= trained:
+        return False, "no encoder is frozen"
     records = sum(source.epoch_length for source in _sources(run).values())
     tokens = run.stage.steps * run.data.rows * run.data.row_length
     usual = float(np.mean(_lengths(_sources(run), make_system(run).layout)))
