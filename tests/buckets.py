@@ -34,13 +34,15 @@ def _s3(until: contextlib.ExitStack) -> dict[str, str]:
     host, port = running.get_host_and_port()
     s3fs.S3FileSystem.clear_instance_cache()
     until.callback(s3fs.S3FileSystem.clear_instance_cache)
-    keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
-    place = {"AWS_DEFAULT_REGION": "us-east-1", "AWS_ENDPOINT_URL": f"http://{host}:{port}"}
-    as_boto = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
-    boto3.client(
-        "s3", region_name="us-east-1", endpoint_url=place["AWS_ENDPOINT_URL"], **as_boto
-    ).create_bucket(Bucket=NAME)
-    return keys | place
+    place, key = f"http://{host}:{port}", "test"
+    client = boto3.client(
+        "s3", "us-east-1", endpoint_url=place, aws_access_key_id=key, aws_secret_access_key=key
+    )
+    client.create_bucket(Bucket=NAME)
+    return {
+        "AWS_ACCESS_KEY_ID": key, "AWS_SECRET_ACCESS_KEY": key,
+        "AWS_DEFAULT_REGION": "us-east-1", "AWS_ENDPOINT_URL": place,
+    }  # fmt: skip
 
 
 def _google(until: contextlib.ExitStack) -> dict[str, str]:

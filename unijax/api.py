@@ -19,7 +19,7 @@ from PIL import Image
 
 from unijax.core import quiet, storage  # noqa: F401  (libraries say less)
 from unijax.core.errors import UserError
-from unijax.core.files import read_plain, unreadable
+from unijax.core.files import read_plain, readable
 from unijax.core.record import to_json
 from unijax.main import config as config_lib
 from unijax.main.run import RunConfig, resolve
@@ -153,10 +153,8 @@ class Chat:
 def _content(image: Any) -> bytes | np.ndarray:
     """Bytes of a file, or an array of a picture."""
     if isinstance(image, str | pathlib.Path):
-        try:
+        with readable(str(image), "a picture", "Correct the path."):
             return read_plain(storage.here(image))
-        except OSError as e:
-            raise unreadable(str(image), e, "a picture", "Correct the path.") from e
     if isinstance(image, Image.Image):
         image = np.asarray(image.convert("RGB"))
     array = isinstance(image, np.ndarray) and image.dtype == np.uint8

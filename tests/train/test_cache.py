@@ -6,6 +6,7 @@ import os
 import numpy as np
 import pytest
 
+from unijax.core.system import Encoded
 from unijax.data.config import DataConfig
 from unijax.data.document import ImageRef
 from unijax.data.prepare import Preparation
@@ -101,14 +102,17 @@ def test_pictures_that_are_prepared_otherwise_have_a_table_of_their_own(tmp_path
     """The table of padded pictures stood for cropped ones, and its checksums held."""
     rng = np.random.default_rng(0)
     refs = {"k": ImageRef("r", rng.integers(0, 256, (16, 8, 3), np.uint8))}
-    system = Llava(LlavaConfig(LlamaConfig(8, 8, 8, 1, 1, 1, 8), SiglipConfig(8, 4, 8, 8, 1, 1)))
+
+    class Means(Llava):
+        def encode_und(self, params, pixels):
+            return (pixels.mean((1, 2)) + 1) * 127.5
+
+    system = Means(LlavaConfig(LlamaConfig(8, 8, 8, 1, 1, 1, 8), SiglipConfig(8, 4, 8, 8, 1, 1)))
+    how = Encoded("vision_model", "features", (3,), "float32", "encode_und")
     means = []
     for resize in ("pad", "centre"):
         read = Preparation(8, resize)
-        made = cache.table(
-            tmp_path, "und", {}, lambda params, x: x.mean((1, 2)), read, refs,
-            cache._seen(system, read),
-        )  # fmt: skip
+        made = cache._cached(system, {"vision_model": {}}, "und", how, read, refs, tmp_path).lookup
         np.testing.assert_allclose(made("k"), read(refs["k"]).mean((0, 1)), rtol=1e-5)
         means.append(made("k"))
     assert np.abs(means[0] - means[1]).max() > 1

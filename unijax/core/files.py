@@ -259,10 +259,24 @@ def _read_plain(path: str | os.PathLike, most_bytes: int) -> bytes:
     return content
 
 
+def is_away(error: OSError) -> bool:
+    """Whether what could not be read may be at another time."""
+    return error.errno in (*TRANSIENT, errno.EIO)
+
+
+@contextlib.contextmanager
+def readable(where: str, expected: str, fix: str = "Restore it.") -> Iterator[None]:
+    """An error in reading is `unreadable`."""
+    try:
+        yield
+    except OSError as e:
+        raise unreadable(where, e, expected, fix) from e
+
+
 def unreadable(where: str, error: OSError, expected: str, fix: str = "Restore it.") -> UserError:
     """What an error in reading is called: `Unreadable` where a later call may succeed."""
     found = f"a file that cannot be read ({error.strerror or error})"
-    if error.errno in (*TRANSIENT, errno.EIO):
+    if is_away(error):
         fix = "Repeat the command once it can be read: it goes on."
         return Unreadable(where, found, expected, fix)
     return UserError(where, found, expected, fix)

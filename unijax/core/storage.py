@@ -67,17 +67,22 @@ def _system(address: str) -> Any:
 
 
 @contextlib.contextmanager
-def _told(address: str) -> Iterator[None]:
-    """What a bucket refuses, told by its address."""
+def _told(address: str, puts: bool = False) -> Iterator[None]:
+    """What a bucket refuses, told by its address.
+
+    Args:
+      puts: an object, for which there is no place only where there is no bucket: Google's storage
+        tells that as it tells no object.
+    """
     try:
         yield
     except (UserError, FileExistsError):
         raise
     except FileNotFoundError as e:
-        if "bucket does not exist" in str(e):
-            raise _no_bucket(address) from e
-        expected = "an object, or some below it"
-        raise UserError(address, "nothing there", expected, "Correct it.") from e
+        found, expected = "nothing there", "an object, or some below it"
+        if puts or "bucket does not exist" in str(e):
+            found, expected = "no such bucket", "one that there is"
+        raise UserError(address, found, expected, "Correct it.") from e
     except PermissionError as e:
         raise UserError(
             address, f"no permission ({e})", "credentials that may", "See the bucket's rights."
@@ -88,19 +93,6 @@ def _told(address: str) -> Iterator[None]:
             address, f"a bucket that cannot be reached ({first})", "one that can",
             "Look at credentials, endpoint and network; repeat.",
         ) from e  # fmt: skip
-
-
-def _no_bucket(address: str) -> UserError:
-    return UserError(address, "no such bucket", "one that there is", "Correct it.")
-
-
-@contextlib.contextmanager
-def _into(address: str) -> Iterator[None]:
-    """What is put nowhere has no bucket, which Google's storage tells as it tells no object."""
-    try:
-        yield
-    except FileNotFoundError as e:
-        raise _no_bucket(address) from e
 
 
 def read(address: str) -> bytes | None:
@@ -115,13 +107,13 @@ def read(address: str) -> bytes | None:
 
 def put(address: str, content: bytes) -> None:
     """Writes an object, whole, in place of the one that is there."""
-    with _told(address), _into(address):
+    with _told(address, puts=True):
         _system(address).pipe_file(address, content)
 
 
 def put_new(address: str, content: bytes) -> bool:
     """Writes an object where there is none; whether there was none, as the bucket tells."""
-    with _told(address), _into(address):
+    with _told(address, puts=True):
         try:
             _system(address).pipe_file(address, content, mode="create")
         except FileExistsError:

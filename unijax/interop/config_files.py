@@ -4,8 +4,10 @@ import dataclasses
 
 from unijax.core.errors import UserError
 from unijax.core.vocab import SpecialIds
-from unijax.interop.config_parts import check_janus_vq
+from unijax.interop.config_parts import ACTIVATIONS, check_janus_vq
+from unijax.models.clip import ClipVisionConfig
 from unijax.models.llama import LlamaConfig
+from unijax.models.siglip import SiglipConfig
 from unijax.models.vqgan import VQConfig
 
 
@@ -64,6 +66,34 @@ def decoder_json(config: LlamaConfig) -> dict:
         "rms_norm_eps": config.rms_norm_eps,
         "rope_theta": config.rope_theta,
         "max_position_embeddings": config.max_position_embeddings,
+    }
+
+
+# Names of activations, ours and theirs.
+_ACTIVATIONS = {ours: theirs for theirs, ours in ACTIVATIONS.items()} | {"quick_gelu": "quick_gelu"}
+
+
+def tower_json(config: SiglipConfig | ClipVisionConfig) -> dict:
+    """What transformers' vision towers of SigLIP and CLIP both call the same."""
+    return {
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "num_hidden_layers": config.num_hidden_layers,
+        "num_attention_heads": config.num_attention_heads,
+        "num_channels": 3,
+        "image_size": config.image_size,
+        "patch_size": config.patch_size,
+        "hidden_act": _ACTIVATIONS[config.hidden_act],
+        "layer_norm_eps": config.layer_norm_eps,
+    }
+
+
+def siglip_json(config: SiglipConfig) -> dict:
+    """Of a `SiglipVisionModel`, without the head that nothing here has."""
+    return {
+        "model_type": "siglip_vision_model",
+        **tower_json(config),
+        "vision_use_head": False,
     }
 
 

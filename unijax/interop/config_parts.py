@@ -17,7 +17,7 @@ _LLAMA = {
     "num_attention_heads": 32, "hidden_size": 4096, "intermediate_size": 11008,
     "max_position_embeddings": 2048,
 }  # fmt: skip
-_SIGLIP = {
+SIGLIP = {
     "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
     "num_attention_heads": 12, "num_channels": 3, "image_size": 224, "patch_size": 16,
     "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6,
@@ -28,7 +28,7 @@ JANUS_VQ = {
     "channel_multiplier": (1, 1, 2, 2, 4), "num_res_blocks": 2, "out_channels": 3,
     "num_patches": 32,
 }  # fmt: skip
-_ACTIVATIONS = {"gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
+ACTIVATIONS = {"gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
 
 # They act in training alone, where this model has none.
 DROPOUT = (
@@ -132,22 +132,22 @@ def rope_theta(
 def siglip_config(directory: pathlib.Path, notes: list[str]) -> SiglipConfig:
     """Sizes of a transformers `SiglipModel` or `SiglipVisionModel` directory."""
     path = directory / "config.json"
-    top = Section(str(path), read_config(directory), _SIGLIP | {"model_type": "siglip"})
+    top = Section(str(path), read_config(directory), SIGLIP | {"model_type": "siglip"})
     top.require("model_type", "siglip", "siglip_vision_model")
     top.classes("SiglipModel", "SiglipVisionModel")
     c = top
     if "vision_config" in top:
-        c = top.group("vision_config", _SIGLIP | {"model_type": "siglip_vision_model"})
+        c = top.group("vision_config", SIGLIP | {"model_type": "siglip_vision_model"})
         c.require("model_type", "siglip_vision_model")
     c.require("num_channels", 3)
-    c.require("hidden_act", *_ACTIVATIONS)
+    c.require("hidden_act", *ACTIVATIONS)
     limits = {"image_size": SIDE, "patch_size": SIDE, "num_hidden_layers": LAYERS}
     names = ("image_size", "patch_size", "hidden_size", "intermediate_size", "num_hidden_layers",
              "num_attention_heads")  # fmt: skip
     config = SiglipConfig(
         **{name: c.whole(name, limits.get(name, WIDTH)) for name in names},
         layer_norm_eps=c.real("layer_norm_eps", 1),
-        hidden_act=_ACTIVATIONS[c.word("hidden_act")],
+        hidden_act=ACTIVATIONS[c.word("hidden_act")],
     )
     c.plain(plain.ANYWHERE | plain.VISION)
     harmless = ("num_image_tokens", "projection_dim", "projector_hidden_act", "vision_use_head")

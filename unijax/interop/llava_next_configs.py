@@ -1,11 +1,9 @@
 """config.json of LLaVA-NeXT: its CLIP tower, and the sizes that pictures are brought to."""
 
-from typing import Any
-
 from unijax.core.errors import UserError
 from unijax.core.json_files import quoted
 from unijax.interop import plain
-from unijax.interop.config_parts import DROPOUT
+from unijax.interop.config_parts import ACTIVATIONS, DROPOUT
 from unijax.interop.sections import LAYERS, SIDE, WIDTH, Section
 from unijax.models.clip import ClipVisionConfig
 
@@ -15,7 +13,7 @@ _CLIP = {
     "num_attention_heads": 12, "num_channels": 3, "image_size": 224, "patch_size": 32,
     "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5,
 }  # fmt: skip
-_ACTIVATIONS = {"quick_gelu": "quick_gelu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
+_ACTIVATIONS = {"quick_gelu": "quick_gelu"} | ACTIVATIONS
 # Of the releases, (height, width) in parts.
 _RELEASED = ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))
 PINPOINTS = [[336 * height, 336 * width] for height, width in _RELEASED]
@@ -47,22 +45,6 @@ def clip_vision(top: Section, notes: list[str]) -> ClipVisionConfig:
     s.plain(plain.ANYWHERE | plain.VISION)
     notes += s.unknown((*DROPOUT, "projection_dim", "vocab_size"))
     return config
-
-
-def clip_vision_json(config: ClipVisionConfig) -> dict[str, Any]:
-    """The same, of a tower that is read at its last layer."""
-    return {
-        "model_type": "clip_vision_model",
-        "hidden_size": config.hidden_size,
-        "intermediate_size": config.intermediate_size,
-        "num_hidden_layers": config.num_hidden_layers,
-        "num_attention_heads": config.num_attention_heads,
-        "num_channels": 3,
-        "image_size": config.image_size,
-        "patch_size": config.patch_size,
-        "hidden_act": next(k for k, act in _ACTIVATIONS.items() if act == config.hidden_act),
-        "layer_norm_eps": config.layer_norm_eps,
-    }
 
 
 def tiles(top: Section, size: int, wanted: int | None) -> int:

@@ -7,7 +7,7 @@ from unijax.core.errors import UserError
 from unijax.core.json_files import quoted
 from unijax.interop import plain
 from unijax.interop.config_files import decoder_json
-from unijax.interop.config_parts import DROPOUT, rope_theta
+from unijax.interop.config_parts import ACTIVATIONS, DROPOUT, SIGLIP, rope_theta
 from unijax.interop.sections import LAYERS, POSITIONS, ROWS, SIDE, WIDTH, Section
 from unijax.models.llama import LlamaConfig
 from unijax.models.qwen_vision import QwenVisionConfig
@@ -25,12 +25,6 @@ _QWEN_VISION = {
     "temporal_patch_size": 2, "window_size": 112, "out_hidden_size": 3584,
     "fullatt_block_indexes": (7, 15, 23, 31),
 }  # fmt: skip
-_SIGLIP = {
-    "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
-    "num_attention_heads": 12, "num_channels": 3, "image_size": 224, "patch_size": 16,
-    "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6,
-}  # fmt: skip
-_ACTIVATIONS = {"gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
 
 
 def qwen2_text(c: Section, tied: bool, notes: list[str], axes: bool = False) -> LlamaConfig:
@@ -115,15 +109,15 @@ def qwen_vision(c: Any, where: str, notes: list[str], size: int) -> QwenVisionCo
 
 def siglip_vision(c: Any, where: str, notes: list[str]) -> SiglipConfig:
     """Sizes of the SigLIP tower of a LLaVA, whose features are those before its last norm."""
-    s = Section(where, c, _SIGLIP)
+    s = Section(where, c, SIGLIP)
     _check_kind(s, "siglip_vision_model")
     s.require("num_channels", 3)
-    s.require("hidden_act", *_ACTIVATIONS)
+    s.require("hidden_act", *ACTIVATIONS)
     size, patch = s.whole("image_size", SIDE), s.whole("patch_size", SIDE)
     config = SiglipConfig(
         size, patch, s.whole("hidden_size", WIDTH), s.whole("intermediate_size", WIDTH),
         s.whole("num_hidden_layers", LAYERS), s.whole("num_attention_heads", WIDTH),
-        s.real("layer_norm_eps", 1), _ACTIVATIONS[s.word("hidden_act")], "pre_norm",
+        s.real("layer_norm_eps", 1), ACTIVATIONS[s.word("hidden_act")], "pre_norm",
         leaves_pixels=bool(size % patch),
     )  # fmt: skip
     s.plain(plain.ANYWHERE | plain.VISION)

@@ -14,6 +14,7 @@ import numpy as np
 from unijax.core.errors import UserError
 from unijax.core.json_files import write_object
 from unijax.interop import given, painter_part
+from unijax.interop.config_files import siglip_json
 from unijax.interop.folders import Folder
 from unijax.interop.interface import Part
 from unijax.interop.live_llama import loaded
@@ -38,7 +39,6 @@ unet = UNet2DConditionModel.from_pretrained(FOLDER, subfolder="unet")
 vae = AutoencoderKL.from_pretrained(FOLDER, subfolder="vae")
 """
 GROUPS = ("condition", "unet", "autoencoder")
-_ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh"}
 
 
 def tower_entries(vision: SiglipConfig) -> list[Entry]:
@@ -74,21 +74,9 @@ def write(
             "This model cannot be exported.",
         )  # fmt: skip
     (directory / "vision_tower").mkdir()
-    write_object(directory / "vision_tower" / "config.json", _tower_keys(vision))
+    write_object(directory / "vision_tower" / "config.json", siglip_json(vision))
     if visualiser is not None:
         painter_part.write(directory, visualiser.painter)
-
-
-def _tower_keys(vision: SiglipConfig) -> dict[str, Any]:
-    """Of transformers' `SiglipVisionConfig`."""
-    sizes = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-             "image_size", "patch_size", "layer_norm_eps")  # fmt: skip
-    return {name: getattr(vision, name) for name in sizes} | {
-        "model_type": "siglip_vision_model",
-        "vision_use_head": False,
-        "hidden_act": _ACTIVATIONS[vision.hidden_act],
-        "num_channels": 3,
-    }
 
 
 def parts(visualiser_of) -> tuple[Part, ...]:
@@ -118,7 +106,7 @@ def their_features(vision: SiglipConfig, grid: int, weights: Source, pixels: np.
     import transformers
     from torch.nn import functional
 
-    keys = transformers.SiglipVisionConfig(**_tower_keys(vision), attn_implementation="eager")
+    keys = transformers.SiglipVisionConfig(**siglip_json(vision), attn_implementation="eager")
     tower = transformers.SiglipVisionModel(keys)
     tower = loaded(tower, weights, "vision_tower/", ("post_layernorm", "embeddings.position_ids"))
     with torch.no_grad():

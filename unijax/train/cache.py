@@ -13,7 +13,7 @@ from unijax.core import sums, tree
 from unijax.core.errors import UserError
 from unijax.core.files import atomic_directory
 from unijax.core.processes import is_lead, to_host, wait_for_all
-from unijax.core.system import EncodedSystem, Params, RowSystem, System
+from unijax.core.system import Encoded, EncodedSystem, Params, RowSystem, System
 from unijax.data.batch import Cached
 from unijax.data.config import DataConfig, SourceConfig, preparation
 from unijax.data.document import ImageRef, ImageSpan
@@ -71,11 +71,6 @@ def tables(
                 "one way for each array of slots", "Set cache_frozen=false.",
             )  # fmt: skip
         roles = {stream.role for stream in streams}
-
-        def forward(part, pixels, how=how):
-            signed = to_signed(pixels, system.dtype)
-            return getattr(system, how.method)({how.group: part}, signed)
-
         # A source of 40,000 texts is not rendered to find that it has no picture.
         showing = [s for s in sources if any(may_show(s.config.task, role) for role in roles)]
         read = preparation(data, streams[0])
@@ -85,16 +80,27 @@ def tables(
             refs[black.key] = black
         if not refs:
             continue  # no source shows one
-        kept = table(
-            folder / "cache", name, params[how.group], forward, read, refs, _seen(system, read)
-        )
-        found[name] = Cached(how.field, kept, how.shape, np.dtype(how.dtype))
+        found[name] = _cached(system, params, name, how, read, refs, folder)
     return found
 
 
-def _seen(system: System, read: Preparation) -> str:
-    """How an encoder sees a picture, for the name of its table."""
-    return f"{read} in {np.dtype(system.dtype)}"
+def _cached(
+    system: System,
+    params: Params,
+    name: str,
+    how: Encoded,
+    read: Preparation,
+    refs: dict[str, ImageRef],
+    folder: pathlib.Path,
+) -> Cached:
+    """What an encoder makes of the pictures, under its name in `folder`."""
+
+    def forward(part, pixels):
+        return getattr(system, how.method)({how.group: part}, to_signed(pixels, system.dtype))
+
+    seen = f"{read} in {np.dtype(system.dtype)}"
+    kept = table(folder / "cache", name, params[how.group], forward, read, refs, seen)
+    return Cached(how.field, kept, how.shape, np.dtype(how.dtype))
 
 
 def picture_tables(
@@ -118,18 +124,11 @@ def picture_tables(
     for source in sources:
         if source.kind == "scenes" and not source.limit:
             raise _endless(source.name, "endlessly many")
-    refs, read, found = all_pictures(sources, data.seed), picture_preparation(data), {}
-    for name, how in system.encoded.items():
-
-        def forward(part, pixels, how=how):
-            signed = to_signed(pixels, system.dtype)
-            return getattr(system, how.method)({how.group: part}, signed)
-
-        kept = table(
-            folder / "cache", name, params[how.group], forward, read, refs, _seen(system, read)
-        )
-        found[name] = Cached(how.field, kept, how.shape, np.dtype(how.dtype))
-    return found
+    refs, read = all_pictures(sources, data.seed), picture_preparation(data)
+    return {
+        name: _cached(system, params, name, how, read, refs, folder)
+        for name, how in system.encoded.items()
+    }
 
 
 def _endless(source: str, count: object) -> UserError:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from unijax.core.errors import UserError
-from unijax.core.files import patiently, unreadable
+from unijax.core.files import patiently, readable, unreadable
 from unijax.core.telling import tell_once
 from unijax.data.user import conversation, forms, text
 from unijax.data.user.faults import Faults
@@ -46,8 +46,8 @@ class Archives(UserRecords):
         faults = Faults() if faults is None else faults
         notes, facts = Notes(), FactsOf()
         self._files = shards(path, ".tar")
-        self._number: dict[str, int] = {}  # of ends of names
         self._keys: list[str] = []
+        ends: dict[str, int] = {}  # of names, and their numbers
         file_of, members, first = [], [], [0]
         for number, file in enumerate(self._files):
             of_file: set[str] = set()
@@ -62,12 +62,11 @@ class Archives(UserRecords):
                 self._keys.append(key)
                 file_of.append(number)
                 for end, (offset, size) in found.items():
-                    number_of = self._number.setdefault(end, len(self._number))
-                    members.append((number_of, offset, size))
+                    members.append((ends.setdefault(end, len(ends)), offset, size))
                 first.append(len(members))
         if not self._keys:
             raise UserError(str(path), "no samples", "at least one", "Correct the path.")
-        self._ends = [*self._number]
+        self._ends = [*ends]
         self._file_of = np.array(file_of, np.int32)
         self._members = np.array(members, np.int64)  # end, offset and size of each
         self._first = np.array(first, np.int64)
@@ -256,7 +255,5 @@ def _read(file: Path, offset: int, size: int, where: str) -> bytes:
             opened.seek(offset)
             return opened.read(size)
 
-    try:
+    with readable(where, "the archive"):
         return patiently(read)
-    except OSError as error:
-        raise unreadable(where, error, "the archive") from error

@@ -11,7 +11,7 @@ from typing import BinaryIO
 import numpy as np
 
 from unijax.core.errors import UserError
-from unijax.core.files import open_plain, patiently, unreadable
+from unijax.core.files import open_plain, patiently, readable
 from unijax.core.telling import tell_once
 from unijax.data.user import text
 from unijax.data.user.faults import Faults
@@ -102,10 +102,8 @@ def pread(file: int, length: int, offset: int, where: str) -> bytes:
     Raises:
       UserError: if it still cannot be; `where` is the record.
     """
-    try:
+    with readable(where, "the file that the record stands in"):
         return patiently(os.pread, file, length, offset)
-    except OSError as error:
-        raise unreadable(where, error, "the file that the record stands in") from error
 
 
 def _on_line(path: Path) -> Callable[[int, int], str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from unijax.core.errors import UserError
-from unijax.core.files import read_plain, unreadable
+from unijax.core.files import read_plain, readable
 
 PICTURES = {
     ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif", ".gif", ".bmp", ".dib",
@@ -108,10 +108,8 @@ def _of_file(path: str, where: str, folder: Path) -> Picture:
 
 
 def read_file(file: Path, where: str) -> bytes:
-    try:
+    with readable(where, f"the picture {file}"):
         return read_plain(file)
-    except OSError as error:
-        raise unreadable(where, error, f"the picture {file}") from error
 
 
 def _of_data(uri: str, where: str) -> bytes:

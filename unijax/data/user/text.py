@@ -5,7 +5,6 @@ Other characters that Python takes for the end of a line (U+2028, U+0085, form f
 
 import codecs
 import contextlib
-import errno
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from unijax.core.errors import UserError
-from unijax.core.files import TRANSIENT, open_plain, unreadable
+from unijax.core.files import is_away, open_plain, unreadable
 
 MAX_LINE = 64 * 2**20  # bytes of a record: several pictures as base64, and no mistake in a file
 _MAX_DIGITS = 4300  # as Python's own limit, which is about time
@@ -35,7 +34,7 @@ def reading(path: Path, expected: str) -> Iterator[None]:
             raise UserError(str(path), "no plain file", expected, "Correct the path.")
         yield
     except OSError as error:
-        if error.errno in (*TRANSIENT, errno.EIO):
+        if is_away(error):
             raise unreadable(str(path), error, expected) from error
         found = f"{error.strerror or error}"
         raise UserError(str(path), found, expected, "Correct the path.") from None

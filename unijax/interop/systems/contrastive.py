@@ -15,6 +15,7 @@ import numpy as np
 from unijax.core.json_files import write_object
 from unijax.core.system import Params
 from unijax.interop import given, timm_tower
+from unijax.interop.config_files import siglip_json
 from unijax.interop.config_parts import model_type, siglip_config
 from unijax.interop.interface import Comparison, Export, Format, Interop, Outputs, Part
 from unijax.interop.opening import ForeignModel
@@ -22,7 +23,6 @@ from unijax.interop.parts import siglip_part, tower_size, tower_widths
 from unijax.interop.table import Table
 from unijax.systems.contrastive import Contrastive, ContrastiveConfig
 
-_ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh"}
 _KINDS = ("siglip_vision_model", "siglip")
 _ABOUT = (
     "The vision tower of a contrastive model of pictures and texts "
@@ -51,21 +51,10 @@ def _table(config: ContrastiveConfig, directory: pathlib.Path) -> Table:
 
 
 def _write(export: Export) -> dict[str, str]:
-    v = export.config.vision
     content = {
         "architectures": ["SiglipVisionModel"],
-        "model_type": "siglip_vision_model",
         "torch_dtype": export.dtype,
-        "hidden_size": v.hidden_size,
-        "intermediate_size": v.intermediate_size,
-        "num_hidden_layers": v.num_hidden_layers,
-        "num_attention_heads": v.num_attention_heads,
-        "num_channels": 3,
-        "image_size": v.image_size,
-        "patch_size": v.patch_size,
-        "hidden_act": _ACTIVATIONS[v.hidden_act],
-        "layer_norm_eps": v.layer_norm_eps,
-        "vision_use_head": False,
+        **siglip_json(export.config.vision),
     }
     write_object(export.directory / "config.json", content)
     return {}

@@ -17,7 +17,7 @@ from unijax.core.vocab import SpecialIds
 from unijax.data import tokenizer as tokenizer_lib
 from unijax.data.templates import check_marks
 from unijax.interop import clip_parts, given, llava_next_configs, plain
-from unijax.interop.config_files import llama_json, special_ids
+from unijax.interop.config_files import llama_json, siglip_json, special_ids, tower_json
 from unijax.interop.config_parts import llama_config, model_type, read_config
 from unijax.interop.hf_tokenizer import token_of, write_hf_tokenizer
 from unijax.interop.interface import Comparison, Export, Format, Import, Interop, Outputs
@@ -51,7 +51,6 @@ _ABOUT = (
     "LLaVA-OneVision ([2408.03326](https://arxiv.org/abs/2408.03326)), Qwen2.5-VL "
     "([2502.13923](https://arxiv.org/abs/2502.13923))."
 )
-_ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh"}
 _USE = """\
 ```python
 from transformers import AutoModelForImageTextToText
@@ -208,7 +207,7 @@ def _next_json(c: LlavaConfig, dtype: str, special: SpecialIds) -> dict[str, Any
         "projector_hidden_act": "gelu",
         "multimodal_projector_bias": True,
         "text_config": llama_json(c.text, dtype),
-        "vision_config": llava_next_configs.clip_vision_json(c.vision),
+        "vision_config": {"model_type": "clip_vision_model", **tower_json(c.vision)},
     }
 
 
@@ -251,19 +250,7 @@ def _onevision_json(c: LlavaConfig, dtype: str, special: SpecialIds) -> dict[str
         "projector_hidden_act": "gelu",
         "multimodal_projector_bias": True,
         "text_config": qwen2_json(c.text, dtype, model_type="qwen2"),
-        "vision_config": {
-            "model_type": "siglip_vision_model",
-            "hidden_size": v.hidden_size,
-            "intermediate_size": v.intermediate_size,
-            "num_hidden_layers": v.num_hidden_layers,
-            "num_attention_heads": v.num_attention_heads,
-            "num_channels": 3,
-            "image_size": v.image_size,
-            "patch_size": v.patch_size,
-            "hidden_act": _ACTIVATIONS[v.hidden_act],
-            "layer_norm_eps": v.layer_norm_eps,
-            "vision_use_head": False,
-        },
+        "vision_config": siglip_json(v),
     }
 
 

@@ -12,13 +12,13 @@ import torch
 import transformers
 from torch import nn
 
+from unijax.interop.config_files import tower_json
 from unijax.interop.diffusers_configs import class_of, config_json
 from unijax.models.connector import ConnectorConfig
 from unijax.models.llama import LlamaConfig
 from unijax.systems.metaquery import MetaQueryConfig
 
 State = Mapping[str, torch.Tensor]
-_ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh"}
 
 
 def within(state: State, prefix: str) -> dict[str, torch.Tensor]:
@@ -73,12 +73,7 @@ def tower(config: MetaQueryConfig, state: State) -> nn.Module:
         model = network._from_config(of, attn_implementation="eager")
         model.load_state_dict(state)
         return model.eval()
-    of = transformers.SiglipVisionConfig(
-        hidden_size=v.hidden_size, intermediate_size=v.intermediate_size,
-        num_hidden_layers=v.num_hidden_layers, num_attention_heads=v.num_attention_heads,
-        image_size=v.image_size, patch_size=v.patch_size, layer_norm_eps=v.layer_norm_eps,
-        hidden_act=_ACTIVATIONS[v.hidden_act], vision_use_head=False,
-    )  # fmt: skip
+    of = transformers.SiglipVisionConfig(**tower_json(v), vision_use_head=False)
     model = transformers.SiglipVisionModel._from_config(of, attn_implementation="eager")
     names = {n.removeprefix("vision_model."): n for n in model.state_dict()}
     own = {names[n]: x for n, x in state.items()}
