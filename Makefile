@@ -89,6 +89,7 @@ faults: $(VENV)/ready
 		$(BIN)/python -m tests.faults.saves runs/faults
 	$(BIN)/python -m tests.faults.kills runs/kills
 	$(BIN)/python -m tests.faults.memory runs/memory
+	$(BIN)/python -m tests.faults.memory runs/memory --janus
 
 # The scaling study of docs/study.md: hours on CPU, goes on where it was; tables to docs/study.
 study: $(VENV)/ready

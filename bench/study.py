@@ -16,6 +16,7 @@ import itertools
 import os
 import pathlib
 import shutil
+from collections.abc import Sequence
 
 import numpy as np
 import scipy.stats
@@ -39,14 +40,14 @@ ARMS = ("together", "understanding", "generation")
 NAMES = {"text": "text", "understanding": "understanding answers", "code": "image codes"}
 
 
-def run(config: str, directory: pathlib.Path) -> table.Runs:
+def run(config: str, directory: pathlib.Path, overrides: Sequence[str] = ()) -> table.Runs:
     """The runs of a sweep. All parts show the same pictures: the encoders' outputs are shared."""
     shared = directory.parent / "cache"
     shared.mkdir(parents=True, exist_ok=True)
     directory.mkdir(exist_ok=True)
     if not (directory / "cache").exists():
         os.symlink(os.path.relpath(shared, directory), directory / "cache")
-    sweep(config, directory, [], None)
+    sweep(config, directory, list(overrides), None)
     return table.read(directory / "runs.parquet")
 
 

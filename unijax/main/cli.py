@@ -17,6 +17,7 @@ from typing import Any
 
 from unijax.core import (
     exit_codes,
+    heap,
     quiet,  # noqa: F401  (libraries say less)
 )
 from unijax.core.errors import Interrupted, Preempted, Unwritable, UserError
@@ -415,6 +416,7 @@ def _run(args: argparse.Namespace) -> int:
 
 def command() -> None:
     """The program `unijax`."""
+    heap.use_few_arenas()
     status = main()
     if status == exit_codes.INTERRUPTED:
         interrupts.leave(status)

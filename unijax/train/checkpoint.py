@@ -8,7 +8,6 @@ what that one holds.
 """
 
 import contextlib
-import ctypes
 import errno
 import hashlib
 import json
@@ -26,7 +25,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from unijax.core import storage, tree
+from unijax.core import heap, storage, tree
 from unijax.core.errors import Unwritable, UserError
 from unijax.core.files import (
     OF_DISK,
@@ -253,7 +252,7 @@ class Checkpoints:
         """
         with self._writing(behind=True):
             self._manager.wait_until_finished()
-        _give_back()
+        heap.give_back()
 
     def close(self) -> None:
         """Waits, and removes what a failed save left."""
@@ -331,13 +330,6 @@ class Checkpoints:
             "a writable place with room for loop.keep + 1 checkpoints",
             f"Free space and repeat the command: it resumes from step {self.latest() or 0}.",
         )
-
-
-def _give_back() -> None:
-    """What a save took and freed goes back to the machine: malloc would keep it, in ever more
-    pieces, 0.1 MB a save of a small Janus."""
-    with contextlib.suppress(OSError, AttributeError):  # of a C library that has no such call
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _is_of_disk(error: BaseException | None) -> bool:
