@@ -4,11 +4,12 @@ import errno
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
 from tests.main.test_cli import TINY, fails
-from unijax.core import exit_codes
+from unijax.core import exit_codes, status
 from unijax.main import verbs
 
 # A command that writes for a moment when it is interrupted.
@@ -74,6 +75,38 @@ def test_ctrl_c_that_python_drops_is_told_again():
     assert (process.returncode, out, said) == (
         exit_codes.INTERRUPTED, "ending\nwritten\n", "interrupted\n",
     )  # fmt: skip
+
+
+def test_sigterm_while_a_run_is_made_ready_is_told(tmp_path):
+    """Its status said "starting" for ever, and schedulers saw a crash."""
+    program = """
+import sys, time
+from unijax.main import cli, train
+
+def slow(*args):
+    print("begun", flush=True)
+    time.sleep(60)
+
+train._train = slow
+cli.command()
+"""
+    run_dir = tmp_path / "run"
+    (run_dir / "checkpoints" / "20").mkdir(parents=True)
+    (run_dir / "checkpoints" / "20" / "_CHECKPOINT_METADATA").touch()
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, "train", "--config", TINY, "--run-dir", str(run_dir)],
+        text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout.readline() == "begun\n"
+    assert status.read(run_dir).state == "starting"
+    while process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.01)
+    said = process.stderr.read()
+    assert "preempted; saved step 20. The same command resumes" in said
+    assert "Traceback" not in said
+    assert process.returncode == exit_codes.PREEMPTED
+    assert (status.read(run_dir).state, status.read(run_dir).step) == ("preempted", 20)
 
 
 def test_a_reader_that_is_gone_is_no_traceback():

@@ -39,6 +39,7 @@ from unijax.train.carry import carried
 from unijax.train.checkpoint import FOLDER, read_params, step_directory, whole_steps
 from unijax.train.loop import Evaluator, fit, validation
 from unijax.train.lora import without
+from unijax.train.preemption import at_once
 from unijax.train.resume import check_stage
 from unijax.train.setup import Trainer
 from unijax.train.state import TrainState, merge
@@ -112,7 +113,10 @@ def train(
         if in_bucket:
             is_new = not _names(folder)
         try:
-            with StatusKeeper(folder, run.stage.steps) as status:
+            with (
+                StatusKeeper(folder, run.stage.steps) as status,
+                at_once(lambda: max(whole_steps(folder), default=0)),
+            ):
                 state = _train(run, folder, init_from, stop_at, tables, status)
                 status.finish(int(state.step))
         except KeyboardInterrupt:

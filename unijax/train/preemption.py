@@ -1,11 +1,13 @@
 """Noticing that the run is asked to end: SIGTERM, which schedulers send first, or Ctrl-C."""
 
 import atexit
+import contextlib
 import os
 import signal
 import sys
 import threading
 import types
+from collections.abc import Callable, Iterator
 
 import jax
 from jax.experimental import multihost_utils
@@ -14,6 +16,30 @@ from unijax.core.errors import Interrupted, Preempted
 from unijax.core.exit_codes import INTERRUPTED
 
 _SAVING = b"\nending: this step is finished and saved first. Once more ends at once\n"
+
+
+@contextlib.contextmanager
+def at_once(saved: Callable[[], int]) -> Iterator[None]:
+    """While a run is made ready, SIGTERM is `Preempted`: there is no step to finish.
+
+    Only of one process, and where nobody else caught it. `saved` tells the newest saved step.
+    """
+
+    def tell(number: int, frame: types.FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # again and again is told as one
+        raise Preempted(saved())
+
+    in_main = threading.current_thread() is threading.main_thread()
+    alone = jax.process_count() == 1
+    if not (in_main and alone and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL):
+        yield
+        return
+    signal.signal(signal.SIGTERM, tell)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGTERM) is tell:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 class Preemption:
