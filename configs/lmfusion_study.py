@@ -34,7 +34,7 @@ def get_config(arg: str = "deep,0") -> ConfigDict:
     text = rung("transfusion_micro", WIDTH).config.text
     config.model.text = dataclasses.asdict(text)
     config.stage.name = arm.replace(",", "_")
-    config.stage.steps = 3000
+    config.stage.steps = 2000
     config.stage.optimizers.main.learning_rate = 2e-3
     config.data.learn_prompts = False
     config.data.rows, config.data.unit = 2, "tokens"
@@ -73,7 +73,7 @@ def get_sweep(arg: str = "deep,0") -> ConfigDict:
             "kind": "tokens",
             "ladder": "transfusion_micro",
             "widths": (WIDTH,),
-            "tokens": (4e3 if small else 1e6,),
+            "tokens": (4e3 if small else 4e5,),
             "seeds": (0, 1) if small else (0, 1, 2),
         }
     )
