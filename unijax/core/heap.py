@@ -13,7 +13,7 @@ def use_few_arenas() -> None:
     """Of glibc: threads that come from now on share two arenas.
 
     It gives every thread one of its own, up to eight a core, and each keeps pieces of what passed
-    through it. Writers of checkpoints are ever new threads: in 300 saves of a small Janus memory
+    through it. Writers of checkpoints are ever new threads: in 300 saves of a small model memory
     grew by 10 to 15 MB, even where what was free was given back. Arenas that are there already
     stay: it is for the first line of a process.
     """
