@@ -73,7 +73,7 @@ def get_sweep(arg: str = "deep,0") -> ConfigDict:
             "kind": "tokens",
             "ladder": "transfusion_micro",
             "widths": (WIDTH,),
-            "tokens": (4e3 if small else 2.5e5,),
+            "tokens": (4e3 if small else 5e5,),
             "seeds": (0, 1) if small else (0, 1, 2),
         }
     )
