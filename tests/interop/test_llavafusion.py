@@ -1,23 +1,53 @@
-"""LLaVAFusion: a directory of LLaVA-NeXT as its frozen model; no way out yet."""
+"""LLaVAFusion: a directory of LLaVA-NeXT as its frozen model, and the way out, whole or of it."""
 
 import dataclasses
+import json
+import re
+import shutil
+import subprocess
+import sys
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file, save_file
 
-from tests.interop.conftest import random_weights
+from tests.interop.conftest import random_weights, write_run
 from tests.interop.test_llava import LLAMA3, LLAMA3_NAMES, llava_next, write_tokenizer
+from tests.interop.test_transfusion import AE, TEXT
 from tests.systems.test_transfusion import AUTOENCODER, PATCHES
 from unijax.core import tree
 from unijax.core.errors import UserError
+from unijax.core.record import to_json
 from unijax.data import tokenizer as tokenizer_lib
 from unijax.interop import registry
 from unijax.interop.exporting import export_checkpoint
 from unijax.interop.importing import import_checkpoint, import_parts
-from unijax.systems.llavafusion import LLaVAFusionConfig
+from unijax.interop.verify import verify
+from unijax.models.clip import ClipVisionConfig
+from unijax.models.eva import EvaConfig
+from unijax.models.latent_patches import LatentPatchesConfig
+from unijax.models.siglip import SiglipConfig
+from unijax.ops.image import to_signed
+from unijax.ops.tiles import cut
+from unijax.systems.llavafusion import LLaVAFusion, LLaVAFusionConfig
 from unijax.systems.reading import ReadingConfig
 from unijax.train import checkpoint
+
+TOWER = ClipVisionConfig(18, 6, 32, 48, 2, 2, features="pre_norm")
+SIGLIP = SiglipConfig(18, 4, 32, 48, 2, 2, hidden_act="gelu_tanh", leaves_pixels=True)
+EVA = EvaConfig(32, 48, 2, 2, image_size=18, patch_size=6)
+WHOLE = LLaVAFusionConfig(
+    TEXT, TOWER, newline=True, begins=True, autoencoder=AE, patches=LatentPatchesConfig(8, 4, 2)
+)
+CONFIGS = {
+    "parts": dataclasses.replace(WHOLE, tiles=2),
+    "whole": WHOLE,
+    "SigLIP, shallow": dataclasses.replace(
+        WHOLE, vision=SIGLIP, newline=False, separation="shallow"
+    ),
+}
 
 
 @pytest.fixture(scope="module")
@@ -72,10 +102,148 @@ def test_another_model_is_refused(base, tmp_path):
         import_parts(tmp_path / "run", "llavafusion", config, {"llama": directory})
 
 
-def test_a_run_is_not_exported_and_told_so(base, tmp_path):
+@pytest.fixture(scope="module", params=["parts", "whole", "SigLIP, shallow"])
+def run(request, tmp_path_factory):
+    """At random, with pictures that are read in parts, or whole, by either tower."""
+    place = tmp_path_factory.mktemp("run") / "run"
+    return write_run(place, "llavafusion", CONFIGS[request.param])
+
+
+def test_pytorch_gives_the_same_outputs_and_it_comes_back_equal_to_the_bit(run, tmp_path):
+    """Of rows that are read, drawn, and both."""
+    export_checkpoint(run, tmp_path / "out")
+    found = verify(run, tmp_path / "out", tolerance=1e-4)
+    assert found.ok, f"\n{found}"
+    kinds = ["hidden", "text", "noise", "latents", "decoded", "drawn"]
+    kinds += ["pictures", "shown text", "shown noise", "edited"]
+    assert [d.kind for d in found.differences] == kinds
+    done = import_checkpoint(tmp_path / "out", tmp_path / "again")
+    before, after = (tree.flatten(checkpoint.read_params(d)) for d in (run, tmp_path / "again"))
+    assert before.keys() == after.keys()
+    for path, x in before.items():
+        np.testing.assert_array_equal(after[path], x, err_msg=path)
+    assert to_json(done.config) == checkpoint.read_run(run)["config"]["model"]
+
+
+PLANTED = {  # a tensor that is wrong, and outputs that do and do not know it
+    "vision_model.encoder.layers.1.mlp.fc1.weight": ({"pictures", "shown text"}, {"text", "drawn"}),
+    "aligner.image_newline": ({"pictures", "shown text"}, {"text", "drawn"}),
+    "image_twin.layers.0.mlp.up_proj.weight": ({"noise", "shown noise", "edited"}, {"pictures"}),
+}
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_planted_errors_are_seen_where_they_are(name, tmp_path):
+    run = write_run(tmp_path / "run", "llavafusion", CONFIGS["parts"])
+    export_checkpoint(run, tmp_path / "out")
+    file = tmp_path / "out" / "model.safetensors"
+    tensors = load_file(file)
+    tensors[name] = np.roll(tensors[name], 1, axis=0)
+    save_file(tensors, file)
+    found = {d.kind: d.largest for d in verify(run, tmp_path / "out").differences}
+    wrong, right = PLANTED[name]
+    assert {kind for kind, off in found.items() if off > 1e-3} >= wrong
+    assert max(found[kind] for kind in right) < 1e-4
+
+
+def test_a_changed_file_beside_the_weights_is_told(tmp_path):
+    run = write_run(tmp_path / "run", "llavafusion", CONFIGS["whole"])
+    export_checkpoint(run, tmp_path / "out")
+    with (tmp_path / "out" / "modeling_llavafusion.py").open("a") as file:
+        file.write("# edited\n")
+    with pytest.raises(UserError, match="expected the one that this version of unijax exports"):
+        verify(run, tmp_path / "out")
+
+
+ALONE = """
+import sys
+for name in ("unijax", "jax", "flax", "transformers", "diffusers"):
+    sys.modules[name] = None  # whatever asks for it fails
+import numpy, torch
+from modeling_llavafusion import LLaVAFusion
+
+model = LLaVAFusion.from_pretrained(".")
+pixels = torch.from_numpy(numpy.load("pixels.npy"))
+with torch.no_grad():
+    views = model.views(pixels)
+    seen = model.embed_pictures(views)
+numpy.savez("out.npz", views=views.numpy(), seen=seen.numpy())
+special = model.config["special_token_ids"]
+latents = model.draw([special["bos"], 9, special["boi"]], steps=2)
+assert model.decode(latents).shape[1] == 3
+"""
+
+
+def test_the_files_beside_the_weights_need_nothing_else(tmp_path):
+    """And see of a picture what is seen here: the whole made small to a level of its bytes."""
+    config = CONFIGS["parts"]
+    run = write_run(tmp_path / "run", "llavafusion", config)
+    export_checkpoint(run, tmp_path / "out")
+    place = shutil.move(tmp_path / "out", tmp_path / "elsewhere")
+    side = config.image_size
+    pixels = np.random.default_rng(0).integers(0, 256, (2, side, side, 3), dtype=np.uint8)
+    signed = np.asarray(to_signed(jnp.asarray(pixels)))
+    np.save(place / "pixels.npy", np.moveaxis(signed, -1, 1))
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE], cwd=place, env={"PYTHONPATH": str(place)},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = np.load(place / "out.npz")
+    want = np.moveaxis(np.asarray(cut(jnp.asarray(signed), config.tiles)), -1, 2)
+    assert np.abs(found["views"] - want).max() <= 1.01 / 127.5
+    assert (np.abs(found["views"] - want) > 1e-5).mean() < 1e-3
+    system, params = LLaVAFusion(config), checkpoint.read_params(run)
+    seen = system.embed_und(params, system.encode_und(params, jnp.asarray(signed)))
+    assert found["seen"].shape == seen.shape
+
+
+def test_what_came_in_goes_out_as_it_was(base, tmp_path):
+    """To the bit: in the whole's form, and the frozen model alone in its own, which transformers
+    runs."""
     directory, _, config = base
     import_parts(tmp_path / "run", "llavafusion", config, {"base": directory})
-    for form in (None, "torch"):
-        with pytest.raises(UserError, match="formats of the system 'llavafusion': found none"):
-            export_checkpoint(tmp_path / "run", tmp_path / "out", form)
+    export_checkpoint(tmp_path / "run", tmp_path / "whole")
+    export_checkpoint(tmp_path / "run", tmp_path / "base", "next")
+    source, whole, alone = (
+        load_file(place / "model.safetensors")
+        for place in (directory, tmp_path / "whole", tmp_path / "base")
+    )
+    for name, x in source.items():
+        if "layers.2" in name or "post_layernorm" in name:  # of the tower, which nothing reads
+            continue
+        np.testing.assert_array_equal(alone[name], x, err_msg=name)
+        of_whole = name.replace("language_model.model.", "language_model.")
+        of_whole = re.sub(r"^vision_tower\.(vision_model\.)?", "vision_model.", of_whole)
+        of_whole = re.sub("^(multi_modal_projector|image_newline)", r"aligner.\1", of_whole)
+        np.testing.assert_array_equal(whole[of_whole], x, err_msg=name)
+    found = verify(tmp_path / "run", tmp_path / "base", tolerance=1e-4)
+    assert found.ok, f"\n{found}"
+    assert [d.kind for d in found.differences] == ["text", "picture"]
+
+
+def test_an_export_says_how_it_is_asked(base, tmp_path):
+    directory, _, config = base
+    import_parts(tmp_path / "run", "llavafusion", config, {"base": directory})
+    path = tmp_path / "run" / "tokenizer" / "special_tokens.json"
+    content = json.loads(path.read_text())
+    content["names"] |= {"boi": "<|start_header_id|>", "eoi": "<|end_header_id|>"}
+    path.write_text(json.dumps(content))
+    export_checkpoint(tmp_path / "run", tmp_path / "out")
+    for said, recorded in ((None, "llama3"), ("janus", "janus")):
+        again = import_checkpoint(tmp_path / "out", tmp_path / recorded, template=said).run_dir
+        assert checkpoint.read_run(again)["config"]["data"]["template"] == recorded
+    path = tmp_path / "out" / "config.json"
+    path.write_text(path.read_text().replace('"llama3"', '"llama4"'))
+    with pytest.raises(UserError, match=r"template: found 'llama4'|template: found \"llama4\""):
+        import_checkpoint(tmp_path / "out", tmp_path / "other")
+
+
+def test_what_the_file_cannot_run_is_not_exported(tmp_path):
+    config = dataclasses.replace(CONFIGS["whole"], vision=EVA, newline=False)
+    run = write_run(tmp_path / "run", "llavafusion", config)
+    with pytest.raises(UserError, match=r"model\.vision\.kind: found 'eva'"):
+        export_checkpoint(run, tmp_path / "out")
+    with pytest.raises(UserError, match="found next for this model"):
+        export_checkpoint(run, tmp_path / "out", "next")
     assert not (tmp_path / "out").exists()

@@ -163,10 +163,9 @@ class Interop:
 
     Attributes:
       system: its name.
-      formats: the first is what an export is in if nothing is said. None of a system that takes
-        parts alone.
+      formats: the first is what an export is in if nothing is said.
       parts: for `unijax import --part`.
-      compare: for `unijax verify`; None where there is no format.
+      compare: for `unijax verify`.
       stacks: of a config, the length of every stack of layers by the beginning of our paths.
       widths: of a config, sizes that some tensor must have along an axis, by name.
       about: a paragraph of the model card.
@@ -178,7 +177,7 @@ class Interop:
 
     system: str
     formats: tuple[Format, ...]
-    compare: Comparison | None
+    compare: Comparison
     about: str
     sizes: Callable[[Any], dict[str, str]]
     parts: tuple[Part, ...] = ()

@@ -51,11 +51,6 @@ def format_of(of: Interop, name: str | None, config: Any) -> Format:
     Raises:
       UserError: for an unknown one, or one for other models.
     """
-    if not of.formats:
-        raise UserError(
-            f"formats of the system {of.system!r}", "none", "one to export a run in",
-            "Its runs go on, answer and draw as they are.",
-        )  # fmt: skip
     known = {f.name: f for f in of.formats}
     if name is not None and name not in known:
         raise UserError(

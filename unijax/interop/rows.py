@@ -22,9 +22,9 @@ def column(*ids: int) -> np.ndarray:
     return np.tile(np.array(ids), (ROWS, 1))
 
 
-def addresses(tokens: int) -> np.ndarray:
-    """Of the tokens of the one image of every row, [ROWS, tokens]."""
-    return column(*range(tokens))
+def addresses(tokens: int, slot: int = 0) -> np.ndarray:
+    """Of the tokens of the image of every row in that slot, [ROWS, tokens]."""
+    return column(*range(slot * tokens, (slot + 1) * tokens))
 
 
 def rows(parts: list[tuple[Kind, np.ndarray]], **streams: ImageSlots) -> PackedBatch:
@@ -32,12 +32,14 @@ def rows(parts: list[tuple[Kind, np.ndarray]], **streams: ImageSlots) -> PackedB
     tokens = np.concatenate([x for _, x in parts], axis=1).astype(np.int32)
     kind = np.concatenate([np.full(x.shape, k, np.int32) for k, x in parts], axis=1)
     nothing = np.zeros_like(tokens)
+    number = np.cumsum([k != Kind.TEXT for k, _ in parts], dtype=np.int32)
+    image = [np.full(x.shape, (k != Kind.TEXT) * i, np.int32) for (k, x), i in zip(parts, number)]
     return PackedBatch(
         tokens=tokens,
         kind=kind,
         segment=np.ones_like(tokens),
         position=np.broadcast_to(np.arange(tokens.shape[1], dtype=np.int32), tokens.shape),
-        image=(kind != Kind.TEXT).astype(np.int32),
+        image=np.concatenate(image, axis=1),
         target_kind=np.full_like(tokens, Target.NONE),
         target=nothing,
         weight=nothing.astype(np.float32),
@@ -47,7 +49,7 @@ def rows(parts: list[tuple[Kind, np.ndarray]], **streams: ImageSlots) -> PackedB
 
 
 def slots(**content: np.ndarray | Array) -> ImageSlots:
-    """One image a row."""
+    """Images of rows [B, I, ...], all of them used."""
     (value,) = content.values()
-    one = np.ones((value.shape[0], 1), np.float32)
+    one = np.ones(value.shape[:2], np.float32)
     return ImageSlots(weight=one, seed=one.astype(np.uint32), **content)

@@ -59,7 +59,7 @@ model = AutoModelForImageTextToText.from_pretrained(FOLDER)
 ```"""
 
 
-def _is_next(config: LlavaConfig) -> bool:
+def _is_next(config: ReadingConfig) -> bool:
     return config.vision.kind == "clip"
 
 
@@ -137,7 +137,7 @@ def _is_tied(*places: Section) -> bool:
     return said.get("tie_word_embeddings")
 
 
-def _names(config: LlavaConfig, directory: pathlib.Path) -> dict[str, str]:
+def _names(config: ReadingConfig, directory: pathlib.Path) -> dict[str, str]:
     """What tensors of the decoder and of the tower begin with, and the head.
 
     The release has a name more before those of the tower than transformers 5 writes.
@@ -154,7 +154,7 @@ def _names(config: LlavaConfig, directory: pathlib.Path) -> dict[str, str]:
     }
 
 
-def _table(config: LlavaConfig, directory: pathlib.Path) -> Table:
+def _table(config: ReadingConfig, directory: pathlib.Path) -> Table:
     names = _names(config, directory)
     entries: Entries = llama(config.text, "language_model", names["decoder"], names["head"])
     dropped = [r"(language_model\.)?lm_head\.weight"] if config.text.tie_word_embeddings else []
@@ -195,7 +195,7 @@ def _write(export: Export, content: Any) -> dict[str, str]:
     return {}
 
 
-def _next_json(c: LlavaConfig, dtype: str, special: SpecialIds) -> dict[str, Any]:
+def _next_json(c: ReadingConfig, dtype: str, special: SpecialIds) -> dict[str, Any]:
     return {
         "architectures": ["LlavaNextForConditionalGeneration"],
         "model_type": "llava_next",
@@ -211,7 +211,7 @@ def _next_json(c: LlavaConfig, dtype: str, special: SpecialIds) -> dict[str, Any
     }
 
 
-def _qwen_json(c: LlavaConfig, dtype: str, special: SpecialIds) -> dict[str, Any]:
+def _qwen_json(c: ReadingConfig, dtype: str, special: SpecialIds) -> dict[str, Any]:
     v = c.vision
     return {
         "architectures": ["Qwen2_5_VLForConditionalGeneration"],
@@ -238,7 +238,7 @@ def _qwen_json(c: LlavaConfig, dtype: str, special: SpecialIds) -> dict[str, Any
     }
 
 
-def _onevision_json(c: LlavaConfig, dtype: str, special: SpecialIds) -> dict[str, Any]:
+def _onevision_json(c: ReadingConfig, dtype: str, special: SpecialIds) -> dict[str, Any]:
     v = c.vision
     return {
         "architectures": ["LlavaOnevisionForConditionalGeneration"],
@@ -284,7 +284,7 @@ class Prompts:
     pixels: np.ndarray
 
 
-def _prompts(config: LlavaConfig, directory: pathlib.Path, rng: np.random.Generator) -> Prompts:
+def _prompts(config: ReadingConfig, directory: pathlib.Path, rng: np.random.Generator) -> Prompts:
     values = read_config(directory)
     special = {v for k, v in values.items() if k.endswith(("token_id", "token_index"))}
     ordinary = np.array([i for i in range(config.text.vocab_size) if i not in special])
@@ -370,7 +370,7 @@ def _theirs(model: ForeignModel, given: Prompts) -> Outputs:
     return {name: value.numpy() for name, value in out.items()}
 
 
-def _in_parts(config: LlavaConfig, pixels: np.ndarray) -> np.ndarray:
+def _in_parts(config: ReadingConfig, pixels: np.ndarray) -> np.ndarray:
     """What transformers' processor makes of square pictures: the whole, then the parts.
 
     The whole is ours: of a picture that it makes smaller, another library may be a level off.
@@ -394,19 +394,19 @@ def _format(name: str, kind: str, fits: Any, read: Any, content: Any, **more: An
     )  # fmt: skip
 
 
-def _fits_next(config: LlavaConfig) -> bool:
+def _fits_next(config: ReadingConfig) -> bool:
     v = config.vision
     plain_tower = v.kind == "clip" and v.features == "pre_norm"
     return plain_tower and config.newline and config.begins and not config.text.qkv_bias
 
 
-def _fits_onevision(config: LlavaConfig) -> bool:
+def _fits_onevision(config: ReadingConfig) -> bool:
     v = config.vision
     plain_tower = v.kind == "siglip" and v.features == "pre_norm"
     return plain_tower and config.newline and config.tiles == 1 and config.text.qkv_bias
 
 
-def _fits_qwen(config: LlavaConfig) -> bool:
+def _fits_qwen(config: ReadingConfig) -> bool:
     return config.merges and config.text.qkv_bias
 
 

@@ -65,7 +65,7 @@ def decoder(config: TransfusionConfig, group: str, ours: Collection[str]) -> lis
     return [entry for entry in entries if entry.ours[0] in ours]
 
 
-def _table(system: str, config: TransfusionConfig, directory: pathlib.Path) -> Table:
+def table_of(system: str, config: TransfusionConfig, directory: pathlib.Path) -> Table:
     del directory
     shapes = {p: a.shape for p, a in abstract_params(system, config).items()}
 
@@ -83,7 +83,7 @@ def _table(system: str, config: TransfusionConfig, directory: pathlib.Path) -> T
     )
 
 
-def _write(system: str, export: Export) -> dict[str, str]:
+def _write(system: str, code: tuple[str, ...], export: Export) -> dict[str, str]:
     c, directory = export.config, export.directory
     for name, found, allowed in (
         ("sampler", c.sampler, _SAMPLERS),
@@ -108,7 +108,8 @@ def _write(system: str, export: Export) -> dict[str, str]:
     }
     write_object(directory / "config.json", content)
     write_hf_tokenizer(export.tokenizer, directory, c.text.max_position_embeddings)
-    shutil.copyfile(pathlib.Path(__file__).with_name(CODE), directory / CODE)
+    for name in code:
+        shutil.copyfile(pathlib.Path(__file__).with_name(name), directory / name)
     return {}
 
 
@@ -145,6 +146,7 @@ def forms(
     kind: type[TransfusionConfig],
     about: str,
     llama_of: Callable[..., given.Opened] = llama_part,
+    code: tuple[str, ...] = (CODE,),
 ) -> Interop:
     """Of a system that is a Transfusion.
 
@@ -153,6 +155,7 @@ def forms(
       recipe, kind: classes of it and of its config.
       about: a paragraph of the model card.
       llama_of: opens the part `llama`.
+      code: names of the files here that run an export.
     """
     return Interop(
         system,
@@ -162,10 +165,10 @@ def forms(
                 f"model_type {system!r}",
                 matches=lambda directory: model_type(directory) == system,
                 read_config=functools.partial(_read_config, kind),
-                table=functools.partial(_table, system),
-                write=functools.partial(_write, system),
+                table=functools.partial(table_of, system),
+                write=functools.partial(_write, system, code),
                 tied=None,
-                loads=CODE,
+                loads=code[-1],
                 use=_USE,
             ),
         ),

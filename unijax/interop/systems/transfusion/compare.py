@@ -7,6 +7,7 @@ which the export has a copy.
 import dataclasses
 import functools
 import pathlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,8 +25,8 @@ from unijax.systems.transfusion import IMAGE, Transfusion, TransfusionConfig
 
 CODE = "modeling_transfusion.py"
 _WORDS = 12  # random text ids around an image
-_STEPS = 4  # of denoising
-_GUIDANCE = 3.0
+STEPS = 4  # of denoising
+GUIDANCE = 3.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Prompts:
     fresh: np.ndarray
 
 
-_SEED = np.array([7], np.uint32)  # of the noise of drawing's steps
+SEED = np.array([7], np.uint32)  # of the noise of drawing's steps
 
 
 def prompts(
@@ -62,8 +63,8 @@ def prompts(
     del directory
     ae, ids = config.autoencoder, config.text.vocab_size
     shape = (ae.grid, ae.grid, ae.latent_channels)
-    steps = range(_STEPS)
-    fresh = [np.asarray(draw_step_noise(jnp.asarray(_SEED), jnp.int32(i), shape)) for i in steps]
+    steps = range(STEPS)
+    fresh = [np.asarray(draw_step_noise(jnp.asarray(SEED), jnp.int32(i), shape)) for i in steps]
     normal = functools.partial(rng.standard_normal, dtype=np.float32)
     return Prompts(
         rng.integers(0, ids, (ROWS, _WORDS)),
@@ -127,7 +128,7 @@ def _forward(
 
     def predict(x: Array, timestep: Array, kept: None) -> tuple[Array, None]:
         _, both = row(guided, jnp.concatenate([x, x]), jnp.broadcast_to(timestep, 2))
-        return both[1:] + _GUIDANCE * (both[:1] - both[1:]), kept
+        return both[1:] + GUIDANCE * (both[:1] - both[1:]), kept
 
     hidden, predicted = row(batch, latents, timestep)
     return {
@@ -136,7 +137,7 @@ def _forward(
         "noise": predicted,
         "latents": system.encode_latents(params, pixels),
         "decoded": system.decode_latents(params, latents),
-        "drawn": denoise(system.sampler_of(_STEPS), noise, predict, jnp.asarray(_SEED)),
+        "drawn": denoise(system.sampler_of(STEPS), noise, predict, jnp.asarray(SEED)),
     }
 
 
@@ -150,23 +151,37 @@ def theirs(model: ForeignModel, given: Prompts) -> Outputs:
     Raises:
       UserError: if the file beside the weights is another than the one that runs here.
     """
-    beside, own = model.directory / CODE, pathlib.Path(__file__).with_name(CODE)
+    check_code(model.directory, CODE)
+    from unijax.interop.systems.transfusion.modeling_transfusion import Transfusion as Torch
+
+    return outputs(Torch.from_pretrained(model.directory), given)
+
+
+def check_code(directory: pathlib.Path, name: str) -> None:
+    """Raises UserError if a file beside the weights is another than the one that runs here."""
+    beside, own = directory / name, pathlib.Path(__file__).with_name(name)
     if not beside.is_file() or beside.read_bytes() != own.read_bytes():
         raise UserError(
             str(beside), "another file, or none", "the one that this version of unijax exports",
             "Export it again: what stands there is not what was compared.",
         )  # fmt: skip
+
+
+def first(x: np.ndarray) -> Any:
+    """A torch tensor with the channels first."""
     import torch
 
-    from unijax.interop.systems.transfusion.modeling_transfusion import Transfusion as Torch
+    return torch.from_numpy(np.moveaxis(x, -1, 1).copy())
 
-    network = Torch.from_pretrained(model.directory)
 
-    def first(x: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(np.moveaxis(x, -1, 1).copy())
+def last(x: Any) -> Any:
+    """The inverse, still a tensor."""
+    return x.movedim(1, -1)
 
-    def last(x: torch.Tensor) -> torch.Tensor:
-        return x.movedim(1, -1)
+
+def outputs(network: Any, given: Prompts) -> Outputs:
+    """`theirs`, of the PyTorch model."""
+    import torch
 
     before, after = torch.from_numpy(given.before), torch.from_numpy(given.after)
     with torch.no_grad():
@@ -179,7 +194,7 @@ def theirs(model: ForeignModel, given: Prompts) -> Outputs:
         hidden = network.hidden_states(torch.cat(x, dim=1), image)
         noise = network.predict_noise(hidden[:, start : start + n], skips, timestep)
         drawn = network.draw(
-            before[0].tolist(), given.unconditional[0].tolist(), _STEPS, _GUIDANCE,
+            before[0].tolist(), given.unconditional[0].tolist(), STEPS, GUIDANCE,
             noise=first(given.noise), fresh=torch.stack([first(x) for x in given.fresh]),
         )  # fmt: skip
         out = {

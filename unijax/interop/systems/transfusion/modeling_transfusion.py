@@ -100,8 +100,8 @@ class Transfusion(nn.Module):
     @torch.no_grad()
     def draw(
         self,
-        ids: list[int],
-        unconditional: list[int] | None = None,
+        row: list[int] | tuple[Tensor, Tensor],
+        unconditional: list[int] | tuple[Tensor, Tensor] | None = None,
         steps: int | None = None,
         guidance: float | None = None,
         generator: torch.Generator | None = None,
@@ -111,7 +111,8 @@ class Transfusion(nn.Module):
         """Latents of a picture, by denoising inside the row.
 
         Args:
-          ids: of the row up to begin-of-image, which is the last.
+          row: ids up to begin-of-image, which is the last; or, where images stand among them, what
+            `hidden_states` takes of them: embeddings [1, n, width], and `image` [1, n].
           unconditional: the same without a prompt; by default begin of sequence and of image.
           steps, guidance: by default the config's; guidance 1 is without.
           generator: of the noise.
@@ -121,9 +122,10 @@ class Transfusion(nn.Module):
         c, special = self.config["model"], self.config["special_token_ids"]
         steps = c["steps"] if steps is None else steps
         guidance = c["guidance"] if guidance is None else guidance
-        rows = [ids]
+        rows = [row]
         if guidance != 1:
             rows.append(unconditional or [special["bos"], special["boi"]])
+        rows = [self._embedded(one) for one in rows]
         side = c["autoencoder"]["image_size"] // self.autoencoder.downsampling
         shape = (1, c["autoencoder"]["latent_channels"], side, side)
         x = torch.randn(shape, generator=generator) if noise is None else noise
@@ -151,13 +153,20 @@ class Transfusion(nn.Module):
                 x = x + (left * beta).clamp(min=1e-20).sqrt() * drawn
         return x
 
-    def _noise_of(self, x: Tensor, ids: list[int], t: int) -> Tensor:
+    def _embedded(self, row: list[int] | tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        if isinstance(row, tuple):
+            return row
+        ids = torch.tensor([row])
+        return self.embed_text(ids), torch.zeros_like(ids)
+
+    def _noise_of(self, x: Tensor, row: tuple[Tensor, Tensor], t: int) -> Tensor:
+        before, image = row
         timestep = torch.full((1,), float(t))
         patches, skips = self.embed_latents(x, timestep)
-        text = self.embed_text(torch.tensor([ids]))
         n = patches.shape[1]
-        image = torch.tensor([[0] * len(ids) + [1] * n])
-        hidden = self.hidden_states(torch.cat([text, patches], dim=1), image)
+        own = image.new_full((1, n), int(image.max()) + 1)
+        both = torch.cat([before, patches], dim=1)
+        hidden = self.hidden_states(both, torch.cat([image, own], dim=1))
         return self.predict_noise(hidden[:, -n:], skips, timestep)
 
 
