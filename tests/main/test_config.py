@@ -30,8 +30,10 @@ SHIPPED = [
     "configs/chameleon_demo.py",
     "configs/lmfusion.py",
     "configs/lmfusion.py:shallow,0.1",
+    "configs/lmfusion.py:deep,0,edit",
     "configs/lmfusion_demo.py",
     "configs/llavafusion.py",
+    "configs/llavafusion.py:edit",
     *(
         f"configs/metaquery.py:{arg}"
         for arg in ("b,sana,pretrain", "xl,sana,pretrain,code", "l,sd,pretrain,code",

@@ -152,6 +152,25 @@ def test_pictures_that_are_read_are_causal_and_drawn_ones_whole():
         assert (change > 1e-4) == earlier, kind
 
 
+def test_what_is_read_goes_through_the_frozen_side_and_sources_and_drawings_through_the_twin():
+    """The last layer's SwiGLU moves what goes through it, and nothing else."""
+    und, source, gen = (SMALL.images[role][0] for role in ("und", "source", "gen"))
+    document = Document("d", (words(8), und, words(9), source, words(10, 11), gen, words(12)))
+    batch = SMALL.batch([[document]])
+    states = jax.jit(lambda params: SYSTEM.states(params, SYSTEM.embed(params, batch), batch))
+    kind = np.asarray(batch.kind[0])
+    assert (kind == Kind.GEN).sum() == 2 * CONFIG.num_tokens
+    assert (kind == Kind.UND).sum() == CONFIG.picture_tokens
+    for group, own in (("image_twin", (Kind.GEN,)), ("language_model", (Kind.TEXT, Kind.UND))):
+        flat = tree.flatten(PARAMS)
+        path = f"{group}/layers/mlp/up_proj/kernel"
+        moved = tree.unflatten(flat | {path: flat[path].at[-1].multiply(1.5)})
+        change = np.abs(np.asarray(states(moved) - states(PARAMS))[0]).max(axis=-1)
+        here = np.isin(kind, own)
+        assert change[here].min() > 1e-4, group
+        assert change[~here & (kind != Kind.PAD)].max() == 0, group
+
+
 def test_texts_are_told_apart_by_what_they_stand_beside():
     und, gen = SMALL.images["und"][0], SMALL.images["gen"][0]
     rows = [
