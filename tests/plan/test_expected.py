@@ -58,6 +58,8 @@ def test_images_of_a_kind_that_sees_its_span_have_pairs_of_all_their_tokens():
     more = whole.pop(cost.PAIRS) - causal.pop(cost.PAIRS)
     # Each of N tokens sees those behind it as well.
     assert more == pytest.approx(causal[GEN] * sum(N - 1 - i for i in range(N)))
+    assert causal.pop(cost.CAUSAL) == causal[cost.TOKENS]
+    assert whole.pop(cost.CAUSAL) == pytest.approx(causal[cost.TOKENS] - causal[GEN] * N)
     assert whole == causal
 
 

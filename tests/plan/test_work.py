@@ -52,7 +52,7 @@ def work_of_batch(system: System, table: dict[str, Rule], remat: str, batch) -> 
     """Of what a batch truly holds, and of what a program works for it: its whole rows and slots."""
     needed = {unit: float(x) for unit, x in system.amounts(batch).items()}
     tokens = float(batch.tokens.size)
-    worked = {cost.TOKENS: tokens, cost.TEXT: tokens}
+    worked = {cost.TOKENS: tokens, cost.CAUSAL: tokens}
     for name, slots in batch.images.items():
         room, n = float(slots.weight.size), SMALL.streams_of(name)[0].tokens
         worked |= {cost.images_of(name): room, cost.tokens_of(name): room * n}

@@ -148,7 +148,7 @@ class DecoderSuite(SystemSuite):
             if target != Target.NONE:
                 found[cost.targets(target.name.lower())] = 0.0
         for document in (d for row in rows for d in row):
-            ends, images = [], 0  # of each position: behind the last that it sees
+            ends, seen = [], 0  # of each position: behind the last that it sees
             learned = []  # whether it is a text that the position before it answers with
             for span in ([layout.start] if layout.start else []) + [*document.spans]:
                 if isinstance(span, ImageSpan):
@@ -165,7 +165,7 @@ class DecoderSuite(SystemSuite):
                         ends.append(len(ends) + 1)
                         learned.append(stream.after.learned)
                     add(cost.tokens_of(stream.slots), stream.tokens)
-                    images += stream.tokens
+                    seen += stream.tokens * whole  # by those before them, too
                     add(cost.images_of(stream.slots), 1)
                     if encoded:
                         add(cost.encoded_of(stream.slots), 1)
@@ -179,7 +179,7 @@ class DecoderSuite(SystemSuite):
                     ends.append(len(ends) + 1)
                     learned.append(weight > 0)
             add(cost.TOKENS, len(ends))
-            add(cost.TEXT, len(ends) - images)
+            add(cost.CAUSAL, len(ends) - seen)
             add(cost.PAIRS, sum(ends))
             add(cost.targets("text"), sum(learned[1:]))
         return found
@@ -212,7 +212,7 @@ class DecoderSuite(SystemSuite):
         """A loop over chunks of answers counts as one (`walk`); attention has all pairs."""
         small = self.small
         tokens = float(small.rows * small.length)
-        found = dict.fromkeys((cost.TOKENS, cost.TEXT), tokens)
+        found = dict.fromkeys((cost.TOKENS, cost.CAUSAL), tokens)
         found[cost.PAIRS] = tokens * small.length
         chunk = min(tokens, float(small.system.config.head_chunk))
         found |= {cost.targets(t.name.lower()): chunk for t in Target if t != Target.NONE}

@@ -14,7 +14,7 @@ from tests.systems.decoder_suite import NEVER, DecoderSuite
 from tests.systems.small import SmallRows, words
 from tests.systems.system_suite import LONGEST
 from tests.systems.test_llava import CLIP, QWEN, VISION
-from unijax.core import cost, tree
+from unijax.core import tree
 from unijax.core.batch import Kind
 from unijax.core.errors import UserError
 from unijax.core.system import init_shapes
@@ -61,10 +61,6 @@ class TestLLaVAFusion(DecoderSuite):
     # Also the tokens of pictures to read, before these stand in their row.
     may_gather_positions = (*test_lmfusion.TestLMFusion.may_gather_positions, "PictureTokens")
     examples = 10
-
-    def worked(self, batch):
-        # The text side works all positions of a row, so those of pictures to read are in TEXT.
-        return super().worked(batch) | {cost.tokens_of("und"): 0.0}
 
 
 SMALL = TestLLaVAFusion.small

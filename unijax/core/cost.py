@@ -12,7 +12,7 @@ from typing import Any
 # What FLOPs are spent on. Of tokens, padding is excluded; of pairs, those that attention sees; of
 # images, used slots.
 TOKENS = "tokens"
-TEXT = "tokens/text"  # those of them that no image fills
+CAUSAL = "tokens/causal"  # those of them that see none behind themselves: not of `sees_whole`
 PAIRS = "pairs"
 IMAGES = "images"  # of an ImageBatch
 KINDS = ("decoder", "attention", "adaptor", "head", "tower")

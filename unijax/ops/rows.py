@@ -137,7 +137,9 @@ def amounts(
     pairs, pairs_if_causal = attention_pairs(*intervals)
     found = {
         cost.TOKENS: count(batch.kind != Kind.PAD),
-        cost.TEXT: count(batch.kind == Kind.TEXT),
+        cost.CAUSAL: count(
+            (batch.kind != Kind.PAD) & ~jnp.isin(batch.kind, jnp.array(sees_whole, jnp.int32))
+        ),
         cost.PAIRS: pairs_if_causal if as_causal else pairs,
     }
     for target in Target:

@@ -67,8 +67,9 @@ def expected(system: RowSystem, data: DataConfig, cached: bool) -> Rows:
         cost.PAIRS: sum(count[k] * length[k] * (length[k] + 1) / 2 for k in TEXT),
         cost.targets("text"): sum(count[k] * TEXT[k][1] for k in TEXT),
     }
-    needed[cost.TEXT] = needed[cost.TOKENS] - sum(count[r] * s.tokens for r, s in streams.items())
-    worked = dict.fromkeys((cost.TOKENS, cost.TEXT), float(data.rows * data.row_length))
+    unbroken = [r for r, s in streams.items() if s.kind in system.sees_whole]
+    needed[cost.CAUSAL] = needed[cost.TOKENS] - sum(count[r] * streams[r].tokens for r in unbroken)
+    worked = dict.fromkeys((cost.TOKENS, cost.CAUSAL), float(data.rows * data.row_length))
 
     def add(unit: str, amount: float) -> None:
         needed[unit] = needed.get(unit, 0.0) + amount

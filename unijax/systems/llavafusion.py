@@ -57,7 +57,7 @@ class LLaVAFusion(Reading, LMFusion):
 
     config: LLaVAFusionConfig
 
-    encoders = frozenset({"autoencoder", "vision_model"})
+    encoders = frozenset({"aligner", "autoencoder", "vision_model"})
     keeps = ("aligner/", "autoencoder/", "language_model/", "vision_model/")
 
     @property
@@ -98,16 +98,11 @@ class LLaVAFusion(Reading, LMFusion):
 
     @property
     def costs(self) -> tuple[Cost, ...]:
-        found = super().costs
-        # What is of the text side alone is that of pictures to read, too.
-        read = [
-            dataclasses.replace(c, unit=cost.tokens_of("und")) for c in found if c.unit == cost.TEXT
-        ]
-        return (*found, *read, *self.reading_costs)
+        return (*super().costs, *self.reading_costs)
 
     @property
     def modalities(self) -> dict[str, dict[str, float]]:
-        read = {cost.TOKENS: 1.0, cost.tokens_of("und"): 1.0}
+        read = {cost.TOKENS: 1.0, cost.CAUSAL: 1.0}
         return super().modalities | {"understanding": read | self.seen}
 
 

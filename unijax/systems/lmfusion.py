@@ -161,7 +161,7 @@ class LMFusion(Transfusion):
             mine = mlp
             layers = dataclasses.replace(layers, group="language_model/layers/mlp", forward=mlp)
         return (
-            dataclasses.replace(layers, unit=cost.TEXT),
+            dataclasses.replace(layers, unit=cost.CAUSAL),
             dataclasses.replace(layers, name="image twin", group="image_twin/layers",
                                 unit=cost.tokens_of(IMAGE), forward=mine),
             *rest,
@@ -172,7 +172,7 @@ class LMFusion(Transfusion):
         found = super().modalities
         text, patches = found["text"], found["patches"]
         return {
-            "text": text | {cost.TEXT: 1.0},
+            "text": text | {cost.CAUSAL: 1.0},
             "patches": patches | {cost.tokens_of(IMAGE): 1.0},
         }
 
