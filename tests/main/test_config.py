@@ -34,6 +34,7 @@ SHIPPED = [
     "configs/lmfusion_demo.py",
     "configs/llavafusion.py",
     "configs/llavafusion.py:edit",
+    "configs/llavafusion_demo.py",
     *(
         f"configs/metaquery.py:{arg}"
         for arg in ("b,sana,pretrain", "xl,sana,pretrain,code", "l,sd,pretrain,code",

@@ -14,7 +14,7 @@ from unijax.main.run import make_system, resolve
 from unijax.train.checkpoint import read_params
 
 STEPS = ("loop.eval_every=0", "loop.save_every=0", "validation.samples=0", "loop.writers=jsonl")
-SYSTEMS = ("chameleon", "transfusion", "lmfusion", "metamorph", "emu", "metaquery")
+SYSTEMS = ("chameleon", "transfusion", "lmfusion", "llavafusion", "metamorph", "emu", "metaquery")
 
 
 @pytest.fixture(scope="module")

@@ -116,4 +116,11 @@ SIZES = {
     )
 }
 
-RECIPE = Recipe("llavafusion", LLaVAFusion, LLaVAFusionConfig, "rows", SIZES)
+RECIPE = Recipe(
+    "llavafusion",
+    LLaVAFusion,
+    LLaVAFusionConfig,
+    "rows",
+    SIZES,
+    "unijax.systems.llavafusion_ladders:LADDERS",
+)
