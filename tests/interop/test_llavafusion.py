@@ -14,6 +14,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from tests.interop.conftest import random_weights, write_run
+from tests.interop.test_hostile import refusals
 from tests.interop.test_llava import LLAMA3, LLAMA3_NAMES, llava_next, write_tokenizer
 from tests.interop.test_transfusion import AE, TEXT
 from tests.systems.test_transfusion import AUTOENCODER, PATCHES
@@ -24,6 +25,7 @@ from unijax.data import tokenizer as tokenizer_lib
 from unijax.interop import registry
 from unijax.interop.exporting import export_checkpoint
 from unijax.interop.importing import import_checkpoint, import_parts
+from unijax.interop.opening import abstract_params, open_model
 from unijax.interop.verify import verify
 from unijax.models.clip import ClipVisionConfig
 from unijax.models.eva import EvaConfig
@@ -31,7 +33,7 @@ from unijax.models.latent_patches import LatentPatchesConfig
 from unijax.models.siglip import SiglipConfig
 from unijax.ops.image import to_signed
 from unijax.ops.tiles import cut
-from unijax.systems.llavafusion import LLaVAFusion, LLaVAFusionConfig
+from unijax.systems.llavafusion import SIZES, LLaVAFusion, LLaVAFusionConfig
 from unijax.systems.reading import ReadingConfig
 from unijax.train import checkpoint
 
@@ -237,6 +239,19 @@ def test_an_export_says_how_it_is_asked(base, tmp_path):
     path.write_text(path.read_text().replace('"llama3"', '"llama4"'))
     with pytest.raises(UserError, match=r"template: found 'llama4'|template: found \"llama4\""):
         import_checkpoint(tmp_path / "out", tmp_path / "other")
+
+
+def test_every_tensor_of_the_published_size_has_a_name(tmp_path):
+    config = SIZES["llavafusion_8b"]
+    whole, *_ = registry.interop("llavafusion").formats
+    paths = [path for entry in whole.table(config, tmp_path).entries for path in entry.ours]
+    assert sorted(paths) == sorted(abstract_params("llavafusion", config))
+
+
+def test_changed_configs_give_one_clear_error_or_are_read(tmp_path):
+    run = write_run(tmp_path / "run", "llavafusion", CONFIGS["parts"])
+    export_checkpoint(run, tmp_path / "out")
+    assert refusals(tmp_path / "out", ["config.json"], tmp_path, open_model, seed=0) > 20
 
 
 def test_what_the_file_cannot_run_is_not_exported(tmp_path):
