@@ -208,8 +208,12 @@ def main() -> None:
     options = parser.parse_args()
     case = CASES["quick" if options.quick else "full"]
     params = jax.jit(lambda key: nn.unbox(case.system(LMFusion).init(key)))(jax.random.key(0))
-    # Twins that are not each other's copy, so that a position in the wrong one shows.
-    params["image_twin"] = jax.tree.map(lambda x: 0.9 * x, params["image_twin"])
+    # Twins that are not each other's copy, and layers behind them that are not small: a position in
+    # the wrong one shows in the loss.
+    params["image_twin"] = jax.tree.map(lambda x: 0.5 * x, params["image_twin"])
+    rng = np.random.default_rng(0)
+    rough = lambda x: x + 0.05 * rng.standard_normal(x.shape, np.float32)  # noqa: E731
+    params["image_layers"] = jax.tree.map(rough, params["image_layers"])
     steps = {entry: Steps(case, entry, params) for entry in ENTRIES}
     losses = {entry: one.step()[0] for entry, one in steps.items()}
     last = [losses[entry] for entry in ENTRIES[-2:]]
