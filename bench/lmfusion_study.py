@@ -12,6 +12,7 @@ import argparse
 import itertools
 import pathlib
 
+import numpy as np
 from matplotlib import pyplot as plt
 
 from bench.study import DOCS, difference, losses_by_seed, run
@@ -27,52 +28,65 @@ CHOSEN = ("deep", "0")  # the paper's
 COLORS = dict(zip(SEPARATIONS, (THREE, TWO, ONE)))
 MARKERS = dict(zip(RATIOS, "os^"))
 Arm = tuple[str, str]
+Study = dict[Arm, tuple[table.Runs, table.Runs]]  # of equal tokens, and of equal compute
 
 
-def study(directory: pathlib.Path, small: bool) -> dict[Arm, table.Runs]:
+def study(directory: pathlib.Path, small: bool) -> Study:
     """Runs what is not done, the base first."""
     ending, base = "_small" * small, directory / "base"
     train(resolve(load(f"{CONFIG}:base{ending}")), base)
     begins = [f"init.language_model={base}:language_model"]
-    return {
-        (separation, ratio): run(
-            f"{CONFIG}:{separation},{ratio}{ending}", directory / f"{separation}_{ratio}", begins
-        )
-        for separation, ratio in itertools.product(SEPARATIONS, RATIOS)
-    }
+    found = {}
+    for separation, ratio in itertools.product(SEPARATIONS, RATIOS):
+        spec = f"{CONFIG}:{separation},{ratio}{ending}"
+        found[separation, ratio] = lengths(run(spec, directory / f"{separation}_{ratio}", begins))
+    return found
 
 
-def keep(arms: dict[Arm, table.Runs], path: pathlib.Path) -> None:
+def lengths(runs: table.Runs) -> tuple[table.Runs, table.Runs]:
+    """The shorter runs and the longer: the same where one length was run."""
+    tokens = runs["tokens"]
+    return runs.where(tokens == tokens.min()), runs.where(tokens == tokens.max())
+
+
+def keep(arms: Study, path: pathlib.Path) -> None:
     """All runs as one CSV."""
-    rows = [
-        {"separation": separation, "ratio": float(ratio)} | {n: runs[n][i] for n in runs.columns}
-        for (separation, ratio), runs in arms.items()
-        for i in range(len(runs))
-    ]
-    table.write(path, rows)
+    rows = {}
+    for (separation, ratio), both in arms.items():
+        for runs in both:
+            for i in range(len(runs)):
+                row = {"separation": separation, "ratio": float(ratio)}
+                row |= {name: runs[name][i] for name in runs.columns}
+                rows[separation, ratio, row["run_id"]] = row
+    table.write(path, list(rows.values()))
 
 
-def tell(arms: dict[Arm, table.Runs]) -> None:
+def tell(arms: Study) -> None:
     """Losses of every arm, and what they differ by from the paper's choice at the same seed."""
-    print("| separation | text side | text loss | less the base's | noise loss | less deep, 0 |")
-    print("|---|---|---|---|---|---|")
-    base = losses_by_seed(arms[CHOSEN], "text").mean()  # a frozen text side is the base
-    for (separation, ratio), runs in arms.items():
-        text, noise = (losses_by_seed(runs, loss) for loss in ("text", "noise"))
-        mean, low, high = difference(runs, arms[CHOSEN], "noise")
-        beside = "" if (separation, ratio) == CHOSEN else f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]"
-        scatter = f"{text.mean():.4f} ± {text.std(ddof=1):.4f}"
-        print(
-            f"| {separation} | {ratio} | {scatter} | {text.mean() - base:+.4f} | "
-            f"{noise.mean():.4f} ± {noise.std(ddof=1):.4f} | {beside} |"
-        )
+    print("| separation | text side | text loss | less the base's | noise loss, equal tokens |"
+          " less deep, 0 | noise loss, equal compute | less deep, 0 |")  # fmt: skip
+    print("|---|---|---|---|---|---|---|---|")
+    base = losses_by_seed(arms[CHOSEN][0], "text").mean()  # a frozen text side is the base
+    for (separation, ratio), both in arms.items():
+        text = losses_by_seed(both[0], "text")
+        cells = [separation, ratio, spread(text), f"{text.mean() - base:+.4f}"]
+        for runs, chosen in zip(both, arms[CHOSEN]):
+            mean, low, high = difference(runs, chosen, "noise")
+            beside = f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]" if runs is not chosen else ""
+            cells += [spread(losses_by_seed(runs, "noise")), beside]
+        print(f"| {' | '.join(cells)} |")
 
 
-def draw(arms: dict[Arm, table.Runs], path: pathlib.Path) -> None:
-    """Noise loss against text loss, a mark for each seed."""
+def spread(losses: np.ndarray) -> str:
+    """Mean and standard deviation over seeds."""
+    return f"{losses.mean():.4f} ± {losses.std(ddof=1):.4f}"
+
+
+def draw(arms: Study, path: pathlib.Path) -> None:
+    """Noise loss against text loss at equal compute, a mark for each seed."""
     with style():
         figure, axes = plt.subplots(figsize=(COLUMN, 2.8), layout="constrained")
-        for (separation, ratio), runs in arms.items():
+        for (separation, ratio), (_, runs) in arms.items():
             axes.plot(
                 losses_by_seed(runs, "text"), losses_by_seed(runs, "noise"), MARKERS[ratio],
                 color=COLORS[separation], mfc="none", label=f"{separation}, {ratio}",

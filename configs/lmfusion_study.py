@@ -24,6 +24,9 @@ from unijax.systems.lmfusion import LMFusionConfig
 WIDTH = 96
 SEPARATIONS, RATIOS = ("none", "shallow", "deep"), ("0", "0.1", "1")
 DRAWINGS, HELD_OUT = 20_000, 600
+TOKENS = 5e5
+# Of as much compute, where the text side learns nothing and costs the less.
+FROZEN_TOKENS = {"none": 7.4e5, "shallow": 7.06e5, "deep": 6.9e5}
 
 
 def get_config(arg: str = "deep,0") -> ConfigDict:
@@ -66,14 +69,16 @@ def get_config(arg: str = "deep,0") -> ConfigDict:
 
 
 def get_sweep(arg: str = "deep,0") -> ConfigDict:
-    """One size and length."""
+    """One size; of arms with a frozen text side two lengths, of equal tokens and equal compute."""
     small = arg.endswith("_small")
+    separation, ratio = arg.removesuffix("_small").split(",")
+    tokens = (TOKENS, FROZEN_TOKENS[separation]) if ratio == "0" else (TOKENS,)
     return ConfigDict(
         {
             "kind": "tokens",
             "ladder": "transfusion_micro",
             "widths": (WIDTH,),
-            "tokens": (4e3 if small else 5e5,),
+            "tokens": [count / 125 for count in tokens] if small else tokens,
             "seeds": (0, 1) if small else (0, 1, 2),
         }
     )
