@@ -149,6 +149,19 @@ draw = lambda seed: model.draw(
     [special["bos"], 9, 12, special["boi"]], steps=3, generator=torch.Generator().manual_seed(seed)
 )
 assert torch.equal(draw(0), draw(0)) and not torch.equal(draw(0), draw(1))
+for steps in (0, 1001):
+    try:
+        model.draw([special["bos"], special["boi"]], steps=steps)
+    except ValueError as e:
+        assert str(steps) in str(e)
+    else:
+        raise AssertionError("drawn in steps that the schedule does not have")
+# In another type and on another device: what it makes of its own was float32, on the CPU.
+whole, model = draw(0), Transfusion.from_pretrained(".", torch.bfloat16)
+assert draw(0).dtype == torch.float32 and model.decode(whole).dtype == torch.bfloat16
+assert (draw(0) - whole).abs().max() < 0.1 * whole.abs().max()
+model = model.to("meta")
+assert model.decode(draw(0)).device.type == "meta"
 """
 
 

@@ -68,7 +68,7 @@ class Transfusion(nn.Module):
 
         `timestep` [batch] counts from 0 (least noise) to T - 1; -1 is a clean image.
         """
-        return self.image_layers.down(latents, timestep + 1.0)
+        return self.image_layers.down(latents.to(self._like.dtype), timestep + 1.0)
 
     def hidden_states(self, x: Tensor, image: Tensor, position: Tensor | None = None) -> Tensor:
         """Of the embeddings [batch, n, width] of rows, after the last norm.
@@ -87,15 +87,20 @@ class Transfusion(nn.Module):
         [batch, N, width] of their patches."""
         return self.image_layers.up(hidden, timestep + 1.0, skips)
 
+    @property
+    def _like(self) -> Tensor:
+        """Of the type, and where, all is computed."""
+        return self.language_model.embed_tokens.weight
+
     # Pictures
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Latents (means) of pictures [batch, 3, height, width] in -1..1."""
-        return self.autoencoder.encode(pixels)
+        return self.autoencoder.encode(pixels.to(self._like))
 
     def decode(self, latents: Tensor) -> Tensor:
         """Pictures of latents, not clipped."""
-        return self.autoencoder.decode(latents)
+        return self.autoencoder.decode(latents.to(self._like))
 
     @torch.no_grad()
     def draw(
@@ -108,7 +113,7 @@ class Transfusion(nn.Module):
         noise: Tensor | None = None,
         fresh: Tensor | None = None,
     ) -> Tensor:
-        """Latents of a picture, by denoising inside the row.
+        """Latents of a picture, float32, by denoising inside the row.
 
         Args:
           row: ids up to begin-of-image, which is the last; or, where images stand among them, what
@@ -118,6 +123,9 @@ class Transfusion(nn.Module):
           generator: of the noise.
           noise: [1, channels, height, width] to begin with, fresh: [steps, ...] of every step, in
             place of the generator's.
+
+        Raises:
+          ValueError: more steps than the schedule has, or none.
         """
         c, special = self.config["model"], self.config["special_token_ids"]
         steps = c["steps"] if steps is None else steps
@@ -128,15 +136,23 @@ class Transfusion(nn.Module):
         rows = [self._embedded(one) for one in rows]
         side = c["autoencoder"]["image_size"] // self.autoencoder.downsampling
         shape = (1, c["autoencoder"]["latent_channels"], side, side)
-        x = torch.randn(shape, generator=generator) if noise is None else noise
-        kept = alphas_cumprod(c["schedule"])
+        where = self._like.device
+
+        def gaussian() -> Tensor:
+            of = where if generator is None else generator.device
+            return torch.randn(shape, generator=generator, device=of).to(where)
+
+        x = gaussian() if noise is None else noise.to(where)
+        kept = alphas_cumprod(c["schedule"]).to(where)
         total = len(kept)
+        if not 1 <= steps <= total:
+            raise ValueError(f"{steps} steps: from 1 to the schedule's {total}")
         for call in range(steps):
             t = (steps - 1 - call) * (total // steps)
             t_next = t - total // steps if call < steps - 1 else -1
             out = [self._noise_of(x, row, t) for row in rows]
             predicted = out[0] if len(out) == 1 else out[1] + guidance * (out[0] - out[1])
-            now, after = kept[t], kept[t_next] if t_next >= 0 else torch.ones(())
+            now, after = kept[t], kept[t_next] if t_next >= 0 else torch.ones_like(kept[t])
             if c["prediction"] == "v_prediction":  # arXiv 2202.00512, section 4
                 predicted = now.sqrt() * predicted + (1 - now).sqrt() * x
             picture = (x - (1 - now).sqrt() * predicted) / now.sqrt()
@@ -149,25 +165,25 @@ class Transfusion(nn.Module):
             beta, left = 1 - alpha, (1 - after) / (1 - now)
             x = after.sqrt() * beta / (1 - now) * picture + alpha.sqrt() * left * x
             if t > 0:
-                drawn = torch.randn(shape, generator=generator) if fresh is None else fresh[call]
+                drawn = gaussian() if fresh is None else fresh[call].to(where)
                 x = x + (left * beta).clamp(min=1e-20).sqrt() * drawn
         return x
 
     def _embedded(self, row: list[int] | tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         if isinstance(row, tuple):
             return row
-        ids = torch.tensor([row])
+        ids = torch.tensor([row], device=self._like.device)
         return self.embed_text(ids), torch.zeros_like(ids)
 
     def _noise_of(self, x: Tensor, row: tuple[Tensor, Tensor], t: int) -> Tensor:
         before, image = row
-        timestep = torch.full((1,), float(t))
+        timestep = torch.full((1,), float(t), device=x.device)
         patches, skips = self.embed_latents(x, timestep)
         n = patches.shape[1]
-        own = image.new_full((1, n), int(image.max()) + 1)
+        own = (image.max() + 1).expand(1, n)
         both = torch.cat([before, patches], dim=1)
         hidden = self.hidden_states(both, torch.cat([image, own], dim=1))
-        return self.predict_noise(hidden[:, -n:], skips, timestep)
+        return self.predict_noise(hidden[:, -n:], skips, timestep).float()
 
 
 def hybrid_mask(image: Tensor) -> Tensor:
