@@ -147,7 +147,7 @@ def random_params(system: System, seed: int = 0) -> dict[str, np.ndarray]:
             return x / np.linalg.norm(x, axis=-1, keepdims=True)
         if path.endswith("embedding"):
             return x
-        return np.float32(0.2) * x + np.float32(path.endswith("scale"))
+        return np.asarray(np.float32(0.2) * x + np.float32(path.endswith("scale")))
 
     shapes = tree.flatten(nn.unbox(init_shapes(system)))
     return {path: draw(path, x.shape) for path, x in sorted(shapes.items())}

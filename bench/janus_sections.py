@@ -48,7 +48,7 @@ def check_losses(ours: float, theirs: float, tolerance: float = 1e-4) -> float:
     """The relative difference of two losses; raises ValueError where it exceeds the tolerance."""
     difference = abs(ours - theirs) / abs(theirs)
     if difference > tolerance:
-        raise ValueError(f"losses differ: {ours} here, {theirs} in transformers")
+        raise ValueError(f"losses differ: {ours} here, {theirs} there")
     return difference
 
 
