@@ -4,15 +4,17 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
-from bench import contrastive_step, eva_peer, mim_step
+from bench import contrastive_step, eva_peer, llama_peer, lora_step, mim_step
 from bench.janus_sections import check_losses
+from bench.resident import peak_of, resident
 from bench.steps import COMPARED, Compared
 from tests.long import long
 
-BENCHES = (mim_step, contrastive_step)
-PEERS = {"bench.eva_peer": eva_peer.SIDES}
+BENCHES = (mim_step, contrastive_step, lora_step)
+PEERS = {"bench.eva_peer": eva_peer.SIDES, "bench.llama_peer": llama_peer.SIDES}
 
 
 @pytest.fixture(scope="module", params=BENCHES, ids=lambda bench: bench.__name__)
@@ -56,6 +58,14 @@ def test_ratios_are_of_the_first_of_a_group():
         "| here | 1.000 (1.000 to 1.000) | 3.00 (3.00 to 3.00) | **3.00 (2.00 to 4.00)** |",
         "| other | 0.500 (0.500 to 0.500) | 6.00 (6.00 to 6.00) |  |",
     ]
+
+
+def test_the_peak_of_a_call_is_seen_after_it():
+    """And an earlier, higher one is not."""
+    before = resident()
+    fill = lambda megabytes: lambda: np.ones(megabytes * 2**17).sum()  # noqa: E731
+    found = [(peak_of(fill(megabytes)) - before) / 2**20 for megabytes in (200, 100)]
+    assert found == pytest.approx([200, 100], abs=20)
 
 
 @long
