@@ -93,7 +93,8 @@ def batch_of(case: Case) -> ImageBatch:
     )
 
 
-def write(case: Case, folder: pathlib.Path) -> None:
+def write(case: Case, folder: pathlib.Path, count: int) -> None:
+    del count  # all steps are on one batch
     text, batch = case.text, batch_of(case)
     settings = {
         "eva": timm_tower.arguments(case.vision),

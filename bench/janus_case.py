@@ -98,11 +98,11 @@ CASES = {
 }  # fmt: skip
 
 
-def data_config(case: Case) -> DataConfig:
+def mixture(pictures: int) -> tuple[GroupConfig, ...]:
     """Stage 2 of Janus-Pro (configs/janus_pro.py) of what is shipped: ratio 2:3:5, in equal parts
     captions, questions and pages to understand, definitions of words, pictures to draw."""
 
-    def source(name: str, task: str, path: str, limit: int = case.pictures) -> SourceConfig:
+    def source(name: str, task: str, path: str, limit: int = pictures) -> SourceConfig:
         return SourceConfig(name, task, path=path, limit=limit)
 
     und = (
@@ -110,13 +110,17 @@ def data_config(case: Case) -> DataConfig:
         source("questions", "question", "questions"),
         source("interleaved", "page", "pages", limit=0),
     )
+    return (
+        GroupConfig("und", 2.0, und),
+        GroupConfig("text", 3.0, (source("text", "text", "text", limit=0),)),
+        GroupConfig("gen", 5.0, (source("pictures", "generate", "emoji"),)),
+    )
+
+
+def data_config(case: Case) -> DataConfig:
     slots = case.row_length // 64
     return DataConfig(
-        groups=(
-            GroupConfig("und", 2.0, und),
-            GroupConfig("text", 3.0, (source("text", "text", "text", limit=0),)),
-            GroupConfig("gen", 5.0, (source("pictures", "generate", "emoji"),)),
-        ),
+        groups=mixture(case.pictures),
         row_length=case.row_length,
         rows=case.rows,
         slots={"und": slots, "gen": slots},

@@ -66,3 +66,14 @@ def steps_of(step: Callable[[Any], float], batches: Iterator[Any]) -> Callable[.
         return {"seconds": time.perf_counter() - began, "losses": losses}
 
     return steps
+
+
+def telling(steps: Callable[..., dict[str, Any]], told: list[dict[str, float]]) -> Callable:
+    """That task, whose replies have means over their steps of what was appended to `told`."""
+
+    def task(count: int) -> dict[str, Any]:
+        told.clear()
+        reply = steps(count)
+        return reply | {name: sum(of[name] for of in told) / count for name in told[0]}
+
+    return task

@@ -23,6 +23,7 @@ import numpy as np
 from bench import steps, steps_ours
 from bench.janus_case import random_params
 from bench.janus_contender import steps_of
+from bench.janus_documents import IGNORED
 from bench.janus_report import table
 from bench.resident import peak_of, resident
 from unijax.core.batch import PackedBatch, Target
@@ -95,7 +96,8 @@ def batch_of(case: Case) -> PackedBatch:
     return PackedBatch(**{name: np.stack([getattr(row, name) for row in rows]) for name in FIELDS})
 
 
-def write(case: Case, folder: pathlib.Path) -> None:
+def write(case: Case, folder: pathlib.Path, count: int) -> None:
+    del count  # all steps are on one batch
     decoder = llama(case.text, "language_model", "model", "lm_head.weight")
     entries = list(decoder)
     for entry in decoder:
@@ -108,7 +110,7 @@ def write(case: Case, folder: pathlib.Path) -> None:
     settings = {"llama": llama_keys(case.text), "rank": case.rank, "alpha": case.rule.alpha}
     steps_ours.write(folder, settings, entries, weights(case))
     batch = batch_of(case)
-    answers = np.where(batch.target_kind == Target.TEXT, batch.target, -100)
+    answers = np.where(batch.target_kind == Target.TEXT, batch.target, IGNORED)
     np.savez(folder / "batch.npz", ids=batch.tokens, label=answers)
 
 

@@ -89,7 +89,8 @@ def batch_of(case: Case) -> ImageBatch:
     )
 
 
-def write(case: Case, folder: pathlib.Path) -> None:
+def write(case: Case, folder: pathlib.Path, count: int) -> None:
+    del count  # all steps are on one batch
     vision = case.model.vision
     settings = {"eva": timm_tower.arguments(vision), "target": case.model.target_width}
     entries = eva_entries(vision, released(vision), ("head", "lm_head"))

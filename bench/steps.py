@@ -65,7 +65,7 @@ class Compared:
 def run(
     doc: str,
     cases: Mapping[str, Any],
-    write: Callable[[Any, pathlib.Path], None],
+    write: Callable[[Any, pathlib.Path, int], None],
     ours: Callable[[Any, pathlib.Path, str], Mapping[str, Callable]],
     groups: Sequence[Group],
     count: int,
@@ -78,7 +78,7 @@ def run(
     Args:
       doc: of the bench.
       cases: "full" and "quick".
-      write: puts the case into an empty folder.
+      write: puts the case into a folder, for so many steps.
       ours: tasks of this project's side of that name, from case and folder.
       groups: of sides.
       count: steps of a round.
@@ -97,7 +97,7 @@ def run(
     rounds = options.rounds or (1 if options.quick else 5)
     with tempfile.TemporaryDirectory() as folder:
         (pathlib.Path(folder) / "size").write_text(size)
-        write(cases[size], pathlib.Path(folder))
+        write(cases[size], pathlib.Path(folder), COMPARED + rounds * count)
         found = compare(groups, folder, rounds, count, ask)
     print(machine())
     print(f"Losses of the first {COMPARED} steps differ by {found.apart:.0e} of the loss at most.")

@@ -7,13 +7,13 @@ import sys
 import numpy as np
 import pytest
 
-from bench import contrastive_step, eva_peer, llama_peer, lora_step, mim_step
+from bench import contrastive_step, eva_peer, llama_peer, lora_step, metamorph_step, mim_step
 from bench.janus_sections import check_losses
 from bench.resident import peak_of, resident
 from bench.steps import COMPARED, Compared
 from tests.long import long
 
-BENCHES = (mim_step, contrastive_step, lora_step)
+BENCHES = (mim_step, contrastive_step, lora_step, metamorph_step)
 PEERS = {"bench.eva_peer": eva_peer.SIDES, "bench.llama_peer": llama_peer.SIDES}
 
 
@@ -21,7 +21,7 @@ PEERS = {"bench.eva_peer": eva_peer.SIDES, "bench.llama_peer": llama_peer.SIDES}
 def case(request, tmp_path_factory):
     """A bench, and its case on disk."""
     bench, folder = request.param, tmp_path_factory.mktemp("case")
-    bench.write(bench.CASES["quick"], folder)
+    bench.write(bench.CASES["quick"], folder, COMPARED)
     return bench, folder
 
 
