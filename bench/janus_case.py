@@ -145,7 +145,7 @@ def random_params(system: System, seed: int = 0) -> dict[str, np.ndarray]:
 
     def draw(path: str, shape: tuple[int, ...]) -> np.ndarray:
         x = rng.standard_normal(shape, np.float32)
-        if path.endswith("kernel"):
+        if path.endswith(("kernel", "lora_a", "lora_b")):
             return x * np.float32(np.prod(shape["layers/" in path : -1]) ** -0.5)
         if path == "vqmodel/quantize/embedding":
             return x / np.linalg.norm(x, axis=-1, keepdims=True)
