@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 from bench import contrastive_step, eva_peer, llama_peer, lora_step, metamorph_step, mim_step
 from bench.janus_sections import check_losses
@@ -15,6 +16,8 @@ from tests.long import long
 
 BENCHES = (mim_step, contrastive_step, lora_step, metamorph_step)
 PEERS = {"bench.eva_peer": eva_peer.SIDES, "bench.llama_peer": llama_peer.SIDES}
+
+torch.set_num_threads(1)  # models this small only wait for each other
 
 
 @pytest.fixture(scope="module", params=BENCHES, ids=lambda bench: bench.__name__)
