@@ -79,7 +79,10 @@ class Run:
         seed: int = 0,
         steps: int | None = None,
     ) -> UInt8[np.ndarray, "n height width 3"]:
-        """n pictures of a prompt, as `unijax sample` draws them."""
+        """n pictures of a prompt, as `unijax sample` draws them.
+
+        The prompt is worded as the run learned to draw: set `sampler.plain` for the other way.
+        """
         if not isinstance(prompt, str):
             raise UserError("prompt", type(prompt).__name__, "one text", "Draw one after another.")
         if not isinstance(n, int):

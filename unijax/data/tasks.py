@@ -173,6 +173,10 @@ STREAMS = {
 }
 
 
+# Those whose documents have a caption alone before the picture to draw, without roles.
+PLAIN = ("caption_to_image", "category_to_image")
+
+
 def may_show(task: str, stream: str) -> bool:
     """Whether documents of the task may have images of the stream; of chats, some have none."""
     return task in ("chat", "draw") or STREAMS.get(task) == stream

@@ -233,6 +233,11 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
     p.add_argument("-n", type=int, default=4, help="pictures of each prompt")
     p.add_argument("--guidance", type=float, help="1 is without; the system's own if not given")
     p.add_argument("--steps", type=int, help="of denoising; the system's own if not given")
+    p.add_argument(
+        "--plain", action=argparse.BooleanOptionalAction,
+        help="prompts are captions alone, or stand in the template's turns; as the run learned to "
+        "draw if neither is said, in turns if it learned both",
+    )  # fmt: skip
     _sampling_flags(p, temperature=1.0)
 
     p = verbs.add_parser("ask", help="ask about pictures, or without; several turns, or a talk")

@@ -10,6 +10,7 @@ from unijax.core.errors import UserError
 from unijax.core.files import read_plain, writable_directory
 from unijax.core.record import build
 from unijax.data import tokenizer as tokenizers
+from unijax.data.tasks import PLAIN
 from unijax.data.templates import TEMPLATES, check_marks
 from unijax.data.user.picture import PICTURES
 from unijax.evaluate.captioned import GUIDANCE, Ask, Draw
@@ -23,8 +24,11 @@ from unijax.systems.registry import recipe
 from unijax.train.checkpoint import read_params, read_run, step_directory
 
 
-def open_sampler(run_dir: str | pathlib.Path) -> Sampler:
+def open_sampler(run_dir: str | pathlib.Path, plain: bool | None = None) -> Sampler:
     """What `unijax train` or `unijax import` wrote, ready to draw and answer.
+
+    Args:
+      plain: whether prompts are captions alone (`Sampler`); None is as the run learned to draw.
 
     Raises:
       UserError: if its system reads no rows of text and images, or it has no tokenizer.
@@ -49,7 +53,24 @@ def open_sampler(run_dir: str | pathlib.Path) -> Sampler:
         TEMPLATES[template],
         data.get("und_rounding", "floor"),
         trained_length=data.get("row_length", 0),
+        plain=_is_plain(data) if plain is None else plain,
     )
+
+
+def _is_plain(data: dict) -> bool:
+    """Whether the recorded data of a run teach to draw from captions alone.
+
+    Where some teach it in the template's turns, those are what a user writes in; where none teach
+    it, as of an imported model, the template is all that is known.
+    """
+    tasks = {
+        source["task"]
+        for group in data.get("groups", ())
+        if group["name"] == "gen" and group["ratio"] > 0
+        for source in group["sources"]
+        if source["weight"] > 0
+    }
+    return bool(tasks) and tasks <= set(PLAIN)
 
 
 def draws(sampler: Sampler, sampling: Sampling = GREEDY) -> Draw:

@@ -266,11 +266,12 @@ def sample_(args: argparse.Namespace) -> None:
     if args.prompts is not None:
         prompts, share = read_prompts(pathlib.Path(args.prompts)), share_of(args.share)
         storage.writable(args.out)
-        drawn = draw_file(open_sampler(args.run_dir), prompts, args.out, *how, share)
+        sampler = open_sampler(args.run_dir, args.plain)
+        drawn = draw_file(sampler, prompts, args.out, *how, share)
         listed = f"listed in {args.out}/prompts.jsonl"
         print(f"{drawn} pictures drawn, those of {len(prompts)} prompts {listed}")
         return
-    drawn = open_sampler(args.run_dir).draw(args.prompt, *how)
+    drawn = open_sampler(args.run_dir, args.plain).draw(args.prompt, *how)
     if not is_address(args.out):
         paths = save_all(out, drawn, args.prompt)
         print(f"{len(paths) - 1} pictures, and all of them in {paths[-1]}")

@@ -13,7 +13,7 @@ from unijax.core.processes import to_host
 from unijax.data.document import Document, ImageRef, ImageSpan, TextSpan
 from unijax.ops.image import to_signed
 from unijax.sample.logits import GREEDY, Sampling
-from unijax.sample.prompts import Message, conversation
+from unijax.sample.prompts import Message, continued, conversation
 from unijax.sample.sampler import Sampler
 
 Piece = str | UInt8[np.ndarray, "height width 3"]
@@ -43,7 +43,8 @@ def compose(
 
     Text is written until the system says that an image begins; the picture is drawn there, from all
     that stands before it, and stands in the row, as it was made, for what follows: to the end of
-    the answer, or to the next picture.
+    the answer, or to the next picture. Where pictures are drawn from captions alone
+    (`Sampler.plain`) the conversation has no roles.
 
     Args:
       conversations: as of `Sampler.answer`.
@@ -66,7 +67,11 @@ def compose(
     begin = getattr(special, stream.before.name)
     answers = []
     for i, messages in enumerate(conversations):
-        document = conversation(messages, sampler.tokenizer, sampler.template, f"conversation {i}")
+        where = f"conversation {i}"
+        if sampler.plain:
+            document = continued(messages, sampler.tokenizer, where)
+        else:
+            document = conversation(messages, sampler.tokenizer, sampler.template, where)
         answers.append(_Answer(_encoded(sampler, document, stream.slots), []))
     going = answers
     while going:

@@ -16,17 +16,18 @@ from unijax.data.assemble import FIELDS, RowArrays, assemble
 from unijax.data.document import Document, ImageRef, ImageSpan, TextSpan, document_size
 from unijax.data.prepare import Preparation
 from unijax.data.render import drop_condition, to_spans, without_pictures, without_words
-from unijax.data.templates import Template
+from unijax.data.templates import Image, Piece, Template, Text
 from unijax.data.tokenizer import Tokenizer
 from unijax.sample.decoding import bucket
 
 Message = dict[str, Any]  # "role", and "content": text, or a list of texts and pictures
 
 
-def drawing(prompt: str, tokenizer: Tokenizer, template: Template) -> Document:
-    """Of a user who asks for a picture, up to where it begins."""
+def drawing(prompt: str, tokenizer: Tokenizer, template: Template, plain: bool = False) -> Document:
+    """Of a user who asks for a picture, or plainly of its caption, up to where it begins."""
     where = f"prompt {prompt!r}"
-    return Document(where, tuple(to_spans(template.asking(prompt, where), tokenizer)))
+    pieces = [Text(prompt)] if plain else template.asking(prompt, where)
+    return Document(where, tuple(to_spans(pieces, tokenizer)))
 
 
 def up_to_image(document: Document, role: str, layout: Layout, special: SpecialIds) -> Document:
@@ -66,12 +67,36 @@ def conversation(
     Raises:
       UserError: no turn, an unknown role, or a last turn that is not the user's.
     """
+    turns = _turns(messages, where)
+    turns.append({"role": "assistant", "content": ""})
+    return Document(where, tuple(to_spans(template.render(turns, where), tokenizer)))
+
+
+def continued(messages: Sequence[Message], tokenizer: Tokenizer, where: str) -> Document:
+    """What the turns of a conversation hold, one behind another without roles, as captions stand
+    before the pictures that are drawn of them.
+
+    Args, Raises: as `conversation`.
+    """
+    pieces: list[Piece] = []
+    for turn in _turns(messages, where):
+        role = "gen" if turn["role"] == "assistant" else "und"
+        content = turn["content"]
+        for part in [content] if isinstance(content, str) else content:
+            if not isinstance(part, str):
+                pieces.append(Image(role, part))
+            elif words := part.strip():
+                apart = "\n\n" if pieces and isinstance(pieces[-1], Text) else ""
+                pieces.append(Text(apart + words))
+    return Document(where, tuple(to_spans(pieces, tokenizer)))
+
+
+def _turns(messages: Sequence[Message], where: str) -> list[Message]:
+    """With the pictures of their contents as references."""
     if not messages or messages[-1]["role"] != "user":
         found = f"a last turn of {messages[-1]['role']!r}" if messages else "no turn"
         raise UserError(where, found, "a conversation that ends with the user", "Add a question.")
-    turns = [m | {"content": _content(m["content"], where)} for m in messages]
-    turns.append({"role": "assistant", "content": ""})
-    return Document(where, tuple(to_spans(template.render(turns, where), tokenizer)))
+    return [m | {"content": _content(m["content"], where)} for m in messages]
 
 
 def question(text: str, pictures: Sequence[Any] = ()) -> Message:

@@ -61,6 +61,8 @@ class Sampler:
       rounding: of padded pictures, as in training (`data.images.for_understanding`).
       batch: pictures, or answers, that are made at once; their caches are in memory together.
       trained_length: tokens of a row in training; prompts beyond it are told. 0 where unknown.
+      plain: whether a picture is drawn from its caption alone, as the tasks of `data.tasks.PLAIN`
+        train it, not in the template's turns.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Sampler:
         rounding: str = "floor",
         batch: int = 16,
         trained_length: int = 0,
+        plain: bool = False,
     ):
         if batch < 1:
             raise UserError("batch", f"{batch}", "1 or more", "Change it.")
@@ -80,6 +83,7 @@ class Sampler:
         self.prompting = Prompting(system.layout, tokenizer.special, system.encoded, rounding)
         self.params = system.for_decoding(params)
         self._trained_length = trained_length
+        self.plain = plain
 
     def draw(
         self,
@@ -104,7 +108,9 @@ class Sampler:
         first: Sequence[int] | None = None,
     ) -> Made:
         """As `draw`, before there are pixels: codes or latents."""
-        documents = [drawing(prompt, self.tokenizer, self.template) for prompt in prompts]
+        documents = [
+            drawing(prompt, self.tokenizer, self.template, self.plain) for prompt in prompts
+        ]
         return self.make(documents, n, guidance, sampling, seed, steps, first)
 
     def show(self, made: Made) -> UInt8[np.ndarray, "prompts n H W 3"]:
