@@ -11,7 +11,7 @@ from unijax.interop.exporting import export_checkpoint
 from unijax.main.run import resolve
 from unijax.main.train import train
 from unijax.main.use import open_sampler
-from unijax.train.checkpoint import _digest, read_run, step_directory
+from unijax.train.checkpoint import digest_of, read_run, step_directory
 
 # As version 0.1 wrote them.
 STREAMS = {
@@ -30,7 +30,7 @@ def made_old(run_dir) -> None:
     run["config"]["data"] |= STREAMS
     run["data"]["fingerprint"] = "0123456789ab"
     run = {"schema": 2} | run
-    place.write_text(json.dumps(run | {"digest": _digest(run)}))
+    place.write_text(json.dumps(run | {"digest": digest_of(run)}))
 
 
 def test_a_run_of_streams_with_sizes_resumes_to_the_bit(whole, tmp_path):

@@ -168,3 +168,8 @@ class Queries:
 
 
 Maker = Codes | Features | InPlace | Queries
+
+
+def steps_of(maker: Maker) -> int | None:
+    """Its own number of denoising steps; None where nothing is denoised."""
+    return getattr(getattr(maker, "painting", None) or maker, "steps", None)

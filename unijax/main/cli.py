@@ -223,7 +223,10 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
     p.add_argument("run_dir")
     p.add_argument("--prompt", action="append", default=[], help="words to draw; may be repeated")
     p.add_argument(
-        "--prompts", metavar="FILE", help="a prompt a line, or JSONL; what is drawn already stays"
+        "--prompts",
+        metavar="FILE",
+        help="a prompt a line, or JSONL; what is drawn already stays, and "
+        "is refused where it was drawn otherwise",
     )
     p.add_argument(
         "--share", default="0/1", metavar="INDEX/COUNT",

@@ -250,7 +250,7 @@ def _sampling(args: argparse.Namespace) -> Sampling:
 
 def sample_(args: argparse.Namespace) -> None:
     """`unijax sample`."""
-    from unijax.main.draw_file import draw_file, read_prompts, share_of
+    from unijax.main.draw_file import LIST, draw_file, drawn_from, read_prompts, share_of
     from unijax.main.use import open_sampler
     from unijax.sample.pictures import save_all
 
@@ -266,11 +266,17 @@ def sample_(args: argparse.Namespace) -> None:
     if args.prompts is not None:
         prompts, share = read_prompts(pathlib.Path(args.prompts)), share_of(args.share)
         storage.writable(args.out)
-        sampler = open_sampler(args.run_dir, args.plain)
-        drawn = draw_file(sampler, prompts, args.out, *how, share)
-        listed = f"listed in {args.out}/prompts.jsonl"
+        sampler, checkpoint = open_sampler(args.run_dir, args.plain), drawn_from(args.run_dir)
+        drawn = draw_file(sampler, checkpoint, prompts, args.out, *how, share)
+        listed = f"listed in {args.out}/{LIST}"
         print(f"{drawn} pictures drawn, those of {len(prompts)} prompts {listed}")
         return
+    storage.writable(args.out)
+    if storage.read_in(args.out, LIST) is not None:
+        raise UserError(
+            args.out, f"pictures that its {LIST} tells of", "a folder of their own for others",
+            "Choose another --out.",
+        )  # fmt: skip
     drawn = open_sampler(args.run_dir, args.plain).draw(args.prompt, *how)
     if not is_address(args.out):
         paths = save_all(out, drawn, args.prompt)

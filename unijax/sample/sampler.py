@@ -13,7 +13,7 @@ from jaxtyping import UInt8
 from tqdm import tqdm
 
 from unijax.core.errors import UserError
-from unijax.core.making import Codes, Features, InPlace, Queries
+from unijax.core.making import Codes, Features, InPlace, Maker, Queries
 from unijax.core.processes import to_host
 from unijax.core.stream import Layout
 from unijax.core.system import Params, RowSystem
@@ -84,6 +84,14 @@ class Sampler:
         self.params = system.for_decoding(params)
         self._trained_length = trained_length
         self.plain = plain
+
+    @property
+    def maker(self) -> Maker:
+        """How it draws. Raises a UserError for a system that makes no pictures."""
+        if self.system.maker is None:
+            name = type(self.system).__name__
+            raise UserError(name, "it makes no pictures", "a system that does", "Choose another.")
+        return self.system.maker
 
     def draw(
         self,
@@ -178,10 +186,7 @@ class Sampler:
         Raises:
           UserError: no prompt, a prompt that is too long, or a number out of range.
         """
-        maker = self.system.maker
-        if maker is None:
-            name = type(self.system).__name__
-            raise UserError(name, "it makes no pictures", "a system that does", "Choose another.")
+        maker = self.maker
         guidance = maker.guidance if guidance is None else guidance
         if not documents or n < 1:
             found = f"{len(documents)} with {n} pictures each"

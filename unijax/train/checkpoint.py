@@ -426,10 +426,11 @@ def _step_in_bucket(address: str) -> Place:
 def signed(run: dict) -> dict:
     """The description as it is saved: with its schema, and a digest of all of it."""
     run = json.loads(json.dumps({"schema": SCHEMA} | run))
-    return run | {"digest": _digest(run)}
+    return run | {"digest": digest_of(run)}
 
 
-def _digest(run: dict) -> str:
+def digest_of(run: dict) -> str:
+    """Of a description as `read_run` gives it, the sums of all arrays among it."""
     return hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()
 
 
@@ -444,7 +445,7 @@ def read_run(path: str | Place) -> dict:
         run = reader.restore(directory / "run", ocp.args.JsonRestore())
         digest = run.pop("digest", None)
     of_another = digest is None and run.get("schema") not in READ  # the first had no digest
-    if not of_another and digest != _digest(run):
+    if not of_another and digest != digest_of(run):
         raise _damaged(directory, "another description of the run than was saved")
     if run["schema"] not in READ:
         raise UserError(
