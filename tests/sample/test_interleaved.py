@@ -124,6 +124,54 @@ def test_texts_and_pictures_are_those_of_working_the_row_again(name):
                 assert np.abs(piece.astype(int) - other).max() <= 1
 
 
+def test_text_goes_on_behind_a_picture_that_begins():
+    """An answer without pictures is the text ahead of the first one, whole or in pieces."""
+    sampler, _ = SAMPLERS["chameleon"]
+    composed = compose(sampler, ASKED, WORDS, MOST, steps=3)
+    ahead = [pieces[0] if pieces and isinstance(pieces[0], str) else "" for pieces in composed]
+    assert any(any(isinstance(p, np.ndarray) for p in pieces) for pieces in composed)
+    assert any(ahead)
+    assert sampler.answer(ASKED, WORDS) == ahead
+    assert ["".join(sampler.stream(messages, WORDS)) for messages in ASKED] == ahead
+
+
+def test_pictures_drawn_are_lost_where_positions_run_out(monkeypatch):
+    """The answer ends there, and those beside it go on."""
+    whole, params = SAMPLERS["chameleon"]
+    config = whole.system.config
+    sampler = Sampler(whole.system, params, TOKENIZER, whole.template, batch=2)
+    asked = [[question("two red dogs")], [question("two red dogs, and a cat on the mat")]]
+    lengths = [
+        sampler.prompting.length(conversation(m, TOKENIZER, whole.template, "")) for m in asked
+    ]
+    picture = config.vq.num_tokens + 2  # and its marks
+    # Room for a word and a picture, twice, of the shorter prompt alone.
+    most = lengths[0] + 2 * (1 + picture)
+    assert most < lengths[1] + 2 * (1 + picture)
+    text = dataclasses.replace(config.text, max_position_embeddings=most)
+    sampler.system = type(whole.system)(dataclasses.replace(config, text=text))
+    assert sampler.system.max_positions == most
+    (word,) = TOKENIZER.encode("cat")[:1]
+
+    def written(documents, limits, ends, *how):
+        for document, limit in zip(documents, limits):
+            assert 0 < limit <= most - sampler.prompting.length(document)
+        return [[word, SPECIAL.boi][:limit] for limit in limits]
+
+    def make_and_keep(documents, *how):
+        for document in documents:
+            assert sampler.prompting.length(document) + picture - 1 <= most
+        made = np.zeros((len(documents), 1, config.vq.num_tokens), np.int32)
+        return made, made
+
+    monkeypatch.setattr(sampler, "written", written)
+    monkeypatch.setattr(sampler, "make_and_keep", make_and_keep)
+    monkeypatch.setattr(sampler, "show", lambda made: np.zeros((len(made), 1, 2, 2, 3), np.uint8))
+    shapes = [[type(piece) for piece in pieces] for pieces in compose(sampler, asked, max_tokens=6)]
+    assert shapes[0] == [str, np.ndarray, str, np.ndarray]
+    assert shapes[1] in ([str, np.ndarray], [str, np.ndarray, str])
+
+
 def test_a_picture_that_was_made_stands_in_the_row_as_it_was_made():
     """Not as the autoencoder makes it of its pixels again."""
     sampler, params = SAMPLERS["transfusion"]

@@ -48,7 +48,8 @@ def compose(
 
     Args:
       conversations: as of `Sampler.answer`.
-      max_tokens: of text; an answer that is not finished by then is cut.
+      max_tokens: of text; an answer that is not finished by then is cut, and so is one for whose
+        next text or picture the model has no positions left.
       most: pictures of an answer; the next one that begins ends it.
       sampling, guidance, steps: as of `Sampler.make`; the sampling is of words too.
       seed: another seed, another answer, unless the temperature is 0 and images are codes.
@@ -56,7 +57,7 @@ def compose(
     Raises:
       UserError: a system that does not say by itself that an image begins, or as `Sampler.answer`.
     """
-    system, special = sampler.system, sampler.tokenizer.special
+    system = sampler.system
     maker = system.maker
     stream = maker and system.layout.by_role[maker.role]
     if not stream or stream.before is None or not stream.before.learned:
@@ -64,7 +65,7 @@ def compose(
             type(system).__name__, "it does not learn to say that an image begins",
             "a system that does", "Ask for pictures with `unijax sample`.",
         )  # fmt: skip
-    begin = getattr(special, stream.before.name)
+    begin = getattr(sampler.tokenizer.special, stream.before.name)
     answers = []
     for i, messages in enumerate(conversations):
         where = f"conversation {i}"
@@ -74,13 +75,14 @@ def compose(
             document = conversation(messages, sampler.tokenizer, sampler.template, where)
         answers.append(_Answer(_encoded(sampler, document, stream.slots), []))
     going = answers
+    for answer in answers:
+        sampler.checked_length(answer.document, max_tokens)
     while going:
-        left = max_tokens - min(a.tokens for a in going)
+        left = [min(max_tokens - a.tokens, sampler.room(a.document)) for a in going]
         documents = [a.document for a in going]
-        texts = sampler.written(documents, left, (special.eos, begin), sampling, seed)
+        texts = sampler.written(documents, left, sampler.ends, sampling, seed)
         drawing = []
         for answer, ids in zip(going, texts):
-            ids = ids[: max_tokens - answer.tokens]
             answer.tokens += len(ids)
             if text := sampler.text(ids):
                 answer.pieces.append(text)
@@ -88,10 +90,11 @@ def compose(
                 said = tuple(ids[:-1])
                 spans = [*answer.document.spans, TextSpan(said, (0.0,) * len(said))]
                 answer.document = dataclasses.replace(answer.document, spans=tuple(spans))
-                drawing.append(answer)
+                if sampler.room(answer.document) > maker.tokens:  # the mark and the picture
+                    drawing.append(answer)
         if drawing:
             _draw(sampler, drawing, sampling, guidance, seed, steps)
-        going = [a for a in drawing if a.tokens < max_tokens]
+        going = [a for a in drawing if a.tokens < max_tokens and sampler.room(a.document) > 0]
     return [answer.pieces for answer in answers]
 
 

@@ -93,6 +93,13 @@ class Sampler:
             raise UserError(name, "it makes no pictures", "a system that does", "Choose another.")
         return self.system.maker
 
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """Ids that end a text: of its end, and of images that the system learned to begin."""
+        marks = [stream.before for stream in self.system.layout.streams]
+        names = ["eos", *(mark.name for mark in marks if mark is not None and mark.learned)]
+        return tuple(getattr(self.tokenizer.special, name) for name in dict.fromkeys(names))
+
     def draw(
         self,
         prompts: Sequence[str],
@@ -311,7 +318,7 @@ class Sampler:
         sampling: Sampling = GREEDY,
         seed: int = 0,
     ) -> list[str]:
-        """What the assistant says next in every conversation.
+        """What the assistant says next in every conversation, to its end or to a picture.
 
         Args:
           conversations: turns `{"role": "user" | "assistant", "content": ...}`, a first one may be
@@ -345,9 +352,9 @@ class Sampler:
         is kept until it is known what follows.
         """
         document = conversation(messages, self.tokenizer, self.template, "conversation")
-        self._checked_length(document, max_tokens)
+        self.checked_length(document, max_tokens)
         prompt, lengths = self.prompting.batch([document])
-        ends = (self.tokenizer.special.eos,)
+        ends = self.ends
         rows = stream_ids(
             self.system, self.params, prompt, lengths, np.array(ends, np.int32),
             np.array([self._answer_seed(document, seed)], np.uint32), sampling.choice(), max_tokens,
@@ -371,39 +378,47 @@ class Sampler:
         seed: int = 0,
     ) -> list[str]:
         """As `answer`, from prompts as documents: texts and pictures to understand."""
-        ids = self.written(documents, max_tokens, (self.tokenizer.special.eos,), sampling, seed)
+        for document in documents:
+            self.checked_length(document, max_tokens)
+        most = [max_tokens] * len(documents)
+        ids = self.written(documents, most, self.ends, sampling, seed)
         return [self.text(row) for row in ids]
 
     def text(self, ids: Sequence[int]) -> str:
         """Of ids that were written, without the special ones that end them."""
-        special = self.tokenizer.special
-        ends = [id_ for id_ in (special.eos, special.boi) if id_ in ids[-1:]]
-        return self.tokenizer.decode(list(ids[: len(ids) - len(ends)])).strip()
+        ended = len(ids) > 0 and ids[-1] in self.ends
+        return self.tokenizer.decode(list(ids[: len(ids) - ended])).strip()
 
     def written(
         self,
         documents: Sequence[Document],
-        max_tokens: int,
+        most: Sequence[int],
         ends: Sequence[int],
         sampling: Sampling,
         seed: int,
     ) -> list[list[int]]:
-        """Ids that go on after each document, up to the first of `ends`, which is among them."""
-        lengths = [self._checked_length(document, max_tokens) for document in documents]
+        """Ids that go on after each document, up to the first of `ends`, which is among them, or as
+        many as `most` says of each."""
+        lengths = [self.prompting.length(document) for document in documents]
         seeds = np.array([self._answer_seed(d, seed) for d in documents], np.uint32)
         found: list[list[int]] = [[]] * len(documents)
         by_length = np.argsort(lengths, kind="stable")  # neighbours share a width
         for rows, kept in _batches(by_length, self.batch, "answering", "answer"):
             prompt, length = self.prompting.batch([documents[i] for i in rows])
+            limit = max(most[i] for i in rows)  # what a row has too many of is cut
             ids = write_ids(
                 self.system, self.params, prompt, length, np.array(ends, np.int32), seeds[rows],
-                sampling.choice(), jnp.int32(max_tokens), space=bucket(max_tokens),
+                sampling.choice(), jnp.int32(limit), space=bucket(limit),
             )  # fmt: skip
-            for i, row in zip(kept, to_host(ids)[:, :max_tokens]):
-                found[i] = _until(row, ends)
+            for i, row in zip(kept, to_host(ids)):
+                found[i] = _until(row[: most[i]], ends)
         return found
 
-    def _checked_length(self, document: Document, max_tokens: int) -> int:
+    def room(self, document: Document) -> int:
+        """How many more tokens the model has positions for."""
+        return self.system.max_positions - self.prompting.length(document)
+
+    def checked_length(self, document: Document, max_tokens: int) -> int:
         """Of a prompt for an answer."""
         if max_tokens < 1:
             raise UserError("max_tokens", f"{max_tokens}", "1 or more", "Change it.")
