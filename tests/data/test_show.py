@@ -1,5 +1,6 @@
 """Rendered and packed rows as text: a golden that a reviewer reads as a diff."""
 
+import dataclasses
 import os
 import pathlib
 import re
@@ -7,11 +8,20 @@ import re
 import pytest
 
 from tests.data.conftest import LAYOUT, make_records, small_config
+from unijax.core.batch import Kind, Target
 from unijax.core.errors import UserError
+from unijax.core.stream import Layout, Mark, Stream
 from unijax.data import tokenizer as tokenizer_lib
 from unijax.data.config import GroupConfig, SourceConfig
-from unijax.data.show import show
+from unijax.data.document import Document, ImageRef, ImageSpan
+from unijax.data.rows import Placed, RowStream
+from unijax.data.show import show, show_row
+from unijax.data.sources import open_sources
 
+TEXT_ALONE = (
+    small_config(groups=(GroupConfig("text", 1.0, (SourceConfig("text", "text"),)),), slots={}),
+    make_records(),
+)
 GOLDEN = pathlib.Path("tests/golden/packed_rows.txt")
 
 
@@ -83,6 +93,38 @@ def test_what_is_shown_is_what_the_arrays_hold(tokenizer):
     for learned in re.findall(r"»(.*?)«", text):
         assert "User" not in learned
         assert "und image" not in learned
+
+
+def test_an_image_is_shown_by_its_role_and_learned_where_its_stream_answers(tokenizer):
+    """Images of any role in shared slots; noise is an answer at its own position."""
+    clean = Stream("before", "image", Kind.GEN, 4, 8)
+    noised = Stream(
+        "after", "image", Kind.GEN, 4, 8, before=Mark("boi", learned=True), target=Target.NOISE,
+        answers=(0, 0),
+    )  # fmt: skip
+    coded = Stream("codes", "codes", Kind.GEN, 9, 24, target=Target.CODE, answers=(0, -1))
+    layout = Layout((clean, noised, coded))
+    spans = tuple(
+        ImageSpan(role, ImageRef("", b"")) for role in ("before", "after", "codes", "after")
+    )
+    settings, records = TEXT_ALONE
+    settings = dataclasses.replace(settings, row_length=40, slots={"image": 3, "codes": 1})
+    stream = RowStream(settings, layout, open_sources(settings, layout, tokenizer, records))
+    row = [Placed(Document("d", spans), "text", 0, 0)]
+    fill, _, text = show_row(row, 0, stream, tokenizer)
+    assert fill == "row 0: 30 of 40 tokens (75%), images: 1 before, 2 after, 1 codes"
+    mark = r"⟨begin_of_image⟩"
+    assert re.sub(r"^ *⟨[^⟩]*⟩", "", text) == (
+        mark + "{before image 1, slot 0: 0..3}⟨end_of_image⟩"
+        f"»{mark}«»{{after image 2, slot 1: 4..7}}«⟨end_of_image⟩"
+        f"{mark}{{codes image 3, slot 0: 0..0}}»{{codes image 3, slot 0: 1..8}}«⟨end_of_image⟩"
+        f"»{mark}«»{{after image 4, slot 2: 8..11}}«⟨end_of_image⟩"
+    )
+
+
+def test_rows_without_images_are_shown(tokenizer):
+    settings, records = TEXT_ALONE
+    assert re.search(r"row 0: .*%\)$", show(settings, Layout(), tokenizer, 1, records), re.M)
 
 
 def test_a_bad_config_is_refused(tokenizer):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from unijax.core.batch import Kind, Target
-from unijax.core.stream import Layout
+from unijax.core.stream import Layout, Stream
 from unijax.data.assemble import RowArrays, assemble
 from unijax.data.config import DataConfig, check
 from unijax.data.document import ImageSpan
@@ -15,10 +15,8 @@ from unijax.data.sources import Records, open_sources
 from unijax.data.tokenizer import Tokenizer
 
 LEGEND = """\
-»learned« (each token at the position before it); all else is given
-⟨special token⟩  ⏎ line break  {image: its stream, slot and addresses}"""
-
-_IMAGES = {"und": "images to understand", "gen": "to generate"}
+»learned« (each token at the position before it, noise at its own); all else is given
+⟨special token⟩  ⏎ line break  {image: its role, slot and addresses}"""
 
 
 def show(
@@ -55,25 +53,21 @@ def show(
 def show_row(row: Row, number: int, stream: RowStream, tokenizer: Tokenizer) -> list[str]:
     """A row: its fill, then each document with its group, its place and its text."""
     arrays = _arrays(row, stream, tokenizer)
+    roles = [s.role for d in row for s in d.document.spans if isinstance(s, ImageSpan)]
     used = int((arrays.kind != Kind.PAD).sum())
     length = len(arrays.kind)
-    lines = [
-        f"row {number}: {used} of {length} tokens ({used / length:.0%}), "
-        + ", ".join(f"{len(spans)} {_IMAGES[role]}" for role, spans in _by_role(arrays, stream))
-    ]
+    fill = f"row {number}: {used} of {length} tokens ({used / length:.0%})"
+    images = [f"{roles.count(role)} {role}" for role in stream.layout.by_role]
+    lines = [f"{fill}, images: {', '.join(images)}" if images else fill]
+    streams = [stream.layout.by_role[role] for role in roles]
     for segment, (placed, (first, end)) in enumerate(zip(row, _bounds(arrays)), start=1):
         document = placed.document
         lines.append(
             f"  {segment}. {document.name} ({stream.group_of(placed.source)}), "
             f"at {first}..{end - 1}, {end - first} tokens, uid {document.uid}"
         )
-        lines.append("     " + _text(arrays, first, end, tokenizer))
+        lines.append("     " + _text(arrays, first, end, streams, tokenizer))
     return lines
-
-
-def _by_role(arrays: RowArrays, stream: RowStream) -> list[tuple[str, list[ImageSpan]]]:
-    spans = [span for images in arrays.images.values() for span in images]
-    return [(role, [s for s in spans if s.role == role]) for role in stream.layout.by_role]
 
 
 def _arrays(row: Row, stream: RowStream, tokenizer: Tokenizer) -> RowArrays:
@@ -89,11 +83,14 @@ def _bounds(arrays: RowArrays) -> list[tuple[int, int]]:
     return [(int(first), int(end)) for first, end in zip(firsts, ends)]
 
 
-def _text(arrays: RowArrays, first: int, end: int, tokenizer: Tokenizer) -> str:
-    """The tokens of a document, what is learned marked."""
-    kinds = arrays.kind[first:end]
-    # A token is learned if the position before it answers with it.
-    learned = np.concatenate([[False], arrays.target_kind[first : end - 1] != Target.NONE])
+def _text(
+    arrays: RowArrays, first: int, end: int, streams: list[Stream], tokenizer: Tokenizer
+) -> str:
+    """The tokens of a document, what is learned marked; `streams` are of the row's images."""
+    kinds, targets = arrays.kind[first:end], arrays.target_kind[first:end]
+    # A position answers with the token behind it, and of noise with its own.
+    answers = np.flatnonzero(targets != Target.NONE)
+    learned = np.isin(np.arange(end - first), answers + (targets[answers] != Target.NOISE))
     runs = itertools.groupby(
         range(end - first), key=lambda i: (kinds[i], arrays.image[first + i], bool(learned[i]))
     )
@@ -103,9 +100,9 @@ def _text(arrays: RowArrays, first: int, end: int, tokenizer: Tokenizer) -> str:
         if kind == Kind.TEXT:
             word = _words(tokens, tokenizer)
         else:
-            stream = Kind(kind).name.lower()
-            slot = tokens[0] // len(tokens)
-            word = f"{{{stream} image {image}, slot {slot}: {tokens[0]}..{tokens[-1]}}}"
+            stream = streams[image - 1]
+            slot = tokens[0] // stream.tokens
+            word = f"{{{stream.role} image {image}, slot {slot}: {tokens[0]}..{tokens[-1]}}}"
         words.append(f"»{word}«" if marked else word)
     return "".join(words)
 
