@@ -66,6 +66,20 @@ def test_decay_starts_where_the_schedule_leaves_its_peak(steps, warmup):
     assert (rates[start + 1 :] < 1e-3 * (1 - 1e-6)).all()
 
 
+def test_a_sweep_of_widths_refuses_an_optimizer_that_mup_has_no_table_of(tmp_path):
+    file = tmp_path / "sweep.py"
+    file.write_text(
+        "from tests.main import tiny_sweep\n"
+        "get_config = tiny_sweep.get_config\n"
+        "def get_sweep():\n"
+        "    grid = tiny_sweep.get_sweep()\n"
+        "    grid.mup_width = 32\n"
+        "    return grid\n"
+    )
+    with pytest.raises(UserError, match=r"mup_base.*main\.kind='muon'.*mup_width"):
+        sweep.plan(str(file), ["stage.optimizers.main.kind=muon"])
+
+
 @pytest.fixture(scope="module")
 def plan():
     return sweep.plan(SWEEP, [])

@@ -21,7 +21,7 @@ from unijax.systems.slots import values_of
 from unijax.train import mup, setup
 from unijax.train.kinds import Leaf
 from unijax.train.optimizer import GroupedOptimizer
-from unijax.train.stage import OptimizerConfig, Rule, StageConfig
+from unijax.train.stage import KINDS, OptimizerConfig, Rule, StageConfig
 from unijax.train.state import merge
 
 BASE, HEAD_DIM = 32, 8
@@ -116,6 +116,16 @@ def test_a_tied_head_is_refused():
     wide, base = (with_text(janus(width), tie_word_embeddings=True) for width in (64, 32))
     with pytest.raises(UserError, match="language_model: a head that is the embedding"):
         scales(wide, base)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "adamw"])
+def test_adams_table_is_refused_to_other_optimizers(kind):
+    optimizers = {"rest": OptimizerConfig(0.1, kind=kind, weight_decay=0.1)}
+    stage = dataclasses.replace(STAGE, optimizers=STAGE.optimizers | optimizers)
+    with pytest.raises(UserError, match=rf"mup_base.*optimizers\.rest\.kind='{kind}'.*'adamw'"):
+        setup.build(
+            janus(64), stage, make_mesh(MeshConfig()), "data", jnp.float32, 0, mup_base=janus(32)
+        )
 
 
 @pytest.mark.parametrize("factor", [0.25, 3.0])

@@ -17,6 +17,7 @@ from unijax.main.config import override
 from unijax.nn.stack import REMAT_POLICIES
 from unijax.parallel.sharding import MeshConfig
 from unijax.systems.registry import recipe
+from unijax.train import mup
 from unijax.train.loop import LoopConfig
 from unijax.train.lora import adapted
 from unijax.train.stage import StageConfig
@@ -108,6 +109,10 @@ class RunConfig:
     chosen: tuple[str, ...] = added(())
     seed: int = 0
     hardware: str = ""
+
+    def __post_init__(self):
+        if self.mup_base is not None:
+            mup.check_stage(self.stage)
 
 
 DATA = {"rows": DataConfig, "pictures": PictureConfig}  # what configures a system's food

@@ -18,7 +18,8 @@ multiplier of the output, or of attention's scores, is exactly that to Adam, who
 change when gradients are scaled (its lemma J.1): attention's goes to `q_proj`, or to the norm of
 the queries where there is one. So the network, its checkpoints, exports and kernels are the plain
 ones. Epsilon of Adam must stay far below the gradients, which shrink with width. Weight decay takes
-the multiple of the learning rate along.
+the multiple of the learning rate along. Other kinds of optimizers, whose steps grow otherwise with
+width, are refused.
 """
 
 import dataclasses
@@ -28,6 +29,7 @@ from typing import Any
 
 from unijax.core import axes, tree
 from unijax.core.errors import UserError
+from unijax.train.stage import StageConfig
 
 # Dims that a ladder of widths makes grow; tables of ids, patches and codes stay as they are.
 WIDTHS = frozenset(
@@ -44,6 +46,22 @@ class Scale:
 
     init: float
     rate: float
+
+
+def check_stage(stage: StageConfig) -> None:
+    """Raises UserError for a stage that the table is not of."""
+    if stage.lora:
+        raise UserError(
+            "mup_base", "sizes, for a stage with adapters", "none: they are not of the table",
+            "Remove mup_base.",
+        )  # fmt: skip
+    for name, optimizer in stage.optimizers.items():
+        if optimizer.kind != "adamw":
+            raise UserError(
+                "mup_base", f"sizes, with stage.optimizers.{name}.kind={optimizer.kind!r}",
+                "'adamw': other kinds want other learning rates than the table's",
+                "Set that kind, or remove mup_base (of a sweep, mup_width).",
+            )  # fmt: skip
 
 
 def scales(

@@ -72,7 +72,8 @@ def build(
 
     Raises:
       UserError: for several parts of a system that needs the whole batch at once, for a base of
-        other parameters or with adapters, or for adapters of nothing.
+        other parameters, with adapters or for another optimizer than Adam, or for adapters of
+        nothing.
     """
     if parts > 1 and not system.rows_alone:
         raise UserError(
@@ -80,11 +81,8 @@ def build(
             "1: its loss is of pairs of all rows", "Set it to 1, or use more devices.",
         )  # fmt: skip
     system = lora.adapted(system, stage.lora)
-    if stage.lora and mup_base is not None:
-        raise UserError(
-            "mup_base", "sizes, for a stage with adapters", "none: they are not of the table",
-            "Remove mup_base.",
-        )  # fmt: skip
+    if mup_base is not None:
+        mup.check_stage(stage)
     boxed = init_shapes(system)
     shardings = sharding.param_shardings(boxed, mesh, table, system.own_axes)
     abstract = jax.tree.map(
