@@ -173,6 +173,14 @@ numpy.savez("out.npz", views=views.numpy(), seen=seen.numpy())
 special = model.config["special_token_ids"]
 latents = model.draw([special["bos"], 9, special["boi"]], steps=2)
 assert model.decode(latents).shape[1] == 3
+# A model whose rows have no begin-of-sequence is guided away from one without it.
+model.config["model"]["begins"] = False
+noise = torch.randn(latents.shape)
+drawn = [
+    model.draw([9, special["boi"]], away, steps=2, guidance=3.0, noise=noise, fresh=[noise] * 2)
+    for away in (None, [special["boi"]], [special["bos"], special["boi"]])
+]
+assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
 """
 
 

@@ -55,8 +55,8 @@ from modeling_llavafusion import LLaVAFusion  # from this folder
 
 model = LLaVAFusion.from_pretrained(FOLDER)
 special = model.config["special_token_ids"]
-words = ...  # ids of the text, by tokenizer.json
-latents = model.draw([special["bos"], *words, special["boi"]])
+words = ...  # ids, by tokenizer.json, of a prompt as it learned them: a caption, or a chat's turns
+latents = model.draw([special["bos"], *words, special["boi"]])  # no bos where "begins" is false
 pixels = model.decode(latents)  # [1, 3, height, width], about -1..1
 seen = model.embed_pictures(model.views(pictures))  # tokens of what is read, for `hidden_states`
 ```"""

@@ -7,6 +7,7 @@ It loads the folder that it stands in, with config.json and model.safetensors (o
     from modeling_transfusion import Transfusion
 
     model = Transfusion.from_pretrained(FOLDER)
+    # A prompt as those that it learned to draw from: a caption alone, or in a chat's turns.
     ids = [bos, *tokenizer.encode("a red fox").ids, boi]  # config.json: special_token_ids
     latents = model.draw(ids, generator=torch.Generator().manual_seed(0))
     pixels = model.decode(latents)  # [1, 3, height, width], about -1..1
@@ -118,7 +119,8 @@ class Transfusion(nn.Module):
         Args:
           row: ids up to begin-of-image, which is the last; or, where images stand among them, what
             `hidden_states` takes of them: embeddings [1, n, width], and `image` [1, n].
-          unconditional: the same without a prompt; by default begin of sequence and of image.
+          unconditional: the same without a prompt; by default begin of image, behind begin of
+            sequence where rows have it.
           steps, guidance: by default the config's; guidance 1 is without.
           generator: of the noise.
           noise: [1, channels, height, width] to begin with, fresh: [steps, ...] of every step, in
@@ -132,7 +134,8 @@ class Transfusion(nn.Module):
         guidance = c["guidance"] if guidance is None else guidance
         rows = [row]
         if guidance != 1:
-            rows.append(unconditional or [special["bos"], special["boi"]])
+            start = [special["bos"]] if c.get("begins", True) else []
+            rows.append(unconditional or [*start, special["boi"]])
         rows = [self._embedded(one) for one in rows]
         side = c["autoencoder"]["image_size"] // self.autoencoder.downsampling
         shape = (1, c["autoencoder"]["latent_channels"], side, side)
