@@ -143,6 +143,34 @@ def test_text_before_the_first_image_does_not_know_the_twin():
     assert change[0, last + 1 : last + 3].min() > 1e-6  # what stands behind sees it
 
 
+@pytest.mark.parametrize("config", [CONFIG, SHALLOW], ids=["deep", "shallow"])
+def test_a_prompt_without_images_is_the_language_models_work_alone(config):
+    """Both twins were worked at every place of it, to the language model's own answer."""
+    system, cache = LMFusion(config), SMALL.system.init_cache(1, 8)
+    params = system.for_decoding(PARAMS)
+    x = jax.random.normal(jax.random.key(0), (1, 8, config.text.hidden_size))
+    at = jnp.arange(8, dtype=jnp.int32)[None]
+    seen = at, jnp.zeros_like(at), at + 1
+    decode = jax.jit(lambda kind: system.decode(params, x, *seen, cache, kind))
+    alone = jax.jit(lambda: Transfusion.decode(system, params, x, *seen, cache))
+    base, kept = alone()
+
+    text = jnp.full((1, 8), int(Kind.TEXT))
+    found = decode(text)
+    jax.tree.map(np.testing.assert_array_equal, found, (base, kept))
+    drawn, _ = decode(text.at[0, 3:7].set(int(Kind.GEN)))
+    assert np.abs(np.asarray(drawn - base))[0, 3:].max() > 1e-3
+
+    def products(of) -> int:
+        return str(of).count("= dot_general[")
+
+    (program,) = jax.make_jaxpr(decode)(text).jaxpr.eqns
+    (choice,) = (e for e in program.params["jaxpr"].eqns if e.primitive.name == "cond")
+    of_text, of_both = (products(branch) for branch in choice.params["branches"])
+    assert of_text == products(jax.make_jaxpr(alone)()) < of_both
+    assert products(program.params["jaxpr"]) == of_text + of_both
+
+
 def test_a_fresh_twin_is_a_copy_and_shallow_ones_hold_less():
     params = LMFusion(CONFIG).init(jax.random.key(0))
     text = params["language_model"]

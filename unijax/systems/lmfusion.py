@@ -12,6 +12,7 @@ text's.
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
@@ -140,10 +141,16 @@ class LMFusion(Transfusion):
             return super().decode(params | {"language_model": alone}, x, *seen, cache)
         b, t, _ = x.shape
         here = jnp.broadcast_to(jnp.asarray(kind) == Kind.GEN, (b, t))
-        at = jnp.broadcast_to(jnp.arange(t, dtype=jnp.int32), (b, t))
-        twins, both = self._twins(params, unrolled=True)
-        text, images, cache = twins.apply(both, x, x[:, None], at, here, *seen, cache)
-        return jnp.where(here[..., None], images[:, 0], text), cache
+        of_text = super().decode
+
+        def both() -> tuple[Float[Array, "B T D"], KVCache]:
+            at = jnp.broadcast_to(jnp.arange(t, dtype=jnp.int32), (b, t))
+            twins, params_ = self._twins(params, unrolled=True)
+            text, images, grown = twins.apply(params_, x, x[:, None], at, here, *seen, cache)
+            return jnp.where(here[..., None], images[:, 0], text), grown
+
+        # A prompt without an image is the language model's own work, and no more.
+        return jax.lax.cond(here.any(), both, lambda: of_text(params, x, *seen, cache))
 
     @property
     def costs(self) -> tuple[Cost, ...]:
