@@ -32,12 +32,14 @@ def perplexity(score: Score, texts: Sequence[str]) -> Perplexity:
     """Of texts, each by itself from its beginning.
 
     Raises:
-      UserError: if there is none.
+      UserError: if there is none, or no token in all of them.
     """
     if not texts:
         raise UserError("texts", "none", "1 or more", "Add one.")
     found = score([("", text) for text in texts])
     nats, tokens = (sum(part) for part in zip(*found))
+    if not tokens:
+        raise UserError("texts", "no token", "1 or more", "Add words.")
     size = sum(len(text.encode()) for text in texts)
     return Perplexity(math.exp(nats / tokens), nats / math.log(2) / size, tokens)
 
@@ -71,7 +73,8 @@ def ranked(score: Score, asked: Sequence[Choice]) -> Ranked:
     """The most likely continuation of each context.
 
     Raises:
-      UserError: for no question, fewer than two choices, or an answer that is none of them.
+      UserError: for no question, fewer than two choices, an answer that is none of them, or a
+        choice without a token, which would always win.
     """
     if not asked:
         raise UserError("choices", "no question", "1 or more", "Add one.")
@@ -82,7 +85,15 @@ def ranked(score: Score, asked: Sequence[Choice]) -> Ranked:
                 "two choices or more, and the index of one of them", "Correct it.",
             )  # fmt: skip
     pairs = [(one.context, choice) for one in asked for choice in one.choices]
-    nats = iter([found for found, _ in score(pairs)])
+    found = score(pairs)
+    of_question = [i for i, one in enumerate(asked) for _ in one.choices]
+    for i, (_, choice), (_, tokens) in zip(of_question, pairs, found):
+        if not tokens:
+            raise UserError(
+                f"question {i}", f"the choice {choice!r}, without a token",
+                "words: of none, nothing is unlikely", "Correct it.",
+            )  # fmt: skip
+    nats = iter([nats for nats, _ in found])
     picked, by_byte = [], []
     for one in asked:
         of = [next(nats) for _ in one.choices]

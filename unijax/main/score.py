@@ -72,4 +72,7 @@ def _record(where: str, line: str) -> str | Choice:
             where, line[:80],
             '{"text": ...} or {"context": ..., "choices": [...], "answer": 0}', "Correct the line.",
         )  # fmt: skip
+    if isinstance(found, Choice) and "" in found.choices:
+        expected = "words in each: of none, nothing is unlikely"
+        raise UserError(where, "an empty choice", expected, "Correct the line.")
     return found

@@ -288,27 +288,33 @@ class Sampler:
     def score(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, int]]:
         """Of (context, continuation): summed nats of the continuation, and its tokens.
 
-        The ids of a context are those that it has by itself, as in a prompt.
+        The ids of a context are those that it has by itself, as in a prompt. A text without one
+        that is longer than the model has positions for is scored in parts (`_windows`).
         """
-        tokenizer, documents = self.tokenizer, []
+        tokenizer, documents, owners = self.tokenizer, [], []
+        size = self.system.max_positions - self.system.layout.begins
         for i, (context, text) in enumerate(pairs):
-            given, ids = tokenizer.encode(context), tokenizer.encode(text)
-            spans = (
-                TextSpan(tuple(given), (0.0,) * len(given)),
-                TextSpan(tuple(ids), (1.0,) * len(ids)),
-            )
-            documents.append(Document(f"text {i}", spans))
+            for given, ids in _windows(tokenizer.encode(context), tokenizer.encode(text), size):
+                spans = (
+                    TextSpan(tuple(given), (0.0,) * len(given)),
+                    TextSpan(tuple(ids), (1.0,) * len(ids)),
+                )
+                documents.append(Document(f"text {i}", spans))
+                owners.append(i)
         lengths = [self.prompting.length(d) for d in documents]
-        for document, length in zip(documents, lengths):
-            self._check_length(document.name, length, 0, 0)
-        found: list[tuple[float, int]] = [(0.0, 0)] * len(documents)
+        for i, (document, length) in enumerate(zip(documents, lengths)):
+            if i == 0 or owners[i] != owners[i - 1]:  # the first part of a text is the longest
+                self._check_length(document.name, length, 0, 0)
+        found: list[tuple[float, int]] = [(0.0, 0)] * len(pairs)
         by_length = np.argsort(lengths, kind="stable")
         for rows, kept in _batches(by_length, self.batch, "scoring", "text"):
             batch = self.prompting.batch([documents[i] for i in rows])
             nats = to_host(text_nll(self.system, self.params, *batch))
             tokens = (batch[0].weight > 0).sum(axis=1)
             for i, row, count in zip(kept, nats, tokens):
-                found[i] = (float(row.sum(dtype=np.float64)), int(count))
+                before, counted = found[owners[i]]
+                more = float(row.sum(dtype=np.float64))
+                found[owners[i]] = (before + more, counted + int(count))
         return found
 
     def answer(
@@ -446,6 +452,19 @@ class Sampler:
                 "and what goes beyond is likely to be worse",
                 where, prompt, sure, self._trained_length,
             )  # fmt: skip
+
+
+def _windows(given: list[int], ids: list[int], size: int) -> list[tuple[list[int], list[int]]]:
+    """What stands before, and what is scored: at most `size` ids together.
+
+    A longer text without a context is scored half a window at a time, behind the half before it,
+    as long texts usually are (the strided perplexity of transformers' documentation).
+    """
+    if given or len(ids) <= size:
+        return [(given, ids)]
+    half = size // 2
+    starts = range(size, len(ids), half)
+    return [([], ids[:size]), *((ids[at + half - size : at], ids[at : at + half]) for at in starts)]
 
 
 def _words(document: Document, layout: Layout, special: SpecialIds) -> tuple:
