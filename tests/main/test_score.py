@@ -3,11 +3,14 @@
 import dataclasses
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from tests.sample.test_interleaved import SAMPLERS, TOKENIZER
 from unijax.core.errors import UserError
+from unijax.data.document import Document, TextSpan
 from unijax.evaluate.texts import Choice, perplexity, ranked
 from unijax.main.score import score
 from unijax.sample.sampler import Sampler, _windows
@@ -69,3 +72,18 @@ def test_long_texts_beside_short_ones():
     assert np.isfinite(found[1][0])
     with pytest.raises(UserError, match=r"text 0: found .* tokens before 0 that follow"):
         sampler.score([("a", texts[1])])
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_perplexity_of_another_softmax_than_the_losses(name):
+    """Where text and image ids share one softmax, text alone is not normalised by itself."""
+    sampler, params = SAMPLERS[name]
+    text = "the cat and the red dog"
+    ids = TOKENIZER.encode(text)
+    batch, _ = sampler.prompting.batch([Document("d", (TextSpan(tuple(ids), (1.0,) * len(ids)),))])
+    batch = jax.tree.map(jnp.asarray, batch)
+    _, metrics = sampler.system.loss(params, batch, None, jnp.int32(0), frozenset())
+    total, count = metrics["text/loss"]
+    assert int(count) == len(ids)
+    found = perplexity(sampler.score, [text])
+    assert found.per_token == pytest.approx(np.exp(float(total) / len(ids)), rel=1e-4)

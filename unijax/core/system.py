@@ -174,8 +174,13 @@ class RowSystem(System, Protocol):
         """The inputs `[*b, D]` of text ids `[*b]`."""
         ...
 
+    def head_logits(self, params: Params, hidden: Array) -> Array:
+        """Of the text head, float32 `[*b, V]`, from hidden states `[*b, D]`: of all that the loss
+        has in one softmax."""
+        ...
+
     def text_logits(self, params: Params, hidden: Array) -> Array:
-        """Of the text head, float32 `[*b, V]`, from hidden states `[*b, D]`."""
+        """The same, of what may be written: ids that are never text are out of the question."""
         ...
 
     def for_decoding(self, params: Params) -> Params:

@@ -1,4 +1,7 @@
-"""How likely a trained system finds texts: the negative log-likelihood of each answer of a row."""
+"""How likely a trained system finds texts: the negative log-likelihood of each answer of a row.
+
+By the head as it is trained: where text ids share a softmax with those of images, that is the one.
+"""
 
 import functools
 
@@ -38,7 +41,7 @@ def text_nll(
 
     def nll(part):
         hidden, target = part
-        logits = system.text_logits(params, hidden)
+        logits = system.head_logits(params, hidden)
         picked = jnp.take_along_axis(logits, target[..., None], axis=-1)[..., 0]
         return jax.nn.logsumexp(logits, axis=-1) - picked
 

@@ -171,13 +171,13 @@ class Chameleon(ImageCodes, Language):
 
     def text_logits(self, params: Params, hidden: Float[Array, "*b D"]) -> Float[Array, "*b V"]:
         """Of text ids; those of image codes are never text."""
-        logits = super().text_logits(params, hidden)
+        logits = self.head_logits(params, hidden)
         return jnp.where(self._is_code(), jnp.finfo(jnp.float32).min, logits)
 
     def code_logits(self, params: Params, hidden: Float[Array, "*b D"]) -> Float[Array, "*b K"]:
         """Of image codes alone."""
         first = self.config.first_code
-        logits = super().text_logits(params, hidden)
+        logits = self.head_logits(params, hidden)
         return logits[..., first : first + self.config.vq.num_embeddings]
 
     # What the loop knows

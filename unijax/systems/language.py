@@ -64,6 +64,10 @@ class Language:
 
     def text_logits(self, params: Params, hidden: Float[Array, "*b D"]) -> Float[Array, "*b V"]:
         """Of the text head, float32."""
+        return self.head_logits(params, hidden)
+
+    def head_logits(self, params: Params, hidden: Float[Array, "*b D"]) -> Float[Array, "*b V"]:
+        """Of the text head, float32, as the loss has them."""
         p = {"params": params["language_model"]}
         return self.language_model.apply(p, hidden, method="logits")
 

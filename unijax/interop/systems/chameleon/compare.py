@@ -25,7 +25,6 @@ from unijax.interop.rows import ROWS, addresses, rows, slots
 from unijax.interop.systems.chameleon import hf, meta
 from unijax.interop.systems.chameleon.vocabulary import Codes
 from unijax.systems.chameleon import IMAGE, Chameleon, ChameleonConfig
-from unijax.systems.language import Language
 
 _WORDS = 12  # random text ids around an image
 
@@ -88,7 +87,7 @@ def _forward(
 
     def logits(batch: PackedBatch) -> Array:
         hidden = system.states(params, system.embed(params, batch), batch)
-        return Language.text_logits(system, params, hidden)  # of all ids, those of codes too
+        return system.head_logits(params, hidden)  # of all ids, those of codes too
 
     look_up = lambda model, codes: model.quantize.look_up(codes)  # noqa: E731
     return {
