@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.long import MARKS
-from tests.systems import test_chameleon, test_transfusion
+from tests.systems import test_chameleon, test_llavafusion, test_transfusion
 from tests.systems.small import random_params
 from unijax.core import tree
 from unijax.core.errors import UserError
@@ -22,6 +22,7 @@ from unijax.sample.interleaved import compose
 from unijax.sample.logits import GREEDY
 from unijax.sample.prompts import conversation, question
 from unijax.sample.sampler import Sampler
+from unijax.systems.llavafusion import LLaVAFusion
 
 TOKENIZER = load(pathlib.Path(__file__).parents[2] / "assets" / "tokenizer")
 SPECIAL = TOKENIZER.special
@@ -170,6 +171,16 @@ def test_pictures_drawn_are_lost_where_positions_run_out(monkeypatch):
     shapes = [[type(piece) for piece in pieces] for pieces in compose(sampler, asked, max_tokens=6)]
     assert shapes[0] == [str, np.ndarray, str, np.ndarray]
     assert shapes[1] in ([str, np.ndarray], [str, np.ndarray, str])
+
+
+def test_a_picture_shown_to_a_system_that_reads_otherwise_than_it_draws():
+    """LLaVAFusion's tower reads it, its twin draws from it: in a second picture of an answer it
+    stood as pixels among latents that had been drawn."""
+    c = test_llavafusion.CONFIG
+    config = dataclasses.replace(c, text=dataclasses.replace(c.text, vocab_size=4096))
+    sampler, _ = sampler_of(LLaVAFusion(config))
+    both = compose(sampler, ASKED[:2], WORDS, MOST, steps=2)
+    assert all(sum(isinstance(p, np.ndarray) for p in pieces) == MOST for pieces in both)
 
 
 def test_a_picture_that_was_made_stands_in_the_row_as_it_was_made():

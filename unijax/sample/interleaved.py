@@ -11,6 +11,7 @@ from unijax.core.errors import UserError
 from unijax.core.making import InPlace
 from unijax.core.processes import to_host
 from unijax.data.document import Document, ImageRef, ImageSpan, TextSpan
+from unijax.data.render import with_sources
 from unijax.ops.image import to_signed
 from unijax.sample.logits import GREEDY, Sampling
 from unijax.sample.prompts import Message, continued, conversation
@@ -101,10 +102,15 @@ def compose(
 def _draw(sampler: Sampler, answers, sampling, guidance, seed, steps) -> None:
     """A picture at the end of each."""
     system, maker = sampler.system, sampler.system.maker
+    layout, documents = system.layout, []
+    for answer in answers:
+        # A picture that was shown is what the drawn one is made of, beside those that were drawn.
+        spans = tuple(with_sources(answer.document.spans, layout))
+        document = dataclasses.replace(answer.document, spans=spans)
+        documents.append(_encoded(sampler, document, layout.by_role[maker.role].slots))
     made, kept = sampler.make_and_keep(
-        [a.document for a in answers], 1, guidance, sampling, seed, steps,
-        [a.pictures for a in answers],
-    )  # fmt: skip
+        documents, 1, guidance, sampling, seed, steps, [a.pictures for a in answers]
+    )
     shown, kept = sampler.show(made)[:, 0], kept[:, 0]
     if isinstance(maker, InPlace):
         kept = to_host(getattr(system, maker.carried)(sampler.params, jnp.asarray(kept)))
@@ -121,7 +127,8 @@ def _encoded(sampler: Sampler, document: Document, slots: str) -> Document:
     """The document with its pictures of an array of slots as those that are made will be."""
     system, spans = sampler.system, []
     for span in document.spans:
-        if isinstance(span, ImageSpan) and system.layout.by_role[span.role].slots == slots:
+        is_there = isinstance(span, ImageSpan) and system.layout.by_role[span.role].slots == slots
+        if is_there and not span.image.name:
             pixels = to_signed(jnp.asarray(sampler.prompting.pixels(span)[None]), system.dtype)
             values = getattr(system, system.encoded[slots].method)(sampler.params, pixels)
             image = ImageRef(span.image.where, to_host(values)[0], name=span.image.key)
