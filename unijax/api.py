@@ -88,6 +88,7 @@ class Run:
         if not isinstance(n, int):
             raise UserError("n", repr(n), "how many pictures, an int", "Write it as one.")
         sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
+        self.sampler.check_heard(sampling, steps)
         return self.sampler.draw([prompt], n, guidance, sampling, seed, steps)[0]
 
     def ask(

@@ -6,6 +6,7 @@ import functools
 import numpy as np
 import pytest
 
+from unijax.core.errors import UserError
 from unijax.data import tokenizer as tokenizers
 from unijax.data.assemble import assemble
 from unijax.data.config import rendering
@@ -16,6 +17,7 @@ from unijax.main import use
 from unijax.main.config import load
 from unijax.main.run import make_system, resolve
 from unijax.sample.interleaved import compose
+from unijax.sample.logits import Sampling
 from unijax.sample.prompts import question
 from unijax.sample.sampler import Sampler
 
@@ -120,3 +122,25 @@ def test_an_answer_with_pictures_in_turns_that_were_never_trained(monkeypatch):
     compose(sampler, [[question("a red fox")], [*before, question(" a cat ")]])
     said = [sampler.tokenizer.decode(list(d.spans[0].ids)) for d in documents]
     assert said == ["a red fox", "a red fox\n\nIt sits.\n\na cat"]
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "codes"),
+    [
+        ("janus", False, True), ("chameleon", False, True), ("transfusion", True, False),
+        ("emu", True, False), ("metamorph", True, False), ("metaquery", True, False),
+    ],
+)  # fmt: skip
+def test_a_choice_that_no_picture_hangs_on_was_ignored(name, steps, codes, monkeypatch):
+    sampler, _ = sampler_of(name, monkeypatch, plain=False)
+    sampler.check_heard(Sampling(), None)
+    for wanted, sampling, number, message in (
+        (steps, Sampling(), 3, "steps: found 3; expected none: .* does not denoise"),
+        (codes, Sampling(0.5), None, "found temperature 0.5; expected none: .* draws no codes"),
+        (codes, Sampling(1.0, 3, 0.9), None, "found top_k 3, top_p 0.9; expected none"),
+    ):
+        if wanted:
+            sampler.check_heard(sampling, number)
+            continue
+        with pytest.raises(UserError, match=message):
+            sampler.check_heard(sampling, number)

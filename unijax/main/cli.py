@@ -235,7 +235,9 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
     p.add_argument("--out", required=True, help="folder for the PNG files and grid.png")
     p.add_argument("-n", type=int, default=4, help="pictures of each prompt")
     p.add_argument("--guidance", type=float, help="1 is without; the system's own if not given")
-    p.add_argument("--steps", type=int, help="of denoising; the system's own if not given")
+    p.add_argument(
+        "--steps", type=int, help="of denoising, where there is any; the system's own if not given"
+    )
     p.add_argument(
         "--plain", action=argparse.BooleanOptionalAction,
         help="prompts are captions alone, or stand in the template's turns; as the run learned to "

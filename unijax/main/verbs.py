@@ -267,6 +267,7 @@ def sample_(args: argparse.Namespace) -> None:
         prompts, share = read_prompts(pathlib.Path(args.prompts)), share_of(args.share)
         storage.writable(args.out)
         sampler, checkpoint = open_sampler(args.run_dir, args.plain), drawn_from(args.run_dir)
+        sampler.check_heard(_sampling(args), args.steps)
         drawn = draw_file(sampler, checkpoint, prompts, args.out, *how, share)
         listed = f"listed in {args.out}/{LIST}"
         print(f"{drawn} pictures drawn, those of {len(prompts)} prompts {listed}")
@@ -277,7 +278,9 @@ def sample_(args: argparse.Namespace) -> None:
             args.out, f"pictures that its {LIST} tells of", "a folder of their own for others",
             "Choose another --out.",
         )  # fmt: skip
-    drawn = open_sampler(args.run_dir, args.plain).draw(args.prompt, *how)
+    sampler = open_sampler(args.run_dir, args.plain)
+    sampler.check_heard(_sampling(args), args.steps)
+    drawn = sampler.draw(args.prompt, *how)
     if not is_address(args.out):
         paths = save_all(out, drawn, args.prompt)
         print(f"{len(paths) - 1} pictures, and all of them in {paths[-1]}")

@@ -13,7 +13,7 @@ from jaxtyping import UInt8
 from tqdm import tqdm
 
 from unijax.core.errors import UserError
-from unijax.core.making import Codes, Features, InPlace, Maker, Queries
+from unijax.core.making import Codes, Features, InPlace, Maker, Queries, steps_of
 from unijax.core.processes import to_host
 from unijax.core.stream import Layout
 from unijax.core.system import Params, RowSystem
@@ -92,6 +92,18 @@ class Sampler:
             name = type(self.system).__name__
             raise UserError(name, "it makes no pictures", "a system that does", "Choose another.")
         return self.system.maker
+
+    def check_heard(self, sampling: Sampling, steps: int | None) -> None:
+        """Raises a UserError for what a user chose and no picture of this system hangs on."""
+        name, usual = type(self.system).__name__, Sampling()
+        if steps is not None and steps_of(self.maker) is None:
+            expected = f"none: {name} does not denoise"
+            raise UserError("steps", f"{steps}", expected, "Leave it out.")
+        chosen = dataclasses.asdict(sampling).items() - dataclasses.asdict(usual).items()
+        if chosen and not isinstance(self.maker, Codes):
+            found = ", ".join(f"{key} {value}" for key, value in sorted(chosen))
+            expected = f"none: {name} draws no codes, which these are of"
+            raise UserError("sampling", found, expected, "Leave it out.")
 
     @property
     def ends(self) -> tuple[int, ...]:
