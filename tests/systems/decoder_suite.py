@@ -1,7 +1,9 @@
 """What every system of packed rows must do: a suite that each inherits (`system_suite`)."""
 
+import dataclasses
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -86,6 +88,28 @@ class DecoderSuite(SystemSuite):
 
     def every_packing(self, check, examples: int) -> None:
         settings(max_examples=examples, deadline=None)(given(self.packings)(check))()
+
+    # The head
+
+    def test_a_head_that_is_the_table_is_trained_drawn_with_and_counted(self):
+        """Whatever else a recipe does with its text head, it does with the table, too."""
+        config, batch = self.small.system.config, self.a_batch()
+        text = dataclasses.replace(config.text, tie_word_embeddings=True)
+        tied = dataclasses.replace(config, text=text)
+        system = dataclasses.replace(self.small.system, config=tied)
+        params = nn.unbox(init_shapes(system))
+        paths = list(tree.flatten(params))
+        assert not [path for path in paths if "lm_head" in path]
+        for frozen in (frozenset(), frozenset(paths)):
+            loss = functools.partial(system.loss, step=jnp.zeros((), int), frozen=frozen)
+            sums, _ = jax.eval_shape(loss, params, batch, jax.random.key(0))
+            assert sums.keys() == system.weights(batch).keys()
+        hidden = jax.ShapeDtypeStruct((1, text.hidden_size), jnp.float32)
+        assert jax.eval_shape(system.text_logits, params, hidden).shape == (1, text.vocab_size)
+        if isinstance(getattr(system, "maker", None), Codes):
+            jax.eval_shape(getattr(system, system.maker.logits), params, hidden)
+        for group in {c.group for c in system.costs} - {""}:
+            assert any(tree.is_within(path, group) for path in paths), group
 
     # What packing may not change
 

@@ -30,7 +30,7 @@ from unijax.models.vqgan import VQConfig
 from unijax.ops import rows
 from unijax.ops.cross_entropy import head_loss
 from unijax.systems.codes import ImageCodes
-from unijax.systems.language import Language, all_frozen, mean_of
+from unijax.systems.language import Language, mean_of
 from unijax.systems.slots import values_of
 
 IMAGE = "image"  # the one array of slots: images to read and to make are the same to this system
@@ -204,7 +204,7 @@ class Chameleon(ImageCodes, Language):
         ids, answers = self._ids(params, batch)
         hidden = self.states(params, self.embed_text(params, ids), batch, key)
         weight = jnp.where(batch.target_kind != Target.NONE, batch.weight, 0.0)
-        head = params["language_model"]["lm_head"]
+        path, head = self._head(params)
         found = head_loss(
             self._text_head,
             head,
@@ -213,7 +213,7 @@ class Chameleon(ImageCodes, Language):
             weight,
             chunk=self.config.head_chunk,
             by_class=True,
-            frozen=all_frozen("language_model/lm_head", head, frozen),
+            frozen=path in frozen,
             z_weight=self.config.z_weight,
         )
         metrics: Metrics = {}
@@ -227,10 +227,11 @@ class Chameleon(ImageCodes, Language):
     @property
     def costs(self) -> tuple[Cost, ...]:
         text, vq = self.config.text, self.config.vq
-        head = 2.0 * text.hidden_size * text.vocab_size
+        *decoder, head = text.costs("language_model")
         return (
-            *text.costs("language_model"),
-            Cost("image head", "head", "language_model/lm_head", cost.targets("code"), head),
+            *decoder,
+            head,
+            dataclasses.replace(head, name="image head", unit=cost.targets("code")),
             Cost("VQ", "tower", "vqmodel", cost.encoded_of(IMAGE),
                  float(vq.encode_flops_per_image()), backward=False),
         )  # fmt: skip
