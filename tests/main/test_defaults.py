@@ -51,6 +51,17 @@ def test_rows_that_are_half_empty_say_what_to_change(whole, data, capsys):
     assert "Rows end where their image slots do: set data.slots." in said
 
 
+def test_data_that_teach_nothing_are_told(run, capsys):
+    """Questions about pictures, of a system whose reading is frozen: it "trained", by no gradient."""
+    layout, tokenizer = make_system(run).layout, load_tokenizer(run.tokenizer)
+    for norms, is_told in (((0.0, 0.0), True), ((0.0, 1e-9), False), ((), False)):
+        told = RowsTold(run.data, layout, tokenizer)
+        for step in (10, 20):
+            told.scalars(step, {f"grad_norm/{i}": x for i, x in enumerate(norms)})
+        said = capsys.readouterr().err
+        assert said.count("these data teach it nothing") == is_told
+
+
 def test_a_cpu_computes_in_float32_and_keeps_what_fits(run):
     assert run.dtype == "float32"
     assert run.remat == "none"

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.interop.conftest import write_run
 from tests.systems import test_transfusion
 from tests.systems.decoder_suite import DecoderSuite
 from tests.systems.small import SmallRows, words
@@ -219,3 +220,19 @@ def test_the_twin_begins_as_the_imported_language_model(tmp_path):
     wrong = dataclasses.replace(run, init={"image_twin": ":autoencoder"})
     with pytest.raises(UserError, match=r"init\.image_twin: found :autoencoder, which does not"):
         initial_params(wrong, trainer, None, tmp_path)
+
+
+def test_a_base_that_works_otherwise_is_not_taken_for_the_same(tmp_path):
+    """Weights of other heads, rotary positions or norms fit, and were frozen as they were."""
+    other = dataclasses.replace(CONFIG.text, rope_theta=500000.0)
+    write_run(tmp_path / "base", "transfusion", dataclasses.replace(
+        test_transfusion.CONFIG, text=other, guidance=1.0))  # fmt: skip
+    trainer = SMALL.trainer(SMALL.stage, MeshConfig(), jax.devices()[:1])
+    run = dataclasses.replace(
+        resolve(load("configs/lmfusion.py")), model=CONFIG,
+        init={"language_model": str(tmp_path / "base")},
+    )  # fmt: skip
+    with pytest.raises(UserError, match=r"rope_theta 500000.0; expected 10000.0, as in model"):
+        initial_params(run, trainer, None, tmp_path)
+    same = dataclasses.replace(CONFIG, text=dataclasses.replace(other, dropout=0.0))
+    initial_params(dataclasses.replace(run, model=same), trainer, None, tmp_path)

@@ -140,6 +140,8 @@ def test_a_copy_of_another_group_or_of_a_part_of_it():
         assert found[f"a/{name}"] is not begun[f"b/tower/{name}"]
     with pytest.raises(UserError, match=r"init\.a: found :c, which does not hold the same"):
         carried(":c", "a", ours, begun)
+    with pytest.raises(UserError, match=r"init\.a: found :a, which does not hold the same"):
+        carried(":a", "a", ours, begun | {f"a/{name}": x for name, x in tower().items()})  # itself
 
 
 def test_new_rows_of_a_vocabulary_begin_as_the_mean_of_the_old_ones(file, capsys):

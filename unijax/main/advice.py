@@ -1,4 +1,5 @@
-"""Rows that are half empty, and documents that fit into none: told while a run trains."""
+"""Rows that are half empty or teach nothing, and documents that fit into none: told while a run
+trains."""
 
 import math
 import sys
@@ -17,10 +18,12 @@ _FULL = 0.9  # share of the image slots of a row: more, and they end rows
 
 
 class RowsTold(Writer):
-    """A writer (`train.writers`) that says once why steps are mostly padding, or miss documents."""
+    """A writer (`train.writers`) that says once why steps are mostly padding, miss documents, or
+    teach nothing."""
 
     def __init__(self, data: DataConfig, layout: Layout, tokenizer: Tokenizer):
-        self._of, self._told, self._left_out = (data, layout, tokenizer), False, False
+        self._of = data, layout, tokenizer
+        self._told, self._left_out, self._taught = False, False, False
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         padding = values.get("data/padding_share", 0.0)
@@ -32,6 +35,11 @@ class RowsTold(Writer):
             line = f"step {step}: documents are left out that no row can hold ({limit})"
             tqdm.write(f"{line}; `unijax show` tells how many", file=sys.stderr)
             self._left_out = True
+        gradients = [x for name, x in values.items() if name.startswith("grad_norm/")]
+        if gradients and not any(gradients) and not self._taught:
+            line = f"step {step}: no gradient has reached what trains: these data teach it nothing."
+            tqdm.write(f"{line} Look at data.groups and stage.rules", file=sys.stderr)
+        self._taught |= bool(gradients)
 
 
 def advice(data: DataConfig, layout: Layout, tokenizer: Tokenizer) -> str:

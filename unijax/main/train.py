@@ -16,8 +16,9 @@ from unijax.core import lease, storage, tree
 from unijax.core.batch import PackedBatch
 from unijax.core.errors import UserError
 from unijax.core.files import check_allowed, discard, writable_directory, write_file
-from unijax.core.paths import is_address
+from unijax.core.paths import is_address, shipped
 from unijax.core.processes import is_lead, job_id
+from unijax.core.record import build as build_record
 from unijax.core.record import to_json
 from unijax.core.system import EncodedSystem, Params, RowSystem, System
 from unijax.data import captions
@@ -35,8 +36,8 @@ from unijax.main.pictures import pictures, zero_shot
 from unijax.main.run import RunConfig, make_mup_base, make_system
 from unijax.parallel.sharding import describe, make_mesh, reader, row_shards
 from unijax.train import base, cache, desk, origin, setup
-from unijax.train.carry import carried
-from unijax.train.checkpoint import FOLDER, read_params, step_directory, whole_steps
+from unijax.train.carry import carried, parted
+from unijax.train.checkpoint import FOLDER, read_params, read_run, step_directory, whole_steps
 from unijax.train.loop import Evaluator, fit, validation
 from unijax.train.lora import without
 from unijax.train.preemption import at_once
@@ -50,6 +51,11 @@ _WITHOUT_A_STEP = {
     "status.json", "parameters.txt", "tokenizer", "metrics.jsonl", "tensorboard", FOLDER,
     origin.FOLDER, lease.FOLDER, checking.FILE,
 }  # fmt: skip
+
+
+# Of a decoder, what may be another when its weights move on: sizes are told by their shapes, and
+# these change nothing of what it works.
+_FREE = ("vocab_size", "max_position_embeddings", "dropout")
 
 
 class TqdmHandler(logging.Handler):
@@ -316,8 +322,29 @@ def initial_params(
         name, _, there = source.partition(":")
         if name in (run.before or {}):
             source = f"{storage.run_here(_place_before(run_dir, name))}:{there or group}"
+        _check_decoder(run, group, source)
         flat |= carried(source, group, like, flat)
     return tree.unflatten(flat)
+
+
+def _check_decoder(run: RunConfig, group: str, source: str) -> None:
+    """Raises a UserError where weights of a decoder fit one that works otherwise: by other heads,
+    rotary positions or norms."""
+    place, name = parted(source, group)
+    text = getattr(run.model, "text", None)
+    if not (text and place and group == name == "language_model" and shipped(place).is_dir()):
+        return
+    record = read_run(shipped(place))["config"]["model"].get("text")
+    if record is None:
+        return
+    theirs = build_record(type(text), record, f"{place}: model.text")
+    for field in dataclasses.fields(text):
+        was, now = getattr(theirs, field.name), getattr(text, field.name)
+        if field.name not in _FREE and was != now:
+            raise UserError(
+                f"init.{group}: {source}", f"a decoder with {field.name} {was}",
+                f"{now}, as in model.text", "Correct model.text, or name another run.",
+            )  # fmt: skip
 
 
 def rows(

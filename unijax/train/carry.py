@@ -51,9 +51,7 @@ def carried(
         raise UserError("init", f"no parameter group {group!r}", f"one of {known}", "Correct it.")
     if source.startswith(":"):
         return _copied(source[1:], group, ours, begun)
-    place_of, _, name = source.rpartition(":")
-    if not place_of or shipped(source).exists():
-        place_of, name = source, group
+    place_of, name = parted(source, group)
     shapes, read = _open(place_of)
     theirs = {p: group + p.removeprefix(name) for p in shapes if tree.is_within(p, name)}
     if not theirs:
@@ -83,6 +81,12 @@ def carried(
     return out
 
 
+def parted(source: str, group: str) -> tuple[str, str]:
+    """A run directory or weight file, and what `group` is called there."""
+    place_of, _, name = source.rpartition(":")
+    return (source, group) if not place_of or shipped(source).exists() else (place_of, name)
+
+
 def _copied(
     other: str,
     group: str,
@@ -90,7 +94,9 @@ def _copied(
     begun: Mapping[str, jax.Array],
 ) -> dict[str, jax.Array]:
     there = {p: other + p.removeprefix(group) for p in ours}
-    if any(q not in begun or begun[q].shape != ours[p].shape for p, q in there.items()):
+    if other == group or any(
+        q not in begun or begun[q].shape != ours[p].shape for p, q in there.items()
+    ):
         raise UserError(
             f"init.{group}", f":{other}, which does not hold the same parameters",
             f"another group of the model that does, of {sorted({p.split('/')[0] for p in begun})}",
