@@ -52,7 +52,7 @@ def test_rows_that_are_half_empty_say_what_to_change(whole, data, capsys):
 
 
 def test_data_that_teach_nothing_are_told(run, capsys):
-    """Questions about pictures, of a system whose reading is frozen: it "trained", by no gradient."""
+    """Questions about pictures, of a system whose reading is frozen: it "trained" by nothing."""
     layout, tokenizer = make_system(run).layout, load_tokenizer(run.tokenizer)
     for norms, is_told in (((0.0, 0.0), True), ((0.0, 1e-9), False), ((), False)):
         told = RowsTold(run.data, layout, tokenizer)
