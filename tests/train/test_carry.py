@@ -163,3 +163,22 @@ def test_new_rows_of_a_vocabulary_begin_as_the_mean_of_the_old_ones(file, capsys
     assert "with new rows, the mean of the others: language_model/embed" in capsys.readouterr().err
     with pytest.raises(UserError, match=r"embed_tokens/embedding \(5, 4\) instead of \(3, 4\)"):
         carried(source, "language_model", like({"language_model": decoder(3)}), {})
+
+
+def test_numbers_that_are_rounded_are_told(tmp_path, capsys):
+    """Frozen ones went out otherwise than they came in, and nothing said so."""
+    shapes = like({"vision_model": tower()})
+    for i, (dtype, wanted, is_told) in enumerate((
+        (jnp.float32, jnp.bfloat16, True),
+        (jnp.float16, jnp.bfloat16, True),
+        (jnp.bfloat16, jnp.float32, False),
+        (jnp.float32, jnp.float32, False),
+    )):  # fmt: skip
+        source = tmp_path / f"{i}.safetensors"
+        save_weights(source, {"vision_model": tree.unflatten(tower())}, dtype)
+        ours = {
+            p: jax.ShapeDtypeStruct(x.shape, wanted, sharding=x.sharding) for p, x in shapes.items()
+        }
+        carried(str(source), "vision_model", ours, {})
+        line = f"of {source}, rounded to the type that this run keeps: vision_model (bfloat16)"
+        assert (line in capsys.readouterr().err) == is_told

@@ -36,7 +36,7 @@ from unijax.main.pictures import pictures, zero_shot
 from unijax.main.run import RunConfig, make_mup_base, make_system
 from unijax.parallel.sharding import describe, make_mesh, reader, row_shards
 from unijax.train import base, cache, desk, origin, setup
-from unijax.train.carry import carried, parted
+from unijax.train.carry import carried, parted, tell_rounded
 from unijax.train.checkpoint import FOLDER, read_params, read_run, step_directory, whole_steps
 from unijax.train.loop import Evaluator, fit, validation
 from unijax.train.lora import without
@@ -45,6 +45,7 @@ from unijax.train.resume import check_stage
 from unijax.train.setup import Trainer
 from unijax.train.state import TrainState, merge
 from unijax.train.status import StatusKeeper
+from unijax.train.streaming import StoredParams
 
 # What a run directory holds before the first step is logged or saved.
 _WITHOUT_A_STEP = {
@@ -313,6 +314,9 @@ def initial_params(
       run_dir: of this run, in which those that are trained before it lie.
     """
     if init_from is not None:
+        if run.loop.save_frozen:  # else what is frozen stays as it lies there
+            stored = StoredParams(init_from).arrays
+            tell_rounded(init_from, stored, tree.flatten(trainer.abstract))
         params = read_params(init_from, without(trainer.abstract))
         return merge(params, trainer.adapters(run.seed))
     params = trainer.init(run.seed)

@@ -8,6 +8,7 @@ new row of its table and of its head begins as the mean of those that were there
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -73,6 +74,7 @@ def carried(
     _tell(source, "with new rows, the mean of the others", grown)
     _tell(source, "resized", resized - grown)
     values = read(back[p] for p in wanted)
+    tell_rounded(source, {p: values[back[p]] for p in wanted}, ours)
     out = {}
     for path, x in wanted.items():
         value = np.asarray(values[back[path]])
@@ -152,6 +154,23 @@ def _resized(path: str, x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     old, new = (math.isqrt(rows // 3) for rows in (len(x), shape[0]))
     patches = resize_bicubic(x.reshape(old, old, 3, -1), new, new)
     return np.asarray(patches).reshape(shape)
+
+
+def tell_rounded(
+    source: str,
+    theirs: Mapping[str, Any],
+    ours: Mapping[str, jax.ShapeDtypeStruct],
+) -> None:
+    """Says of which groups the numbers are more exact in the source than they will be here.
+
+    Both are what has a dtype, by path.
+    """
+    lossy = {
+        (p.split("/")[0], str(ours[p].dtype))
+        for p, x in theirs.items()
+        if p in ours and jnp.promote_types(x.dtype, ours[p].dtype) != ours[p].dtype
+    }
+    _tell(source, "rounded to the type that this run keeps", {f"{g} ({t})" for g, t in lossy})
 
 
 def _tell(source: str, what: str, paths: Iterable[str]) -> None:
