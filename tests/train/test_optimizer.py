@@ -20,7 +20,7 @@ from unijax.core import axes, tree
 from unijax.core.errors import UserError
 from unijax.train import kinds
 from unijax.train.optimizer import GroupedOptimizer
-from unijax.train.stage import KINDS, OptimizerConfig, Rule, StageConfig
+from unijax.train.stage import KINDS, Knot, LoraRule, OptimizerConfig, Rule, StageConfig
 
 L, WIDE, HIDDEN = 3, 130, 140  # wide enough for factors
 STEPS = 4
@@ -307,6 +307,47 @@ def test_the_state_of_adamw_is_that_of_runs_of_before(decay):
     assert jax.tree.structure(found) == jax.tree.structure({"main": want})
 
 
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "values"),
+    [
+        (OptimizerConfig, "learning_rate", (-1.0, NAN, float("inf"))),
+        (OptimizerConfig, "warmup_steps", (-1,)),
+        (OptimizerConfig, "decay_fraction", (-0.1, 1.1, NAN)),
+        (OptimizerConfig, "b1", (-0.1, 1.0, NAN)),
+        (OptimizerConfig, "b2", (-0.1, 1.0, NAN)),
+        (OptimizerConfig, "eps", (-1e-8, NAN)),
+        (OptimizerConfig, "weight_decay", (-0.1, NAN)),
+        (OptimizerConfig, "clip_norm", (-1.0, NAN)),
+        (OptimizerConfig, "final_share", (-0.1, 1.1, NAN)),
+        (Knot, "share", (-0.1, NAN)),
+        (Rule, "lr_multiple", (-1.0, NAN)),
+        (Rule, "layer_decay", (0.0, NAN)),
+        (LoraRule, "alpha", (0.0, NAN)),
+        (LoraRule, "dropout", (-0.1, 1.0, NAN)),
+        (StageConfig, "ema_decay", (-0.1, 1.0, NAN)),
+    ],
+)
+def test_a_number_out_of_bounds_is_told_before_it_trains(make, name, values):
+    required = {
+        OptimizerConfig: {"learning_rate": 1.0}, Knot: {"step": 0}, Rule: {"pattern": ""},
+        LoraRule: {"pattern": "", "rank": 1, "alpha": 1.0},
+        StageConfig: {"name": "s", "steps": 1, "rules": (), "optimizers": {}},
+    }  # fmt: skip
+    for value in values:
+        with pytest.raises(UserError, match=rf"^stage\.(.*\.)?{name}: found {value}; expected a "):
+            make(**required[make] | {name: value})
+
+
+def test_a_norm_of_zero_clips_nothing():
+    """As one that is never reached; it used to train nothing."""
+    found, want = (train(config("adamw", clip_norm=norm), steps=2) for norm in (0.0, 1e30))
+    for path, x in want.items():
+        np.testing.assert_allclose(found[path], x, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -314,7 +355,8 @@ def test_the_state_of_adamw_is_that_of_runs_of_before(decay):
         (lambda: OptimizerConfig(1.0, kind="lamb"), "weight_decay: found 0.0; expected more than"),
         (lambda: Rule("", clamp=(1.0, 0.0)), r"clamp: found \(1.0, 0.0\); expected least and most"),
         (lambda: Rule("", clamp=(1.0,)), r"clamp: found \(1.0,\); expected least and most"),
-        (lambda: Rule("", layer_decay=0.0), "layer_decay: found 0.0; expected more than 0"),
+        (lambda: Rule("", layer_decay=0.0), "layer_decay: found 0.0; expected .*more than 0"),
+        (lambda: Rule("", clamp=(NAN, 1.0)), r"clamp: found \(nan, 1.0\); expected least and most"),
     ],
 )
 def test_what_no_optimizer_does_is_told(make, message):

@@ -125,7 +125,7 @@ def test_what_is_no_schedule_is_told(config, message):
     ("make", "message"),
     [
         (lambda: Knot(0, 1.0, "cubic"), "curve: found 'cubic'; expected one of"),
-        (lambda: Knot(0, -1.0), "share: found -1.0; expected 0 or more"),
+        (lambda: Knot(0, -1.0), "share: found -1.0; expected a finite number, 0 or"),
     ],
 )
 def test_what_is_no_knot_is_told(make, message):

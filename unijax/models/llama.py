@@ -21,6 +21,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Float, Int, UInt32
 
 from unijax.core import axes, cost
+from unijax.core.bounds import BELOW_ONE, NOT_NEGATIVE, POSITIVE, check_numbers
 from unijax.core.cost import Cost
 from unijax.core.errors import UserError
 from unijax.core.mesh import POSITIONS, ROWS, WHOLE, lay
@@ -78,6 +79,8 @@ class LlamaConfig:
     dropout: float = added(0.0)  # of what attention and SwiGLU add to the residual
 
     def __post_init__(self):
+        bounds = {"rms_norm_eps": NOT_NEGATIVE, "rope_theta": POSITIVE, "dropout": BELOW_ONE}
+        check_numbers(self, "LlamaConfig", bounds)
         if self.num_attention_heads % self.num_key_value_heads:
             raise UserError(
                 "LlamaConfig.num_key_value_heads",

@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 
 from unijax.core import cost
 from unijax.core.batch import Kind, PackedBatch, Target
+from unijax.core.bounds import NOT_NEGATIVE, check_numbers
 from unijax.core.cost import Cost
 from unijax.core.errors import UserError
 from unijax.core.keys import named
@@ -49,7 +50,7 @@ class ChameleonConfig:
       head_chunk: positions of a device whose logits exist at one time.
 
     Raises:
-      UserError: codes beyond the vocabulary.
+      UserError: codes beyond the vocabulary, or numbers out of range.
     """
 
     text: LlamaConfig
@@ -60,6 +61,7 @@ class ChameleonConfig:
     head_chunk: int = 512
 
     def __post_init__(self):
+        check_numbers(self, "model", {"z_weight": NOT_NEGATIVE, "guidance": NOT_NEGATIVE})
         last = self.first_code + self.vq.num_embeddings
         if self.first_code < 0 or last > self.text.vocab_size:
             raise UserError(

@@ -27,6 +27,7 @@ from jaxtyping import Float
 
 from unijax.core import axes, cost
 from unijax.core.batch import Kind, PackedBatch, Target
+from unijax.core.bounds import NOT_NEGATIVE, check_numbers
 from unijax.core.cost import Cost
 from unijax.core.errors import UserError
 from unijax.core.keys import named
@@ -64,7 +65,7 @@ class EmuConfig:
       head_chunk: positions of a device whose logits exist at one time.
 
     Raises:
-      UserError: sizes that do not fit each other.
+      UserError: sizes that do not fit each other, or a weight below 0.
     """
 
     text: LlamaConfig
@@ -77,6 +78,8 @@ class EmuConfig:
     head_chunk: int = 512
 
     def __post_init__(self):
+        weights = dict.fromkeys(("regression_weight", "noise_weight"), NOT_NEGATIVE)
+        check_numbers(self, "model", weights)
         check_whole("model.vision", self.vision)
         if self.painter is not None:
             self.painter.check_width("the decoder's vectors", self.text.hidden_size)

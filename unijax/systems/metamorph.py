@@ -21,6 +21,7 @@ from jaxtyping import Float
 
 from unijax.core import cost
 from unijax.core.batch import Kind, PackedBatch, Target
+from unijax.core.bounds import NOT_NEGATIVE, check_numbers
 from unijax.core.cost import Cost
 from unijax.core.keys import named
 from unijax.core.making import Features
@@ -53,7 +54,7 @@ class MetaMorphConfig:
       head_chunk: positions of a device whose logits exist at one time.
 
     Raises:
-      UserError: sizes that do not fit each other.
+      UserError: sizes that do not fit each other, or a weight below 0.
     """
 
     text: LlamaConfig
@@ -64,6 +65,7 @@ class MetaMorphConfig:
     head_chunk: int = 512
 
     def __post_init__(self):
+        check_numbers(self, "model", {"image_weight": NOT_NEGATIVE})
         check_whole("model.vision", self.vision)
         check_visualiser(self)
 

@@ -26,6 +26,7 @@ from jaxtyping import Bool, Float, Int
 
 from unijax.core import axes, cost, tree
 from unijax.core.batch import ImageSlots, Kind, PackedBatch, Target
+from unijax.core.bounds import NOT_NEGATIVE, check_numbers
 from unijax.core.cost import Cost
 from unijax.core.errors import UserError
 from unijax.core.making import Queries
@@ -102,6 +103,8 @@ class MetaQueryConfig(LlavaConfig):
 
     def __post_init__(self):
         super().__post_init__()
+        scales = dict.fromkeys(("guidance", "image_guidance"), NOT_NEGATIVE)
+        check_numbers(self, "model", scales)
         check_fit(self.generator, self.autoencoder)
         width = Generator(self.generator).width
         for name, found, expected, where in (

@@ -17,6 +17,7 @@ from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Float, Int, UInt32
 
+from unijax.core.bounds import BELOW_ONE, NOT_NEGATIVE, check_numbers
 from unijax.core.cost import Cost
 from unijax.core.errors import UserError
 from unijax.core.making import FREE, Painting
@@ -64,7 +65,7 @@ class PainterConfig:
       free: what is painted without a condition (`core.making.FREE`).
 
     Raises:
-      UserError: networks that do not fit each other, an unknown name, or a share that is none.
+      UserError: networks that do not fit each other, an unknown name, or numbers out of range.
     """
 
     unet: UNetConfig
@@ -92,9 +93,7 @@ class PainterConfig:
             raise UserError("painter.sampler", found, f"one of {[*SAMPLERS]}", "Correct it.")
         if self.free not in FREE:
             raise UserError("painter.free", repr(self.free), f"one of {FREE}", "Correct it.")
-        if not 0 <= self.drop < 1:
-            found = f"{self.drop}"
-            raise UserError("painter.drop", found, "a share from 0 to below 1", "Change it.")
+        check_numbers(self, "painter", {"drop": BELOW_ONE, "guidance": NOT_NEGATIVE})
 
     def check_width(self, what: str, width: int) -> None:
         """Raises UserError for vectors of another width than the U-Net reads."""

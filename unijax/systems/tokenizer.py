@@ -31,6 +31,7 @@ from jaxtyping import Float
 
 from unijax.core import axes, cost
 from unijax.core.batch import ImageBatch
+from unijax.core.bounds import NOT_NEGATIVE, check_numbers
 from unijax.core.cost import Cost
 from unijax.core.errors import UserError
 from unijax.core.record import added
@@ -65,8 +66,8 @@ class TokenizerConfig:
       semantic_weight: of `semantic`.
 
     Raises:
-      UserError: both autoencoders or neither, an unknown distance, or a teacher that has not one
-        feature for every code.
+      UserError: both autoencoders or neither, an unknown distance, a weight below 0, or a teacher
+        that has not one feature for every code.
     """
 
     vq: VQConfig | None = None
@@ -86,6 +87,8 @@ class TokenizerConfig:
     semantic_weight: float = added(0.25)
 
     def __post_init__(self):
+        weights = (f.name for f in dataclasses.fields(self) if f.name.endswith("_weight"))
+        check_numbers(self, "model", dict.fromkeys(weights, NOT_NEGATIVE))
         self._check_semantic()
         if (self.vq is None) == (self.kl is None):
             raise UserError(

@@ -22,6 +22,7 @@ from jaxtyping import Float, Int
 
 from unijax.core import cost
 from unijax.core.batch import ImageSlots, Kind, PackedBatch, Target
+from unijax.core.bounds import NOT_NEGATIVE, check_numbers
 from unijax.core.cost import Cost
 from unijax.core.errors import UserError
 from unijax.core.keys import named
@@ -111,6 +112,7 @@ class TransfusionConfig:
                     f"model.{part}: {name} of the latents", f"{found}",
                     f"{expected}, model.autoencoder's {where}", "Change one of them.",
                 )  # fmt: skip
+        check_numbers(self, "model", {"noise_weight": NOT_NEGATIVE, "guidance": NOT_NEGATIVE})
         check_prediction("model.prediction", self.prediction, (EPSILON, V))
         if not 0 < self.read_limit <= 1:
             found, expected = f"{self.read_limit}", "above 0, and at most 1"

@@ -121,7 +121,9 @@ def steps(config: OptimizerConfig, leaves: Mapping[str, Leaf]) -> list[Transform
         "muon": lambda: [_muon(c, adam, leaves), *decay],
         "sgd": lambda: [*decay, *([optax.trace(c.b1)] if c.b1 else [])],
     }[c.kind]()
-    return [optax.clip_by_global_norm(c.clip_norm), *found]
+    # What clips and what does not have the same state: none.
+    clip = optax.clip_by_global_norm(c.clip_norm) if c.clip_norm else optax.identity()
+    return [clip, *found]
 
 
 def _trust(leaves: Mapping[str, Leaf]) -> Transform:

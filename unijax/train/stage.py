@@ -2,10 +2,10 @@
 
 import dataclasses
 import itertools
-import math
 import re
 from collections.abc import Iterable
 
+from unijax.core.bounds import BELOW_ONE, NOT_NEGATIVE, POSITIVE, SHARE, check_numbers
 from unijax.core.errors import UserError
 from unijax.core.record import added
 
@@ -38,8 +38,20 @@ class Knot:
             raise UserError(
                 f"{where}.curve", repr(self.curve), f"one of {CURVES}", "Correct the config."
             )
-        if self.share < 0:
-            raise UserError(f"{where}.share", f"{self.share}", "0 or more", "Correct the config.")
+        check_numbers(self, where, {"share": NOT_NEGATIVE})
+
+
+_BOUNDS = {
+    "learning_rate": NOT_NEGATIVE,
+    "warmup_steps": NOT_NEGATIVE,
+    "decay_fraction": SHARE,
+    "b1": BELOW_ONE,
+    "b2": BELOW_ONE,
+    "eps": NOT_NEGATIVE,
+    "weight_decay": NOT_NEGATIVE,
+    "clip_norm": NOT_NEGATIVE,
+    "final_share": SHARE,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,19 +62,20 @@ class OptimizerConfig:
 
     Attributes:
       learning_rate: peak.
-      schedule: "constant" after warm-up; "cosine" to the final share at the last step;
-        "constant_decay": constant, then linear to the final share over the last `decay_fraction` of
-        the steps; "knots": see there.
+      schedule: "constant" after warm-up; "cosine" to the final share; "constant_decay": constant,
+        then linear to the final share over the last `decay_fraction` of the steps behind the
+        warm-up; "knots": see there. The final share is that of the step behind the last: a stage
+        of n steps, from 0, would have it in step n, and the last one has a little more.
       warmup_steps: linear; step s of them (from 0) has the share (s + 1) / warmup_steps.
       b1: decay of the first moment. Momentum of "sgd" and "adafactor" (0 keeps none) and "muon".
       b2, eps: of second moments ("adafactor" has its own).
       weight_decay: of kernels and tables, times the learning rate. Of "sgd" it goes into the
         momentum, as in PyTorch; of "lamb", what is not decayed is not rescaled either.
-      clip_norm: of this group's gradients.
+      clip_norm: most norm of this group's gradients; 0 clips nothing.
       kind: "adamw" (arXiv 1711.05101); "lamb" (1904.00962, as NVIDIA has it); "adafactor"
         (1804.04235, steps relative to the size of a parameter); "muon" (2502.16982: matrices
         between widths are orthogonalised, at the size of Adam's steps, the rest is Adam's); "sgd".
-      final_share: of the learning rate, at the end of "cosine" and "constant_decay".
+      final_share: of the learning rate, where "cosine" and "constant_decay" end.
       knots: the whole schedule, warm-up included, from step 0 on; the last share stays.
     """
 
@@ -84,17 +97,13 @@ class OptimizerConfig:
             found = repr(getattr(self, name))
             return UserError(f"stage.optimizers.*.{name}", found, expected, "Correct the config.")
 
-        for name in ("learning_rate", "warmup_steps", "weight_decay", "clip_norm"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise wrong(name, "a finite number, 0 or more")
+        check_numbers(self, "stage.optimizers.*", _BOUNDS)
         if self.kind not in KINDS:
             raise wrong("kind", f"one of {KINDS}")
         if self.schedule not in SCHEDULES:
             raise wrong("schedule", f"one of {SCHEDULES}")
         if self.kind == "lamb" and not self.weight_decay:
             raise wrong("weight_decay", "more than 0: lamb rescales what is decayed alone")
-        if not 0 <= self.final_share <= 1:
-            raise wrong("final_share", "a share of the learning rate, from 0 to 1")
         if self.final_share and self.schedule not in ("cosine", "constant_decay"):
             raise wrong("final_share", f"0 with the schedule {self.schedule!r}")
         if self.schedule != "knots" and self.knots:
@@ -143,18 +152,15 @@ class Rule:
 
     def __post_init__(self):
         _check_pattern("stage.rules.*.pattern", self.pattern)
-        if self.clamp and (len(self.clamp) != 2 or self.clamp[0] > self.clamp[1]):
+        if self.clamp and not (len(self.clamp) == 2 and self.clamp[0] <= self.clamp[1]):
             raise UserError(
                 "stage.rules.*.clamp",
                 f"{self.clamp}",
                 "least and most value",
                 "Correct the config.",
             )
-        if self.layer_decay <= 0:
-            raise UserError(
-                "stage.rules.*.layer_decay", f"{self.layer_decay}", "more than 0",
-                "Correct the config.",
-            )  # fmt: skip
+        bounds = {"lr_multiple": NOT_NEGATIVE, "layer_decay": POSITIVE}
+        check_numbers(self, "stage.rules.*", bounds)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,11 +186,7 @@ class LoraRule:
         _check_pattern("stage.lora.*.pattern", self.pattern)
         if self.rank < 1:
             raise UserError("stage.lora.*.rank", f"{self.rank}", "1 or more", "Correct the config.")
-        if not 0 <= self.dropout < 1:
-            raise UserError(
-                "stage.lora.*.dropout", f"{self.dropout}", "a share of at least 0 and below 1",
-                "Correct the config.",
-            )  # fmt: skip
+        check_numbers(self, "stage.lora.*", {"alpha": POSITIVE, "dropout": BELOW_ONE})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,6 +213,7 @@ class StageConfig:
     def __post_init__(self):
         if self.steps < 1:
             raise UserError("stage.steps", f"{self.steps}", "1 or more", "Change it.")
+        check_numbers(self, "stage", {"ema_decay": BELOW_ONE})
 
 
 def with_rules(stage: StageConfig, keeps: Iterable[str]) -> StageConfig:
