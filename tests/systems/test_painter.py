@@ -120,7 +120,7 @@ def test_vectors_are_dropped_as_often_as_it_says_and_whole():
         ({"unet": dataclasses.replace(UNET, sample_size=8)}, r"sample_size: found 8; expected 4"),
         ({"unet": dataclasses.replace(UNET, in_channels=8)}, r"in_channels: found 8; expected 4"),
         ({"unet": dataclasses.replace(UNET, mid_block=False)}, "expected the width of the vectors"),
-        ({"sampler": "plms"}, r"painter.sampler: found 'plms'; expected one of \['ddpm'"),
+        ({"sampler": "plms"}, r"sampler: found 'plms'; expected one of \['ddpm'"),
         ({"free": "nothing"}, "painter.free: found 'nothing'"),
         ({"drop": 1.0}, "painter.drop: found 1.0"),
         ({"prediction": "sample"}, "painter.prediction: found 'sample'"),

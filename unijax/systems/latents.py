@@ -6,11 +6,13 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int, UInt32
 
+from unijax.core.errors import UserError
 from unijax.core.mesh import ROWS, WHOLE, lay
 from unijax.core.system import Encoded, Metrics, Params
 from unijax.models import autoencoder
 from unijax.models.autoencoder import AutoencoderKL, Posterior
 from unijax.ops.diffusion import NoiseSchedule
+from unijax.ops.diffusion.schedule import BETA_SCHEDULES
 
 
 def noise_loss(
@@ -31,6 +33,14 @@ def noise_loss(
         some = jnp.where(quarter == q, weight, 0.0)
         metrics[f"noise/loss/q{q}"] = (jnp.sum(some * error), jnp.sum(some))
     return total, metrics
+
+
+def check_variances(where: str, schedule: NoiseSchedule) -> None:
+    """Raises UserError for a flow, which neither the noise nor v, that are learned, belong to."""
+    if schedule.is_flow:
+        raise UserError(
+            f"{where}.kind", repr(schedule.kind), f"one of {[*BETA_SCHEDULES]}", "Correct it."
+        )
 
 
 class ImageLatents:

@@ -28,7 +28,6 @@ from unijax.models.unet import UNet, UNetConfig
 from unijax.ops import draws
 from unijax.ops.diffusion import (
     EPSILON,
-    SAMPLERS,
     NoiseSchedule,
     Sampler,
     V,
@@ -39,7 +38,7 @@ from unijax.ops.diffusion import (
     make_sampler,
     target,
 )
-from unijax.systems.latents import ImageLatents
+from unijax.systems.latents import ImageLatents, check_variances
 
 # Stable Diffusion 1's (its scheduler_config.json).
 STABLE_DIFFUSION = NoiseSchedule("scaled_linear", 1000, 0.00085, 0.012)
@@ -88,12 +87,18 @@ class PainterConfig:
                 "the width of the vectors, and True", "Take a whole U-Net that reads a context.",
             )  # fmt: skip
         check_prediction("painter.prediction", self.prediction, (EPSILON, V))
-        if self.sampler not in SAMPLERS:
-            found = repr(self.sampler)
-            raise UserError("painter.sampler", found, f"one of {[*SAMPLERS]}", "Correct it.")
+        check_variances("painter.schedule", self.schedule)
+        self.make_sampler(self.steps)  # refuses what it could not paint with
         if self.free not in FREE:
             raise UserError("painter.free", repr(self.free), f"one of {FREE}", "Correct it.")
         check_numbers(self, "painter", {"drop": BELOW_ONE, "guidance": NOT_NEGATIVE})
+
+    def make_sampler(self, steps: int) -> Sampler:
+        """Of `steps` denoising steps."""
+        flags = _FLAGS.get(self.sampler, {})
+        return make_sampler(
+            self.sampler, self.schedule, steps, prediction_type=self.prediction, **flags
+        )
 
     def check_width(self, what: str, width: int) -> None:
         """Raises UserError for vectors of another width than the U-Net reads."""
@@ -204,9 +209,7 @@ class Painter(ImageLatents):
 
     def sampler_of(self, steps: int) -> Sampler:
         """Of `steps` denoising steps."""
-        c = self.config
-        flags = _FLAGS.get(c.sampler, {})
-        return make_sampler(c.sampler, c.schedule, steps, prediction_type=c.prediction, **flags)
+        return self.config.make_sampler(steps)
 
     def costs(self, painted: str, encoded: str, tokens: int) -> tuple[Cost, ...]:
         """Of the U-Net, and of the encoder of latents.

@@ -48,7 +48,7 @@ from unijax.ops.diffusion import (
     target,
 )
 from unijax.systems.language import Language, mean_of
-from unijax.systems.latents import ImageLatents, noise_loss
+from unijax.systems.latents import ImageLatents, check_variances, noise_loss
 from unijax.systems.slots import values_of
 
 IMAGE = "image"  # the one array of slots: images to read and to make are the same to this system
@@ -73,7 +73,8 @@ class TransfusionConfig:
       head_chunk: positions of a device whose logits exist at one time.
 
     Raises:
-      UserError: layers that do not fit the autoencoder, or numbers out of range.
+      UserError: layers that do not fit the autoencoder, numbers out of range, or a sampler that
+        cannot draw so.
     """
 
     text: LlamaConfig
@@ -117,6 +118,12 @@ class TransfusionConfig:
         if not 0 < self.read_limit <= 1:
             found, expected = f"{self.read_limit}", "above 0, and at most 1"
             raise UserError("model.read_limit", found, expected, "Change it.")
+        check_variances("model.schedule", self.schedule)
+        self.make_sampler(self.steps)  # refuses what it could not draw with
+
+    def make_sampler(self, steps: int) -> Sampler:
+        """Of `steps` denoising steps."""
+        return make_sampler(self.sampler, self.schedule, steps, prediction_type=self.prediction)
 
     @property
     def _latents(self) -> tuple[int, int]:
@@ -288,8 +295,7 @@ class Transfusion(ImageLatents, Language):
 
     def sampler_of(self, steps: int) -> Sampler:
         """Of `steps` denoising steps."""
-        c = self.config
-        return make_sampler(c.sampler, c.schedule, steps, prediction_type=c.prediction)
+        return self.config.make_sampler(steps)
 
     def embed(self, params: Params, batch: PackedBatch) -> Float[Array, "B T D"]:
         """Every position's embedding, images noised as their slots say."""
