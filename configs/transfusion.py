@@ -9,11 +9,12 @@ before their caption at most half (table 8), lambda 5, AdamW (0.9, 0.95), epsilo
     unijax plan --config configs/transfusion.py:7b,unet
 
 Our choices, where the paper is silent: a batch is counted in packed rows; documents of a row do not
-see each other; a tenth of the captions is left out, for guidance; captions are learned like any
-text; latents are scaled by the autoencoder's own factor; the U-Net's widths (models/unet.py). The
-data is yours: every source is a JSONL file under data/ (docs/data.md has the format), the
-autoencoder a file of weights, as configs/kl_demo.py makes one; one of diffusers goes, with fresh
-weights for the rest, into a run to start from (`--init-from runs/parts`):
+see each other; a tenth of the captions is left out, for guidance; of a quarter of them the first
+sentence alone stands; captions are learned like any text; latents are scaled by the autoencoder's
+own factor; the U-Net's widths (models/unet.py). The data is yours: every source is a JSONL file
+under data/ (docs/data.md has the format), the autoencoder a file of weights, as configs/kl_demo.py
+makes one; one of diffusers goes, with fresh weights for the rest, into a run to start from
+(`--init-from runs/parts`):
 
     unijax import --part autoencoder=DIR --tokenizer TOKENIZER \\
         --config configs/transfusion.py:0.76b,linear --run-dir runs/parts
@@ -23,6 +24,7 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
+from unijax.core.errors import UserError
 from unijax.models import unet
 from unijax.models.latent_patches import LatentPatchesConfig
 from unijax.systems.transfusion import SIZES, TransfusionConfig
@@ -33,6 +35,9 @@ HARDWARE = {
     "7b": "h100:8*32",
 }  # fmt: skip
 
+# Latents of a patch's side, by the image layers (table 6).
+PATCHES = {"linear": (1, 2, 4, 8), "unet": tuple(unet.TRANSFUSION)}
+
 
 def model(size: str, layers: str, patch: int = 2) -> TransfusionConfig:
     """The sizes of the parts.
@@ -41,7 +46,18 @@ def model(size: str, layers: str, patch: int = 2) -> TransfusionConfig:
       size: of the decoder, of `HARDWARE`.
       layers: "linear" or "unet".
       patch: latents of a patch's side.
+
+    Raises:
+      UserError: what is none of these.
     """
+    patches = PATCHES.get(layers, ())
+    if size not in HARDWARE or patch not in patches:
+        accepted = "; ".join(f"{name} of {', '.join(map(str, n))}" for name, n in PATCHES.items())
+        raise UserError(
+            "configs/transfusion.py", f"{size},{layers},{patch}",
+            f"SIZE,LAYERS or SIZE,LAYERS,PATCH: a size of {', '.join(HARDWARE)}; layers and "
+            f"patches: {accepted}", "Correct what stands behind :.",
+        )  # fmt: skip
     sizes = SIZES[f"transfusion_{size}_{layers}"]
     if patch == 2:
         return sizes
@@ -51,7 +67,8 @@ def model(size: str, layers: str, patch: int = 2) -> TransfusionConfig:
 
 
 def get_config(arg: str = "0.76b,linear") -> ConfigDict:
-    """`arg` is `SIZE,LAYERS` or `SIZE,LAYERS,PATCH`: 0.16b to 7b; linear or unet; 1 to 8."""
+    """`arg` is `SIZE,LAYERS` or `SIZE,LAYERS,PATCH`: 0.16b to 7b; linear with patches
+    of 1, 2, 4 or 8, unet with 2, 4 or 8."""
     size, layers, *patch = arg.split(",")
     sizes = model(size, layers, *map(int, patch))
     config = ConfigDict()

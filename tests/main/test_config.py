@@ -1,14 +1,17 @@
 """Configs: every shipped one resolves to what its golden says; mistakes are answered by name."""
 
 import json
+import re
 
 import pytest
 
 from tests.goldens import check_golden
+from unijax.core import tree
 from unijax.core.errors import UserError
 from unijax.core.record import to_json
+from unijax.core.system import init_shapes
 from unijax.main import config as config_lib
-from unijax.main.run import resolve
+from unijax.main.run import make_system, resolve
 
 SHIPPED = [
     "configs/janus.py:stage1",
@@ -218,3 +221,30 @@ def test_a_config_that_is_no_python_is_told(tmp_path, name, content, said):
 def test_a_missing_config_file_is_said():
     with pytest.raises(UserError, match=r"no file 'configs/nothing\.py'"):
         config_lib.load("configs/nothing.py")
+
+
+def test_the_tokenizer_of_the_papers_baseline_is_the_autoencoders_network():
+    """But for the codebook, and the layers around the narrow middle."""
+    vq, kl = (
+        tree.flatten(init_shapes(make_system(resolve(config_lib.load(spec)))))
+        for spec in ("configs/chameleon.py:0.16b", "configs/transfusion.py:0.16b,linear")
+    )
+    blocks = re.compile(r"(vqmodel|autoencoder)/(en|de)coder/(?!conv_in|conv_out)")
+    found = [
+        sorted(box.value.shape for path, box in boxes.items() if blocks.match(path))
+        for boxes in (vq, kl)
+    ]
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ("configs/chameleon.py:foo", "found 'foo'; expected one of 0.16b, .*chameleon_34b"),
+        ("configs/transfusion.py:0.76b,unet,1", "found 0.76b,unet,1; .*unet of 2, 4, 8"),
+        ("configs/transfusion.py:9b,linear", "found 9b,linear,2; .*a size of 0.16b"),
+    ],
+)
+def test_an_argument_that_a_config_does_not_take_says_what_it_does(spec, expected):
+    with pytest.raises(UserError, match=expected):
+        config_lib.load(spec)
