@@ -16,11 +16,14 @@ from tests.logs import everything
 from tests.main import tiny
 from unijax.core import exit_codes, lease, tree
 from unijax.core.errors import UserError
+from unijax.core.record import to_json
 from unijax.data.tokenizer import load
+from unijax.main import config as config_lib
 from unijax.main.cli import main
 from unijax.main.run import resolve
 from unijax.main.train import train
 from unijax.train.checkpoint import read_params, read_run
+from unijax.train.resume import check_resumable
 
 TINY = pathlib.Path(tiny.__file__)
 
@@ -176,6 +179,16 @@ def test_initial_weights_of_another_size_are_refused(whole, tmp_path):
     run = resolve(tiny.get_config(), ["model.text.hidden_size=64"])
     with pytest.raises(UserError, match="parameters of another shape"):
         train(run, tmp_path, init_from=str(whole[0]))
+
+
+def test_a_checkpoint_of_another_system_is_told_by_the_names_of_both(whole, tmp_path):
+    run = resolve(config_lib.load("chameleon_demo"), ["validation.batches=0"])
+    with pytest.raises(UserError, match=r"of 'janus' .*; expected one of 'chameleon'"):
+        train(run, tmp_path / "run", init_from=str(whole[0]))
+    saved = read_run(whole[0])
+    now = saved | {"config": to_json(run)}
+    with pytest.raises(UserError, match="system='janus'; expected system='chameleon'"):
+        check_resumable("taken", saved, now)
 
 
 def test_rows_that_do_not_divide_over_parts_are_refused(tmp_path):

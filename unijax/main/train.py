@@ -317,7 +317,15 @@ def initial_params(
         if run.loop.save_frozen:  # else what is frozen stays as it lies there
             stored = StoredParams(init_from).arrays
             tell_rounded(init_from, stored, tree.flatten(trainer.abstract))
-        params = read_params(init_from, without(trainer.abstract))
+        try:
+            params = read_params(init_from, without(trainer.abstract))
+        except UserError as error:
+            if (found := read_run(init_from)["config"]["system"]) == run.system:
+                raise
+            raise UserError(
+                init_from, f"a checkpoint of {found!r} ({error.found})", f"one of {run.system!r}",
+                "Take a run of that system, or single groups of this one with init.",
+            ) from None  # fmt: skip
         return merge(params, trainer.adapters(run.seed))
     params = trainer.init(run.seed)
     flat, like = tree.flatten(params), tree.flatten(trainer.abstract)

@@ -59,7 +59,9 @@ def check_resumable(where: str, saved: dict, now: dict) -> dict[str, tuple[Any, 
     """
     _same_stage(where, saved["stage"], now["stage"])
     before, after = (_flat(json.loads(json.dumps(run["config"]))) for run in (saved, now))
-    changed = [k for k in sorted(before.keys() | after.keys()) if before.get(k) != after.get(k)]
+    # Of another system first: the rest follows from it.
+    keys = sorted(before.keys() | after.keys(), key=lambda key: (key != "system", key))
+    changed = [k for k in keys if before.get(k) != after.get(k)]
     # A place in the data that an older form saved does not say of which data it is.
     data_is_fixed = (saved.get("data") or {}).get("fingerprint", "") is None
     for key in changed:
