@@ -425,7 +425,7 @@ def test_a_next_stage_begins_from_whole_kernels(runs, tmp_path):
     [
         (lambda: LoraRule("(", 1, 1.0), r"pattern: found '\(' .*; expected a regular expression"),
         (lambda: LoraRule("", 0, 1.0), "rank: found 0; expected 1 or more"),
-        (lambda: LoraRule("", 1, 1.0, 1.0), "dropout: found 1.0; expected a number from 0 to"),
+        (lambda: LoraRule("", 1, 1.0, 1.0), "dropout: found 1.0; expected a share"),
         (
             lambda: lora.adapted(SYSTEM, (LoraRule("language_model/lm_head", 2, 2.0),)),
             r"patterns that adapt nothing: \['language_model/lm_head'\]; expected linear layers",

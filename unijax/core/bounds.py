@@ -17,7 +17,7 @@ class Bound(NamedTuple):
 NOT_NEGATIVE = Bound("a finite number, 0 or more", lambda x: 0 <= x < math.inf)
 POSITIVE = Bound("a finite number, more than 0", lambda x: 0 < x < math.inf)
 SHARE = Bound("a share, from 0 to 1", lambda x: 0 <= x <= 1)
-BELOW_ONE = Bound("a number from 0 to below 1", lambda x: 0 <= x < 1)
+BELOW_ONE = Bound("a share from 0 to below 1", lambda x: 0 <= x < 1)
 
 
 def check_numbers(config: Any, where: str, bounds: Mapping[str, Bound]) -> None:

@@ -112,11 +112,6 @@ class LlamaConfig:
                     f"LlamaConfig.{name}", repr(getattr(self, name)), f"one of {allowed}",
                     "Correct the config.",
                 )  # fmt: skip
-        if not 0 <= self.dropout < 1:
-            raise UserError(
-                "LlamaConfig.dropout", f"{self.dropout}", "a share of at least 0 and below 1",
-                "Change it.",
-            )  # fmt: skip
 
     def count_parameters(self) -> dict[str, int]:
         """By group: the embedding, all layers with the last norm, and the head."""
