@@ -53,6 +53,7 @@ CONFIGS = {  # the linear one is in what follows
         sampler="ddim",
         autoencoder=dataclasses.replace(AE, use_quant_conv=False, use_post_quant_conv=False),
         schedule=NoiseSchedule("scaled_linear", 200, 0.00085, 0.012),
+        steps=50,
     ),
     "twins": TWINS,
     "shallow twins": dataclasses.replace(TWINS, separation="shallow"),
