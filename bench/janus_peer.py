@@ -5,6 +5,7 @@ frozen encoders without gradients, all cores. It is handed tokenised documents a
 in memory and pays for neither.
 """
 
+import functools
 import itertools
 import json
 import os
@@ -18,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from transformers import JanusForConditionalGeneration
 
+from bench import steps_torch
 from bench.janus_contender import serve
 from bench.janus_documents import IGNORED, Documents, Padded, micro_batches, pad, padding_share
 
@@ -28,32 +30,22 @@ def load(folder: pathlib.Path) -> JanusForConditionalGeneration:
     return JanusForConditionalGeneration.from_pretrained(folder / "model", dtype=torch.float32)
 
 
-class Training:
+class Training(steps_torch.Training):
     """Optimizer steps from the exported parameters."""
 
     def __init__(self, folder: pathlib.Path):
-        self.model = load(folder).train()
-        core = self.model.model
+        model = load(folder)
+        core = model.model
         und, gen = core.config.vision_config, core.config.vq_config
         self.image_tokens = und.num_image_tokens, gen.num_patches**2
         for encoder in (core.vision_model, core.vqmodel):
             encoder.requires_grad_(False)
-        self._trained = [p for p in self.model.parameters() if p.requires_grad]
-        self._optimizer = torch.optim.AdamW(
-            self._trained, lr=1e-4, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0, fused=True
-        )
+        super().__init__(model)
 
-    def step(self, batches: list[Padded], targets: int, everywhere: bool) -> float:
+    def step_on(self, batches: list[Padded], targets: int, everywhere: bool) -> float:
         """The loss before the update, a mean over all targets of the step."""
-        total = 0.0
-        for batch in batches:
-            loss = loss_sum(self.model, batch, everywhere) / targets
-            loss.backward()
-            total += loss.item()
-        torch.nn.utils.clip_grad_norm_(self._trained, 1.0)
-        self._optimizer.step()
-        self._optimizer.zero_grad()
-        return total
+        loss = functools.partial(loss_sum, self.model, everywhere=everywhere)
+        return self.step(lambda batch=batch: loss(batch) / targets for batch in batches)
 
 
 def loss_sum(model: JanusForConditionalGeneration, batch: Padded, everywhere: bool) -> torch.Tensor:
@@ -109,7 +101,7 @@ def dense(folder: pathlib.Path) -> dict:
 
     def step() -> dict:
         began = time.perf_counter()
-        loss = training.step([batch], documents.targets, everywhere=False)
+        loss = training.step_on([batch], documents.targets, everywhere=False)
         return {"seconds": time.perf_counter() - began, "losses": [loss]}
 
     def products() -> dict:
@@ -138,7 +130,7 @@ def recipe(folder: pathlib.Path, by_length: bool) -> dict:
         for documents in taken:
             chosen = micro_batches(documents.lengths, MICRO_BATCH, by_length)
             batches = [pad(documents, some, training.image_tokens) for some in chosen]
-            losses.append(training.step(batches, documents.targets, everywhere=True))
+            losses.append(training.step_on(batches, documents.targets, everywhere=True))
             lengths.append(len(documents.lengths))
             padding += padding_share(documents.lengths, chosen) / count
         return {"seconds": time.perf_counter() - began, "losses": losses,

@@ -1,11 +1,11 @@
 """PyTorch's side: `python -m bench.transfusion_peer FOLDER`, asked by bench/transfusion_step.py."""
 
+import functools
 import itertools
 import json
 import os
 import pathlib
 import sys
-import time
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from bench.janus_contender import serve
+from bench.janus_contender import serve, steps_of
+from bench.steps_torch import Training
 
 # All of its networks import peft where there is one, and that imports accelerate.
 diffusers.utils.import_utils._peft_available = diffusers.utils.USE_PEFT_BACKEND = False
@@ -101,31 +102,16 @@ def mask(segment: Tensor, image: Tensor) -> Tensor:
 
 def training(folder: pathlib.Path) -> dict:
     """Task: a round of steps."""
-    model = Transfusion.from_export(folder / "model").train()
-    trained = [*model.parameters()]
-    optimizer = torch.optim.AdamW(
-        trained, lr=1e-4, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0, fused=True
-    )
-    stream = (dict(np.load(folder / f"step-{step}.npz")) for step in itertools.count())
+    model = Transfusion.from_export(folder / "model")
+    steps = Training(model)
 
-    def steps(count: int) -> dict:
-        taken = [
-            {name: torch.from_numpy(x) for name, x in batch.items()}
-            for batch in itertools.islice(stream, count)
-        ]
-        losses = []
-        began = time.perf_counter()
-        for batch in taken:
-            batch = {k: x if x.is_floating_point() else x.long() for k, x in batch.items()}
-            loss = model.loss(batch)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(trained, 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
-            losses.append(loss.item())
-        return {"seconds": time.perf_counter() - began, "losses": losses}
+    def step(batch: dict[str, Tensor]) -> float:
+        batch = {k: x if x.is_floating_point() else x.long() for k, x in batch.items()}
+        return steps.step([functools.partial(model.loss, batch)])
 
-    return {"steps": steps}
+    loaded = (np.load(folder / f"step-{number}.npz") for number in itertools.count())
+    stream = ({k: torch.from_numpy(x) for k, x in file.items()} for file in loaded)
+    return {"steps": steps_of(step, stream)}
 
 
 if __name__ == "__main__":
