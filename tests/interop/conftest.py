@@ -3,6 +3,8 @@
 import json
 import os
 import pathlib
+import subprocess
+import sys
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -67,6 +69,15 @@ def write_run(directory: pathlib.Path, system: str, config: Any) -> pathlib.Path
     recorded = {"system": system, "model": to_json(config)}
     write_params(directory, lazy, {"stage": "check", "config": recorded})
     return directory
+
+
+def run_alone(program: str, place: pathlib.Path) -> None:
+    """In a process that finds, of this project, the files of an export alone."""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=place, env={"PYTHONPATH": str(place)},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
 
 
 def small_config(**top) -> JanusConfig:

@@ -4,8 +4,6 @@ import dataclasses
 import json
 import re
 import shutil
-import subprocess
-import sys
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +11,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
-from tests.interop.conftest import random_weights, write_run
+from tests.interop.conftest import random_weights, run_alone, write_run
 from tests.interop.test_hostile import refusals
 from tests.interop.test_llava import LLAMA3, LLAMA3_NAMES, llava_next, write_tokenizer
 from tests.interop.test_transfusion import AE, TEXT
@@ -194,11 +192,7 @@ def test_the_files_beside_the_weights_need_nothing_else(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (2, side, side, 3), dtype=np.uint8)
     signed = np.asarray(to_signed(jnp.asarray(pixels)))
     np.save(place / "pixels.npy", np.moveaxis(signed, -1, 1))
-    done = subprocess.run(
-        [sys.executable, "-c", ALONE], cwd=place, env={"PYTHONPATH": str(place)},
-        capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    run_alone(ALONE, place)
     found = np.load(place / "out.npz")
     want = np.moveaxis(np.asarray(cut(jnp.asarray(signed), config.tiles)), -1, 2)
     assert np.abs(found["views"] - want).max() <= 1.01 / 127.5

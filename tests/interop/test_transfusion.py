@@ -3,8 +3,6 @@
 import dataclasses
 import json
 import shutil
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -15,7 +13,13 @@ from safetensors.torch import load_file as load_torch
 from transformers import LlamaConfig as LlamaConfigOfHF
 from transformers import LlamaForCausalLM
 
-from tests.interop.conftest import VOCAB, random_weights, write_run, write_tokenizer
+from tests.interop.conftest import (
+    VOCAB,
+    random_weights,
+    run_alone,
+    write_run,
+    write_tokenizer,
+)
 from tests.interop.test_hostile import refusals
 from unijax.core import tree
 from unijax.core.errors import UserError
@@ -170,11 +174,7 @@ def test_the_file_beside_the_weights_needs_nothing_else_and_gives_the_same(linea
     place = shutil.copytree(linear[1], tmp_path / "elsewhere")
     given = compare.prompts(LINEAR, place, np.random.default_rng(0))
     np.savez(place / "given.npz", **dataclasses.asdict(given))
-    done = subprocess.run(
-        [sys.executable, "-c", ALONE], cwd=place, env={"PYTHONPATH": str(place)},
-        capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    run_alone(ALONE, place)
     theirs = np.load(place / "out.npz")
     with jax.default_matmul_precision("highest"):
         ours = compare.ours(Transfusion, LINEAR, checkpoint.read_params(linear[0]), given, {})

@@ -34,7 +34,13 @@ from unijax.interop.parts import siglip, tower_size
 from unijax.interop.registry import part_of
 from unijax.interop.sections import Section
 from unijax.interop.systems import llava, lmfusion
-from unijax.interop.systems.transfusion import compare, compare_reading, forms, table_of
+from unijax.interop.systems.transfusion import (
+    compare,
+    compare_reading,
+    forms,
+    table_of,
+    use_of,
+)
 from unijax.interop.table import Table
 from unijax.systems.llava import LlavaConfig
 from unijax.systems.llavafusion import LLaVAFusion, LLaVAFusionConfig
@@ -45,21 +51,14 @@ _ABOUT = (
     "LLaVAFusion: a model that reads pictures and draws by layers of its own for those "
     "([2412.15188](https://arxiv.org/abs/2412.15188))."
 )
-_USE = f"""\
-`{compare_reading.CODE}` and `{compare.CODE}` beside the weights are the whole model in
-PyTorch; they need torch and safetensors alone.
-
-```python
-import torch
-from modeling_llavafusion import LLaVAFusion  # from this folder
-
-model = LLaVAFusion.from_pretrained(FOLDER)
-special = model.config["special_token_ids"]
-words = ...  # ids, by tokenizer.json, of a prompt as it learned them: a caption, or a chat's turns
-latents = model.draw([special["bos"], *words, special["boi"]])  # no bos where "begins" is false
-pixels = model.decode(latents)  # [1, 3, height, width], about -1..1
-seen = model.embed_pictures(model.views(pictures))  # tokens of what is read, for `hidden_states`
-```"""
+_USE = use_of(
+    f"`{compare_reading.CODE}` and `{compare.CODE}` beside the weights are the whole model in\n"
+    "PyTorch; they need torch and safetensors alone.",
+    "modeling_llavafusion",
+    "LLaVAFusion",
+    "seen = model.embed_pictures(model.views(pictures))  # tokens of what is read, for "
+    "`hidden_states`\n",
+)
 _TOWERS = ("clip", "siglip")
 
 

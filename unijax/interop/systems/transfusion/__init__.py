@@ -34,19 +34,36 @@ _ABOUT = (
     "Transfusion: one decoder that predicts the next word of texts and the noise of images "
     "([2408.11039](https://arxiv.org/abs/2408.11039))."
 )
-_USE = f"""\
-`{CODE}` beside the weights is the whole model in PyTorch; it needs torch and safetensors alone.
+
+
+def use_of(files: str, module: str, name: str, more: str = "") -> str:
+    """How a card says that a PyTorch model draws.
+
+    Args:
+      files: what is said of its files.
+      more: lines of code behind the rest.
+    """
+    return f"""\
+{files}
 
 ```python
 import torch
-from modeling_transfusion import Transfusion  # from this folder
+from {module} import {name}  # from this folder
 
-model = Transfusion.from_pretrained(FOLDER)
+model = {name}.from_pretrained(FOLDER)
 special = model.config["special_token_ids"]
 words = ...  # ids, by tokenizer.json, of a prompt as it learned them: a caption, or a chat's turns
 latents = model.draw([special["bos"], *words, special["boi"]])  # no bos where "begins" is false
 pixels = model.decode(latents)  # [1, 3, height, width], about -1..1
-```"""
+{more}```"""
+
+
+_USE = use_of(
+    f"`{CODE}` beside the weights is the whole model in PyTorch; it needs torch and "
+    "safetensors alone.",
+    "modeling_transfusion",
+    "Transfusion",
+)
 
 
 def _read_config(

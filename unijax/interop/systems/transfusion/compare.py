@@ -7,12 +7,14 @@ which the export has a copy.
 import dataclasses
 import functools
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jaxtyping import Float
 
 from unijax.core.batch import Kind, PackedBatch
 from unijax.core.errors import UserError
@@ -126,10 +128,6 @@ def _forward(
         hidden = system.states(params, x, batch)
         return hidden, system.predict_noise(params, hidden[:, image], kept, timestep)
 
-    def predict(x: Array, timestep: Array, kept: None) -> tuple[Array, None]:
-        _, both = row(guided, jnp.concatenate([x, x]), jnp.broadcast_to(timestep, 2))
-        return both[1:] + GUIDANCE * (both[:1] - both[1:]), kept
-
     hidden, predicted = row(batch, latents, timestep)
     return {
         "hidden": hidden,
@@ -137,8 +135,24 @@ def _forward(
         "noise": predicted,
         "latents": system.encode_latents(params, pixels),
         "decoded": system.decode_latents(params, latents),
-        "drawn": denoise(system.sampler_of(STEPS), noise, predict, jnp.asarray(SEED)),
+        "drawn": guided_drawing(system, lambda x, timestep: row(guided, x, timestep)[1], noise),
     }
+
+
+def guided_drawing(
+    system: Transfusion, predict: Callable[[Array, Array], Array], noise: Float[Array, "1 h w C"]
+) -> Float[Array, "1 h w C"]:
+    """Latents of a few guided steps.
+
+    Args:
+      predict: the noise in latents [2, h, w, C] at timesteps [2], behind a prompt and without one.
+    """
+
+    def guided(x: Array, timestep: Array, kept: None) -> tuple[Array, None]:
+        both = predict(jnp.concatenate([x, x]), jnp.broadcast_to(timestep, 2))
+        return both[1:] + GUIDANCE * (both[:1] - both[1:]), kept
+
+    return denoise(system.sampler_of(STEPS), noise, guided, jnp.asarray(SEED))
 
 
 def theirs(model: ForeignModel, given: Prompts) -> Outputs:

@@ -20,13 +20,12 @@ from unijax.interop.rows import ROWS, addresses, rows, slots
 from unijax.interop.systems.transfusion import compare
 from unijax.interop.systems.transfusion.compare import (
     GUIDANCE,
-    SEED,
     STEPS,
     check_code,
     first,
+    guided_drawing,
     last,
 )
-from unijax.ops.diffusion import denoise
 from unijax.ops.rows import place
 from unijax.ops.tiles import cut
 from unijax.systems.llavafusion import LLaVAFusion, LLaVAFusionConfig
@@ -115,17 +114,14 @@ def _forward(
         noise = system.predict_noise(params, hidden[:, start : start + n], kept, timestep)
         return hidden, noise
 
-    def predict(x: Array, timestep: Array, kept: None) -> tuple[Array, None]:
-        # Both rows show pictures; the second stands for no condition.
-        _, both = row(edits, jnp.concatenate([x, x]), jnp.broadcast_to(timestep, 2))
-        return both[1:] + GUIDANCE * (both[:1] - both[1:]), kept
-
+    # Both rows show pictures; the second stands for no condition.
+    edited = guided_drawing(system, lambda x, timestep: row(edits, x, timestep)[1], noise)
     hidden, predicted = row(behind, latents, timestep)
     return {
         "pictures": pictures,
         "shown text": system.text_logits(params, hidden),
         "shown noise": predicted,
-        "edited": denoise(system.sampler_of(STEPS), noise, predict, jnp.asarray(SEED)),
+        "edited": edited,
     }
 
 
