@@ -31,10 +31,11 @@ def _unraisable(what: Any) -> None:
     """What was raised where Python has nobody to tell."""
     if isinstance(what.exc_value, KeyboardInterrupt):
         interrupts.again()
-    elif str(what.exc_value) != "Event loop is closed":  # Tensorstore, of a save that was told
-        sys.__unraisablehook__(what)
+    else:
+        _others(what)
 
 
+_others = sys.unraisablehook  # of `core.quiet`
 sys.unraisablehook = _unraisable
 
 
