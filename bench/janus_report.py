@@ -8,7 +8,11 @@ import platform
 import re
 import statistics
 import textwrap
+import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
 
 BEGIN, END = "<!-- written by make bench -->", "<!-- end of what make bench writes -->"
 
@@ -60,6 +64,23 @@ def machine() -> str:
         f"{name} {importlib.metadata.version(name)}" for name in ("jax", "torch", "transformers")
     )
     return f"{cores} cores of {cpu}, {memory} GiB; Python {platform.python_version()}, {packages}"
+
+
+def read_speed(size: int) -> float:
+    """Bytes a second at which all cores together read `size` bytes again and again: the best of 12.
+
+    What weights of that size can be read at, the caches of this machine included: no step that
+    reads them takes less than its bytes over this.
+    """
+    cores = len(os.sched_getaffinity(0))
+    shares = [np.ones(size // 4 // cores, np.float32) for _ in range(cores)]
+    best = float("inf")
+    with ThreadPoolExecutor(cores) as threads:
+        for _ in range(12):
+            began = time.perf_counter()
+            list(threads.map(lambda x: np.dot(x, x), shares))
+            best = min(best, time.perf_counter() - began)
+    return size / best
 
 
 def _lines(path: str) -> list[str]:

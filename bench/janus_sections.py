@@ -6,9 +6,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import flax.linen as nn
+
 from bench.janus_case import Case, products
 from bench.janus_contender import Contender
-from bench.janus_report import Spread, paragraph, ratio, table
+from bench.janus_report import Spread, paragraph, ratio, read_speed, table
+from unijax.core import tree
+from unijax.core.system import init_shapes
+from unijax.systems.janus import Janus
 
 Reply = dict[str, Any]
 PAUSE = 0.5  # seconds between turns: threads that wait for more work go to sleep
@@ -191,8 +196,17 @@ def recipe(case: Case, contenders: Contenders, rounds: int) -> str:
 """
 
 
+def drawing_parameters(case: Case) -> dict[str, int]:
+    """Numbers of what every step of drawing reads: layers, image head and image aligner."""
+    shapes = tree.flatten(nn.unbox(init_shapes(Janus(case.model))))
+    read = "language_model/layers", "generation_head", "generation_aligner"
+    return {path: x.size for path, x in shapes.items() if path.startswith(read)}
+
+
 def draw(case: Case, contenders: Contenders, rounds: int) -> str:
     """Pictures with guidance."""
+    size = 4 * sum(drawing_parameters(case).values())
+    speed = read_speed(size)  # before anything else runs
     ours, peer = contenders.ours("draw"), contenders.peer("draw")
     n, rows, checks = case.model.vq.num_tokens, [], []
     for count in case.drawn:
@@ -211,18 +225,21 @@ def draw(case: Case, contenders: Contenders, rounds: int) -> str:
         for title, times in (("codes", drawing), ("codes and pixels", whole)):
             spreads = (Spread.of(times[name]).text(3) for name in ("theirs", "ours"))
             quicker = ratio(times["theirs"], times["ours"]).text(2)
-            rows.append((f"{count}", title, *spreads, f"**{quicker}**"))
+            share = f"{n * size / Spread.of(times['ours']).median / speed:.0%}"
+            rows.append((f"{count}", title, *spreads, f"**{quicker}**", share))
         compiled = first["ours"]["seconds"] - Spread.of(drawing["ours"]).median
         checks.append(
             f"Batch {count}: {equal} of {count * n} greedy codes are equal, "
             f"{len({c for row in codes for c in row})} of them distinct; "
             f"compiling took {compiled:.0f} s."
         )
-    titles = "batch", "", "transformers, s", "unijax, s", "transformers / unijax"
+    titles = "batch", "", "transformers, s", "unijax, s", "transformers / unijax", "of reading"
     text = paragraph(
         'transformers\' `generate(generation_mode="image")` and our `Sampler.made`:',
         f"{n} codes a picture, guidance 5, greedy, warm.",
         *checks,
+        f"*Of reading*: a step reads the {size / 4e6:.1f}M parameters that draw, which the cores",
+        f"do at {speed / 1e9:.1f} GB/s alone; the share of our time that this takes.",
     )
     return f"""### Drawing with guidance
 
