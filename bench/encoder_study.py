@@ -50,7 +50,7 @@ def towers(directory: pathlib.Path, out: pathlib.Path, small: bool) -> None:
     for name, spec in TOWERS.items():
         config = load(spec).unlock()
         if small:
-            config.stage.steps = config.loop.save_every = 2
+            config.stage.steps = 2
             config.validation.batches = 1
         if name == "clip":
             config.init.vision_model = str(directory / "mim")

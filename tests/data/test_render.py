@@ -95,7 +95,7 @@ def test_conversations_learn_the_assistants_turns_and_their_ends(tokenizer):
 
 
 def test_pretraining_learns_all_text_and_its_end(tokenizer):
-    for record, task in ((TEXT, "text"), (PAGE, "page")):
+    for record, task in ((TEXT, "text"), (PICTURE, "caption"), (PAGE, "page")):
         document = render(record, task, KEY, tokenizer, CONFIG)
         text = [span for span in document.spans if isinstance(span, TextSpan)]
         assert all(all(span.weights) for span in text)

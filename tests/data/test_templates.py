@@ -115,6 +115,7 @@ def test_the_other_tasks():
     assert render("category_to_image", PICTURE) == "animals<image_placeholder>"
     assert render("image_to_caption", PICTURE) == "<image_placeholder>a red cat. it sits.<EOS>"
     assert render("text", {"text": "one\n\ntwo"}) == "one\n\ntwo<EOS>"
+    assert render("caption", PICTURE) == "a red cat. it sits.<EOS>"
     page = {"parts": [{"text": "one"}, {"image": b"i"}, {"text": "two"}, {"text": "three"}]}
     assert render("page", page) == "one<image_placeholder>twothree<EOS>"
     chat = {

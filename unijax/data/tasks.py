@@ -52,6 +52,11 @@ def text(record: dict, context: Context) -> list[Piece]:
     return [*_paragraphs(_need(record, "text", context)), Eos(trained=True)]
 
 
+def caption(record: dict, context: Context) -> list[Piece]:
+    """Pretraining on text: a caption without its picture, for a language model that is to draw."""
+    return [Text(_caption(record, context), trained=True), Eos(trained=True)]
+
+
 def page(record: dict, context: Context) -> list[Piece]:
     """Pretraining on text with pictures in between."""
     pieces: list[Piece] = []
@@ -139,7 +144,7 @@ def generate(record: dict, context: Context) -> list[Piece]:
 TASKS: dict[str, Callable[[dict, Context], list[Piece]]] = {
     task.__name__: task
     for task in (
-        text, page, chat, draw, question, describe, name, category, keywords,
+        text, caption, page, chat, draw, question, describe, name, category, keywords,
         image_to_caption, caption_to_image, category_to_image, generate,
     )
 }  # fmt: skip
@@ -147,6 +152,7 @@ TASKS: dict[str, Callable[[dict, Context], list[Piece]]] = {
 # What a task reads of a record.
 FIELDS: dict[str, tuple[str, ...]] = {
     "text": ("text",),
+    "caption": ("captions",),
     "page": ("parts",),
     "chat": ("messages",),
     "draw": ("messages", "drawings"),
