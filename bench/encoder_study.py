@@ -1,4 +1,4 @@
-"""Encoders of Janus at micro scale: docs/ablations.md says what came of it.
+"""Encoders of Janus at micro scale: see docs/encoders.md.
 
     python -m bench.encoder_study --dir runs/encoders         # all: hours; repeat to go on
     python -m bench.encoder_study --dir runs/encoders --part towers

@@ -8,6 +8,7 @@ import pytest
 
 from tests import latent_oracles
 from tests.interop.conftest import VOCAB, write_run
+from tests.long import MARKS
 from tests.weights import randomise
 from unijax.core import tree
 from unijax.core.errors import UserError
@@ -64,7 +65,11 @@ CONFIGS = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=CONFIGS)
+# As long as the two others together.
+CASES = [pytest.param(name, marks=MARKS if name == "l, sd" else ()) for name in CONFIGS]
+
+
+@pytest.fixture(scope="module", params=CASES)
 def run(request, tmp_path_factory):
     config, place = CONFIGS[request.param], tmp_path_factory.mktemp("run") / "run"
     run = write_run(place, "metaquery", config)
