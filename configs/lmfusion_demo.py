@@ -42,7 +42,7 @@ def get_config(arg: str = "deep") -> ConfigDict:
 def _base() -> ConfigDict:
     config = _transfusion()
     config.stage.name, config.stage.steps = "base", 1500
-    config.cache_frozen = False  # no picture is seen
+    config.cache_frozen, config.data.slots = False, {}  # no picture is seen
     config.validation.samples = 0
     for of in (config.data, config.validation):
         groups = {g["name"]: g for g in of.groups}

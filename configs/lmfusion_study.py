@@ -51,7 +51,7 @@ def get_config(arg: str = "deep,0") -> ConfigDict:
     for of, split in ((config.data, "train"), (config.validation, "validation")):
         of.groups = _groups(split, arm != "base", small)
     if arm == "base":
-        config.cache_frozen = False  # no picture is seen
+        config.cache_frozen, config.data.slots = False, {}  # no picture is seen
         return config.lock()
     separation, ratio = arm.split(",")
     if separation not in SEPARATIONS or ratio not in RATIOS:

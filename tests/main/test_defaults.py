@@ -8,7 +8,7 @@ from PIL import Image
 
 from unijax.data.tokenizer import load as load_tokenizer
 from unijax.main import defaults
-from unijax.main.advice import RowsTold
+from unijax.main.advice import RowsTold, idle_slots
 from unijax.main.checking import filling
 from unijax.main.cli import main
 from unijax.main.config import load
@@ -49,6 +49,25 @@ def test_rows_that_are_half_empty_say_what_to_change(whole, data, capsys):
     said = capsys.readouterr().err
     assert said.count("padding") == 1
     assert "Rows end where their image slots do: set data.slots." in said
+
+
+def test_slots_that_no_source_fills_are_told():
+    """Half of every step of a demo's language model was the autoencoder, encoding empty slots."""
+    found = {}
+    for arm in ("together", "understanding", "generation"):
+        run = resolve(load(f"configs/scaling_together.py:{arm}"))
+        found[arm] = idle_slots(run.data, (), make_system(run).layout)
+        every = [source for group in run.validation.groups for source in group.sources]
+        assert idle_slots(run.data, every, make_system(run).layout) == {}
+    assert found == {"together": {}, "understanding": {"gen": 6}, "generation": {"und": 6}}
+
+
+@pytest.mark.parametrize("spec", ["lmfusion_demo.py", "lmfusion_study.py:base"])
+def test_a_language_model_of_texts_has_no_slots(spec):
+    config = load(f"configs/{spec}")
+    run = resolve(config.before.base if "before" in config and config.before else config)
+    assert {source.task for source in run.data.sources} <= {"text", "caption"}
+    assert not any(run.data.slots.values())
 
 
 def test_data_that_teach_nothing_are_told(run, capsys):

@@ -1,14 +1,15 @@
-"""Rows that are half empty or teach nothing, and documents that fit into none: told while a run
-trains."""
+"""Rows that are half empty or teach nothing, slots that no source fills, and documents that no row
+can hold: told while a run trains."""
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from tqdm import tqdm
 
 from unijax.core.stream import Layout
-from unijax.data.config import DataConfig
+from unijax.data.config import DataConfig, SourceConfig
+from unijax.data.tasks import may_show
 from unijax.data.tokenizer import Tokenizer
 from unijax.main.checking import filling
 from unijax.train.writers import Writer
@@ -40,6 +41,16 @@ class RowsTold(Writer):
             line = f"step {step}: no gradient has reached what trains: these data teach it nothing."
             tqdm.write(f"{line} Look at data.groups and stage.rules", file=sys.stderr)
         self._taught |= bool(gradients)
+
+
+def idle_slots(
+    data: DataConfig, held_out: Iterable[SourceConfig], layout: Layout
+) -> dict[str, int]:
+    """Image slots that no source of the run can fill, by array: every step works them all the same,
+    encoders included."""
+    tasks = {source.task for source in (*data.sources, *held_out)}
+    shown = {s.slots for s in layout.streams if any(may_show(task, s.role) for task in tasks)}
+    return {name: count for name, count in data.slots.items() if count and name not in shown}
 
 
 def advice(data: DataConfig, layout: Layout, tokenizer: Tokenizer) -> str:

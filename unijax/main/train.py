@@ -30,7 +30,7 @@ from unijax.data.sources import open_sources
 from unijax.data.tokenizer import Tokenizer, check_vocab
 from unijax.data.tokenizer import load as load_tokenizer
 from unijax.main import checking, samples
-from unijax.main.advice import RowsTold
+from unijax.main.advice import RowsTold, idle_slots
 from unijax.main.checking import checked
 from unijax.main.pictures import pictures, zero_shot
 from unijax.main.run import RunConfig, make_mup_base, make_system
@@ -239,6 +239,11 @@ def _train(
     told = []
     if isinstance(run.data, DataConfig):
         told.append(RowsTold(run.data, system.layout, tokenizer))
+        of_validation = [source for group in run.validation.groups for source in group.sources]
+        idle = idle_slots(run.data, of_validation, system.layout)
+        for name, count in idle.items() if is_lead() else ():
+            line = f"no source shows a picture of {name}, but every row has room for {count}"
+            print(f"{line}, which is worked in vain: set data.slots.{name}=0", file=sys.stderr)
     description = {"stage": run.stage.name, "config": to_json(run)}
     if not run.loop.save_frozen:
         description |= base.record(run_dir, step_directory(init_from))
