@@ -11,7 +11,7 @@ VENV := .venv$(OF)$(JAX:%=-jax%)
 BIN := $(VENV)/bin
 COMPILE := .venv-compile$(OF)$(JAX:%=-jax%)
 RUN := demo
-SYSTEMS := janus chameleon transfusion lmfusion metamorph emu metaquery
+SYSTEMS := janus chameleon transfusion lmfusion llavafusion metamorph emu metaquery
 
 # A step on CPU frees and takes again gigabytes of buffers: kept in the process and on large pages
 # they cost a fifth to a half less time (docs/benchmarks.md, "Memory of CPU runs").
