@@ -11,15 +11,13 @@ image modelling, an EVA-CLIP from it); `ablations` are A to F of Janus's table 5
 docs/study, with --small beside the runs.
 """
 
-import argparse
 import itertools
 import pathlib
 from collections.abc import Mapping
 
 from matplotlib import pyplot as plt
 
-from bench.lmfusion_study import spread
-from bench.study import DOCS, difference, losses_by_seed, run, width_of
+from bench.study import beside, command, losses_by_seed, run, spread, width_of
 from unijax.main.config import load
 from unijax.main.run import resolve
 from unijax.main.train import train
@@ -113,12 +111,6 @@ def encoders(directory: pathlib.Path, out: pathlib.Path, small: bool) -> None:
     draw(found, out / "encoders.svg")
 
 
-def beside(runs: table.Runs, others: table.Runs, loss: str) -> str:
-    """The mean difference over seeds and its 95% interval."""
-    mean, low, high = difference(runs, others, loss)
-    return f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]"
-
-
 def keep(found: Found, column: str, path: pathlib.Path) -> None:
     """All runs as one CSV, `column` saying whose they are."""
     rows = [
@@ -152,17 +144,5 @@ def draw(found: Found, path: pathlib.Path) -> None:
 PARTS = {"towers": towers, "ablations": ablations, "encoders": encoders}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--dir", type=pathlib.Path, required=True, help="for the runs")
-    parser.add_argument("--part", choices=PARTS, action="append", help="all of them by default")
-    parser.add_argument("--small", action="store_true", help="minutes, to see that all works")
-    args = parser.parse_args()
-    out = args.dir / "out" if args.small else DOCS
-    out.mkdir(parents=True, exist_ok=True)
-    for part in args.part or PARTS:
-        PARTS[part](args.dir, out, args.small)
-
-
 if __name__ == "__main__":
-    main()
+    command(PARTS, __doc__)

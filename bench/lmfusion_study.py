@@ -12,10 +12,9 @@ import argparse
 import itertools
 import pathlib
 
-import numpy as np
 from matplotlib import pyplot as plt
 
-from bench.study import DOCS, difference, losses_by_seed, run
+from bench.study import DOCS, beside, losses_by_seed, run, spread
 from unijax.main.config import load
 from unijax.main.run import resolve
 from unijax.main.train import train
@@ -71,15 +70,9 @@ def tell(arms: Study) -> None:
         text = losses_by_seed(both[0], "text")
         cells = [separation, ratio, spread(text), f"{text.mean() - base:+.4f}"]
         for runs, chosen in zip(both, arms[CHOSEN]):
-            mean, low, high = difference(runs, chosen, "noise")
-            beside = f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]" if runs is not chosen else ""
-            cells += [spread(losses_by_seed(runs, "noise")), beside]
+            apart = beside(runs, chosen, "noise") if runs is not chosen else ""
+            cells += [spread(losses_by_seed(runs, "noise")), apart]
         print(f"| {' | '.join(cells)} |")
-
-
-def spread(losses: np.ndarray) -> str:
-    """Mean and standard deviation over seeds."""
-    return f"{losses.mean():.4f} ± {losses.std(ddof=1):.4f}"
 
 
 def draw(arms: Study, path: pathlib.Path) -> None:

@@ -16,7 +16,7 @@ import itertools
 import os
 import pathlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import scipy.stats
@@ -37,6 +37,7 @@ DOCS = pathlib.Path("docs/study")
 LOSSES = ("text", "understanding", "code")
 FIGURES = ("loss_against_compute", "isoflop_valleys")  # that docs/study.md shows
 ARMS = ("together", "understanding", "generation")
+Part = Callable[[pathlib.Path, pathlib.Path, bool], None]  # runs, tables and figures, whether small
 NAMES = {"text": "text", "understanding": "understanding answers", "code": "image codes"}
 
 
@@ -114,6 +115,17 @@ def difference(both: table.Runs, alone: table.Runs, loss: str) -> tuple[float, f
     found = losses_by_seed(both, loss) - losses_by_seed(alone, loss)
     half = scipy.stats.sem(found) * scipy.stats.t.ppf(0.975, len(found) - 1)
     return float(found.mean()), float(found.mean() - half), float(found.mean() + half)
+
+
+def beside(runs: table.Runs, others: table.Runs, loss: str) -> str:
+    """`difference`, as a table has it."""
+    mean, low, high = difference(runs, others, loss)
+    return f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]"
+
+
+def spread(losses: np.ndarray) -> str:
+    """Mean and standard deviation over seeds."""
+    return f"{losses.mean():.4f} ± {losses.std(ddof=1):.4f}"
 
 
 def losses_by_seed(runs: table.Runs, loss: str) -> np.ndarray:
@@ -210,17 +222,18 @@ def draw_rates(found: dict[str, table.Runs], path: pathlib.Path) -> None:
 PARTS = {"ladder": ladder, "epochs": epochs, "together": together, "rate": rate}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def command(parts: Mapping[str, Part], description: str) -> None:
+    """The command line of a study: runs its parts, all of them or those that are asked for."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("--dir", type=pathlib.Path, required=True, help="for the runs")
-    parser.add_argument("--part", choices=PARTS, action="append", help="all of them by default")
+    parser.add_argument("--part", choices=parts, action="append", help="all of them by default")
     parser.add_argument("--small", action="store_true", help="minutes, to see that all works")
     args = parser.parse_args()
     out = args.dir / "out" if args.small else DOCS
     out.mkdir(parents=True, exist_ok=True)
-    for part in args.part or PARTS:
-        PARTS[part](args.dir, out, args.small)
+    for part in args.part or parts:
+        parts[part](args.dir, out, args.small)
 
 
 if __name__ == "__main__":
-    main()
+    command(PARTS, __doc__)
