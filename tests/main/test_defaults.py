@@ -57,8 +57,7 @@ def test_slots_that_no_source_fills_are_told():
     for arm in ("together", "understanding", "generation"):
         run = resolve(load(f"configs/scaling_together.py:{arm}"))
         found[arm] = idle_slots(run.data, (), make_system(run).layout)
-        every = [source for group in run.validation.groups for source in group.sources]
-        assert idle_slots(run.data, every, make_system(run).layout) == {}
+        assert idle_slots(run.data, run.validation.sources, make_system(run).layout) == {}
     assert found == {"together": {}, "understanding": {"gen": 6}, "generation": {"und": 6}}
 
 

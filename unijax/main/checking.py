@@ -79,8 +79,7 @@ def checked(run: RunConfig, run_dir: pathlib.Path) -> RunConfig:
     Raises:
       UserError: naming all, where more are broken than `skip_bad` allows.
     """
-    sources = [s for group in run.validation.groups for s in group.sources]
-    sources += run.data.sources
+    sources = (*run.validation.sources, *run.data.sources)
     own = dict.fromkeys((s.path, s.kind) for s in sources if s.kind in (*KINDS, "mixed"))
     if not run.check or not own:
         return run

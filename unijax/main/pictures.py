@@ -43,7 +43,7 @@ def pictures(
             f"{system.classes} names, as model.classes says",
             "Change one of them.",
         )
-    held = tuple(s for group in run.validation.groups for s in group.sources)
+    held = run.validation.sources
     how: dict[str, Any] = dict(share)
     if isinstance(system, MaskedSystem):
         how["masking"] = system.masking

@@ -11,7 +11,7 @@ from unijax.core.errors import UserError
 from unijax.core.paths import is_address
 from unijax.core.record import added, build, to_json
 from unijax.core.system import System
-from unijax.data.config import DataConfig, GroupConfig
+from unijax.data.config import DataConfig, GroupConfig, SourceConfig
 from unijax.data.pictures import PictureConfig
 from unijax.main.config import override
 from unijax.nn.stack import REMAT_POLICIES
@@ -51,6 +51,10 @@ class ValidationConfig:
             if getattr(self, name) < 0:
                 found = f"{getattr(self, name)}"
                 raise UserError(f"validation.{name}", found, "0 or more", "Change it.")
+
+    @property
+    def sources(self) -> tuple[SourceConfig, ...]:
+        return tuple(source for group in self.groups for source in group.sources)
 
 
 @dataclasses.dataclass(frozen=True)

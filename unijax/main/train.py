@@ -239,8 +239,7 @@ def _train(
     told = []
     if isinstance(run.data, DataConfig):
         told.append(RowsTold(run.data, system.layout, tokenizer))
-        of_validation = [source for group in run.validation.groups for source in group.sources]
-        idle = idle_slots(run.data, of_validation, system.layout)
+        idle = idle_slots(run.data, run.validation.sources, system.layout)
         for name, count in idle.items() if is_lead() else ():
             line = f"no source shows a picture of {name}, but every row has room for {count}"
             print(f"{line}, which is worked in vain: set data.slots.{name}=0", file=sys.stderr)
